@@ -1,0 +1,1 @@
+"""A model zoo registry for RepVGG in MegEngine."""

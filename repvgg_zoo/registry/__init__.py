@@ -1,0 +1,1 @@
+"""The registry: YAML in, frozen specs out, found by any name."""

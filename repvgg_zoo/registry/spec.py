@@ -1,0 +1,154 @@
+"""The records of the registry: what a variant is, and what each published checkpoint of it is.
+
+They are frozen, hold plain data, and are the one source of registry.yaml's grammar: the reader decodes YAML into
+them by their annotations, and the JSON Schema is generated from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+FORMS = ("train", "deploy")
+FORMATS = ("safetensors", "megengine", "torch", "paddle")
+SE_POSITIONS = ("before_relu", "after_relu")
+COLOURS = ("RGB", "BGR", "L")
+INTERPOLATIONS = ("bilinear", "bicubic")
+BACKENDS = ("pillow", "opencv")
+
+
+@dataclass(frozen=True)
+class SESpec:
+    """Squeeze-and-excitation in each block, the stem's included."""
+
+    position: str
+    reduction: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a variant is built (paper, section 3.4 and table 3).
+
+    ``groups`` applies to the layers with an even index, counted from the stem's 0 (paper, section 3.4).
+    """
+
+    num_blocks: Tuple[int, int, int, int]
+    width_multiplier: Tuple[float, float, float, float]
+    groups: int = 1
+    se: Optional[SESpec] = None
+    builder: str = "repvgg"
+    in_chans: int = 3
+    num_classes: int = 1000
+    image_size: int = 224
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A number for each form: parameters, or multiply-accumulates of convolutions and the head at ``image_size``."""
+
+    train: int
+    deploy: int
+
+
+@dataclass(frozen=True)
+class PaperFigures:
+    """What the paper or the official README states of a variant; top-1 in per cent."""
+
+    top1: float
+    source: str
+    epochs: Optional[int] = None
+    image_size: int = 224
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the network's input; ``mean`` and ``std`` are for values in 0..1, in ``colour`` order."""
+
+    image_size: int
+    resize: int
+    interpolation: str
+    backend: str
+    colour: str
+    mean: Tuple[float, ...]
+    std: Tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """One file, what proves it, and the sources that serve it, best first.
+
+    A source is a URL (``https:``, ``http:``, ``file:``), ``gdrive:<id>``, or a path relative to the registry file.
+    Integrity is ``sha256`` (64 hex digits, with ``size`` in bytes), ``sha256_prefix`` (8 or more hex digits that the
+    publisher put into the file's name: finds damage, not tampering), or neither.
+    """
+
+    name: str
+    sources: Tuple[str, ...]
+    size: Optional[int] = None
+    sha256: Optional[str] = None
+    sha256_prefix: Optional[str] = None
+
+    @property
+    def integrity(self) -> str:
+        """``"sha256"``, ``"sha256_prefix"`` or ``"none"``."""
+        return "sha256" if self.sha256 else "sha256_prefix" if self.sha256_prefix else "none"
+
+
+@dataclass(frozen=True)
+class CheckpointSpec:
+    """Published weights of one variant; ``variant`` and ``tag`` are its place in the registry.
+
+    ``layout`` names the publisher's keys, ``form`` is train or deploy, ``official_weights`` says whether these are the
+    paper authors' weights (whoever converted them). ``top1`` and ``top5`` are per cent under ``preprocessing``;
+    ``origin`` says where each stated fact was read.
+    """
+
+    variant: str
+    tag: str
+    file: FileSpec
+    publisher: str
+    format: str
+    layout: str
+    form: str
+    licence: str
+    preprocessing: Preprocessing
+    origin: Tuple[str, ...]
+    official_weights: bool = False
+    top1: Optional[float] = None
+    top5: Optional[float] = None
+    num_classes: int = 1000
+    notes: Optional[str] = None
+
+    @property
+    def name(self) -> str:
+        """The full name, for example ``"RepVGG_B1g2.timm"``."""
+        return f"{self.variant}.{self.tag}"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One variant: how it is built, what it costs, its other names, and its published checkpoints.
+
+    ``params`` counts trainable numbers as the official code builds them; ``macs`` counts convolutions and the head
+    for one image of ``architecture.image_size``. ``checkpoints`` are in the registry's order; ``default`` is the tag
+    that ``pretrained=True`` takes, or None with ``no_weights`` saying why.
+    """
+
+    name: str
+    architecture: Architecture
+    params: Cost
+    macs: Cost
+    family: str
+    aliases: Tuple[str, ...] = ()
+    paper: Optional[PaperFigures] = None
+    checkpoints: Tuple[CheckpointSpec, ...] = ()
+    default: Optional[str] = None
+    no_weights: Optional[str] = None
+    notes: Optional[str] = None
+
+    def checkpoint(self, tag: str) -> CheckpointSpec:
+        """The checkpoint with this tag; raises KeyError if there is none."""
+        for checkpoint in self.checkpoints:
+            if checkpoint.tag == tag:
+                return checkpoint
+        raise KeyError(tag)
