@@ -1,0 +1,210 @@
+"""The RepVGG block: three branches while training, one 3x3 convolution when deployed (paper, sections 3.2 and 3.3)."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from typing import Any, Optional, Tuple
+
+import megengine.functional as F
+import megengine.module as M
+import numpy as np
+from megengine import Parameter, Tensor
+
+from ..registry.spec import SESpec
+
+
+class RepVGGBlock(M.Module):
+    """A 3x3 convolution with BN, a 1x1 convolution with BN and, where the shape allows it, an identity BN, summed.
+
+    Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)), float32 unless converted.
+    ``se`` with position ``before_relu`` gates the sum of the branches (RepVGG-D2se); ``after_relu`` gates the block's
+    output (RepVGGplus). In the deploy form ``rbr_reparam`` is set and the three branches are None; in the train form it
+    is the other way round. ``init_weights=False`` leaves zeros, for a caller who is about to load weights.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        se: Optional[SESpec] = None,
+        deploy: bool = False,
+        init_weights: bool = True,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.stride = stride
+        self.groups = groups
+
+        self.rbr_reparam: Optional[Conv2d] = None
+        self.rbr_dense: Optional[M.Module] = None
+        self.rbr_1x1: Optional[M.Module] = None
+        self.rbr_identity: Optional[M.BatchNorm2d] = None
+        if deploy:
+            self.rbr_reparam = Conv2d(
+                in_channels, out_channels, 3, stride=stride, padding=1, groups=groups, init_weights=init_weights
+            )
+        else:
+            self.rbr_dense = _conv_bn(in_channels, out_channels, 3, stride, groups, init_weights)
+            self.rbr_1x1 = _conv_bn(in_channels, out_channels, 1, stride, groups, init_weights)
+            if in_channels == out_channels and stride == 1:
+                self.rbr_identity = M.BatchNorm2d(out_channels)
+
+        # Two names for two places, because the published state keys tell them apart.
+        gate = SEBlock(out_channels, out_channels // se.reduction, init_weights=init_weights) if se else None
+        self.se = gate if se and se.position == "before_relu" else None
+        self.post_se = gate if se and se.position == "after_relu" else None
+
+    @property
+    def deploy(self) -> bool:
+        """Whether this block is in the deploy form."""
+        return self.rbr_reparam is not None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rbr_reparam is not None:
+            out = self.rbr_reparam(x)
+        else:
+            out = self.rbr_dense(x) + self.rbr_1x1(x)
+            if self.rbr_identity is not None:
+                out = out + self.rbr_identity(x)
+        if self.se is not None:
+            out = self.se(out)
+        out = F.relu(out)
+        return out if self.post_se is None else self.post_se(out)
+
+    def get_equivalent_kernel_bias(self) -> Tuple[Tensor, Tensor]:
+        """The 3x3 kernel and bias that this block amounts to, differentiable in every branch's parameters.
+
+        Shapes are those of ``rbr_reparam``: (out, in, 3, 3), or (groups, out / groups, in / groups, 3, 3), and
+        (1, out, 1, 1). Running statistics are taken as constants (paper, section 3.3). To convert, use ``to_deploy``,
+        which fuses in float64.
+        """
+        if self.rbr_reparam is not None:
+            return self.rbr_reparam.weight, self.rbr_reparam.bias
+        kernel, bias = _fold(self.rbr_dense.conv.weight, self.rbr_dense.bn)
+        kernel_1x1, bias_1x1 = _fold(self.rbr_1x1.conv.weight, self.rbr_1x1.bn)
+        kernel, bias = kernel + _pad_to_3x3(kernel_1x1), bias + bias_1x1
+        if self.rbr_identity is not None:
+            unit = Tensor(identity_kernel(self.out_channels, self.groups), dtype=kernel.dtype, device=kernel.device)
+            kernel_id, bias_id = _fold(unit, self.rbr_identity)
+            kernel, bias = kernel + _pad_to_3x3(kernel_id), bias + bias_id
+        return kernel, bias
+
+    def get_custom_L2(self) -> Tensor:
+        """The weight decay term of the official code for this block: a scalar, train form only.
+
+        Plain L2 on the eight outer positions of the 3x3 kernel; on its centre, L2 of the equivalent kernel, normalised
+        by the BN scales so that one coefficient suits both. Use it in place of weight decay on both kernels, as
+        ``0.5 * weight_decay * block.get_custom_L2()`` (official README, "custom weight decay").
+        """
+        assert self.rbr_dense is not None, "the deploy form has no branches to regularise"
+        kernel_3x3 = self.rbr_dense.conv.weight
+        centre = kernel_3x3[..., 1:2, 1:2]
+        scale_3x3 = _scale(centre, self.rbr_dense.bn).detach()
+        scale_1x1 = _scale(centre, self.rbr_1x1.bn).detach()
+        outer = (kernel_3x3**2).sum() - (centre**2).sum()
+        equivalent = centre * scale_3x3 + self.rbr_1x1.conv.weight * scale_1x1
+        return outer + (equivalent**2 / (scale_3x3**2 + scale_1x1**2)).sum()
+
+    def install_fused(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+        """Switches to the deploy form with these values; they must have ``rbr_reparam``'s shapes and this dtype."""
+        assert self.rbr_dense is not None
+        weight = self.rbr_dense.conv.weight
+        conv = Conv2d(
+            self.in_channels, self.out_channels, 3, stride=self.stride, padding=1, groups=self.groups, init_weights=False
+        )
+        conv.weight = Parameter(kernel, dtype=weight.dtype, device=weight.device)
+        conv.bias = Parameter(bias, dtype=weight.dtype, device=weight.device)
+        conv.training = self.training
+        self.rbr_dense = self.rbr_1x1 = self.rbr_identity = None
+        self.rbr_reparam = conv
+
+
+class SEBlock(M.Module):
+    """Squeeze-and-excitation (Hu et al., CVPR 2018): each channel is scaled by a gate computed from all channel means.
+
+    Maps (N, channels, H, W) to the same shape, for any H and W; ``width`` is the number of channels between the two
+    1x1 convolutions.
+    """
+
+    def __init__(self, channels: int, width: int, *, init_weights: bool = True) -> None:
+        super().__init__()
+        self.down = Conv2d(channels, width, 1, init_weights=init_weights)
+        self.up = Conv2d(width, channels, 1, init_weights=init_weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = F.mean(x, axis=[2, 3], keepdims=True)
+        return x * F.sigmoid(self.up(F.relu(self.down(gate))))
+
+
+def identity_kernel(channels: int, groups: int) -> np.ndarray:
+    """The 1x1 kernel that changes nothing, float32: (channels, channels, 1, 1), or 5-D when grouped."""
+    per_group = channels // groups
+    unit = np.eye(per_group, dtype=np.float32)[:, :, None, None]
+    return unit if groups == 1 else np.tile(unit, (groups, 1, 1, 1, 1))
+
+
+class Conv2d(M.Conv2d):
+    """MegEngine's convolution with torch's default initialisation, which the official code relies on."""
+
+    def __init__(self, *args: Any, init_weights: bool = True, **kwargs: Any) -> None:
+        self._init_weights = init_weights
+        super().__init__(*args, **kwargs)
+
+    def reset_parameters(self) -> None:
+        if self._init_weights:
+            _torch_default_init(self)
+
+
+class Linear(M.Linear):
+    """MegEngine's linear layer with torch's default initialisation, which the official code relies on."""
+
+    def __init__(self, *args: Any, init_weights: bool = True, **kwargs: Any) -> None:
+        self._init_weights = init_weights
+        super().__init__(*args, **kwargs)
+
+    def reset_parameters(self) -> None:
+        if self._init_weights:
+            _torch_default_init(self)
+
+
+def _torch_default_init(layer: M.Module) -> None:
+    """Weight and bias uniform in +-1/sqrt(fan in): torch's default for convolutions and linear layers."""
+    fan_in, _ = M.init.calculate_fan_in_and_fan_out(layer.weight)
+    bound = 1 / math.sqrt(fan_in)
+    M.init.uniform_(layer.weight, -bound, bound)
+    if layer.bias is not None:
+        M.init.uniform_(layer.bias, -bound, bound)
+
+
+def _conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, init: bool) -> M.Module:
+    conv = Conv2d(
+        in_channels,
+        out_channels,
+        kernel,
+        stride=stride,
+        padding=kernel // 2,
+        groups=groups,
+        bias=False,
+        init_weights=init,
+    )
+    return M.Sequential(OrderedDict(conv=conv, bn=M.BatchNorm2d(out_channels)))
+
+
+def _scale(kernel: Tensor, bn: M.BatchNorm2d) -> Tensor:
+    """BN's multiplier for each output channel, shaped to multiply ``kernel`` (4-D, or 5-D when grouped)."""
+    per_channel = bn.weight / F.sqrt(bn.running_var + bn.eps)
+    return per_channel.reshape(*kernel.shape[:-3], 1, 1, 1)
+
+
+def _fold(kernel: Tensor, bn: M.BatchNorm2d) -> Tuple[Tensor, Tensor]:
+    bias = bn.bias - bn.running_mean * bn.weight / F.sqrt(bn.running_var + bn.eps)
+    return kernel * _scale(kernel, bn), bias
+
+
+def _pad_to_3x3(kernel: Tensor) -> Tensor:
+    return F.nn.pad(kernel, [(0, 0)] * (kernel.ndim - 2) + [(1, 1), (1, 1)])

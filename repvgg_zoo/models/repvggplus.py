@@ -1,0 +1,136 @@
+"""RepVGGplus: RepVGG with SE after ReLU and auxiliary heads while training (official code, RepVGGplus-L2pse)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Dict, Iterator, List, Optional, Sequence, Union
+
+import megengine.module as M
+from megengine import Tensor
+
+from ..registry.spec import SESpec
+from .blocks import Conv2d, Linear, RepVGGBlock
+from .repvgg import feature_info, pooled, stage_channels
+
+# Stage 3 is split in halves, so that a third auxiliary head can stand between them.
+STAGES = (("stage0",), ("stage1",), ("stage2",), ("stage3_first", "stage3_second"), ("stage4",))
+AUXILIARY = ("stage1", "stage2", "stage3_first")
+
+
+class RepVGGplus(M.Module):
+    """Maps (N, in_chans, H, W) to logits (N, num_classes) in eval mode and in the deploy form, for any H and W.
+
+    In training mode it gives a dict as the official code does: ``main`` and the logits of the three auxiliary heads,
+    ``stage1_aux``, ``stage2_aux``, ``stage3_first_aux``. Arguments and ``extract_features`` are those of RepVGG.
+    """
+
+    def __init__(
+        self,
+        num_blocks: Sequence[int],
+        width_multiplier: Sequence[float],
+        *,
+        se: Optional[SESpec] = None,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        features_only: bool = False,
+        out_indices: Optional[Sequence[int]] = None,
+        deploy: bool = False,
+        init_weights: bool = True,
+    ) -> None:
+        super().__init__()
+        widths = stage_channels(width_multiplier)
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.feature_info = feature_info(widths, features_only, out_indices)
+
+        common = {"se": se, "deploy": deploy, "init_weights": init_weights}
+        half = num_blocks[2] // 2
+        depths = {"stage1": num_blocks[0], "stage2": num_blocks[1], "stage3_first": half, "stage4": num_blocks[3]}
+        self.stage0 = RepVGGBlock(in_chans, widths[0], stride=2, **common)
+        for index in range(1, self.feature_info[-1].index + 1):
+            first, *rest = STAGES[index]
+            setattr(self, first, PlusStage(widths[index - 1], widths[index], depths[first], stride=2, **common))
+            for name in rest:
+                setattr(self, name, PlusStage(widths[index], widths[index], num_blocks[2] - half, stride=1, **common))
+
+        self.linear: Optional[M.Module] = None
+        self.stage1_aux: Optional[M.Module] = None
+        self.stage2_aux: Optional[M.Module] = None
+        self.stage3_first_aux: Optional[M.Module] = None
+        if not features_only:
+            self.linear = Linear(widths[-1], num_classes, init_weights=init_weights)
+            if not deploy:
+                self.stage1_aux = _auxiliary_head(widths[1], num_classes, init_weights)
+                self.stage2_aux = _auxiliary_head(widths[2], num_classes, init_weights)
+                self.stage3_first_aux = _auxiliary_head(widths[3], num_classes, init_weights)
+
+    def forward(self, x: Tensor) -> Union[Tensor, Dict[str, Tensor]]:
+        if self.linear is None:
+            return self.extract_features(x)
+        auxiliary = {}
+        for names in STAGES:
+            for name in names:
+                x = getattr(self, name)(x)
+                head = getattr(self, f"{name}_aux") if self.training and name in AUXILIARY else None
+                if head is not None:
+                    auxiliary[f"{name}_aux"] = head(x)
+        logits = self.linear(pooled(x))
+        return {"main": logits, **auxiliary} if auxiliary else logits
+
+    def extract_features(self, x: Tensor) -> Dict[str, Tensor]:
+        """The feature maps named in ``feature_info``: a dict from name to (N, channels, ~H / stride, ~W / stride)."""
+        wanted = {info.index: info.name for info in self.feature_info}
+        features = {}
+        for index, names in enumerate(STAGES[: self.feature_info[-1].index + 1]):
+            for name in names:
+                x = getattr(self, name)(x)
+            if index in wanted:
+                features[wanted[index]] = x
+        return features
+
+    def switch_to_deploy(self) -> None:
+        """Drops what only training needs, the auxiliary heads; ``to_deploy`` calls it after fusing the blocks."""
+        self.stage1_aux = self.stage2_aux = self.stage3_first_aux = None
+
+
+class PlusStage(M.Module):
+    """Blocks in a row; the list is named ``blocks`` because the published state keys say so."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        depth: int,
+        *,
+        stride: int,
+        se: Optional[SESpec],
+        deploy: bool,
+        init_weights: bool,
+    ) -> None:
+        super().__init__()
+        common = {"se": se, "deploy": deploy, "init_weights": init_weights}
+        self.blocks: List[RepVGGBlock] = [RepVGGBlock(in_channels, out_channels, stride=stride, **common)]
+        self.blocks += [RepVGGBlock(out_channels, out_channels, **common) for _ in range(depth - 1)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class GlobalMean(M.Module):
+    """Mean over height and width, as a module: it keeps the places 1 and 2 of the official head's Sequential."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pooled(x)
+
+
+def _auxiliary_head(channels: int, num_classes: int, init: bool) -> M.Module:
+    downsample = M.Sequential(
+        OrderedDict(
+            conv=Conv2d(channels, channels, 3, stride=2, padding=1, bias=False, init_weights=init),
+            bn=M.BatchNorm2d(channels),
+            relu=M.ReLU(),
+        )
+    )
+    return M.Sequential(downsample, GlobalMean(), M.Identity(), Linear(channels, num_classes, init_weights=init))
