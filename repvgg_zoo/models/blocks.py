@@ -65,16 +65,18 @@ class RepVGGBlock(M.Module):
         return self.rbr_reparam is not None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.rbr_reparam is not None:
-            out = self.rbr_reparam(x)
-        else:
-            out = self.rbr_dense(x) + self.rbr_1x1(x)
-            if self.rbr_identity is not None:
-                out = out + self.rbr_identity(x)
+        out = self.linear_part(x)
         if self.se is not None:
             out = self.se(out)
         out = F.relu(out)
         return out if self.post_se is None else self.post_se(out)
+
+    def linear_part(self, x: Tensor) -> Tensor:
+        """What comes before SE and ReLU: the sum of the branches, or the one convolution."""
+        if self.rbr_reparam is not None:
+            return self.rbr_reparam(x)
+        out = self.rbr_dense(x) + self.rbr_1x1(x)
+        return out if self.rbr_identity is None else out + self.rbr_identity(x)
 
     def get_equivalent_kernel_bias(self) -> Tuple[Tensor, Tensor]:
         """The 3x3 kernel and bias that this block amounts to, differentiable in every branch's parameters.
