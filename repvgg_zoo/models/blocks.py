@@ -150,8 +150,11 @@ def identity_kernel(channels: int, groups: int) -> np.ndarray:
     return unit if groups == 1 else np.tile(unit, (groups, 1, 1, 1, 1))
 
 
-class Conv2d(M.Conv2d):
-    """MegEngine's convolution with torch's default initialisation, which the official code relies on."""
+class _TorchInit:
+    """Torch's default initialisation, which the official code relies on, for a MegEngine convolution or linear layer.
+
+    ``init_weights=False`` leaves zeros, for a caller who is about to load weights.
+    """
 
     def __init__(self, *args: Any, init_weights: bool = True, **kwargs: Any) -> None:
         self._init_weights = init_weights
@@ -159,28 +162,23 @@ class Conv2d(M.Conv2d):
 
     def reset_parameters(self) -> None:
         if self._init_weights:
-            _torch_default_init(self)
+            self.initialise()
+
+    def initialise(self) -> None:
+        """Draws weight and bias uniformly from +-1/sqrt(fan in)."""
+        fan_in, _ = M.init.calculate_fan_in_and_fan_out(self.weight)
+        bound = 1 / math.sqrt(fan_in)
+        M.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            M.init.uniform_(self.bias, -bound, bound)
 
 
-class Linear(M.Linear):
-    """MegEngine's linear layer with torch's default initialisation, which the official code relies on."""
-
-    def __init__(self, *args: Any, init_weights: bool = True, **kwargs: Any) -> None:
-        self._init_weights = init_weights
-        super().__init__(*args, **kwargs)
-
-    def reset_parameters(self) -> None:
-        if self._init_weights:
-            _torch_default_init(self)
+class Conv2d(_TorchInit, M.Conv2d):
+    """MegEngine's convolution, initialised as torch initialises its own."""
 
 
-def _torch_default_init(layer: M.Module) -> None:
-    """Weight and bias uniform in +-1/sqrt(fan in): torch's default for convolutions and linear layers."""
-    fan_in, _ = M.init.calculate_fan_in_and_fan_out(layer.weight)
-    bound = 1 / math.sqrt(fan_in)
-    M.init.uniform_(layer.weight, -bound, bound)
-    if layer.bias is not None:
-        M.init.uniform_(layer.bias, -bound, bound)
+class Linear(_TorchInit, M.Linear):
+    """MegEngine's linear layer, initialised as torch initialises its own."""
 
 
 def _conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, init: bool) -> M.Module:

@@ -1,0 +1,72 @@
+"""Fitting a checkpoint's arrays to the network that was asked for: form, stem, head, and parts not built."""
+
+from __future__ import annotations
+
+import logging
+from typing import Dict, List, Mapping, Optional
+
+import numpy as np
+from megengine.module import Module
+
+from .checkpoints import Checkpoint, load_state
+from .errors import FormError
+from .reparam.fusion import fuse_arrays
+
+logger = logging.getLogger(__name__)
+
+STEM_KERNELS = ("stage0.rbr_dense.conv.weight", "stage0.rbr_1x1.conv.weight", "stage0.rbr_reparam.weight")
+HEADS = ("linear", "stage1_aux.3", "stage2_aux.3", "stage3_first_aux.3")
+
+
+def load_adapted(network: Module, arrays: Mapping[str, np.ndarray]) -> None:
+    """Loads native arrays into ``network``: the stem fitted, a head of another size started anew, the rest strictly.
+
+    Parts that the network does not have at all (its head with ``features_only``, stages beyond ``out_indices``) are
+    passed over. Raises StateError, with the network untouched, when anything else does not fit.
+    """
+    wanted = {key: value for key, value in arrays.items() if getattr(network, key.split(".")[0], None) is not None}
+    for key in STEM_KERNELS:
+        if key in wanted and wanted[key].shape[1] != network.in_chans:
+            logger.info("%s is fitted from %d to %d input channels", key, wanted[key].shape[1], network.in_chans)
+            wanted[key] = fitted_stem(wanted[key], network.in_chans)
+    fresh: List[str] = []
+    for head in HEADS:
+        weight = wanted.get(f"{head}.weight")
+        if weight is not None and weight.shape[0] != network.num_classes:
+            logger.warning("not loaded: %s, %d classes in the file, %d here", head, weight.shape[0], network.num_classes)
+            fresh.append(head)
+            del wanted[f"{head}.weight"], wanted[f"{head}.bias"]
+    load_state(network, wanted, keep=[f"{head}.{name}" for head in fresh for name in ("weight", "bias")])
+    for name, part in network.named_modules():
+        if name in fresh:
+            part.initialise()
+
+
+def in_form(checkpoint: Checkpoint, deploy: bool) -> Dict[str, np.ndarray]:
+    """The checkpoint's arrays in the form asked for; raises FormError for a train form from deploy weights."""
+    if not deploy and checkpoint.form == "deploy":
+        raise FormError(
+            f"{checkpoint.path} holds deploy weights, from which the train form's branches cannot be recovered",
+            path=checkpoint.path,
+            expected="train",
+            actual="deploy",
+            hint="create the network with deploy=True, or load a train-form checkpoint",
+        )
+    return fuse_arrays(checkpoint.arrays) if deploy and checkpoint.form == "train" else dict(checkpoint.arrays)
+
+
+def stem_channels(arrays: Mapping[str, np.ndarray]) -> Optional[int]:
+    """How many input channels the weights were trained for, or None if they have no RepVGG stem."""
+    return next((arrays[key].shape[1] for key in STEM_KERNELS if key in arrays), None)
+
+
+def fitted_stem(kernel: np.ndarray, in_chans: int) -> np.ndarray:
+    """A stem kernel (out, in, k, k) for another number of input channels.
+
+    One channel gets the sum of all, so that a grey image gives what its three equal channels gave; otherwise the old
+    channels are taken in turn and scaled by old / new, which keeps the size of the response.
+    """
+    old = kernel.shape[1]
+    if in_chans == 1:
+        return kernel.sum(axis=1, keepdims=True, dtype=np.float64).astype(kernel.dtype)
+    return (kernel[:, np.arange(in_chans) % old] * (old / in_chans)).astype(kernel.dtype)
