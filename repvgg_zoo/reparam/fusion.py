@@ -62,7 +62,8 @@ def fuse_block(arrays: Mapping[str, np.ndarray], prefix: str = "", eps: float = 
         centre.reshape(-1, per_group, per_group)[:, diagonal, diagonal] += scale_id.reshape(-1, per_group)
     kernel[..., 1, 1] = centre
 
-    kernel, bias = kernel.astype(dense.dtype, copy=False), bias.astype(dense.dtype)
+    with np.errstate(over="ignore"):
+        kernel, bias = kernel.astype(dense.dtype, copy=False), bias.astype(dense.dtype)
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         raise EquivalenceError(
             f"fusing block {prefix.rstrip('.') or '(root)'} overflows {dense.dtype.name}",
