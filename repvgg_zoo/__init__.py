@@ -1,1 +1,3 @@
 """A model zoo registry for RepVGG in MegEngine."""
+
+__version__ = "0.1.0"

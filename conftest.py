@@ -1,0 +1,61 @@
+"""Runs the examples of README.md, docs/ and the docstrings as tests.
+
+In Markdown these are the blocks marked ```python and ```pycon; ``<!-- skip: next "why" -->`` before a block leaves it
+out, which is right only for what needs the internet. Each file starts in an empty folder with an empty cache.
+"""
+
+from __future__ import annotations
+
+import doctest
+import os
+import tempfile
+from contextlib import ExitStack
+from typing import Any, Dict
+from unittest import mock
+
+# Without it MegEngine looks for a GPU and, where there is none, prints a banner at the first tensor.
+os.environ.setdefault("MGE_DEFAULT_DEVICE", "cpux")
+
+from sybil import Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+from sybil.parsers.rest import DocTestParser
+
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+class PyconBlockParser(PythonCodeBlockParser):
+    """The same for blocks marked ```pycon, which sybil would pass over in silence."""
+
+    def __init__(self) -> None:
+        super().__init__(doctest_optionflags=OPTIONS)
+        self.codeblock_parser = CodeBlockParser("pycon", PythonEvaluator())
+
+
+def enter_empty_folder(namespace: Dict[str, Any]) -> None:
+    stack = namespace["_stack"] = ExitStack()
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    stack.callback(os.chdir, os.getcwd())  # noqa: PTH109
+    stack.enter_context(mock.patch.dict(os.environ, REPVGG_ZOO_HOME=os.path.join(folder, "cache")))  # noqa: PTH118
+    working = os.path.join(folder, "work")  # noqa: PTH118
+    os.mkdir(working)  # noqa: PTH102
+    os.chdir(working)
+
+
+def leave_folder(namespace: Dict[str, Any]) -> None:
+    namespace["_stack"].close()
+
+
+markdown = Sybil(
+    parsers=[PythonCodeBlockParser(doctest_optionflags=OPTIONS), PyconBlockParser(), SkipParser()],
+    patterns=["README*.md", "docs/*.md", "docs/**/*.md"],
+    setup=enter_empty_folder,
+    teardown=leave_folder,
+)
+docstrings = Sybil(
+    parsers=[DocTestParser(OPTIONS)],
+    patterns=["repvgg_zoo/*.py", "repvgg_zoo/**/*.py"],
+    setup=enter_empty_folder,
+    teardown=leave_folder,
+)
+pytest_collect_file = (markdown + docstrings).pytest()

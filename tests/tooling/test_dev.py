@@ -1,0 +1,266 @@
+"""`dev` finds an interpreter wherever it lies and makes its environment once, whatever happens on the way.
+
+The interpreters here are small shell scripts that answer what `dev` asks of a Python, so that no test installs
+anything; PATH and HOME are made up, so that none sees the machine's own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import pytest
+
+DEV = Path(__file__).resolve().parents[2] / "dev"
+TOOLS = ("sh", "basename", "cat", "cksum", "cp", "dirname", "mkdir", "mktemp", "rm", "sleep", "tr")
+
+# Each call of `-m venv` and `-m pip` leaves a line in the log. The file `pip-does` beside the log, if there is one,
+# is what pip does.
+INTERPRETER = """#!/bin/sh
+for last; do :; done
+case "$1 $2" in
+"-I -c") [ "$last" = {version} ] ;;
+"-m venv") echo venv >>{log}; mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+"-m pip") echo pip >>{log}; if test -e {pip_does}; then . {pip_does}; fi ;;
+"-c "*fcntl*) exec {real} "$@" ;;
+"-c "*platform*) echo {version}.1 ;;
+*) echo "ran $* in $PWD with PYTHONPATH=$PYTHONPATH"; exit "${{FAKE_EXIT:-0}}" ;;
+esac
+"""
+
+
+class Machine:
+    """A made-up machine with a checkout on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.home, self.bin, self.late_bin, self.tools = (root / name for name in ("home", "bin", "late", "tools"))
+        self.checkout = root / "checkout"
+        for folder in (self.home, self.bin, self.late_bin, self.tools, self.checkout):
+            folder.mkdir()
+        for tool in TOOLS:
+            (self.tools / tool).symlink_to(str(shutil.which(tool)))
+        self.dev = shutil.copy(str(DEV), str(self.checkout / "dev"))
+        self.lock = self.checkout / "requirements.lock"
+        self.lock.write_text("numpy==1.26.4\n")
+        self.log, self.pip_does = root / "log", root / "pip-does"
+        self.log.touch()
+
+    def script(self, path: Path, text: str) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+        return path
+
+    def python(self, path: str, version: str) -> Path:
+        fields = {"version": version, "log": self.log, "pip_does": self.pip_does, "real": sys.executable}
+        return self.script(self.root / path, INTERPRETER.format(**fields))
+
+    def broken_shim(self, path: str) -> Path:
+        return self.script(self.root / path, "#!/bin/sh\necho 'pyenv: command not found' >&2\nexit 127\n")
+
+    def environment(self, **more: str) -> Dict[str, str]:
+        path = os.pathsep.join(str(folder) for folder in (self.bin, self.late_bin, self.tools))
+        return {"HOME": str(self.home), "PATH": path, **more}
+
+    def start(self, *arguments: str, cwd: Optional[Path] = None, **more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(self.dev), *arguments],
+            cwd=str(cwd or self.checkout),
+            env=self.environment(**more),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, cwd: Optional[Path] = None, **more: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, cwd=cwd, **more)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def logged(self) -> str:
+        return " ".join(self.log.read_text().split())
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+# Finding an interpreter ---------------------------------------------------------------------------------------
+
+
+PYENV = "home/.pyenv/versions"
+UV = "home/.local/share/uv/python/cpython-3.9.18-linux/bin/python3"
+ASDF = "home/.asdf/installs/python/3.8.1/bin/python3"
+MISE = "home/.local/share/mise/installs/python/3.10.1/bin/python3"
+
+
+@pytest.mark.parametrize(
+    ("pythons", "shims", "expected"),
+    [
+        ({"bin/python3.10": "3.10"}, [], "bin/python3.10"),
+        ({"bin/python3.8": "3.8", "bin/python3.10": "3.10"}, [], "bin/python3.10"),
+        ({"bin/python3": "3.9"}, [], "bin/python3"),
+        ({"bin/python": "3.8"}, [], "bin/python"),
+        ({"bin/python3.9": "3.9"}, ["bin/python3.10"], "bin/python3.9"),
+        ({"late/python3.10": "3.10"}, ["bin/python3.10"], "late/python3.10"),
+        ({"bin/python3.10": "3.11", "bin/python3.9": "3.9"}, [], "bin/python3.9"),
+        ({"bin/python3": "3.11", f"{PYENV}/3.8.18/bin/python": "3.8"}, [], f"{PYENV}/3.8.18/bin/python"),
+        ({f"{PYENV}/3.10.13/bin/python": "3.10"}, ["bin/python3.10"], f"{PYENV}/3.10.13/bin/python"),
+        ({f"{PYENV}/3.10.13/bin/python": "3.10", "bin/python3.9": "3.9"}, [], f"{PYENV}/3.10.13/bin/python"),
+        ({UV: "3.9"}, [], UV),
+        ({ASDF: "3.8"}, [], ASDF),
+        ({MISE: "3.10"}, [], MISE),
+    ],
+)
+def test_the_newest_interpreter_that_fits_and_runs_is_found(
+    machine: Machine, pythons: Dict[str, str], shims: List[str], expected: str
+) -> None:
+    for path, version in pythons.items():
+        machine.python(path, version)
+    for path in shims:
+        machine.broken_shim(path)
+    done = machine.run("which-python")
+    assert (done.returncode, done.stdout) == (0, f"{machine.root / expected}\n"), done.stderr
+
+
+def test_the_interpreter_that_runs_this_test_is_found(machine: Machine) -> None:
+    done = machine.run("which-python", REPVGG_ZOO_PYTHON=sys.executable)
+    assert (done.returncode, done.stdout) == (0, f"{sys.executable}\n"), done.stderr
+
+
+@pytest.mark.parametrize("job", ["which-python", "test"])
+def test_without_an_interpreter_the_ways_to_get_one_are_printed(machine: Machine, job: str) -> None:
+    machine.python("bin/python3", "3.11")
+    done = machine.run(job)
+    assert (done.returncode, done.stdout) == (1, "")
+    for way in ("uv python install 3.10", "pyenv install 3.10", "conda create", "REPVGG_ZOO_PYTHON="):
+        assert way in done.stderr
+    assert not (machine.checkout / ".venv").exists()
+
+
+def test_uv_is_asked_for_an_interpreter_where_none_is_found(machine: Machine) -> None:
+    target = machine.home / ".local/share/uv/python/cpython-3.10.20-linux/bin/python3"
+    source = machine.python("spare", "3.10")
+    machine.script(machine.bin / "uv", f"#!/bin/sh\nmkdir -p {target.parent} && cp {source} {target}\n")
+    done = machine.run("which-python")
+    assert (done.returncode, done.stdout) == (0, f"{target}\n"), done.stderr
+
+
+def test_an_interpreter_that_was_asked_for_and_does_not_fit_is_named(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    wrong = machine.python("wrong/python", "3.12")
+    done = machine.run("test", REPVGG_ZOO_PYTHON=str(wrong))
+    assert done.returncode == 1
+    assert str(wrong) in done.stderr
+    assert machine.logged() == ""
+
+
+# Making the environment ---------------------------------------------------------------------------------------
+
+
+def test_the_environment_is_made_once_and_again_when_the_lock_changes(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    assert machine.run("test").returncode == 0
+    assert machine.run("test").returncode == 0
+    assert machine.logged() == "venv pip"
+    machine.lock.write_text("numpy==1.24.4\n")
+    assert machine.run("test").returncode == 0
+    assert machine.logged() == "venv pip venv pip"
+
+
+def test_another_interpreter_gets_an_environment_of_its_own_version(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    old = machine.python("old/python", "3.8")
+    machine.run("test")
+    machine.run("test", REPVGG_ZOO_PYTHON=str(old))
+    assert machine.logged() == "venv pip venv pip"
+    machine.run("test", REPVGG_ZOO_PYTHON=str(old))
+    machine.run("test", REPVGG_ZOO_PYTHON=str(old), DEV_VENV=".venv-3.8")
+    assert machine.logged() == "venv pip venv pip venv pip"
+
+
+def test_a_failed_installation_is_told_and_starts_afresh(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    machine.pip_does.write_text("exit 7")
+    done = machine.run("test")
+    assert done.returncode == 1
+    assert "the installation failed" in done.stderr
+    assert "ran" not in done.stdout
+    machine.pip_does.unlink()
+    assert machine.run("test").returncode == 0
+    assert machine.logged() == "venv pip venv pip"
+
+
+def test_an_installation_that_was_killed_starts_afresh(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    leftover = machine.checkout / ".venv" / "half-written"
+    machine.pip_does.write_text(f"echo half >{leftover}; sleep 60")
+    process = machine.start("test")
+    deadline = time.monotonic() + 30
+    while not leftover.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert leftover.exists()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    machine.pip_does.unlink()
+    done = machine.run("test")
+    assert done.returncode == 0
+    assert "ran -m pytest" in done.stdout
+    assert not leftover.exists()
+
+
+def test_two_at_once_make_one_environment(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    machine.pip_does.write_text("sleep 1")
+    processes = [machine.start("test") for _ in range(3)]
+    said = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert all("ran -m pytest" in out for out, _ in said)
+    assert machine.logged() == "venv pip"
+    assert sum("waiting for another ./dev" in err for _, err in said) == 2
+
+
+def test_a_folder_of_another_name_is_never_removed(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    precious = machine.checkout / "results" / "precious"
+    precious.parent.mkdir()
+    precious.touch()
+    done = machine.run("test", DEV_VENV="results")
+    assert done.returncode == 1
+    assert "results" in done.stderr
+    assert precious.exists()
+
+
+# Running a job ------------------------------------------------------------------------------------------------
+
+
+def test_arguments_and_exit_status_are_passed_through(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    done = machine.run("test", "tests/a b.py", "-k", "x or y", cwd=machine.home, FAKE_EXIT="5")
+    assert done.returncode == 5
+    expected = f"ran -m pytest tests/a b.py -k x or y in {machine.checkout} with PYTHONPATH={machine.checkout}\n"
+    assert done.stdout == expected
+
+
+def test_python_runs_in_the_folder_it_was_called_from(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    done = machine.run("python", "script.py", cwd=machine.home)
+    assert done.stdout == f"ran script.py in {machine.home} with PYTHONPATH={machine.checkout}\n"
+
+
+@pytest.mark.parametrize(("arguments", "status"), [((), 0), (("help",), 0), (("--help",), 0), (("tset",), 1)])
+def test_help_and_mistakes_make_no_environment(machine: Machine, arguments: Tuple[str, ...], status: int) -> None:
+    done = machine.run(*arguments)
+    assert done.returncode == status
+    assert "usage: ./dev JOB" in (done.stderr if status else done.stdout)
+    assert machine.logged() == ""
