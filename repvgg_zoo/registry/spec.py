@@ -117,6 +117,7 @@ class CheckpointSpec:
     top1: Optional[float] = None
     top5: Optional[float] = None
     num_classes: int = 1000
+    aliases: Tuple[str, ...] = ()
     notes: Optional[str] = None
 
     @property
@@ -131,7 +132,8 @@ class ModelSpec:
 
     ``params`` counts trainable numbers as the official code builds them; ``macs`` counts convolutions and the head
     for one image of ``architecture.image_size``. ``checkpoints`` are in the registry's order; ``default`` is the tag
-    that ``pretrained=True`` takes, or None with ``no_weights`` saying why.
+    that ``pretrained=True`` takes, or None with ``no_weights`` saying why: where the registry names none, it is the one
+    with the strongest integrity among those of the official weights, or among all if none are official.
     """
 
     name: str
@@ -152,3 +154,11 @@ class ModelSpec:
             if checkpoint.tag == tag:
                 return checkpoint
         raise KeyError(tag)
+
+
+@dataclass(frozen=True, eq=False)
+class Registry:
+    """The variants of one registry file, or of several together; ``path`` is the file, if there is one."""
+
+    models: Tuple[ModelSpec, ...]
+    path: Optional[str] = None

@@ -1,0 +1,104 @@
+"""Names: the grammar ``[namespace/]variant[.tag]``, aliases, closest matches, and natural order.
+
+Names are compared without case, ``-`` and ``_``; the family's ``RepVGG`` and the official functions' ``create`` may be
+left out or put in front.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from typing import Dict, Iterator, List, Mapping, Optional, Tuple
+
+from ..errors import NoWeightsError, UnknownModelError
+from .spec import CheckpointSpec, ModelSpec, Registry
+
+Target = Tuple[ModelSpec, Optional[str]]
+
+
+def resolve(registry: Registry, name: str) -> Target:
+    """The variant called ``name`` and the tag in it, if any; raises UnknownModelError with the closest names."""
+    index = index_of(registry)
+    for candidate in _spellings(name):
+        if candidate in index:
+            return index[candidate]
+        variant, dot, tag = candidate.rpartition(".")
+        if dot and variant in index:
+            model = index[variant][0]
+            return model, find_checkpoint(model, tag).tag
+    close = suggestions(registry, name)
+    hint = f"did you mean {', '.join(close)}?" if close else "repvgg_zoo.list_models() shows every name"
+    raise UnknownModelError(f"no model is called {name!r}", name=str(name), suggestions=close, hint=hint)
+
+
+def find_checkpoint(model: ModelSpec, tag: Optional[str] = None) -> CheckpointSpec:
+    """The checkpoint of this tag, or the default one.
+
+    Raises NoWeightsError for a variant without weights, UnknownModelError for a tag that it does not have.
+    """
+    if model.default is None:
+        raise NoWeightsError(
+            f"{model.name} has no pretrained weights: {model.no_weights}",
+            hint="create it without pretrained, or load your own file with checkpoint=",
+        )
+    if tag is None:
+        return model.checkpoint(model.default)
+    tags = {normalised(checkpoint.tag): checkpoint for checkpoint in model.checkpoints}
+    if normalised(tag) not in tags:
+        names = [checkpoint.tag for checkpoint in model.checkpoints]
+        close = difflib.get_close_matches(tag, names, 3) or names
+        raise UnknownModelError(
+            f"{model.name} has no checkpoint {tag!r}",
+            name=f"{model.name}.{tag}",
+            suggestions=[f"{model.name}.{name}" for name in close],
+            hint=f"it has {', '.join(names)}",
+        )
+    return tags[normalised(tag)]
+
+
+def claims(model: ModelSpec) -> Iterator[Tuple[str, str]]:
+    """Every normalised name that this variant and its checkpoints answer to, with the owner's full name."""
+    for name in (model.name, *model.aliases):
+        yield normalised(name), model.name
+        short = normalised(name).replace("repvgg", "", 1)
+        if short:
+            yield short, model.name
+    for checkpoint in model.checkpoints:
+        for alias in checkpoint.aliases:
+            yield normalised(alias), checkpoint.name
+
+
+@functools.lru_cache(maxsize=8)
+def index_of(registry: Registry) -> Mapping[str, Target]:
+    """Every normalised name of a registry and what it stands for."""
+    index: Dict[str, Target] = {}
+    for model in registry.models:
+        for claim, owner in claims(model):
+            index[claim] = (model, None if owner == model.name else owner[len(model.name) + 1 :])
+    return index
+
+
+def suggestions(registry: Registry, name: str) -> List[str]:
+    """Up to three canonical names that look like ``name``, closest first."""
+    index = index_of(registry)
+    variant = normalised(name).partition(".")[0]
+    close = difflib.get_close_matches(variant, list(index), 6, cutoff=0.5)
+    return list(dict.fromkeys(index[claim][0].name for claim in close))[:3]
+
+
+def normalised(name: str) -> str:
+    """The name as it is compared."""
+    return str(name).casefold().replace("-", "").replace("_", "").strip()
+
+
+def natural_key(name: str) -> List[Tuple[int, int, str]]:
+    """Sorts B1 before B1g2 before B2, and 2 before 10."""
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name.casefold()) if part
+    ]
+
+
+def _spellings(name: str) -> Tuple[str, ...]:
+    plain = normalised(name)
+    return (plain, plain[len("create") :]) if plain.startswith("create") else (plain,)

@@ -1,0 +1,328 @@
+"""The reader: a registry's YAML to frozen specs; every mistake is one RegistryError with file and line.
+
+The grammar is that of the records in ``spec``: ``decode`` follows their annotations. What a type cannot say stands in
+``rules``. Anchors are refused outright, which rules out cycles and entity bombs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+
+import yaml
+
+from ..errors import RegistryError
+from .names import claims
+from .rules import check_record, check_value, default_tag
+from .spec import CheckpointSpec, ModelSpec, Registry
+
+SCHEMA = 1
+MAX_BYTES = 4 << 20
+MAX_DEPTH = 12
+Node = yaml.Node
+Entries = Dict[str, Tuple[yaml.Node, yaml.Node]]
+INTEGRAL = re.compile(r"-?(0|[1-9][0-9]*)")
+DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+# A checkpoint's place gives it these two; the file does not repeat them.
+PLACED = ("variant", "tag")
+
+
+def load_registry(path: Union[str, Path]) -> Registry:
+    """Reads a registry file; raises RegistryError for anything that keeps it from being one."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise RegistryError(f"cannot read the registry: {error.strerror or error}", path=path) from error
+    return parse_registry(data, path=path)
+
+
+def registry_from_mapping(mapping: Mapping[str, Any]) -> Registry:
+    """Reads a registry from plain dicts, lists and scalars; lines in errors are those of its YAML form."""
+    try:
+        text = yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RegistryError(f"the mapping is not plain data: {error}", hint="use dicts, lists and scalars") from error
+    return parse_registry(text.encode())
+
+
+def parse_registry(data: bytes, *, path: Optional[Path] = None) -> Registry:
+    """Reads a registry from the bytes of a YAML file; ``path`` is for errors and for relative sources."""
+    document = Document(path)
+    root = document.mapping(document.compose(data))
+    for key in root:
+        if key not in ("schema", "publishers", "variants"):
+            document.fail(root[key][0], f"unknown field {key!r}", "schema, publishers, variants")
+    for key in ("schema", "variants"):
+        if key not in root:
+            raise RegistryError(f"the field {key!r} is missing", path=path, line=1, expected=key)
+    version = document.decode(root["schema"][1], int)
+    if version != SCHEMA:
+        document.fail(root["schema"][1], f"schema {version} is not known", f"schema: {SCHEMA}")
+    publishers = document.publishers(root.get("publishers"))
+    models = [
+        document.model(key, value, publishers) for key, value in document.mapping(root["variants"][1]).values()
+    ]
+    document.check_claims(models)
+    return Registry(tuple(model for _, model in models), None if path is None else str(path))
+
+
+class Document:
+    """One YAML file while it is read: where errors are, and which nodes were met."""
+
+    def __init__(self, path: Optional[Path]) -> None:
+        self.path = path
+        self.folder = None if path is None else path.resolve().parent
+
+    def fail(self, node: Any, message: str, expected: Any, *, actual: Any = None, hint: Optional[str] = None) -> None:
+        line = node.start_mark.line + 1
+        where = f"{self.path or 'registry'}:{line}: "
+        raise RegistryError(
+            f"{where}{message} (expected: {expected})",
+            path=self.path,
+            line=line,
+            expected=expected,
+            actual=actual,
+            hint=hint,
+        )
+
+    # From bytes to nodes --------------------------------------------------------------------------------------
+
+    def compose(self, data: bytes) -> Node:
+        def refuse(message: str, line: int, expected: str) -> RegistryError:
+            where = f"{self.path or 'registry'}:{line}: "
+            return RegistryError(f"{where}{message}", path=self.path, line=line, expected=expected)
+
+        if len(data) > MAX_BYTES:
+            raise refuse(f"the file is larger than {MAX_BYTES >> 20} MiB", 1, "a registry")
+        if data.startswith(b"\xef\xbb\xbf"):
+            raise refuse("the file starts with a byte order mark", 1, "UTF-8 without a BOM")
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise refuse(f"byte 0x{data[error.start]:02x} is not UTF-8", line, "UTF-8") from None
+        try:
+            root = self._nodes(text)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            raise refuse(f"not valid YAML: {error.problem}", mark.line + 1 if mark else 1, "YAML") from None
+        except yaml.YAMLError as error:
+            position = getattr(error, "position", 0) or 0
+            raise refuse(f"not valid YAML: {error}", text.count("\n", 0, position) + 1, "YAML") from None
+        if root is None:
+            raise refuse("the file is empty", 1, "a mapping with schema and variants")
+        return root
+
+    def _nodes(self, text: str) -> Optional[Node]:
+        """The node tree of one document, built from parser events.
+
+        PyYAML's own composer recurses in C and dies of a file with enough brackets; here depth is bounded, and an
+        anchor is refused before anything can refer to it.
+        """
+        resolver = yaml.resolver.Resolver()
+        open_nodes: List[yaml.CollectionNode] = []
+        root: Optional[Node] = None
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.CollectionEndEvent):
+                node = open_nodes.pop()
+                if isinstance(node, yaml.MappingNode):
+                    node.value = list(zip(node.value[::2], node.value[1::2]))
+                continue
+            if not isinstance(event, yaml.NodeEvent):
+                if isinstance(event, yaml.DocumentStartEvent) and root is not None:
+                    self.fail(event, "a second document starts here", "one document")
+                continue
+            if event.anchor is not None:
+                self.fail(event, "anchors and aliases are not allowed", "the values written out")
+            if len(open_nodes) >= MAX_DEPTH:
+                self.fail(event, f"nested deeper than {MAX_DEPTH} levels", "a registry")
+            node = _node(event, resolver)
+            if open_nodes:
+                open_nodes[-1].value.append(node)
+            else:
+                root = node
+            if isinstance(node, yaml.CollectionNode):
+                open_nodes.append(node)
+        return root
+
+    # From nodes to values -------------------------------------------------------------------------------------
+
+    def mapping(self, node: Node) -> Entries:
+        if not isinstance(node, yaml.MappingNode) or node.tag != f"{CORE}map":
+            self.fail(node, f"got {_kind(node)}", "a mapping")
+        entries: Entries = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == f"{CORE}merge":
+                self.fail(key_node, "merge keys are not allowed", "the values written out")
+            key = self.decode(key_node, str)
+            if key in entries:
+                first = entries[key][0].start_mark.line + 1
+                self.fail(key_node, f"duplicate key {key!r}, first at line {first}", "each key once")
+            entries[key] = (key_node, value_node)
+        return entries
+
+    def decode(self, node: Node, kind: Any) -> Any:
+        """The value of ``node`` as ``kind``: a scalar type, Optional, a tuple type, or a record."""
+        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if origin is Union:
+            if node.tag == f"{CORE}null":
+                return None
+            return self.decode(node, arguments[0])
+        if origin is tuple:
+            return self._tuple(node, arguments)
+        if dataclasses.is_dataclass(kind):
+            return self.record(node, kind, self.mapping(node))
+        return self._scalar(node, kind)
+
+    def _tuple(self, node: Node, arguments: Tuple[Any, ...]) -> Tuple[Any, ...]:
+        if not isinstance(node, yaml.SequenceNode) or node.tag != f"{CORE}seq":
+            self.fail(node, f"got {_kind(node)}", "a list")
+        if arguments[-1] is not Ellipsis and len(node.value) != len(arguments):
+            self.fail(node, f"got {len(node.value)} items", f"{len(arguments)} items")
+        return tuple(self.decode(item, arguments[0]) for item in node.value)
+
+    def _scalar(self, node: Node, kind: type) -> Any:
+        value = node.value
+        if not isinstance(node, yaml.ScalarNode) or node.tag not in _KINDS:
+            self.fail(node, f"got {_kind(node)}", NAMES[kind])
+        tag = node.tag[len(CORE) :]
+        quoted = f'write it in quotes: "{value}"'
+        if kind is str:
+            if tag != "str":
+                self.fail(node, f"YAML reads {value!r} as {_kind(node)}", "a string", actual=value, hint=quoted)
+            if not value:
+                self.fail(node, "the string is empty", "a string")
+            return value
+        elif kind is bool:
+            if tag == "bool" and value in ("true", "false"):
+                return value == "true"
+        elif kind is int:
+            if tag == "int" and INTEGRAL.fullmatch(value):
+                return int(value)
+        elif tag in ("int", "float", "str") and not node.style and DECIMAL.fullmatch(value):
+            return float(value)
+        self.fail(node, f"got {_kind(node)} {value!r}", NAMES[kind], actual=value)
+
+    def record(self, node: Node, kind: Any, entries: Entries, **given: Any) -> Any:
+        """A record of class ``kind`` from a mapping's entries; ``given`` fields come from elsewhere."""
+        hints = _hints(kind)
+        fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in given}
+        self.check_fields(entries, tuple(fields))
+        values = dict(given)
+        for name, field in fields.items():
+            if name in entries:
+                values[name] = self._field(entries[name][1], kind, name, hints[name])
+            elif field.default is dataclasses.MISSING:
+                self.fail(node, f"the field {name!r} is missing", name)
+        record = kind(**values)
+        problem = check_record(record)
+        if problem is not None:
+            name, message, expected = problem
+            self.fail(entries[name][1] if name in entries else node, message, expected)
+        return record
+
+    def check_fields(self, entries: Entries, known: Tuple[str, ...]) -> None:
+        for key, (key_node, _) in entries.items():
+            if key not in known:
+                close = difflib.get_close_matches(key, known, 1)
+                hint = f"did you mean {close[0]!r}?" if close else None
+                self.fail(key_node, f"unknown field {key!r}", ", ".join(known), actual=key, hint=hint)
+
+    def _field(self, node: Node, kind: Any, name: str, hint: Any) -> Any:
+        value = self.decode(node, hint)
+        expected = check_value(kind, name, value)
+        if expected is not None:
+            self.fail(node, f"{name} is {value!r}", expected, actual=value)
+        return self._absolute(node, value) if name == "sources" else value
+
+    def _absolute(self, node: Node, sources: Tuple[str, ...]) -> Tuple[str, ...]:
+        """Sources without a scheme are files beside the registry, for which the record holds the whole path."""
+        found: List[str] = []
+        for source, item in zip(sources, node.value):
+            if ":" not in source:
+                if self.folder is None:
+                    self.fail(item, f"source {source!r} is relative, but this registry is no file", "a URL")
+                source = str(self.folder / source)  # type: ignore[operator]
+            found.append(source)
+        return tuple(found)
+
+    # The two levels that are keyed by name --------------------------------------------------------------------
+
+    def publishers(self, entry: Optional[Tuple[Node, Node]]) -> Dict[str, Entries]:
+        """The defaults of each tag, checked here so that a mistake shows even where no checkpoint uses it."""
+        found: Dict[str, Entries] = {}
+        hints = _hints(CheckpointSpec)
+        known = tuple(name for name in hints if name not in PLACED)
+        for tag, (_, node) in (self.mapping(entry[1]) if entry else {}).items():
+            found[tag] = self.mapping(node)
+            self.check_fields(found[tag], known)
+            for name, (_, value) in found[tag].items():
+                self._field(value, CheckpointSpec, name, hints[name])
+        return found
+
+    def model(self, key: Node, node: Node, publishers: Mapping[str, Entries]) -> Tuple[Node, ModelSpec]:
+        name = key.value
+        if check_value(ModelSpec, "name", name) is not None:
+            self.fail(key, f"{name!r} cannot be a variant's name", check_value(ModelSpec, "name", name))
+        entries = self.mapping(node)
+        checkpoints: List[CheckpointSpec] = []
+        placed = entries.pop("checkpoints", None)
+        for tag, (tag_node, value) in (self.mapping(placed[1]) if placed else {}).items():
+            if check_value(CheckpointSpec, "tag", tag) is not None:
+                self.fail(tag_node, f"{tag!r} cannot be a tag", check_value(CheckpointSpec, "tag", tag))
+            merged = {**publishers.get(tag, {}), **self.mapping(value)}
+            checkpoints.append(self.record(value, CheckpointSpec, merged, variant=name, tag=tag))
+        model = self.record(node, ModelSpec, entries, name=name, checkpoints=tuple(checkpoints))
+        if model.default is None and checkpoints:
+            model = dataclasses.replace(model, default=default_tag(model.checkpoints))
+        return key, model
+
+    def check_claims(self, models: List[Tuple[Node, ModelSpec]]) -> None:
+        """No two variants or checkpoints may answer to one name."""
+        owners: Dict[str, str] = {}
+        for node, model in models:
+            for claim, owner in claims(model):
+                if owners.setdefault(claim, owner) != owner:
+                    self.fail(node, f"the name {claim!r} belongs to {owners[claim]} and to {owner}", "names of one owner")
+
+
+def _node(event: yaml.NodeEvent, resolver: yaml.resolver.Resolver) -> Node:
+    kinds = {yaml.ScalarEvent: yaml.ScalarNode, yaml.SequenceStartEvent: yaml.SequenceNode}
+    kind = kinds.get(type(event), yaml.MappingNode)
+    scalar = kind is yaml.ScalarNode
+    tag = event.tag
+    if tag is None or tag == "!":
+        tag = resolver.resolve(kind, event.value if scalar else None, event.implicit)
+    node = kind(tag, event.value if scalar else [], event.start_mark, event.end_mark)
+    node.style = event.style if scalar else None
+    return node
+
+
+NAMES: Mapping[type, str] = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+CORE = "tag:yaml.org,2002:"
+_KINDS = {
+    f"{CORE}str": "the string",
+    f"{CORE}int": "the whole number",
+    f"{CORE}float": "the number",
+    f"{CORE}bool": "a boolean",
+    f"{CORE}null": "nothing",
+    f"{CORE}timestamp": "a timestamp",
+}
+
+
+def _kind(node: Node) -> str:
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    if isinstance(node, yaml.SequenceNode):
+        return "a list"
+    return _KINDS.get(node.tag, f"the tag {node.tag}")
+
+
+def _hints(kind: Any) -> Dict[str, Any]:
+    return typing.get_type_hints(kind)

@@ -1,0 +1,107 @@
+"""What the registry's types cannot say: the allowed values of single fields, and of fields together."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
+
+from .spec import (
+    BACKENDS,
+    COLOURS,
+    FORMATS,
+    FORMS,
+    INTERPOLATIONS,
+    SE_POSITIONS,
+    Architecture,
+    CheckpointSpec,
+    Cost,
+    FileSpec,
+    ModelSpec,
+    PaperFigures,
+    Preprocessing,
+    SESpec,
+)
+
+Rule = Tuple[Callable[[Any], bool], str]
+
+
+def _matches(pattern: str) -> Callable[[str], bool]:
+    return lambda value: re.fullmatch(pattern, value) is not None
+
+
+def _one_of(choices: Sequence[str]) -> Rule:
+    return (lambda value: value in choices, "one of " + ", ".join(choices))
+
+
+POSITIVE: Rule = (lambda value: value > 0, "a positive number")
+ALL_POSITIVE: Rule = (lambda values: all(value > 0 for value in values), "positive numbers")
+PERCENT: Rule = (lambda value: 0 < value <= 100, "per cent, above 0 and at most 100")
+SOURCE = r"https?://[^\s@]+|file:///\S+|gdrive:[\w-]{10,}|(?!/|~)(?!.*(^|/)\.\.(/|$))[^:\\\s]+"
+NAME = r"[A-Za-z0-9]([A-Za-z0-9_-]*/)?[A-Za-z0-9_-]*"
+
+RULES: Mapping[Tuple[type, str], Rule] = {
+    (ModelSpec, "name"): (_matches(NAME), "letters, digits, - and _, with an optional namespace/"),
+    (CheckpointSpec, "tag"): (_matches(r"[A-Za-z0-9][A-Za-z0-9_-]*"), "letters, digits, - and _"),
+    (SESpec, "position"): _one_of(SE_POSITIONS),
+    (SESpec, "reduction"): POSITIVE,
+    (Architecture, "num_blocks"): ALL_POSITIVE,
+    (Architecture, "width_multiplier"): ALL_POSITIVE,
+    (Architecture, "groups"): POSITIVE,
+    (Architecture, "in_chans"): POSITIVE,
+    (Architecture, "num_classes"): POSITIVE,
+    (Architecture, "image_size"): POSITIVE,
+    (Cost, "train"): POSITIVE,
+    (Cost, "deploy"): POSITIVE,
+    (PaperFigures, "top1"): PERCENT,
+    (Preprocessing, "image_size"): POSITIVE,
+    (Preprocessing, "resize"): POSITIVE,
+    (Preprocessing, "interpolation"): _one_of(INTERPOLATIONS),
+    (Preprocessing, "backend"): _one_of(BACKENDS),
+    (Preprocessing, "colour"): _one_of(COLOURS),
+    (Preprocessing, "std"): ALL_POSITIVE,
+    (FileSpec, "name"): (_matches(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"), "a file name without a folder"),
+    (FileSpec, "size"): POSITIVE,
+    (FileSpec, "sha256"): (_matches(r"[0-9a-f]{64}"), "64 lowercase hex digits"),
+    (FileSpec, "sha256_prefix"): (_matches(r"[0-9a-f]{8,63}"), "8 to 63 lowercase hex digits"),
+    (FileSpec, "sources"): (
+        lambda sources: bool(sources) and all(map(_matches(SOURCE), sources)),
+        "URLs (https:, http:, file:) without credentials, gdrive:<id>, or paths below the registry's folder",
+    ),
+    (CheckpointSpec, "format"): _one_of(FORMATS),
+    (CheckpointSpec, "form"): _one_of(FORMS),
+    (CheckpointSpec, "top1"): PERCENT,
+    (CheckpointSpec, "top5"): PERCENT,
+    (CheckpointSpec, "num_classes"): POSITIVE,
+}
+
+
+def check_value(kind: type, field: str, value: Any) -> Optional[str]:
+    """What was expected of this field, or None if the value is right."""
+    rule = RULES.get((kind, field))
+    return None if rule is None or value is None or rule[0](value) else rule[1]
+
+
+def check_record(record: Any) -> Optional[Tuple[str, str, str]]:
+    """(field, what is wrong, what was expected) of fields that do not go together, or None."""
+    if isinstance(record, FileSpec) and record.sha256 and record.sha256_prefix:
+        return "sha256_prefix", "both a whole digest and a prefix are given", "sha256 alone"
+    if isinstance(record, Preprocessing):
+        channels = len(record.colour)
+        for name in ("mean", "std"):
+            if len(getattr(record, name)) != channels:
+                return name, f"{len(getattr(record, name))} values for {record.colour} images", f"{channels} values"
+        if record.resize < record.image_size:
+            return "resize", f"{record.resize} is less than image_size", f"at least {record.image_size}"
+    if isinstance(record, ModelSpec):
+        tags = [checkpoint.tag for checkpoint in record.checkpoints]
+        if record.default is not None and record.default not in tags:
+            return "default", f"no checkpoint has the tag {record.default!r}", f"one of {tags}"
+        if bool(record.checkpoints) == bool(record.no_weights):
+            return "no_weights", "a variant has checkpoints or says why it has none", "one of the two"
+    return None
+
+
+def default_tag(checkpoints: Sequence[CheckpointSpec]) -> str:
+    """The tag with the strongest integrity among the official weights, or among all; the first of equals."""
+    strength = {"sha256": 0, "sha256_prefix": 1, "none": 2}
+    return min(checkpoints, key=lambda c: (not c.official_weights, strength[c.file.integrity])).tag
