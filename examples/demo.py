@@ -1,0 +1,132 @@
+"""The zoo in one minute: a trained RepVGG, fetched by name, verified, re-parameterised, classifying real images.
+
+    ./dev demo [--picture demo.png]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, List, Tuple
+
+# On a machine without a GPU this keeps MegEngine from printing a banner about its absence.
+os.environ.setdefault("MGE_DEFAULT_DEVICE", "cpux")
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import repvgg_zoo
+
+NAME = "RepVGG_N0.digits"
+INK, PAPER, RIGHT, WRONG = (20, 24, 32), (255, 255, 255), (22, 122, 62), (200, 30, 40)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The zoo in one minute.")
+    parser.add_argument("--picture", type=Path, default=Path("demo.png"), help="where to draw digits and predictions")
+    picture = parser.parse_args().picture
+
+    title("The registry: names, costs of the deploy form, accuracy of the default checkpoint")
+    show_registry()
+
+    title(f"Fetching {NAME}")
+    spec = repvgg_zoo.model_info(NAME).checkpoint("digits")
+    path = repvgg_zoo.fetch(NAME)
+    print(f"  {path}\n  {path.stat().st_size:,} bytes, sha256 {spec.file.sha256[:16]}... verified")
+
+    title("Building the train form: three branches in each block")
+    model = repvgg_zoo.create(NAME, pretrained=True)
+    images, labels = test_images()
+    to_input = repvgg_zoo.preprocess(model)
+    inputs = np.stack([to_input(image) for image in images])
+    print(f"  {describe(model)}\n  {score(classify(model, inputs), labels)}")
+
+    title("Re-parameterising: one 3x3 convolution in each block")
+    deployed = repvgg_zoo.to_deploy(model)
+    predictions = classify(deployed, inputs)
+    print(f"  {describe(deployed)}\n  {score(predictions, labels)}")
+
+    title("Comparing the two forms, relative to the size of each output")
+    report = repvgg_zoo.compare_forms(model, inputs[:32])
+    worst = report.worst_block
+    print(f"  {len(report.blocks)} blocks, worst {worst.name}: {worst.relative:.1e}; end to end: ", end="")
+    print(f"{report.end_to_end.relative:.1e}")
+
+    title("Timing both, 32 images at a time")
+    before, after = in_turns(lambda: classify(model, inputs[:32]), lambda: classify(deployed, inputs[:32]))
+    print(f"  train form {before * 1e3:.1f} ms, deploy form {after * 1e3:.1f} ms: {before / after:.1f} times as fast")
+
+    draw(images, labels, predictions).save(picture)
+    print(f"\nSome of the test images with their predictions: {picture}")
+
+
+def show_registry() -> None:
+    print(f"  {'name':18} {'params':>9} {'MACs':>9} {'top-1':>7}")
+    for name in repvgg_zoo.list_models():
+        info = repvgg_zoo.model_info(name)
+        accuracy = info.checkpoint(info.default).top1 if info.default else None
+        shown = f"{accuracy:.2f} %" if accuracy else "-"
+        print(f"  {name:18} {info.params.deploy / 1e6:7.2f} M {info.macs.deploy / 1e9:7.2f} G {shown:>7}")
+
+
+def test_images() -> Tuple[np.ndarray, np.ndarray]:
+    """The 360 digits of the test split that lie beside the checkpoint: (360, 8, 8) uint8 and (360,) labels."""
+    with np.load(Path(__file__).parent / "digits-test.npz", allow_pickle=False) as arrays:
+        return arrays["images"], arrays["labels"]
+
+
+def classify(model: Any, inputs: np.ndarray) -> np.ndarray:
+    import megengine
+
+    return np.asarray(model(megengine.Tensor(inputs)).numpy().argmax(1))
+
+
+def describe(model: Any) -> str:
+    tensors = list(model.parameters())
+    return f"{len(tensors)} parameter tensors, {sum(int(np.prod(t.shape)) for t in tensors):,} parameters"
+
+
+def score(predictions: np.ndarray, labels: np.ndarray) -> str:
+    right = int((predictions == labels).sum())
+    return f"{right} of {len(labels)} test images right: top-1 {100 * right / len(labels):.2f} %"
+
+
+def in_turns(*calls: Callable[[], Any], rounds: int = 15) -> List[float]:
+    """The median seconds of each call, taken in turns so that a busy machine is busy for all of them."""
+    seconds: List[List[float]] = [[] for _ in calls]
+    for _ in range(rounds + 2):
+        for call, found in zip(calls, seconds):
+            begun = time.perf_counter()
+            call()
+            found.append(time.perf_counter() - begun)
+    return [float(np.median(found[2:])) for found in seconds]
+
+
+def draw(images: np.ndarray, labels: np.ndarray, predictions: np.ndarray, columns: int = 12, rows: int = 4) -> Image.Image:
+    """A sheet of test images, the wrongly classified ones first; green where the prediction is right."""
+    order = np.argsort(predictions == labels, kind="stable")[: columns * rows]
+    cell, margin, caption = 64, 12, 22
+    width, height = columns * (cell + margin) + margin, rows * (cell + caption + margin) + margin
+    sheet = Image.new("RGB", (width, height), PAPER)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default()
+    for place, index in enumerate(order):
+        x = margin + place % columns * (cell + margin)
+        y = margin + place // columns * (cell + caption + margin)
+        digit = Image.fromarray(255 - images[index]).resize((cell, cell), Image.Resampling.NEAREST)
+        sheet.paste(digit, (x, y))
+        right = predictions[index] == labels[index]
+        pen.rectangle((x - 1, y - 1, x + cell, y + cell), outline=RIGHT if right else WRONG, width=2)
+        text = str(predictions[index]) if right else f"{predictions[index]}, is {labels[index]}"
+        pen.text((x + 2, y + cell + 5), text, fill=RIGHT if right else WRONG, font=font)
+    return sheet
+
+
+def title(text: str) -> None:
+    print(f"\n{text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
