@@ -1,0 +1,302 @@
+"""load_checkpoint: a file of any publisher's format and layout becomes native arrays, with a report of what was done.
+
+Needs NumPy only. The steps are one function each: read the file, find the state in it, recognise the layout, rename,
+tell the form, and bring every array into native shape.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import re
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from ..errors import ArgumentError, CheckpointFormatError, LayoutError, PathLike, UnsafePickleError
+from .layouts import BN_TENSORS, IGNORED, LAYOUTS, Layout, is_bn, native_array, native_key
+
+SHOWN = 10
+
+# Where trainers put the state; plain weights come before averaged ones, which are a training's by-product.
+WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "params", "state_dict_ema", "model_ema", "ema")
+# What wrappers around a network put in front of every key.
+PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "network.", "net.")
+
+BLOCK = re.compile(r"(stage0|stage[1-4]\.\d+|stage(?:1|2|3_first|3_second|4)\.blocks\.\d+)\.")
+BRANCHES = ("rbr_dense.", "rbr_1x1.", "rbr_identity.")
+REPARAM = ("rbr_reparam.weight", "rbr_reparam.bias")
+KERNELS = ("rbr_dense.conv.weight", "rbr_1x1.conv.weight", "rbr_reparam.weight")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a file's arrays: native keys, and for ``skipped`` (the file's key, why)."""
+
+    loaded: Tuple[str, ...]
+    skipped: Tuple[Tuple[str, str], ...] = ()
+    reshaped: Tuple[str, ...] = ()
+    transposed: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The weights of one file in the native layout (see ``layouts``), with the dtype that the file has.
+
+    ``form`` is "train" or "deploy", ``layout`` and ``format`` are the file's. Arrays may be read-only views of the file.
+    """
+
+    arrays: Mapping[str, np.ndarray] = field(repr=False)
+    form: str
+    layout: str
+    format: str
+    path: str
+    report: LoadReport = field(repr=False)
+
+
+def load_checkpoint(path: PathLike, *, layout: Union[str, Layout, None] = None) -> Checkpoint:
+    """Reads a checkpoint file of any known format and layout; needs neither MegEngine nor torch nor Paddle.
+
+    ``layout`` is recognised from the keys unless it is given, by name or as a ``Layout`` of your own. Raises
+    CheckpointFormatError for a damaged or unknown encoding, UnsafePickleError for a pickle that asks for code,
+    LayoutError for keys that fit no layout or not the one given, and ArgumentError for a layout that does not exist.
+    """
+    given = None if layout is None else _given_layout(layout)
+    file = os.fspath(path)
+    format, tree = _read_file(file)
+    try:
+        state, skipped = find_state(tree)
+        chosen, names = recognise(state, [given] if given else _candidates(format))
+        renamed = {names[key]: array for key, array in state.items()}
+        form, superfluous = find_form(renamed)
+        skipped += [(key, superfluous[name]) for key, name in names.items() if name in superfluous]
+        kept = {key: array for key, array in renamed.items() if key not in superfluous}
+        arrays, reshaped, transposed = to_native(kept, chosen)
+    except LayoutError as error:
+        error.path = file
+        raise
+    return Checkpoint(
+        arrays=MappingProxyType(arrays),
+        form=form,
+        layout=chosen.name if given else _layout_name(chosen, format, reshaped),
+        format=format,
+        path=file,
+        report=LoadReport(tuple(arrays), tuple(skipped), tuple(reshaped), tuple(transposed)),
+    )
+
+
+def find_state(tree: Mapping[str, Any]) -> Tuple[Dict[str, np.ndarray], List[Tuple[str, str]]]:
+    """The arrays by the file's keys, out of any wrappers, and (key, why) for everything that is left aside."""
+    skipped: List[Tuple[str, str]] = []
+    path = ""
+    while True:
+        wrapper = next((name for name in WRAPPERS if isinstance(tree.get(name), Mapping)), None)
+        if wrapper is None:
+            break
+        skipped += [(f"{path}{key}", f"beside {wrapper}") for key in tree if key != wrapper]
+        path += f"{wrapper}."
+        tree = tree[wrapper]
+    state: Dict[str, np.ndarray] = {}
+    for key, value in tree.items():
+        if not isinstance(key, str) or not isinstance(value, np.ndarray):
+            skipped.append((f"{path}{key}", "not an array"))
+        elif not IGNORED.isdisjoint(key.split(".")):
+            skipped.append((key, "a counter or helper"))
+        else:
+            state[key] = value
+    integers = [f"{key} ({array.dtype})" for key, array in state.items() if array.dtype.kind != "f"]
+    if integers:
+        raise LayoutError(
+            f"the weights are not floating point: {_some(integers)}", hint="quantised weights cannot be loaded"
+        )
+    return state, skipped
+
+
+def recognise(state: Mapping[str, np.ndarray], candidates: Sequence[Layout]) -> Tuple[Layout, Dict[str, str]]:
+    """The first layout that knows every key, and the native name of each; common prefixes are taken off if need be."""
+    if not state:
+        raise LayoutError("the file holds no arrays", hint="give a file that holds a state dict")
+    closest: Tuple[int, Optional[Layout], List[str]] = (0, None, list(state))
+    for cut in _prefix_lengths(state):
+        for layout in candidates:
+            found = {key: native_key(layout, key[cut:]) for key in state}
+            names = {key: name for key, name in found.items() if name is not None}
+            if len(names) == len(state):
+                return layout, names
+            if len(names) > closest[0]:
+                closest = (len(names), layout, [key for key in state if key not in names])
+    count, nearest, unknown = closest
+    tried = ", ".join(layout.name for layout in candidates)
+    raise LayoutError(
+        f"{len(unknown)} of {len(state)} keys are not those of a RepVGG in layout {nearest.name if nearest else tried}: "
+        + _some(unknown),
+        expected=tried,
+        actual=unknown,
+        hint="leave layout= out to have it recognised, or remove keys that are not the network's"
+        if count
+        else f"layouts that can be read: {', '.join(LAYOUTS)}",
+    )
+
+
+def find_form(arrays: Mapping[str, np.ndarray]) -> Tuple[str, Dict[str, str]]:
+    """"train" or "deploy", and the keys (with a reason) that the form has no use for.
+
+    Some publishers keep a block's branches beside its fused convolution. Complete branches are then the truth, since
+    the convolution can be made from them; otherwise a complete convolution is. Raises LayoutError, which names blocks,
+    if they are not all of one form.
+    """
+    keys: Dict[str, List[str]] = {}
+    for key in arrays:
+        match = BLOCK.match(key)
+        if match:
+            keys.setdefault(match.group(1), []).append(key[match.end() :])
+    forms: Dict[str, List[str]] = {"train": [], "deploy": []}
+    superfluous: Dict[str, str] = {}
+    for block, tensors in keys.items():
+        branches = [name for name in tensors if name.startswith(BRANCHES)]
+        reparam = [name for name in tensors if name in REPARAM]
+        if branches and reparam:
+            if _is_complete(block, branches) or len(reparam) < len(REPARAM):
+                dropped, why, branches_win = reparam, "the block's branches are here and are what counts", True
+            else:
+                dropped, why, branches_win = branches, "the block's branches are not complete, its fused form is", False
+            superfluous.update({f"{block}.{name}": why for name in dropped})
+            forms["train" if branches_win else "deploy"].append(block)
+        elif branches or reparam:
+            forms["train" if branches else "deploy"].append(block)
+    if forms["train"] and forms["deploy"]:
+        raise LayoutError(
+            f"some blocks have branches ({_some(forms['train'], 3)}), others are fused ({_some(forms['deploy'], 3)})",
+            actual=forms,
+            hint="save the network either before re-parameterising it or after all of its blocks are",
+        )
+    if not forms["train"] and not forms["deploy"]:
+        raise LayoutError("the file holds no RepVGG block", actual=list(arrays)[:SHOWN])
+    return ("train" if forms["train"] else "deploy"), superfluous
+
+
+def to_native(
+    arrays: Mapping[str, np.ndarray], layout: Layout
+) -> Tuple[Dict[str, np.ndarray], List[str], List[str]]:
+    """Arrays under native keys in native shapes, in the order of the file, and the keys reshaped and transposed.
+
+    Torch's shapes do not say into how many groups a kernel (out, in / groups, k, k) falls, but the block before it
+    does: its output channels are this block's ``in``. The stem is never grouped (paper, section 3.4).
+    """
+    entering = _input_channels(arrays)
+    native: Dict[str, np.ndarray] = {}
+    reshaped: List[str] = []
+    transposed: List[str] = []
+    for key, array in arrays.items():
+        match = BLOCK.match(key)
+        native[key] = native_array(layout, key, array, entering.get(match.group(1)) if match else None)
+        if layout.head_transposed and key == "linear.weight":
+            transposed.append(key)
+        elif native[key].shape != array.shape:
+            reshaped.append(key)
+    return native, reshaped, transposed
+
+
+def _input_channels(arrays: Mapping[str, np.ndarray]) -> Dict[str, int]:
+    """What enters each block, from the output channels of the one before it; the stem is left out."""
+    leaving: Dict[str, int] = {}
+    for key, array in arrays.items():
+        match = BLOCK.match(key)
+        if match and key[match.end() :] in KERNELS and array.ndim in (4, 5):
+            leaving[match.group(1)] = int(np.prod(array.shape[:-3]))
+    blocks = sorted(leaving, key=_block_order)
+    return {block: leaving[before] for before, block in zip(blocks, blocks[1:])}
+
+
+def _block_order(block: str) -> Tuple[str, int]:
+    stage, *rest = block.split(".")
+    return stage, int(rest[-1]) if rest else 0
+
+
+def _is_complete(block: str, branches: Iterable[str]) -> bool:
+    """Whether all branches that ``block`` must have are there in full."""
+    wanted = {f"{branch}.conv.weight" for branch in ("rbr_dense", "rbr_1x1")}
+    wanted |= {f"{branch}.bn.{name}" for branch in ("rbr_dense", "rbr_1x1") for name in BN_TENSORS}
+    stage, index = _block_order(block)
+    if index > 0 or stage == "stage3_second":  # the first block of any other stage has stride 2, and no identity
+        wanted |= {f"rbr_identity.{name}" for name in BN_TENSORS}
+    return wanted <= set(branches)
+
+
+def _prefix_lengths(state: Mapping[str, np.ndarray]) -> List[int]:
+    """How many characters of every key may be a wrapper's prefix: 0, and then one known prefix more each time."""
+    lengths = [0]
+    while True:
+        cut = lengths[-1]
+        prefix = next((name for name in PREFIXES if all(key.startswith(name, cut) for key in state)), None)
+        if prefix is None:
+            return lengths
+        lengths.append(cut + len(prefix))
+
+
+def _given_layout(layout: Union[str, Layout]) -> Layout:
+    if isinstance(layout, Layout):
+        return layout
+    if layout not in LAYOUTS:
+        known = ", ".join(LAYOUTS)
+        raise ArgumentError(f"no layout is called {layout!r}", expected=known, actual=layout, hint=f"choose from {known}")
+    return LAYOUTS[layout]
+
+
+def _candidates(format: str) -> List[Layout]:
+    """The layouts in the order in which they are tried; a deploy file of Paddle's differs from others by format only."""
+    first = ["paddleclas"] if format == "paddle" else []
+    return [LAYOUTS[name] for name in (*first, *LAYOUTS) if name != "native"]
+
+
+def _layout_name(layout: Layout, format: str, reshaped: Sequence[str]) -> str:
+    """The native layout and the official one share their keys, and for most variants their shapes too."""
+    if layout.name not in ("official", "official_plus") or format not in ("safetensors", "megengine"):
+        return layout.name
+    from_torch = any(not is_bn(key) for key in reshaped)
+    return layout.name if from_torch else "native"
+
+
+def _some(names: Sequence[str], shown: int = SHOWN) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+# To be replaced by formats.read_file, which has this signature and reads every format. ------------------------
+
+_ALLOWED = {
+    ("collections", "OrderedDict"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise UnsafePickleError(f"the pickle asks for {module}.{name}", blocked=[f"{module}.{name}"])
+        return super().find_class(module.replace("numpy._core", "numpy.core"), name)
+
+
+def _read_file(path: str) -> Tuple[str, Mapping[str, Any]]:
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        if data[8:9] == b"{":
+            from safetensors.numpy import load
+
+            return "safetensors", load(data)
+        tree = _Unpickler(io.BytesIO(data)).load()
+    except UnsafePickleError as error:
+        error.path = path
+        raise
+    except Exception as error:
+        raise CheckpointFormatError(f"{path} is damaged or of an unknown format: {error}", path=path) from error
+    if not isinstance(tree, Mapping):
+        raise CheckpointFormatError(f"{path} holds no dict of arrays", path=path)
+    return "megengine", tree
