@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -96,9 +97,11 @@ def _from_source(job: Transfer, visit: _Visit, attempts: List[str]) -> str:
             return _checked(job)
         except SourceError as error:
             attempts.append(f"{visit.source.label}: {error}")
-            if error.wrong is not None and not visit.restarted:
-                # An old part or a bad cache on the way may be to blame: once more, from zero and past all caches.
+            if error.wrong is not None:
                 part.reset()
+                if visit.restarted:
+                    raise
+                # An old part or a bad cache on the way may be to blame: once more, from zero and past all caches.
                 visit.restarted, visit.validator, best = True, None, 0
                 continue
             if part.size >= best + limits.progress:
@@ -216,7 +219,10 @@ def _checked(job: Transfer) -> str:
 
 
 def _failure(file: FileSpec, attempts: Sequence[str], wrong: Optional[Tuple[Source, Any, Any]]) -> ZooError:
-    tried = "".join(f"\n  - {attempt}" for attempt in attempts) or "\n  - it has no source"
+    tried = "".join(
+        f"\n  - {attempt}" + (f" ({count} times)" if count > 1 else "") for attempt, count in Counter(attempts).items()
+    )
+    tried = tried or "\n  - it has no source"
     if wrong is not None:
         source, expected, actual = wrong
         return IntegrityError(

@@ -64,11 +64,8 @@ class RequestsWeb:
     """
 
     def __init__(self, connect_timeout: float = 15.0, read_timeout: float = 30.0) -> None:
-        import requests
-
-        self._requests = requests
-        self._session = requests.Session()
         self._timeout = (connect_timeout, read_timeout)
+        self._session: Any = None
 
     def get(self, source: Source, headers: Mapping[str, str]) -> Reply:
         """One GET; https never falls back to http, and credentials never go to another origin."""
@@ -83,7 +80,9 @@ class RequestsWeb:
         return reply
 
     def close(self) -> None:
-        self._session.close()
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
     def _follow(self, url: str, headers: Mapping[str, str]) -> Reply:
         url, auth = split_credentials(url)
@@ -103,7 +102,11 @@ class RequestsWeb:
         raise SourceError(f"more than {MAX_REDIRECTS} redirects", heals=False)
 
     def _send(self, url: str, headers: Mapping[str, str], auth: Optional[Tuple[str, str]]) -> Any:
-        errors = self._requests.exceptions
+        import requests
+
+        if self._session is None:
+            self._session = requests.Session()
+        errors = requests.exceptions
         sent = {"Accept-Encoding": "identity", "User-Agent": "repvgg_zoo", **headers}
         try:
             return self._session.get(
@@ -223,7 +226,7 @@ def _reason(error: BaseException) -> str:
             break
         seen = inner
     text = re.sub(r"https?://\S+", "(URL)", str(seen)) or type(seen).__name__
-    return text.split(">: ")[-1][:200]
+    return re.split(r">: |\): ", text)[-1][:200]
 
 
 def _tls_reason(error: BaseException) -> str:
