@@ -7,16 +7,18 @@ moved, copied to another machine, or served by any web server as a mirror.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import shutil
 import stat
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
 
-from repvgg_zoo.errors import CacheError
+from repvgg_zoo.errors import CacheError, DiskFullError
 from repvgg_zoo.registry.spec import FileSpec
 
 from .clock import SYSTEM_CLOCK, Clock
@@ -28,6 +30,7 @@ STAMP_SUFFIX = ".stamp"
 STAMP_VERSION = 1
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of repvgg_zoo; see https://bford.info/cachedir/\n"
 _REPLACE_TRIES = 20
+_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 logger = logging.getLogger("repvgg_zoo.hub")
 
@@ -98,11 +101,30 @@ def unusable(root: Path, error: BaseException) -> CacheError:
     )
 
 
+def write_error(root: Path, error: OSError, name: str, needed: int, free: Optional[int] = None) -> CacheError:
+    """The error for a write that failed: DiskFullError if the disk is full (ENOSPC, or a quota), else CacheError."""
+    if error.errno not in _NO_ROOM:
+        return unusable(root, error)
+    return disk_full(root, name, needed, shutil.disk_usage(str(root)).free if free is None else free)
+
+
+def disk_full(root: Path, name: str, needed: int, free: int) -> DiskFullError:
+    """The error for a file that has no room; ``needed`` and ``free`` in bytes."""
+    return DiskFullError(
+        f"no room for {name} in {root}: {needed} bytes are needed, {free} are free",
+        hint=f"free some space or set {HOME} to a folder on another disk",
+        needed=needed,
+        free=free,
+        path=root,
+    )
+
+
 def publish(part: Path, target: Path, clock: Clock = SYSTEM_CLOCK) -> None:
     """Give a finished part its stored name, in one step that readers see as a whole or not at all.
 
     On Windows a reader or a virus scanner that holds the old file open makes this fail for a moment, so it is tried
-    again for about two seconds.
+    again for about two seconds. There is no fsync: the common file systems grow a file only when its bytes are down, so
+    after a power cut the size, which the stamp holds, tells; and an fsync of a big file can take very long.
     """
     for tries in range(1, _REPLACE_TRIES + 1):
         try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Hashable, Optional, Sequence, Tuple, Union
 
-from repvgg_zoo.errors import CacheError, DiskFullError, DownloadError, OfflineError, UnverifiedError, ZooError
+from repvgg_zoo.errors import CacheError, DownloadError, OfflineError, UnverifiedError, ZooError
 from repvgg_zoo.registry.spec import FileSpec
 
 from . import cache
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("repvgg_zoo.hub")
 
-_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _LOST_PART_TRIES = 3
 
 
@@ -96,7 +94,7 @@ def _fetch_missing(
             raise _offline(file, settings, ())
     cache.prepare(root)
     report = choose_progress(progress, settings.progress)
-    make_lock = tools.make_lock or FileLock
+    make_lock = tools.make_lock or FileLock  # looked up here, so that a hit imports no lock
     try:
         with turn(
             make_lock=lambda: make_lock(root / f"{key}.lock"),
@@ -134,7 +132,7 @@ def _download(
     def need_room(size: int) -> None:
         free = tools.free_bytes(root)
         if free < size:
-            raise _disk_full(file, root, size, free)
+            raise cache.disk_full(root, file.name, size, free)
 
     try:
         part = Part(root, file_key(file))
@@ -164,10 +162,8 @@ def _download(
             part.discard()
         if isinstance(error, ZooError):
             raise
-        if error.errno in _NO_ROOM:
-            missing = (file.size or part.size) - part.size
-            raise _disk_full(file, root, missing, tools.free_bytes(root)) from error
-        raise cache.unusable(root, error) from error
+        missing = max(0, (file.size or 0) - part.size)
+        raise cache.write_error(root, error, file.name, missing, tools.free_bytes(root)) from error
     except BaseException:  # an interrupt: what came so far serves the next call
         if resumable:
             part.release()
@@ -243,14 +239,4 @@ def _offline(file: FileSpec, settings: Settings, attempts: Tuple[str, ...]) -> O
         "import a bundle, or go online once",
         attempts=looked,
         path=settings.cache / name,
-    )
-
-
-def _disk_full(file: FileSpec, root: Path, needed: int, free: int) -> DiskFullError:
-    return DiskFullError(
-        f"no room for {file.name} in {root}: {needed} bytes are needed, {free} are free",
-        hint=f"free some space (repvgg-zoo cache prune) or set {HOME} to a folder on another disk",
-        needed=needed,
-        free=free,
-        path=root,
     )

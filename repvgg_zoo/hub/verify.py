@@ -6,7 +6,7 @@ import hashlib
 import queue
 import threading
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from repvgg_zoo.registry.spec import FileSpec
 
@@ -62,20 +62,21 @@ def recognise(head: bytes) -> Optional[str]:
 class StreamHash:
     """SHA-256 over a stream, computed in a thread of its own, so that hashing and receiving overlap.
 
-    ``hashlib`` lets go of the interpreter lock while it works, so two cores are used.
+    ``hashlib`` lets go of the interpreter lock while it works, so two cores are used. Small pieces (TLS gives 16 KiB at
+    a time) are gathered first, because handing over costs more than hashing them.
     """
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
-        self._pending: "queue.Queue[Optional[bytes]]" = queue.Queue(maxsize=16)
+        self._gathered = bytearray()
+        self._pending: "queue.Queue[Optional[Union[bytes, bytearray]]]" = queue.Queue(maxsize=8)
         self._thread: Optional[threading.Thread] = None
 
     def update(self, data: bytes) -> None:
-        """Take the next bytes; they must not change afterwards."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="repvgg_zoo-hash", daemon=True)
-            self._thread.start()
-        self._pending.put(data)
+        """Take the next bytes."""
+        self._gathered += data
+        if len(self._gathered) >= CHUNK:
+            self._hand_over()
 
     def hexdigest(self) -> str:
         """The digest of all bytes so far; more may follow."""
@@ -84,10 +85,19 @@ class StreamHash:
 
     def close(self) -> None:
         """End the thread once it has worked off what is pending."""
+        self._hand_over()
         if self._thread is not None:
             self._pending.put(None)
             self._thread.join()
             self._thread = None
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="repvgg_zoo-hash", daemon=True)
+                self._thread.start()
+            self._pending.put(self._gathered)
+            self._gathered = bytearray()
 
     def _work(self) -> None:
         while True:
