@@ -222,10 +222,12 @@ def _who_works(root: Path, file: FileSpec) -> str:
 
 
 def _unverified(file: FileSpec) -> UnverifiedError:
+    from .sources import redact
+
     return UnverifiedError(
         f"the publisher of {file.name} states no digest, so nothing shows that it is the right file",
         hint=f"pass allow_unverified=True or set {ALLOW_UNVERIFIED}=1; its digest is then recorded and checked ever after",
-        url=file.sources[0] if file.sources else None,
+        url=redact(file.sources[0]) if file.sources else None,
     )
 
 

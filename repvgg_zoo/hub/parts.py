@@ -103,6 +103,7 @@ class Part:
         for orphan in sorted(orphans(self._root, self._key, self.path, clock), key=_size, reverse=True):
             claimed = self._root / _own_name(self._key)
             try:
+                os.utime(orphan)  # before the new name, or its age would invite the next claimer
                 os.rename(orphan, claimed)
             except OSError:  # another process was faster, or may not be disturbed
                 continue

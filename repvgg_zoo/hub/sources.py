@@ -50,6 +50,8 @@ def redact(url: str) -> str:
     >>> redact("https://me:secret@host.example/a.bin?token=x")
     'https://host.example/a.bin?…'
     """
+    if "://" not in url:  # gdrive:<id> or a path
+        return url
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""

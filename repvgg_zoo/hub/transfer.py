@@ -83,7 +83,7 @@ def fill(job: Transfer, sources: Sequence[Source]) -> str:
             logger.info("%s from %s failed: %s", job.file.name, source.label, error)
             if error.wrong is not None:
                 wrong = (source, *error.wrong)
-    raise _failure(job.file, attempts, wrong)
+    raise _failure(job.file, sources, attempts, wrong)
 
 
 def _from_source(job: Transfer, visit: _Visit, attempts: List[str]) -> str:
@@ -218,7 +218,9 @@ def _checked(job: Transfer) -> str:
     return digest
 
 
-def _failure(file: FileSpec, attempts: Sequence[str], wrong: Optional[Tuple[Source, Any, Any]]) -> ZooError:
+def _failure(
+    file: FileSpec, sources: Sequence[Source], attempts: Sequence[str], wrong: Optional[Tuple[Source, Any, Any]]
+) -> ZooError:
     tried = "".join(
         f"\n  - {attempt}" + (f" ({count} times)" if count > 1 else "") for attempt, count in Counter(attempts).items()
     )
@@ -236,7 +238,7 @@ def _failure(file: FileSpec, attempts: Sequence[str], wrong: Optional[Tuple[Sour
     return DownloadError(
         f"no source gave {file.name}{tried}",
         attempts=attempts,
-        url=file.sources[0] if len(file.sources) == 1 else None,
+        url=sources[0].label if len(sources) == 1 else None,
         hint="check the network and proxy settings, or set REPVGG_ZOO_MIRROR to a mirror that is reachable",
     )
 

@@ -91,9 +91,12 @@ class RequestsWeb:
             response = self._send(url, headers, auth if _origin(url) == origin else None)
             if response.status_code not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
                 return _RequestsReply(response)
-            target = urljoin(url, response.headers["Location"])
             response.close()
-            old, new = urlsplit(url).scheme, urlsplit(target).scheme
+            try:
+                target = urljoin(url, response.headers["Location"])
+                old, new = urlsplit(url).scheme, urlsplit(target).scheme
+            except ValueError as error:
+                raise SourceError("a redirect to an invalid URL", heals=False) from error
             if new not in ("http", "https") or (old == "https" and new == "http"):
                 raise SourceError(f"a redirect from {old} to {new or 'nowhere'} was refused ({redact(target)})", heals=False)
             url, inline = split_credentials(target)

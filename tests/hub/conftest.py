@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from pathlib import Path
 from typing import Any, Iterator, List, Optional
@@ -13,6 +14,7 @@ from repvgg_zoo.hub.transfer import Limits
 from repvgg_zoo.hub.web import RequestsWeb
 from repvgg_zoo.registry.spec import FileSpec
 
+from .real_nginx import Nginx
 from .server import Server
 
 BODY = random.Random(7).getrandbits(8 * 3_000_000).to_bytes(3_000_000, "little")
@@ -87,8 +89,15 @@ def zoo(tmp_path: Path) -> Zoo:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine that runs the tests takes part in them."""
-    import os
-
     for name in list(os.environ):
         if name.startswith("REPVGG_ZOO_") and name != "REPVGG_ZOO_TEST_NO_NGINX" or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    if os.environ.get("REPVGG_ZOO_TEST_NO_NGINX") == "1":
+        pytest.skip("REPVGG_ZOO_TEST_NO_NGINX=1: this machine has no nginx")
+    running = Nginx(tmp_path_factory.mktemp("nginx"))
+    yield running
+    running.close()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
+
+from repvgg_zoo.registry.spec import FileSpec
 
 CONFIG = """
 worker_processes 1;
@@ -28,6 +31,7 @@ http {{
         ssl_certificate {home}/server.pem;
         ssl_certificate_key {home}/server.key;
         root {folder};
+        location ~ ^/to-plain/(?<to>[0-9]+)(?<rest>/.*)$ {{ return 302 http://127.0.0.1:$to$rest; }}
         location /slow/ {{ alias {folder}/; limit_rate 4m; }}
     }}
 }}
@@ -35,22 +39,27 @@ http {{
 
 
 class Nginx:
-    """Started by the constructor, ended by ``close``; ``ca`` is the authority's certificate."""
+    """Started by the constructor, ended by ``close``; ``ca`` is the authority's certificate.
 
-    def __init__(self, folder: Path, home: Path) -> None:
+    It serves ``big.bin``, a file of ``size`` random bytes, and whatever else lies in ``home``'s folder ``files``.
+    """
+
+    def __init__(self, home: Path, size: int = 8_000_000) -> None:
         binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
         if binary is None:
             raise RuntimeError("nginx is missing: apt-get install nginx-light, or set REPVGG_ZOO_TEST_NO_NGINX=1")
         home.mkdir(parents=True, exist_ok=True)
         (home / "tmp").mkdir(exist_ok=True)
-        home.chmod(0o755)
-        self.home, self.ca = home, home / "ca.pem"
+        self.home, self.ca, self.folder = home, home / "ca.pem", home / "files"
+        self.folder.mkdir(exist_ok=True)
+        self.body = os.urandom(size)
+        (self.folder / "big.bin").write_bytes(self.body)
         self.port, self.tls_port = _free_port(), _free_port()
         _make_certificates(home)
         config = home / "nginx.conf"
         user = "user root;\n" if os.name == "posix" and os.getuid() == 0 else ""
         config.write_text(
-            user + CONFIG.format(home=home, folder=folder, port=self.port, tls_port=self.tls_port), encoding="utf-8"
+            user + CONFIG.format(home=home, folder=self.folder, port=self.port, tls_port=self.tls_port), encoding="utf-8"
         )
         self._process = subprocess.Popen(
             [binary, "-p", str(home), "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -59,6 +68,10 @@ class Nginx:
 
     def url(self, path: str, *, tls: bool = False) -> str:
         return f"https://localhost:{self.tls_port}{path}" if tls else f"http://127.0.0.1:{self.port}{path}"
+
+    def file(self, *, tls: bool = False, path: str = "/big.bin") -> FileSpec:
+        """The description of ``big.bin``."""
+        return FileSpec("big.bin", (self.url(path, tls=tls),), len(self.body), hashlib.sha256(self.body).hexdigest())
 
     def log(self) -> str:
         return (self.home / "access.log").read_text(encoding="utf-8")
