@@ -12,6 +12,7 @@ import shutil
 import stat
 import uuid
 import zipfile
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,7 +178,7 @@ class _Zip:
         names = archive.namelist()
         # Members are read by name and never extracted, so a path could do no harm; it still shows that the file was
         # not made by ``pack``.
-        odd = [name for name in names if name != safe_name(name) or names.count(name) > 1]
+        odd = [name for name, count in Counter(names).items() if name != safe_name(name) or count > 1]
         if odd:
             raise BundleError(
                 f"the bundle has a member that no bundle has: {odd[0]!r}",
