@@ -33,6 +33,7 @@ http {{
         root {folder};
         location ~ ^/to-plain/(?<to>[0-9]+)(?<rest>/.*)$ {{ return 302 http://127.0.0.1:$to$rest; }}
         location /slow/ {{ alias {folder}/; limit_rate 4m; }}
+        location /steady/ {{ alias {folder}/; limit_rate 40m; }}
     }}
 }}
 """
@@ -75,6 +76,16 @@ class Nginx:
 
     def log(self) -> str:
         return (self.home / "access.log").read_text(encoding="utf-8")
+
+    def bytes_sent(self) -> int:
+        """The body bytes sent so far, once every connection has ended and is in the log."""
+        last, same_since = "", time.monotonic()
+        while time.monotonic() - same_since < 0.1:
+            text = self.log()
+            if text != last:
+                last, same_since = text, time.monotonic()
+            time.sleep(0.02)
+        return sum(int(line.split('" ')[1].split()[1]) for line in last.splitlines())
 
     def close(self) -> None:
         self._process.terminate()
