@@ -1,0 +1,12 @@
+"""The hub loader: from a file's description to a verified file on this machine.
+
+It knows nothing of networks. ``fetch_file`` is the one door; ``manage`` looks after a cache folder, ``bundle`` carries
+files to a machine without a network. A cache is a flat folder that can be moved, shared read-only, or served as a mirror.
+"""
+
+from .cache import Stamp
+from .fetch import Tools, fetch_file
+from .names import stored_name
+from .settings import Settings, read_settings
+
+__all__ = ["Settings", "Stamp", "Tools", "fetch_file", "read_settings", "stored_name"]

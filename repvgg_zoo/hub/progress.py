@@ -1,0 +1,125 @@
+"""Progress of a download: one line on a terminal, nothing elsewhere, or whatever the caller hands in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Mapping, Optional, Protocol, TextIO, Union
+
+from .clock import SYSTEM_CLOCK, Clock
+
+REFRESH_SECONDS = 0.1
+_LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "MV2_COMM_WORLD_LOCAL_RANK")
+
+
+class Progress(Protocol):
+    """Where a download reports to."""
+
+    def update(self, name: str, done: int, total: Optional[int]) -> None:
+        """``done`` of ``total`` bytes of the file are there; ``total`` is None if nobody knows it."""
+
+    def note(self, text: str) -> None:
+        """Something that a person who waits wants to know."""
+
+    def close(self) -> None:
+        """No more will come."""
+
+
+class Silence:
+    """No progress at all."""
+
+    def update(self, name: str, done: int, total: Optional[int]) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class TerminalLine:
+    """One line that is rewritten in place: name, part done, rate, time left."""
+
+    def __init__(self, stream: Optional[TextIO] = None, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._began: Optional[float] = None
+        self._first = self._width = 0
+        self._next = 0.0
+
+    def update(self, name: str, done: int, total: Optional[int]) -> None:
+        now = self._clock.monotonic()
+        if self._began is None or done < self._first:
+            self._began, self._first = now, done
+        if now < self._next and done != total:
+            return
+        self._next = now + REFRESH_SECONDS
+        seconds = now - self._began
+        rate = (done - self._first) / seconds if seconds > 0.5 else None
+        line = f"{name}  {size_text(done)}"
+        if total:
+            line += f" of {size_text(total)} ({100 * done // total}%)"
+        if rate:
+            line += f"  {size_text(rate)}/s"
+            if total:
+                line += f"  {time_text((total - done) / rate)} left"
+        self._write(line)
+
+    def note(self, text: str) -> None:
+        self._write(text)
+        self._stream.write("\n")
+        self._width = 0
+
+    def close(self) -> None:
+        if self._width:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._width = 0
+
+    def _write(self, line: str) -> None:
+        self._stream.write("\r" + line.ljust(self._width))
+        self._stream.flush()
+        self._width = len(line)
+
+
+def choose_progress(
+    wanted: Union[None, bool, Progress],
+    setting: Optional[bool],
+    environ: Optional[Mapping[str, str]] = None,
+) -> Progress:
+    """The caller's word, else the setting's, else a line if stderr is a terminal and this is the machine's first rank."""
+    if wanted is not None and not isinstance(wanted, bool):
+        return wanted
+    env = os.environ if environ is None else environ
+    if any(env.get(rank, "0") not in ("", "0") for rank in _LOCAL_RANKS):
+        return Silence()
+    on = setting if wanted is None else wanted
+    if on is None:
+        on = sys.stderr is not None and sys.stderr.isatty()
+    return TerminalLine() if on and sys.stderr is not None else Silence()
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as people write it.
+
+    >>> size_text(33_500_000)
+    '33.5 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError
+
+
+def time_text(seconds: float) -> str:
+    """A time as minutes and seconds.
+
+    >>> time_text(75)
+    '1:15'
+    """
+    whole = int(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return f"{whole // 60}:{whole % 60:02d}"

@@ -1,0 +1,103 @@
+"""What the hub's tests share: a scripted server, a clock that never sleeps, and a cache of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from pathlib import Path
+from typing import Any, Iterator, List, Optional
+
+import pytest
+from repvgg_zoo.hub import Settings, Tools, fetch_file
+from repvgg_zoo.hub.transfer import Limits
+from repvgg_zoo.hub.web import RequestsWeb
+from repvgg_zoo.registry.spec import FileSpec
+
+from .real_nginx import Nginx
+from .server import Server
+
+BODY = random.Random(7).getrandbits(8 * 3_000_000).to_bytes(3_000_000, "little")
+OTHER = BODY[:-1] + bytes([BODY[-1] ^ 1])
+
+
+class FakeClock:
+    """Time that passes only when somebody sleeps, and then at once."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+        self.slept: List[float] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+    def jitter(self) -> float:
+        return 1.0
+
+
+class Zoo:
+    """A cache folder, a clock and a loader with short timeouts."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.clock = FakeClock()
+
+    def tools(self, **changed: Any) -> Tools:
+        given = {"clock": self.clock, "web": RequestsWeb(2.0, 0.25), "limits": Limits(), **changed}
+        return Tools(**given)
+
+    def fetch(self, file: FileSpec, *, settings: Optional[Settings] = None, **arguments: Any) -> Path:
+        tools = arguments.pop("tools", None) or self.tools()
+        return fetch_file(file, settings=settings or Settings(cache=self.root), tools=tools, **arguments)
+
+    def names(self) -> List[str]:
+        """What lies in the cache, but for the tag and locks."""
+        if not self.root.exists():
+            return []
+        kept = (path.name for path in self.root.iterdir() if path.suffix != ".lock" and path.name != "CACHEDIR.TAG")
+        return sorted(kept)
+
+    def parts(self) -> List[Path]:
+        return sorted(self.root.glob("*.part"))
+
+
+def spec(*sources: str, body: bytes = BODY, name: str = "a.bin", **changed: Any) -> FileSpec:
+    """A file with a full digest; pass ``sha256=None`` and so on for less."""
+    facts = {"size": len(body), "sha256": hashlib.sha256(body).hexdigest(), **changed}
+    return FileSpec(name, tuple(sources), **facts)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Zoo:
+    return Zoo(tmp_path / "cache")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine that runs the tests takes part in them."""
+    for name in list(os.environ):
+        if name.startswith("REPVGG_ZOO_") and name != "REPVGG_ZOO_TEST_NO_NGINX" or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    if os.environ.get("REPVGG_ZOO_TEST_NO_NGINX") == "1":
+        pytest.skip("REPVGG_ZOO_TEST_NO_NGINX=1: this machine has no nginx")
+    running = Nginx(tmp_path_factory.mktemp("nginx"))
+    yield running
+    running.close()

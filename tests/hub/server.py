@@ -1,0 +1,135 @@
+"""A web server on 127.0.0.1 that follows a script: what each path answers, request by request."""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Callable, Dict, List, Mapping, Optional, Tuple
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer. ``cut`` ends the body after so many bytes, ``reset`` does so with a TCP reset, ``stall`` with silence."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    ranges: bool = True
+    etag: Optional[str] = None
+    cut: Optional[int] = None
+    reset: bool = False
+    stall: bool = False
+    chunked: bool = False
+    length: bool = True
+
+
+@dataclass(frozen=True)
+class Request:
+    path: str
+    headers: Mapping[str, str]
+
+
+class Server:
+    """``serve(path, a, b)`` answers the first request with a and all later ones with b."""
+
+    def __init__(self) -> None:
+        self.requests: List[Request] = []
+        self.sent = 0
+        self._scripts: Dict[str, List[Answer]] = {}
+        self._lock = threading.Lock()
+        self.gate: Callable[[], None] = lambda: None
+        self._stop = threading.Event()
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                owner._answer(self)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        class Quiet(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass  # clients that hang up are part of the tests
+
+        self._server = Quiet(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+
+    def url(self, path: str = "/a.bin") -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def serve(self, path: str, *answers: Answer) -> str:
+        self._scripts[path] = list(answers)
+        return self.url(path)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _next(self, path: str) -> Answer:
+        with self._lock:
+            script = self._scripts.get(path)
+            if script is None:
+                return Answer(b"nothing here", status=404)
+            return script.pop(0) if len(script) > 1 else script[0]
+
+    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+        with self._lock:
+            self.requests.append(Request(handler.path, dict(handler.headers.items())))
+        self.gate()
+        answer = self._next(handler.path.split("?")[0])
+        status, headers, body = _with_range(answer, handler.headers)
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        if answer.chunked:
+            handler.send_header("Transfer-Encoding", "chunked")
+        elif "Content-Length" not in headers and answer.length:
+            handler.send_header("Content-Length", str(len(body)))
+        if not answer.length:
+            handler.send_header("Connection", "close")
+        handler.end_headers()
+        whole = answer.cut is None
+        piece = body if whole else body[: answer.cut]
+        for start in range(0, len(piece), 1 << 16):
+            data = piece[start : start + (1 << 16)]
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data) if answer.chunked else data)
+            with self._lock:
+                self.sent += len(data)
+        if answer.stall:
+            self._stop.wait(20)
+        if answer.reset:
+            # Lingering for zero seconds makes close() send RST in place of FIN.
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.close()
+        elif answer.chunked and whole:
+            handler.wfile.write(b"0\r\n\r\n")
+        if not whole or not answer.length:
+            handler.close_connection = True
+
+
+def _with_range(answer: Answer, asked: Mapping[str, str]) -> Tuple[int, Dict[str, str], bytes]:
+    headers, body, status = dict(answer.headers), answer.body, answer.status
+    if answer.etag:
+        headers["ETag"] = answer.etag
+    match = re.fullmatch(r"bytes=(\d+)-", asked.get("Range") or "")
+    if status != 200 or not answer.ranges or match is None:
+        return status, headers, body
+    if asked.get("If-Range") not in (None, answer.etag):
+        return status, headers, body
+    start, total = int(match.group(1)), len(body)
+    if start >= total:
+        return 416, {**headers, "Content-Range": f"bytes */{total}"}, b""
+    return 206, {**headers, "Content-Range": f"bytes {start}-{total - 1}/{total}"}, body[start:]

@@ -1,0 +1,113 @@
+"""Offline, local sources and mirrors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from repvgg_zoo.errors import DownloadError, OfflineError
+from repvgg_zoo.hub import Settings, stored_name
+
+from .conftest import BODY, OTHER, Zoo, spec
+from .server import Answer, Server
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_offline_lists_where_it_looked_and_how_to_bring_the_file(zoo: Zoo, server: Server, tmp_path: Path, by: str) -> None:
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    settings = Settings(cache=zoo.root, read_only=(tmp_path / "shared",), offline=by == "environment")
+    with pytest.raises(OfflineError) as caught:
+        zoo.fetch(file, settings=settings, offline=True if by == "argument" else None)
+    name = stored_name(file)
+    assert [str(zoo.root / name) in caught.value.attempts[1], str(tmp_path / "shared" / name) in caught.value.attempts[0]]
+    for word in (name, "REPVGG_ZOO_CACHE_DIRS", "REPVGG_ZOO_MIRROR", "REPVGG_ZOO_OFFLINE"):
+        assert word in str(caught.value)
+    assert server.requests == []
+
+
+def test_offline_answers_from_the_cache(zoo: Zoo, server: Server) -> None:
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    path = zoo.fetch(file)
+    assert zoo.fetch(file, offline=True) == path
+
+
+def test_a_file_brought_by_hand_under_its_stored_name_is_taken_once_it_is_verified(zoo: Zoo) -> None:
+    file = spec("http://127.0.0.1:1/a.bin")
+    zoo.root.mkdir()
+    (zoo.root / stored_name(file)).write_bytes(OTHER)
+    with pytest.raises(OfflineError):
+        zoo.fetch(file, offline=True)
+    (zoo.root / stored_name(file)).write_bytes(BODY)
+    assert zoo.fetch(file, offline=True).read_bytes() == BODY
+
+
+def test_the_argument_beats_the_environment(zoo: Zoo, server: Server) -> None:
+    settings = Settings(cache=zoo.root, offline=True)
+    assert zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))), settings=settings, offline=False).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("form", ["path", "file-url", "mirror-folder"])
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_file_on_this_machine_is_copied_in_and_verified_even_offline(
+    zoo: Zoo, tmp_path: Path, form: str, offline: bool
+) -> None:
+    folder = tmp_path / "some files"
+    folder.mkdir()
+    file = spec("http://127.0.0.1:1/a.bin") if form == "mirror-folder" else spec(str(folder / "a.bin"))
+    settings = Settings(cache=zoo.root)
+    if form == "mirror-folder":
+        (folder / stored_name(file)).write_bytes(BODY)
+        settings = Settings(cache=zoo.root, mirrors=(str(folder),))
+    else:
+        (folder / "a.bin").write_bytes(BODY)
+        file = file if form == "path" else spec((folder / "a.bin").as_uri())
+    path = zoo.fetch(file, settings=settings, offline=offline)
+    assert path.parent == zoo.root and path.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("kind", ["absent", "folder", "pipe", "device", "wrong-bytes", "short", "long", "html"])
+def test_a_local_source_that_is_not_the_file_is_a_failed_source(
+    zoo: Zoo, server: Server, tmp_path: Path, kind: str
+) -> None:
+    local = tmp_path / "local"
+    if kind == "folder":
+        local.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(local)
+    elif kind == "device":
+        local = Path("/dev/zero")
+    elif kind != "absent":
+        local.write_bytes({"wrong-bytes": OTHER, "short": BODY[:-1], "long": BODY + b"x", "html": b"<html>"}[kind])
+    assert zoo.fetch(spec(str(local), server.serve("/a.bin", Answer(BODY)))).read_bytes() == BODY
+
+
+def test_a_local_source_continues_a_part(zoo: Zoo, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(BODY)
+    broken = server.serve("/a.bin", Answer(BODY, cut=1_000_000, reset=False))
+    assert zoo.fetch(spec(broken, str(tmp_path / "a.bin"))).read_bytes() == BODY
+
+
+def test_offline_with_a_local_source_that_fails_is_still_an_offline_error(zoo: Zoo, tmp_path: Path) -> None:
+    with pytest.raises(OfflineError) as caught:
+        zoo.fetch(spec(str(tmp_path / "absent"), "http://127.0.0.1:1/"), offline=True)
+    assert any("No such file" in attempt for attempt in caught.value.attempts)
+
+
+def test_a_mirror_serves_stored_names_and_is_asked_first(zoo: Zoo, server: Server) -> None:
+    file = spec("http://127.0.0.1:1/a.bin")
+    server.serve(f"/zoo/{stored_name(file)}", Answer(BODY))
+    assert zoo.fetch(file, settings=Settings(cache=zoo.root, mirrors=(server.url("/zoo/"),))).read_bytes() == BODY
+    assert zoo.clock.slept == []
+
+
+def test_a_mirror_that_lacks_the_file_or_has_another_does_no_harm(zoo: Zoo, server: Server) -> None:
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    server.serve(f"/wrong/{stored_name(file)}", Answer(OTHER))
+    settings = Settings(cache=zoo.root, mirrors=(server.url("/lacks"), server.url("/wrong")))
+    assert zoo.fetch(file, settings=settings).read_bytes() == BODY
+
+
+def test_a_file_without_sources_says_so(zoo: Zoo) -> None:
+    with pytest.raises(DownloadError, match="it has no source"):
+        zoo.fetch(spec())

@@ -1,0 +1,274 @@
+"""Many threads and processes, lying locks, signals and forks (T19-T23)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import signal
+import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+from repvgg_zoo.hub import Settings, stored_name
+from repvgg_zoo.hub.locks import PATIENCE_SECONDS, FileLock, turn
+from repvgg_zoo.hub.web import RequestsWeb
+
+from . import worker
+from .conftest import BODY, FakeClock, Zoo, spec
+from .real_nginx import Nginx
+from .server import Answer, Server
+from .soak import MOST, soak
+
+DIGEST = hashlib.sha256(BODY).hexdigest()
+
+
+def digests(processes: List[Any]) -> List[str]:
+    """What each process printed; fails with its error if it failed."""
+    results = []
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        results.append(out.strip())
+    return results
+
+
+def test_many_threads_get_the_file_with_one_download(zoo: Zoo, server: Server) -> None:
+    """T19"""
+    from repvgg_zoo.hub import Tools, fetch_file
+
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+
+    def fetch(_: int) -> Path:
+        return fetch_file(file, settings=Settings(cache=zoo.root), tools=Tools(web=RequestsWeb()))
+
+    with ThreadPoolExecutor(16) as pool:
+        paths = set(pool.map(fetch, range(16)))
+    assert [path.read_bytes() == BODY for path in paths] == [True]
+    assert server.sent == len(BODY)
+    assert zoo.parts() == []
+
+
+def test_32_processes_on_a_cold_cache_make_exactly_one_download(zoo: Zoo, server: Server) -> None:
+    """T19: counted in bytes by the server."""
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    assert digests([worker.start(file, zoo.root) for _ in range(32)]) == [DIGEST] * 32
+    assert server.sent == len(BODY)
+    assert zoo.names() == [name.replace("a.bin", "big.bin") for name in _good_names(file)]
+
+
+@pytest.mark.parametrize("locks", ["lying", "missing"])
+def test_without_locks_to_rely_on_everything_still_ends_right(zoo: Zoo, server: Server, locks: str) -> None:
+    """T20: flock that succeeds for everyone, and flock that does not exist."""
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    assert digests([worker.start(file, zoo.root, locks) for _ in range(6)]) == [DIGEST] * 6
+    assert zoo.parts() == []
+
+
+def test_a_lock_that_cannot_be_made_is_warned_of_and_done_without(
+    zoo: Zoo, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T20: no lock file can be made where a folder has its name."""
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    (zoo.root / f"{DIGEST[:16]}.lock").mkdir(parents=True)
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert "no file lock" in caplog.text
+
+
+@pytest.mark.parametrize("error", [OSError(37, "ENOLCK"), NotImplementedError("no flock"), PermissionError(13, "no")])
+def test_a_lock_of_any_broken_kind_costs_nothing_but_bandwidth(zoo: Zoo, server: Server, error: Exception) -> None:
+    """T20"""
+
+    class Broken:
+        def __init__(self, path: Path) -> None:
+            pass
+
+        def try_acquire(self) -> bool:
+            raise error
+
+        def release(self) -> None:
+            raise AssertionError("never taken")
+
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    assert zoo.fetch(file, tools=zoo.tools(make_lock=Broken)).read_bytes() == BODY
+
+
+def test_a_holder_killed_by_sigkill_frees_the_others_at_once_and_its_bytes_are_used(zoo: Zoo, server: Server) -> None:
+    """T21"""
+    half = len(BODY) // 2
+    file = spec(server.serve("/a.bin", Answer(BODY, cut=half, stall=True), Answer(BODY)))
+    holder = worker.start(file, zoo.root)
+    _wait_for_bytes(zoo, half)
+    waiters = [worker.start(file, zoo.root) for _ in range(3)]
+    time.sleep(1.0)  # real processes need real time to begin to wait
+    holder.kill()
+    killed = time.monotonic()
+    holder.communicate()
+    assert digests(waiters) == [DIGEST] * 3
+    assert time.monotonic() - killed < 10
+    assert server.requests[1].headers["Range"] == f"bytes={half}-"
+    assert len(server.requests) == 2
+
+
+class HeldLock:
+    """A lock that somebody else holds for ever, on a clock."""
+
+    def __init__(self, path: object = None) -> None:
+        pass
+
+    def try_acquire(self) -> bool:
+        return False
+
+    def release(self) -> None:
+        raise AssertionError("never taken")
+
+
+def test_a_holder_that_hangs_is_not_waited_for_for_ever(zoo: Zoo, server: Server) -> None:
+    """T21: within the bound, on the tests' clock."""
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    assert zoo.fetch(file, tools=zoo.tools(make_lock=HeldLock)).read_bytes() == BODY
+    assert PATIENCE_SECONDS < sum(zoo.clock.slept) < PATIENCE_SECONDS + 1
+
+
+def test_a_holder_that_gets_on_is_waited_for_however_long_it_takes() -> None:
+    """T21"""
+    clock = FakeClock()
+    seen = iter(range(10**6))
+
+    def activity() -> int:
+        return min(next(seen), 20_000)
+
+    with turn(HeldLock, activity, clock, tell=lambda: None):
+        pass
+    assert sum(clock.slept) > 20 * PATIENCE_SECONDS
+
+
+def test_waiters_say_what_they_wait_for_once(zoo: Zoo, server: Server) -> None:
+    """The note names the process, the file and how far it is."""
+
+    class Notes:
+        def __init__(self) -> None:
+            self.notes: List[str] = []
+
+        def update(self, name: str, done: int, total: Any) -> None:
+            pass
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+        def close(self) -> None:
+            pass
+
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    zoo.root.mkdir()
+    other = zoo.root / f"{DIGEST[:16]}.{'0' * 12}-4242.{'0' * 12}.part"
+    other.write_bytes(BODY[:1_000_000])
+    notes = Notes()
+    zoo.fetch(file, progress=notes, tools=zoo.tools(make_lock=HeldLock))
+    assert notes.notes == ["waiting for process 4242, which fetches a.bin (1.0 MB of 3.0 MB so far)"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_leaves_nothing_final_and_the_bytes_for_the_next(
+    zoo: Zoo, server: Server, number: int
+) -> None:
+    """T22"""
+    half = len(BODY) // 2
+    file = spec(server.serve("/a.bin", Answer(BODY, cut=half, stall=True), Answer(BODY)))
+    process = worker.start(file, zoo.root)
+    _wait_for_bytes(zoo, half)
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert not (zoo.root / stored_name(file)).exists()
+    assert FileLock(zoo.root / f"{DIGEST[:16]}.lock").try_acquire()
+    assert digests([worker.start(file, zoo.root)]) == [DIGEST]
+    assert server.requests[1].headers["Range"] == f"bytes={half}-"
+
+
+def _fetch_in_child(file: Any, root: Path) -> None:
+    from repvgg_zoo.hub import fetch_file
+
+    path = fetch_file(file, settings=Settings(cache=root))
+    os._exit(0 if hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256 else 1)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children_of_a_process_that_has_a_download_running_are_independent(
+    tmp_path: Path, server: Server, method: str
+) -> None:
+    """T23: a session lives for one fetch, so a fork shares no connection."""
+    half = len(BODY) // 2
+    slow = Zoo(tmp_path / "slow")
+    first = spec(server.serve("/slow.bin", Answer(BODY, cut=half, stall=True), Answer(BODY)))
+    second = spec(server.serve("/a.bin", Answer(BODY)))
+    running = threading.Thread(target=lambda: slow.fetch(first, tools=slow.tools(web=RequestsWeb(5.0, 3.0))))
+    running.start()
+    _wait_for_bytes(slow, half)
+    context = multiprocessing.get_context(method)
+    children = [context.Process(target=_fetch_in_child, args=(second, tmp_path / str(n))) for n in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0]
+    running.join(30)
+    assert (slow.root / stored_name(first)).read_bytes() == BODY
+
+
+def test_a_real_nginx_serves_it_with_resume_and_tls(
+    zoo: Zoo, nginx: Nginx, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T12 against the real thing: a part is continued with 206, over TLS as well."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(nginx.ca))
+    for tls in (False, True):
+        file = nginx.file(tls=tls)
+        zoo.root.mkdir(exist_ok=True)
+        (zoo.root / f"{str(file.sha256)[:16]}.free.{'0' * 12}.part").write_bytes(nginx.body[:5_000_000])
+        with caplog.at_level(logging.INFO):
+            path = zoo.fetch(file)
+        assert path.read_bytes() == nginx.body
+        path.unlink()
+        assert f'" 206 {len(nginx.body) - 5_000_000} ' in nginx.log().splitlines()[-1]
+
+
+def test_a_cache_folder_served_by_nginx_is_a_mirror(zoo: Zoo, nginx: Nginx, tmp_path: Path) -> None:
+    local = Zoo(nginx.folder / "mirror")
+    file = nginx.file()
+    local.fetch(file)
+    elsewhere = spec("http://127.0.0.1:1/", body=nginx.body, name="big.bin")
+    assert zoo.fetch(elsewhere, settings=Settings(cache=zoo.root, mirrors=(nginx.url("/mirror"),))).exists()
+
+
+def test_a_process_killed_while_nginx_sends_is_continued(zoo: Zoo, nginx: Nginx) -> None:
+    """T17, T21 against the real thing, at 4 MB a second."""
+    file = nginx.file(path="/slow/big.bin")
+    process = worker.start(file, zoo.root)
+    _wait_for_bytes(zoo, 1_000_000)
+    process.kill()
+    process.communicate()
+    had = zoo.parts()[0].stat().st_size
+    assert zoo.fetch(file, tools=zoo.tools(web=RequestsWeb(5.0, 10.0))).read_bytes() == nginx.body
+    assert f'" 206 {len(nginx.body) - had} ' in nginx.log().splitlines()[-1]
+
+
+def test_downloads_killed_at_random_moments_never_publish_a_wrong_byte(tmp_path: Path, nginx: Nginx) -> None:
+    """T17, T21: the short form of ``tests/hub/soak.py``."""
+    shares = soak(nginx, tmp_path / "cache", downloads=3, seed=int(time.time()))
+    assert statistics.median(shares) <= MOST
+
+
+def _wait_for_bytes(zoo: Zoo, size: int) -> None:
+    deadline = time.monotonic() + 30
+    while sum(path.stat().st_size for path in zoo.parts()) < size:
+        assert time.monotonic() < deadline, "the download did not get going"
+        time.sleep(0.02)
+
+
+def _good_names(file: Any) -> List[str]:
+    return [stored_name(file), stored_name(file) + ".stamp"]

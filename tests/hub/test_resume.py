@@ -1,0 +1,266 @@
+"""Resume, in one run and across killed runs (T12-T18), and part files that other processes left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+from repvgg_zoo.errors import DownloadError
+from repvgg_zoo.hub import parts
+from repvgg_zoo.hub.names import file_key
+from repvgg_zoo.hub.parts import Part, machine_id, read_part_name
+
+from .conftest import BODY, OTHER, FakeClock, Zoo, spec
+from .server import Answer, Server
+
+KEY = file_key(spec())
+HALF = len(BODY) // 2
+
+
+def leave_part(zoo: Zoo, body: bytes, owner: str = "free", age: float = 0.0) -> Path:
+    """A part file as another process would have left it."""
+    zoo.root.mkdir(parents=True, exist_ok=True)
+    path = zoo.root / f"{KEY}.{owner}.{os.urandom(6).hex()}.part"
+    path.write_bytes(body)
+    then = time.time() - age
+    os.utime(path, (then, then))
+    return path
+
+
+def dead_pid() -> int:
+    """The id of a process that has ended and been waited for."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_part_is_continued_and_the_digest_covers_old_and_new_bytes(zoo: Zoo, server: Server) -> None:
+    """T12"""
+    leave_part(zoo, BODY[:HALF])
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert server.requests[0].headers["Range"] == f"bytes={HALF}-"
+    assert server.sent == len(BODY) - HALF
+    assert zoo.parts() == []
+
+
+def test_a_server_that_ignores_ranges_makes_it_start_from_zero_without_doubled_bytes(zoo: Zoo, server: Server) -> None:
+    """T13"""
+    leave_part(zoo, BODY[:HALF])
+    file = spec(server.serve("/a.bin", Answer(BODY, ranges=False)))
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert len(server.requests) == 1
+
+
+WRONG_RANGES: Dict[str, Answer] = {
+    "start": Answer(BODY[10:], 206, {"Content-Range": f"bytes 10-{len(BODY) - 1}/{len(BODY)}"}),
+    "total": Answer(BODY[HALF:], 206, {"Content-Range": f"bytes {HALF}-{len(BODY)}/{len(BODY) + 1}"}),
+    "no-header": Answer(BODY[HALF:], 206),
+    "nonsense": Answer(BODY[HALF:], 206, {"Content-Range": "bytes of some sort"}),
+    "too-short": Answer(BODY[HALF:-9], 206, {"Content-Range": f"bytes {HALF}-{len(BODY) - 10}/{len(BODY)}"}),
+}
+
+
+@pytest.mark.parametrize("answer", list(WRONG_RANGES.values()), ids=list(WRONG_RANGES))
+def test_a_wrong_range_is_never_appended(zoo: Zoo, server: Server, answer: Answer) -> None:
+    """T14"""
+    leave_part(zoo, BODY[:HALF])
+    file = spec(server.serve("/a.bin", answer, Answer(BODY)))
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert len(server.requests) == 2
+
+
+def test_a_part_that_is_already_whole_is_published_without_a_request(zoo: Zoo, server: Server) -> None:
+    """T15"""
+    leave_part(zoo, BODY)
+    assert zoo.fetch(spec(server.serve("/a.bin", Answer(BODY)))).read_bytes() == BODY
+    assert server.requests == []
+
+
+def test_a_whole_part_of_unknown_size_is_published_when_the_server_has_no_more(zoo: Zoo, server: Server) -> None:
+    """T15: the answer is 416 with the size of the part."""
+    leave_part(zoo, BODY)
+    file = spec(server.serve("/a.bin", Answer(BODY)), size=None)
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert server.sent == 0 and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("size_known", [True, False])
+def test_a_part_longer_than_the_file_is_thrown_away(zoo: Zoo, server: Server, size_known: bool) -> None:
+    """T15"""
+    leave_part(zoo, BODY + b"more")
+    file = spec(server.serve("/a.bin", Answer(BODY)), **({} if size_known else {"size": None}))
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert zoo.parts() == []
+
+
+def test_a_416_without_a_size_restarts_once_from_zero(zoo: Zoo, server: Server) -> None:
+    """T15"""
+    leave_part(zoo, BODY[:HALF])
+    file = spec(server.serve("/a.bin", Answer(status=416), Answer(BODY)))
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert "Range" not in server.requests[1].headers
+
+
+@pytest.mark.parametrize("proof", ["sha256", "none"])
+@pytest.mark.parametrize("validator", ["etag", "date"])
+def test_a_file_that_changes_between_two_tries_is_read_from_the_start(
+    zoo: Zoo, server: Server, proof: str, validator: str
+) -> None:
+    """T16: If-Range makes the server send the new file as a whole."""
+
+    def version(body: bytes, name: str, **more: Any) -> Answer:
+        if validator == "etag":
+            return Answer(body, etag=f'"{name}"', **more)
+        return Answer(body, headers={"Last-Modified": name}, **more)
+
+    facts = {} if proof == "sha256" else {"size": None, "sha256": None}
+    url = server.serve("/a.bin", version(OTHER, "old", cut=HALF), version(BODY, "new"))
+    assert zoo.fetch(spec(url, **facts), allow_unverified=True).read_bytes() == BODY
+    assert server.requests[1].headers["If-Range"] == ('"old"' if validator == "etag" else "old")
+
+
+def test_two_pieces_of_an_unverified_file_are_never_joined_without_a_validator(zoo: Zoo, server: Server) -> None:
+    """T16: a weak ETag is none."""
+    url = server.serve("/a.bin", Answer(OTHER, etag='W/"x"', cut=HALF), Answer(BODY))
+    assert zoo.fetch(spec(url, size=None, sha256=None), allow_unverified=True).read_bytes() == BODY
+    assert "Range" not in server.requests[1].headers
+
+
+OWNERS = {
+    "given-up": lambda: ("free", 0.0),
+    "dead-process": lambda: (f"{machine_id()}-{dead_pid()}", 0.0),
+    "other-machine-long-ago": lambda: (f"{'0' * 12}-1", parts.STALE_SECONDS + 60),
+    "living-pid-long-ago": lambda: (f"{machine_id()}-1", parts.STALE_SECONDS + 60),
+}
+
+
+@pytest.mark.parametrize("owner", list(OWNERS.values()), ids=list(OWNERS))
+def test_a_part_on_which_nobody_works_is_taken_over_by_exactly_one(zoo: Zoo, owner: Any) -> None:
+    """T17"""
+    name, age = owner()
+    leave_part(zoo, BODY[:HALF], name, age)
+    mine = [Part(zoo.root, KEY) for _ in range(8)]
+    start = threading.Barrier(len(mine))
+
+    def claim(part: Part) -> None:
+        start.wait()
+        part.adopt(FakeClock(), len(BODY), 1 << 40)
+
+    threads = [threading.Thread(target=claim, args=(part,)) for part in mine]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(part.size for part in mine) == [0] * 7 + [HALF]
+    for part in mine:
+        part.discard()
+    assert zoo.parts() == []
+
+
+LIVING = {
+    "a-living-process-of-this-machine": lambda: f"{machine_id()}-1",
+    "this-very-process": lambda: f"{machine_id()}-{os.getpid()}",
+    "another-machine": lambda: f"{'0' * 12}-{dead_pid()}",
+}
+
+
+@pytest.mark.parametrize("owner", list(LIVING.values()), ids=list(LIVING))
+def test_a_part_on_which_somebody_may_work_is_left_alone(zoo: Zoo, server: Server, owner: Any) -> None:
+    """T17"""
+    left = leave_part(zoo, BODY[:HALF], owner())
+    zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))))
+    assert left.read_bytes() == BODY[:HALF]
+    assert server.sent == len(BODY)
+
+
+def test_a_part_of_a_process_killed_by_sigkill_is_continued(zoo: Zoo, server: Server) -> None:
+    """T17: a real process, killed in the middle of the body."""
+    url = server.serve("/a.bin", Answer(BODY, cut=HALF, stall=True), Answer(BODY))
+    file = spec(url)
+    code = (
+        "import sys; from pathlib import Path; from repvgg_zoo.hub import *; "
+        "from repvgg_zoo.registry.spec import FileSpec; "
+        f"fetch_file({file!r}, settings=Settings(cache=Path({str(zoo.root)!r})))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        deadline = time.monotonic() + 20
+        while sum(path.stat().st_size for path in zoo.parts()) < HALF and time.monotonic() < deadline:
+            time.sleep(0.02)
+    finally:
+        child.kill()
+        child.wait()
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert server.requests[1].headers["Range"] == f"bytes={HALF}-"
+    assert zoo.parts() == []
+
+
+def test_the_writer_whose_part_was_taken_starts_again_and_ends_right(zoo: Zoo, server: Server) -> None:
+    """T17: if a claimer is wrong about a process being dead, the victim loses time and nothing else."""
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    stolen = []
+
+    def steal() -> None:
+        if not stolen:
+            stolen.extend(path.rename(zoo.root / "stolen") for path in zoo.parts())
+
+    server.gate = steal
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert len(stolen) == 1 and len(server.requests) == 2
+
+
+def test_a_taken_part_is_copied_so_that_its_old_writer_cannot_reach_what_is_published(zoo: Zoo, server: Server) -> None:
+    """T17"""
+    left = leave_part(zoo, BODY[:HALF])
+    with left.open("r+b") as old_writer:
+        path = zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))))
+        old_writer.write(b"garbage")
+    assert path.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("size", [len(BODY), HALF], ids=["whole", "half"])
+def test_a_part_with_wrong_bytes_costs_one_clean_restart(zoo: Zoo, server: Server, size: int) -> None:
+    """T18"""
+    leave_part(zoo, b"\xff" * size)
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert "Range" not in server.requests[-1].headers
+    assert len(server.requests) == (1 if size == len(BODY) else 2)
+
+
+def test_an_adopted_part_serves_the_next_source_when_the_first_has_gone(zoo: Zoo, server: Server) -> None:
+    leave_part(zoo, BODY[:HALF])
+    file = spec(server.url("/gone"), server.serve("/a.bin", Answer(BODY)))
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert server.requests[1].headers["Range"] == f"bytes={HALF}-"
+
+
+def test_the_biggest_of_several_parts_is_taken(zoo: Zoo, server: Server) -> None:
+    for size in (100_000, HALF, 200_000):
+        leave_part(zoo, BODY[:size])
+    zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))))
+    assert server.sent == len(BODY) - HALF
+
+
+def test_a_part_of_an_unverified_file_is_not_kept(zoo: Zoo, server: Server) -> None:
+    file = spec(server.serve("/a.bin", Answer(BODY, cut=HALF, ranges=False)), size=None, sha256=None)
+    with pytest.raises(DownloadError):
+        zoo.fetch(file, allow_unverified=True)
+    assert zoo.names() == []
+
+
+def test_part_names_are_read_back(zoo: Zoo) -> None:
+    zoo.root.mkdir()
+    part = Part(zoo.root, KEY)
+    assert read_part_name(part.path.name) == (KEY, machine_id(), os.getpid())
+    part.write(BODY)
+    part.release()
+    assert [read_part_name(path.name) for path in zoo.parts()] == [(KEY, None, None)]
+    assert read_part_name("something else.part") is None
