@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .checkpoints import load_checkpoint, save_checkpoint
     from .factory import create
-    from .hub import fetch
+    from .hub.named import fetch
     from .registry.zoo import list_models, model_info, register
     from .reparam.convert import to_deploy
     from .reparam.report import compare_forms
@@ -35,7 +35,7 @@ __all__ = [
 _HOMES = {
     "compare_forms": "reparam.report",
     "create": "factory",
-    "fetch": "hub",
+    "fetch": "hub.named",
     "list_models": "registry.zoo",
     "load_checkpoint": "checkpoints",
     "model_info": "registry.zoo",
