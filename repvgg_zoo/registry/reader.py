@@ -263,8 +263,24 @@ class Document:
             found[tag] = self.mapping(node)
             self.check_fields(found[tag], known)
             for name, (_, value) in found[tag].items():
-                self._field(value, CheckpointSpec, name, hints[name])
+                if dataclasses.is_dataclass(hints[name]):
+                    self.check_fields(self.mapping(value), tuple(_hints(hints[name])))
+                else:
+                    self._field(value, CheckpointSpec, name, hints[name])
         return found
+
+    def merged(self, defaults: Entries, own: Entries) -> Entries:
+        """A publisher's defaults under a checkpoint's own entries: mappings key by key, ``origin`` added up."""
+        entries = {**defaults, **own}
+        for key in set(defaults) & set(own):
+            default, value = defaults[key][1], own[key][1]
+            if isinstance(default, yaml.MappingNode) and isinstance(value, yaml.MappingNode):
+                pairs = list({**self.mapping(default), **self.mapping(value)}.values())
+                entries[key] = (own[key][0], yaml.MappingNode(value.tag, pairs, value.start_mark))
+            elif key == "origin" and isinstance(value, yaml.SequenceNode):
+                items = [*default.value, *value.value]
+                entries[key] = (own[key][0], yaml.SequenceNode(value.tag, items, value.start_mark))
+        return entries
 
     def model(self, key: Node, node: Node, publishers: Mapping[str, Entries]) -> Tuple[Node, ModelSpec]:
         name = key.value
@@ -276,8 +292,8 @@ class Document:
         for tag, (tag_node, value) in (self.mapping(placed[1]) if placed else {}).items():
             if check_value(CheckpointSpec, "tag", tag) is not None:
                 self.fail(tag_node, f"{tag!r} cannot be a tag", check_value(CheckpointSpec, "tag", tag))
-            merged = {**publishers.get(tag, {}), **self.mapping(value)}
-            checkpoints.append(self.record(value, CheckpointSpec, merged, variant=name, tag=tag))
+            merged = self.merged(publishers.get(tag, {}), self.mapping(value))
+            checkpoints.append(_filled_in(self.record(value, CheckpointSpec, merged, variant=name, tag=tag)))
         model = self.record(node, ModelSpec, entries, name=name, checkpoints=tuple(checkpoints))
         if model.default is None and checkpoints:
             model = dataclasses.replace(model, default=default_tag(model.checkpoints))
@@ -302,6 +318,17 @@ def _node(event: yaml.NodeEvent, resolver: yaml.resolver.Resolver) -> Node:
     node = kind(tag, event.value if scalar else [], event.start_mark, event.end_mark)
     node.style = event.style if scalar else None
     return node
+
+
+def _filled_in(spec: CheckpointSpec) -> CheckpointSpec:
+    """``{variant}``, ``{name}`` and ``{stem}`` (the file's name without its extension) filled in."""
+
+    def fill(text: str) -> str:
+        file = spec.file.name
+        return text.replace("{variant}", spec.variant).replace("{name}", file).replace("{stem}", Path(file).stem)
+
+    file = dataclasses.replace(spec.file, sources=tuple(map(fill, spec.file.sources)))
+    return dataclasses.replace(spec, file=file, aliases=tuple(map(fill, spec.aliases)))
 
 
 NAMES: Mapping[type, str] = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}

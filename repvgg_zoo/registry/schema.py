@@ -16,12 +16,9 @@ SCALARS = {str: {"type": "string", "minLength": 1}, int: {"type": "integer"}, fl
 
 def json_schema() -> Dict[str, Any]:
     """JSON Schema (draft 2020-12) of a registry file, from the same records that the reader decodes into."""
-    checkpoint = _record(CheckpointSpec, leave_out=PLACED)
-    checkpoint_fields = checkpoint["properties"]
     model = _record(ModelSpec, leave_out=("name", "checkpoints"))
-    # A publisher's defaults may supply any field of a checkpoint, so none can be required of one by a schema.
-    partial = {**checkpoint, "properties": checkpoint_fields}
-    partial.pop("required")
+    # A publisher's defaults may supply any field of a checkpoint, so a schema can require none of one.
+    partial = _nothing_required(_record(CheckpointSpec, leave_out=PLACED))
     model["properties"]["checkpoints"] = {"type": "object", "additionalProperties": partial}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -52,6 +49,12 @@ def _record(kind: Any, leave_out: Any = ()) -> Dict[str, Any]:
         "required": [field.name for field in fields if field.default is dataclasses.MISSING],
         "properties": properties,
     }
+
+
+def _nothing_required(schema: Dict[str, Any]) -> Dict[str, Any]:
+    fields = {name: _nothing_required(field) for name, field in schema.get("properties", {}).items()}
+    kept = {key: value for key, value in schema.items() if key != "required"}
+    return {**kept, "properties": fields} if fields else kept
 
 
 def _type(hint: Any) -> Dict[str, Any]:

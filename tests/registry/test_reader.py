@@ -41,6 +41,22 @@ def test_the_sample_becomes_frozen_specs_with_defaults_merged(tmp_path):
         model.name = "other"
 
 
+def test_a_publishers_defaults_are_merged_key_by_key_and_placeholders_filled_in():
+    text = SAMPLE.replace(
+        "    origin: [the lab's page]\n",
+        """    origin: [the lab's page]
+    aliases: ["{variant}.lab"]
+    file: {sources: ["https://example.org/{stem}/{name}"]}
+""",
+    ).replace(', sources: ["https://example.org/x1.safetensors"], size: 5,', ", size: 5,")
+    text = text.replace("        aliases: [x1.lab_in1k]\n", "        preprocessing: {image_size: 100}\n        origin: [a note]\n")
+    lab = parse_registry(text.replace('"files/x1.pth", ', "").encode()).models[0].checkpoint("lab")
+    assert lab.file.sources == ("https://example.org/x1/x1.safetensors",)
+    assert lab.aliases == ("RepVGG_X1.lab",)
+    assert (lab.preprocessing.image_size, lab.preprocessing.resize) == (100, 256)
+    assert lab.origin == ("the lab's page", "a note")
+
+
 def test_a_relative_source_is_a_file_beside_the_registry(tmp_path):
     path = tmp_path / "zoo.yaml"
     path.write_text(SAMPLE)
@@ -136,10 +152,10 @@ def test_a_mistake_is_one_error_with_file_line_and_what_was_expected(tmp_path, o
         (b"", 1, "empty"),
         (b"# nothing\n", 1, "empty"),
         (b"- 1\n", 1, "a mapping"),
-        (b"[" * 100_000, 1, "nested deeper"),
-        (b"- " * 100_000, 1, "nested deeper"),
-        (b"? " * 100_000, 1, "nested deeper"),
-        (b"{a: " * 100_000, 1, "nested deeper"),
+        (b"[" * 100_000, 1, "nest"),
+        (b"- " * 100_000, 1, "nest"),
+        (b"? " * 100_000, 1, "nest"),
+        (b"{a: " * 100_000, 1, "nest"),
         (b"#" * (5 << 20), 1, "larger than 4 MiB"),
     ],
     ids=lambda value: repr(value)[:20],
