@@ -1,13 +1,12 @@
 """The zoo in one minute: a trained RepVGG, fetched by name, verified, re-parameterised, classifying real images.
 
-    ./dev demo [--picture demo.png]
+./dev demo [--picture demo.png]
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, List, Tuple
@@ -16,6 +15,7 @@ from typing import Any, Callable, List, Tuple
 os.environ.setdefault("MGE_DEFAULT_DEVICE", "cpux")
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import repvgg_zoo
@@ -33,9 +33,9 @@ def main() -> None:
     show_registry()
 
     title(f"Fetching {NAME}")
-    spec = repvgg_zoo.model_info(NAME).checkpoint("digits")
+    file = repvgg_zoo.model_info(NAME).checkpoint("digits").file
     path = repvgg_zoo.fetch(NAME)
-    print(f"  {path}\n  {path.stat().st_size:,} bytes, sha256 {spec.file.sha256[:16]}... verified")
+    print(f"  {path}\n  {path.stat().st_size:,} bytes, sha256 {str(file.sha256)[:16]}... verified")
 
     title("Building the train form: three branches in each block")
     model = repvgg_zoo.create(NAME, pretrained=True)
@@ -72,13 +72,13 @@ def show_registry() -> None:
         print(f"  {name:18} {info.params.deploy / 1e6:7.2f} M {info.macs.deploy / 1e9:7.2f} G {shown:>7}")
 
 
-def test_images() -> Tuple[np.ndarray, np.ndarray]:
+def test_images() -> Tuple[NDArray[Any], NDArray[Any]]:
     """The 360 digits of the test split that lie beside the checkpoint: (360, 8, 8) uint8 and (360,) labels."""
     with np.load(Path(__file__).parent / "digits-test.npz", allow_pickle=False) as arrays:
         return arrays["images"], arrays["labels"]
 
 
-def classify(model: Any, inputs: np.ndarray) -> np.ndarray:
+def classify(model: Any, inputs: NDArray[Any]) -> NDArray[Any]:
     import megengine
 
     return np.asarray(model(megengine.Tensor(inputs)).numpy().argmax(1))
@@ -89,7 +89,7 @@ def describe(model: Any) -> str:
     return f"{len(tensors)} parameter tensors, {sum(int(np.prod(t.shape)) for t in tensors):,} parameters"
 
 
-def score(predictions: np.ndarray, labels: np.ndarray) -> str:
+def score(predictions: NDArray[Any], labels: NDArray[Any]) -> str:
     right = int((predictions == labels).sum())
     return f"{right} of {len(labels)} test images right: top-1 {100 * right / len(labels):.2f} %"
 
@@ -105,7 +105,9 @@ def in_turns(*calls: Callable[[], Any], rounds: int = 15) -> List[float]:
     return [float(np.median(found[2:])) for found in seconds]
 
 
-def draw(images: np.ndarray, labels: np.ndarray, predictions: np.ndarray, columns: int = 12, rows: int = 4) -> Image.Image:
+def draw(
+    images: NDArray[Any], labels: NDArray[Any], predictions: NDArray[Any], columns: int = 12, rows: int = 4
+) -> Image.Image:
     """A sheet of test images, the wrongly classified ones first; green where the prediction is right."""
     order = np.argsort(predictions == labels, kind="stable")[: columns * rows]
     cell, margin, caption = 64, 12, 22
@@ -129,4 +131,4 @@ def title(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

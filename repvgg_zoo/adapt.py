@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 import numpy as np
 from megengine.module import Module
+from numpy.typing import NDArray
 
 from .checkpoints import Checkpoint, load_state
 from .errors import FormError
@@ -18,7 +19,7 @@ STEM_KERNELS = ("stage0.rbr_dense.conv.weight", "stage0.rbr_1x1.conv.weight", "s
 HEADS = ("linear", "stage1_aux.3", "stage2_aux.3", "stage3_first_aux.3")
 
 
-def load_adapted(network: Module, arrays: Mapping[str, np.ndarray]) -> None:
+def load_adapted(network: Module, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Loads native arrays into ``network``: the stem fitted, a head of another size started anew, the rest strictly.
 
     Parts that the network does not have at all (its head with ``features_only``, stages beyond ``out_indices``) are
@@ -33,7 +34,9 @@ def load_adapted(network: Module, arrays: Mapping[str, np.ndarray]) -> None:
     for head in HEADS:
         weight = wanted.get(f"{head}.weight")
         if weight is not None and weight.shape[0] != network.num_classes:
-            logger.warning("not loaded: %s, %d classes in the file, %d here", head, weight.shape[0], network.num_classes)
+            logger.warning(
+                "not loaded: %s, %d classes in the file, %d here", head, weight.shape[0], network.num_classes
+            )
             fresh.append(head)
             del wanted[f"{head}.weight"], wanted[f"{head}.bias"]
     load_state(network, wanted, keep=[f"{head}.{name}" for head in fresh for name in ("weight", "bias")])
@@ -42,7 +45,7 @@ def load_adapted(network: Module, arrays: Mapping[str, np.ndarray]) -> None:
             part.initialise()
 
 
-def in_form(checkpoint: Checkpoint, deploy: bool) -> Dict[str, np.ndarray]:
+def in_form(checkpoint: Checkpoint, deploy: bool) -> Dict[str, NDArray[Any]]:
     """The checkpoint's arrays in the form asked for; raises FormError for a train form from deploy weights."""
     if not deploy and checkpoint.form == "deploy":
         raise FormError(
@@ -55,12 +58,12 @@ def in_form(checkpoint: Checkpoint, deploy: bool) -> Dict[str, np.ndarray]:
     return fuse_arrays(checkpoint.arrays) if deploy and checkpoint.form == "train" else dict(checkpoint.arrays)
 
 
-def stem_channels(arrays: Mapping[str, np.ndarray]) -> Optional[int]:
+def stem_channels(arrays: Mapping[str, NDArray[Any]]) -> Optional[int]:
     """How many input channels the weights were trained for, or None if they have no RepVGG stem."""
     return next((arrays[key].shape[1] for key in STEM_KERNELS if key in arrays), None)
 
 
-def fitted_stem(kernel: np.ndarray, in_chans: int) -> np.ndarray:
+def fitted_stem(kernel: NDArray[Any], in_chans: int) -> NDArray[Any]:
     """A stem kernel (out, in, k, k) for another number of input channels.
 
     One channel gets the sum of all, so that a grey image gives what its three equal channels gave; otherwise the old
@@ -68,5 +71,7 @@ def fitted_stem(kernel: np.ndarray, in_chans: int) -> np.ndarray:
     """
     old = kernel.shape[1]
     if in_chans == 1:
-        return kernel.sum(axis=1, keepdims=True, dtype=np.float64).astype(kernel.dtype)
-    return (kernel[:, np.arange(in_chans) % old] * (old / in_chans)).astype(kernel.dtype)
+        fitted = kernel.sum(axis=1, keepdims=True, dtype=np.float64)
+    else:
+        fitted = kernel[:, np.arange(in_chans) % old] * (old / in_chans)
+    return np.asarray(fitted, dtype=kernel.dtype)

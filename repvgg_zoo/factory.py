@@ -14,8 +14,9 @@ from .checkpoints import load_checkpoint
 from .errors import ArgumentError, RegistryError
 from .hub import fetch_file
 from .models import RepVGG, RepVGGplus
-from .registry import find_checkpoint, find_model
+from .registry.names import find_checkpoint
 from .registry.spec import Architecture, CheckpointSpec, ModelSpec
+from .registry.zoo import find_model
 
 PathLike = Union[str, Path]
 OVERRIDABLE = ("num_blocks", "width_multiplier", "groups", "se")
@@ -40,8 +41,8 @@ def create(
     ``"RepVGG_B1g2.timm"`` with ``pretrained=True``), ``checkpoint`` reads a file on disk in any known format and
     layout. Weights of a train form are re-parameterised when ``deploy=True``. A ``num_classes`` or ``in_chans`` other
     than the checkpoint's keeps the trunk, fits the stem, and starts a new head; what was not loaded is logged.
-    ``features_only`` builds no head and gives a dict of feature maps, those of ``out_indices`` if given. Further keyword
-    arguments replace fields of the variant's architecture, such as ``groups`` or ``width_multiplier``.
+    ``features_only`` builds no head and gives a dict of feature maps, those of ``out_indices`` if given. Further
+    keyword arguments replace fields of the variant's architecture, such as ``groups`` or ``width_multiplier``.
 
     A network with loaded weights is in eval mode, one with random weights in training mode. It carries ``spec`` (the
     ModelSpec) and ``checkpoint`` (the CheckpointSpec it was loaded from, or None).
@@ -125,7 +126,11 @@ def _build(architecture: Architecture, **options: Any) -> Module:
 
 def _build_repvgg(architecture: Architecture, **options: Any) -> Module:
     return RepVGG(
-        architecture.num_blocks, architecture.width_multiplier, groups=architecture.groups, se=architecture.se, **options
+        architecture.num_blocks,
+        architecture.width_multiplier,
+        groups=architecture.groups,
+        se=architecture.se,
+        **options,
     )
 
 

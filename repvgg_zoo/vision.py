@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Tuple, Union
+from typing import Any, Callable, Optional, Tuple, Union
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import ArgumentError
 from .registry.names import find_checkpoint
 from .registry.spec import CheckpointSpec, Preprocessing
 from .registry.zoo import find_model
 
-Image = Union[str, "os.PathLike[str]", np.ndarray]
+Image = Union[str, "os.PathLike[str]", NDArray[Any]]
 
 
-def preprocess(model_or_name: Any) -> Callable[[Image], np.ndarray]:
+def preprocess(model_or_name: Any) -> Callable[[Image], NDArray[Any]]:
     """The function that turns an image into the input of this network: (C, image_size, image_size) float32.
 
     An image is a path, or a uint8 array (H, W, 3) in RGB order, or (H, W) for grey ones. It is resized so that its
@@ -29,24 +30,24 @@ def preprocess(model_or_name: Any) -> Callable[[Image], np.ndarray]:
     return lambda image: to_input(image, facts)
 
 
-def to_input(image: Image, facts: Preprocessing) -> np.ndarray:
+def to_input(image: Image, facts: Preprocessing) -> NDArray[Any]:
     """One image (a path, or a uint8 array) to (C, image_size, image_size) float32."""
     pixels = _loaded(image, facts.colour)
     resize = _resized_by_pillow if facts.backend == "pillow" else _resized_by_opencv
     pixels = resize(pixels, _target_size(pixels.shape[0], pixels.shape[1], facts.resize), facts.interpolation)
-    top = int(round((pixels.shape[0] - facts.image_size) / 2))
-    left = int(round((pixels.shape[1] - facts.image_size) / 2))
+    top = round((pixels.shape[0] - facts.image_size) / 2)
+    left = round((pixels.shape[1] - facts.image_size) / 2)
     pixels = pixels[top : top + facts.image_size, left : left + facts.image_size]
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     pixels = pixels[:, :, ::-1] if facts.colour == "BGR" else pixels
-    mean, std = np.float32(facts.mean), np.float32(facts.std)
+    mean, std = np.array(facts.mean, np.float32), np.array(facts.std, np.float32)
     return np.ascontiguousarray(((pixels.astype(np.float32) / np.float32(255) - mean) / std).transpose(2, 0, 1))
 
 
 def _checkpoint_of(model_or_name: Any) -> CheckpointSpec:
     if isinstance(model_or_name, str):
         return find_checkpoint(*find_model(model_or_name))
-    checkpoint = getattr(model_or_name, "checkpoint", None)
+    checkpoint: Optional[CheckpointSpec] = getattr(model_or_name, "checkpoint", None)
     if checkpoint is not None:
         return checkpoint
     spec = getattr(model_or_name, "spec", None)
@@ -58,7 +59,7 @@ def _checkpoint_of(model_or_name: Any) -> CheckpointSpec:
     return find_checkpoint(spec)
 
 
-def _loaded(image: Image, colour: str) -> np.ndarray:
+def _loaded(image: Image, colour: str) -> NDArray[Any]:
     if not isinstance(image, np.ndarray):
         from PIL import Image as Pillow
 
@@ -86,15 +87,15 @@ def _target_size(height: int, width: int, short: int) -> Tuple[int, int]:
     return int(short * height / width), short
 
 
-def _resized_by_pillow(pixels: np.ndarray, size: Tuple[int, int], interpolation: str) -> np.ndarray:
+def _resized_by_pillow(pixels: NDArray[Any], size: Tuple[int, int], interpolation: str) -> NDArray[Any]:
     from PIL import Image as Pillow
 
     method = Pillow.Resampling.BILINEAR if interpolation == "bilinear" else Pillow.Resampling.BICUBIC
     return np.asarray(Pillow.fromarray(pixels).resize(size[::-1], method))
 
 
-def _resized_by_opencv(pixels: np.ndarray, size: Tuple[int, int], interpolation: str) -> np.ndarray:
+def _resized_by_opencv(pixels: NDArray[Any], size: Tuple[int, int], interpolation: str) -> NDArray[Any]:
     import cv2
 
     method = cv2.INTER_LINEAR if interpolation == "bilinear" else cv2.INTER_CUBIC
-    return cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=method)
+    return np.asarray(cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=method))

@@ -10,6 +10,7 @@ import megengine.functional as F
 import megengine.module as M
 import numpy as np
 from megengine import Parameter, Tensor
+from numpy.typing import NDArray
 
 from ..registry.spec import SESpec
 
@@ -40,10 +41,10 @@ class RepVGGBlock(M.Module):
         self.stride = stride
         self.groups = groups
 
-        self.rbr_reparam: Optional[Conv2d] = None
-        self.rbr_dense: Optional[M.Module] = None
-        self.rbr_1x1: Optional[M.Module] = None
-        self.rbr_identity: Optional[M.BatchNorm2d] = None
+        self.rbr_reparam: Any = None
+        self.rbr_dense: Any = None
+        self.rbr_1x1: Any = None
+        self.rbr_identity: Any = None
         if deploy:
             self.rbr_reparam = Conv2d(
                 in_channels, out_channels, 3, stride=stride, padding=1, groups=groups, init_weights=init_weights
@@ -112,12 +113,18 @@ class RepVGGBlock(M.Module):
         equivalent = centre * scale_3x3 + self.rbr_1x1.conv.weight * scale_1x1
         return outer + (equivalent**2 / (scale_3x3**2 + scale_1x1**2)).sum()
 
-    def install_fused(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+    def install_fused(self, kernel: NDArray[Any], bias: NDArray[Any]) -> None:
         """Switches to the deploy form with these values; they must have ``rbr_reparam``'s shapes and this dtype."""
         assert self.rbr_dense is not None
         weight = self.rbr_dense.conv.weight
         conv = Conv2d(
-            self.in_channels, self.out_channels, 3, stride=self.stride, padding=1, groups=self.groups, init_weights=False
+            self.in_channels,
+            self.out_channels,
+            3,
+            stride=self.stride,
+            padding=1,
+            groups=self.groups,
+            init_weights=False,
         )
         conv.weight = Parameter(kernel, dtype=weight.dtype, device=weight.device)
         conv.bias = Parameter(bias, dtype=weight.dtype, device=weight.device)
@@ -143,7 +150,7 @@ class SEBlock(M.Module):
         return x * F.sigmoid(self.up(F.relu(self.down(gate))))
 
 
-def identity_kernel(channels: int, groups: int) -> np.ndarray:
+def identity_kernel(channels: int, groups: int) -> NDArray[Any]:
     """The 1x1 kernel that changes nothing, float32: (channels, channels, 1, 1), or 5-D when grouped."""
     per_group = channels // groups
     unit = np.eye(per_group, dtype=np.float32)[:, :, None, None]
@@ -155,6 +162,9 @@ class _TorchInit:
 
     ``init_weights=False`` leaves zeros, for a caller who is about to load weights.
     """
+
+    weight: Tensor
+    bias: Optional[Tensor]
 
     def __init__(self, *args: Any, init_weights: bool = True, **kwargs: Any) -> None:
         self._init_weights = init_weights

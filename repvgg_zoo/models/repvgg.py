@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -57,17 +58,7 @@ class RepVGG(M.Module):
         self.num_classes = num_classes
         self.feature_info = feature_info(widths, features_only, out_indices)
 
-        def block(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> RepVGGBlock:
-            return RepVGGBlock(
-                in_channels,
-                out_channels,
-                stride=stride,
-                groups=groups,
-                se=se,
-                deploy=deploy,
-                init_weights=init_weights,
-            )
-
+        block = functools.partial(RepVGGBlock, se=se, deploy=deploy, init_weights=init_weights)
         self.stage0 = block(in_chans, widths[0], stride=2)
         layer = 1
         for stage in range(1, self.feature_info[-1].index + 1):

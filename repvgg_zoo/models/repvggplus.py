@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
-from typing import Dict, Iterator, List, Optional, Sequence, Union
+from typing import Callable, Dict, List, Optional, Sequence, Union
 
 import megengine.module as M
 from megengine import Tensor
@@ -43,15 +44,15 @@ class RepVGGplus(M.Module):
         self.num_classes = num_classes
         self.feature_info = feature_info(widths, features_only, out_indices)
 
-        common = {"se": se, "deploy": deploy, "init_weights": init_weights}
+        block = functools.partial(RepVGGBlock, se=se, deploy=deploy, init_weights=init_weights)
         half = num_blocks[2] // 2
         depths = {"stage1": num_blocks[0], "stage2": num_blocks[1], "stage3_first": half, "stage4": num_blocks[3]}
-        self.stage0 = RepVGGBlock(in_chans, widths[0], stride=2, **common)
+        self.stage0 = block(in_chans, widths[0], stride=2)
         for index in range(1, self.feature_info[-1].index + 1):
             first, *rest = STAGES[index]
-            setattr(self, first, PlusStage(widths[index - 1], widths[index], depths[first], stride=2, **common))
+            setattr(self, first, PlusStage(block, widths[index - 1], widths[index], depths[first], stride=2))
             for name in rest:
-                setattr(self, name, PlusStage(widths[index], widths[index], num_blocks[2] - half, stride=1, **common))
+                setattr(self, name, PlusStage(block, widths[index], widths[index], num_blocks[2] - half, stride=1))
 
         self.linear: Optional[M.Module] = None
         self.stage1_aux: Optional[M.Module] = None
@@ -97,20 +98,11 @@ class PlusStage(M.Module):
     """Blocks in a row; the list is named ``blocks`` because the published state keys say so."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        depth: int,
-        *,
-        stride: int,
-        se: Optional[SESpec],
-        deploy: bool,
-        init_weights: bool,
+        self, block: Callable[..., RepVGGBlock], in_channels: int, out_channels: int, depth: int, *, stride: int
     ) -> None:
         super().__init__()
-        common = {"se": se, "deploy": deploy, "init_weights": init_weights}
-        self.blocks: List[RepVGGBlock] = [RepVGGBlock(in_channels, out_channels, stride=stride, **common)]
-        self.blocks += [RepVGGBlock(out_channels, out_channels, **common) for _ in range(depth - 1)]
+        self.blocks: List[RepVGGBlock] = [block(in_channels, out_channels, stride=stride)]
+        self.blocks += [block(out_channels, out_channels) for _ in range(depth - 1)]
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:

@@ -65,9 +65,7 @@ def parse_registry(data: bytes, *, path: Optional[Path] = None) -> Registry:
     if version != SCHEMA:
         document.fail(root["schema"][1], f"schema {version} is not known", f"schema: {SCHEMA}")
     publishers = document.publishers(root.get("publishers"))
-    models = [
-        document.model(key, value, publishers) for key, value in document.mapping(root["variants"][1]).values()
-    ]
+    models = [document.model(key, value, publishers) for key, value in document.mapping(root["variants"][1]).values()]
     document.check_claims(models)
     return Registry(tuple(model for _, model in models), None if path is None else str(path))
 
@@ -187,7 +185,7 @@ class Document:
             self.fail(node, f"got {len(node.value)} items", f"{len(arguments)} items")
         return tuple(self.decode(item, arguments[0]) for item in node.value)
 
-    def _scalar(self, node: Node, kind: type) -> Any:
+    def _scalar(self, node: Any, kind: type) -> Any:
         value = node.value
         if not isinstance(node, yaml.ScalarNode) or node.tag not in _KINDS:
             self.fail(node, f"got {_kind(node)}", NAMES[kind])
@@ -305,10 +303,12 @@ class Document:
         for node, model in models:
             for claim, owner in claims(model):
                 if owners.setdefault(claim, owner) != owner:
-                    self.fail(node, f"the name {claim!r} belongs to {owners[claim]} and to {owner}", "names of one owner")
+                    self.fail(
+                        node, f"the name {claim!r} belongs to {owners[claim]} and to {owner}", "names of one owner"
+                    )
 
 
-def _node(event: yaml.NodeEvent, resolver: yaml.resolver.Resolver) -> Node:
+def _node(event: Any, resolver: Any) -> Any:
     kinds = {yaml.ScalarEvent: yaml.ScalarNode, yaml.SequenceStartEvent: yaml.SequenceNode}
     kind = kinds.get(type(event), yaml.MappingNode)
     scalar = kind is yaml.ScalarNode

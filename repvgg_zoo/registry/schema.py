@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from typing import Any, Dict, Union
+from typing import Any, Dict, Mapping, Union
 
 from .reader import PLACED, SCHEMA
 from .rules import RULES
 from .spec import CheckpointSpec, ModelSpec
 
-SCALARS = {str: {"type": "string", "minLength": 1}, int: {"type": "integer"}, float: {"type": "number"}}
+SCALARS: Mapping[type, Dict[str, Any]] = {
+    str: {"type": "string", "minLength": 1},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+}
 
 
 def json_schema() -> Dict[str, Any]:

@@ -7,7 +7,7 @@ import functools
 import os
 import threading
 from pathlib import Path
-from typing import Any, Callable, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 from .._data import registry_path
 from ..errors import RegistryError
@@ -19,10 +19,10 @@ Patterns = Union[None, str, Iterable[str]]
 
 
 def list_models(
-    filter: Patterns = None,  # noqa: A002  (the field's own word, as in timm)
+    filter: Patterns = None,
     *,
     exclude: Patterns = None,
-    pretrained: Union[None, bool, str] = None,
+    pretrained: Union[bool, str, None] = None,
     min_top1: Optional[float] = None,
     max_params: Optional[int] = None,
     max_macs: Optional[int] = None,
@@ -114,7 +114,7 @@ def combined(registries: Tuple[Registry, ...]) -> Registry:
     """One registry of several; raises RegistryError where two claim one name."""
     if len(registries) == 1:
         return registries[0]
-    owners: dict = {}
+    owners: Dict[str, Tuple[str, Optional[str]]] = {}
     for registry in registries:
         for model in registry.models:
             for claim, owner in claims(model):

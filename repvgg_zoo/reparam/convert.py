@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import logging
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 import megengine.functional as F
 import megengine.module as M
 import numpy as np
 from megengine import Tensor
+from numpy.typing import NDArray
 
 from ..errors import ArgumentError, EquivalenceError
 from ..models.blocks import RepVGGBlock
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 # Measured block error of a float32 fusion is about 5e-7 of the output's scale; float16 stores 1e-3.
 BLOCK_BOUNDS = {"float32": 1e-5, "float16": 1e-2}
 
-Fused = Tuple[np.ndarray, np.ndarray]
+Fused = Tuple[NDArray[Any], NDArray[Any]]
 
 
 def to_deploy(module: M.Module, *, inplace: bool = False, check: bool = True) -> M.Module:
@@ -46,7 +47,9 @@ def to_deploy(module: M.Module, *, inplace: bool = False, check: bool = True) ->
             hint="pass the network itself, for example the result of repvgg_zoo.create(name)",
         )
     if module.training and any(not block.deploy for block in blocks.values()):
-        logger.warning("the module is in training mode: its running statistics are fused, and the result is in eval mode")
+        logger.warning(
+            "the module is in training mode: its running statistics are fused, and the result is in eval mode"
+        )
 
     # All fusing comes before the first write, so that a bad block leaves every other one as it was.
     fused = fuse_all(blocks)
@@ -78,7 +81,7 @@ def fuse_all(blocks: Dict[str, RepVGGBlock]) -> Dict[str, Fused]:
     return {name: fuse_block(arrays, eps=blocks[name].rbr_dense.bn.eps) for name, arrays in train.items()}
 
 
-def block_arrays(block: RepVGGBlock) -> Dict[str, np.ndarray]:
+def block_arrays(block: RepVGGBlock) -> Dict[str, NDArray[Any]]:
     """The tensors of a block by their state keys, without copies where MegEngine gives none."""
     return {name: tensor.numpy() for name, tensor in block.named_tensors()}
 
@@ -97,7 +100,7 @@ def check_all(blocks: Dict[str, RepVGGBlock], fused: Dict[str, Fused]) -> None:
             )
 
 
-def fusion_error(block: RepVGGBlock, kernel: np.ndarray, bias: np.ndarray) -> float:
+def fusion_error(block: RepVGGBlock, kernel: NDArray[Any], bias: NDArray[Any]) -> float:
     """max |fused - branches| / max |branches| before SE and ReLU, on one random 3x3 image in eval mode."""
     weight = block.rbr_dense.conv.weight
     placed = {"dtype": weight.dtype, "device": weight.device}
@@ -108,7 +111,7 @@ def fusion_error(block: RepVGGBlock, kernel: np.ndarray, bias: np.ndarray) -> fl
     return relative_error(reference, fused.numpy().astype(np.float64))[2]
 
 
-def relative_error(reference: np.ndarray, other: np.ndarray) -> Tuple[float, float, float]:
+def relative_error(reference: NDArray[Any], other: NDArray[Any]) -> Tuple[float, float, float]:
     """(max |reference - other|, max |reference|, their ratio); the ratio is infinite where either is not finite."""
     difference = float(np.max(np.abs(reference - other), initial=0.0))
     scale = float(np.max(np.abs(reference), initial=0.0))

@@ -5,9 +5,10 @@ Needs NumPy only, so that files can be converted where MegEngine is not installe
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import EquivalenceError
 
@@ -16,7 +17,7 @@ BN_TENSORS = ("weight", "bias", "running_mean", "running_var")
 TRAINING_ONLY = ("stage1_aux.", "stage2_aux.", "stage3_first_aux.")
 
 
-def fuse_arrays(arrays: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+def fuse_arrays(arrays: Mapping[str, NDArray[Any]]) -> Dict[str, NDArray[Any]]:
     """Turns the native arrays of a train form into those of its deploy form, dtype kept.
 
     Every block (found by its key ``rbr_dense.conv.weight``) gets ``rbr_reparam.weight`` and ``.bias`` in place of its
@@ -36,7 +37,9 @@ def fuse_arrays(arrays: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
     return fused
 
 
-def fuse_block(arrays: Mapping[str, np.ndarray], prefix: str = "", eps: float = BN_EPS) -> Tuple[np.ndarray, np.ndarray]:
+def fuse_block(
+    arrays: Mapping[str, NDArray[Any]], prefix: str = "", eps: float = BN_EPS
+) -> Tuple[NDArray[Any], NDArray[Any]]:
     """The kernel (out, in, 3, 3), or 5-D when grouped, and the bias (1, out, 1, 1) of the block under ``prefix``.
 
     Running statistics, scales, biases and the kernel's centre, where three branches meet, are computed in float64; the
@@ -72,7 +75,7 @@ def fuse_block(arrays: Mapping[str, np.ndarray], prefix: str = "", eps: float = 
     return kernel, bias.reshape(1, -1, 1, 1)
 
 
-def find_problems(arrays: Mapping[str, np.ndarray], prefix: str = "") -> List[str]:
+def find_problems(arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> List[str]:
     """What makes the block under ``prefix`` impossible to fuse: one line for each tensor, none if all is well."""
     problems = []
     for branch in ("rbr_dense", "rbr_1x1", "rbr_identity"):
@@ -101,7 +104,7 @@ def raise_problems(problems: List[str]) -> None:
         )
 
 
-def _fold(arrays: Mapping[str, np.ndarray], bn: str, eps: float) -> Tuple[np.ndarray, np.ndarray]:
+def _fold(arrays: Mapping[str, NDArray[Any]], bn: str, eps: float) -> Tuple[NDArray[Any], NDArray[Any]]:
     gamma, beta, mean, var = (arrays[f"{bn}{name}"].astype(np.float64).reshape(-1) for name in BN_TENSORS)
     scale = gamma / np.sqrt(var + eps)
     return scale, beta - mean * scale

@@ -8,6 +8,7 @@ from typing import Any, Iterator, List, Optional, Tuple
 import megengine.module as M
 import numpy as np
 from megengine import Tensor
+from numpy.typing import NDArray
 
 from ..errors import ArgumentError, FormError
 from .convert import evaluating, find_blocks, relative_error, to_deploy
@@ -90,7 +91,7 @@ def _difference(name: str, reference: Any, other: Any) -> Difference:
     return Difference(name, *worst)
 
 
-def _leaves(output: Any) -> Iterator[np.ndarray]:
+def _leaves(output: Any) -> Iterator[NDArray[Any]]:
     if isinstance(output, Tensor):
         yield output.numpy().astype(np.float64)
     elif isinstance(output, dict):
@@ -101,7 +102,7 @@ def _leaves(output: Any) -> Iterator[np.ndarray]:
             yield from _leaves(item)
 
 
-def _default_inputs(model: M.Module) -> np.ndarray:
+def _default_inputs(model: M.Module) -> NDArray[Any]:
     spec: Optional[Any] = getattr(model, "spec", None)
     if spec is None:
         raise ArgumentError(

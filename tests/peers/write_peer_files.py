@@ -32,7 +32,9 @@ def main(folder: Path) -> None:
     torch.manual_seed(0)
     for name, (build, size) in CASES.items():
         network = randomised(build()).eval()
-        save_file({key: value.contiguous() for key, value in network.state_dict().items()}, folder / f"{name}.safetensors")
+        save_file(
+            {key: value.contiguous() for key, value in network.state_dict().items()}, folder / f"{name}.safetensors"
+        )
         image = torch.randn(2, 3, size, size)
         with torch.no_grad():
             train = network(image).numpy()

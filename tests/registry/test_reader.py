@@ -49,7 +49,9 @@ def test_a_publishers_defaults_are_merged_key_by_key_and_placeholders_filled_in(
     file: {sources: ["https://example.org/{stem}/{name}"]}
 """,
     ).replace(', sources: ["https://example.org/x1.safetensors"], size: 5,', ", size: 5,")
-    text = text.replace("        aliases: [x1.lab_in1k]\n", "        preprocessing: {image_size: 100}\n        origin: [a note]\n")
+    text = text.replace(
+        "        aliases: [x1.lab_in1k]\n", "        preprocessing: {image_size: 100}\n        origin: [a note]\n"
+    )
     lab = parse_registry(text.replace('"files/x1.pth", ', "").encode()).models[0].checkpoint("lab")
     assert lab.file.sources == ("https://example.org/x1/x1.safetensors",)
     assert lab.aliases == ("RepVGG_X1.lab",)
@@ -64,6 +66,7 @@ def test_a_relative_source_is_a_file_beside_the_registry(tmp_path):
     assert sources == (str(tmp_path / "files" / "x1.pth"), "gdrive:0123456789abc")
 
 
+X2 = "family: RepVGG-X\n    architecture: {num_blocks: [1, 2, 4, 1], width_multiplier: [1, 1, 1, 2.5]}"
 # (what is replaced, by what, a fragment on the line that the error must name, a part of the message)
 MISTAKES = [
     ("    licence: MIT\n", "    license: MIT\n", "license: MIT", "unknown field 'license'"),
@@ -95,8 +98,8 @@ MISTAKES = [
     ("89abcdef0123456789abcdef0123456789abcdef", "89abcdef", "sha256:", "64 lowercase hex"),
     ("size: 5,", 'size: 5, sha256_prefix: "01234567",', "sha256_prefix", "both a whole digest and a prefix"),
     ("size: 5,", "size: -5,", "size: -5", "a positive number"),
-    ("[1, 2, 4, 1], width_multiplier: [1, 1, 1, 2.5], g", "[1, 2, 4], width_multiplier: [1, 1, 1, 2.5], g", "[1, 2, 4]", "4 items"),
-    ("num_blocks: [1, 2, 4, 1], width_multiplier: [1, 1, 1, 2.5], g", "num_blocks: 8, width_multiplier: [1, 1, 1, 2.5], g", "num_blocks: 8", "a list"),
+    ("num_blocks: [1, 2, 4, 1]", "num_blocks: [1, 2, 4]", "[1, 2, 4],", "4 items"),
+    ("num_blocks: [1, 2, 4, 1]", "num_blocks: 8", "num_blocks: 8", "a list"),
     ("params: {train: 20, deploy: 10}", "params: 20", "params: 20", "a mapping"),
     ("format: torch\n", "format: onnx\n", "format: onnx", "one of safetensors"),
     ("form: deploy\n", "form: deployed\n", "form: deployed", "one of train, deploy"),
@@ -109,9 +112,9 @@ MISTAKES = [
     ("name: x1.pth", "name: a/x1.pth", "a/x1.pth", "without a folder"),
     ("name: x1.pth", "name: ..", "name: ..", "without a folder"),
     ("    paper: {", "    default: nobody\n    paper: {", "default: nobody", "no checkpoint has the tag"),
-    ("    no_weights: nobody published any\n", "", "family: RepVGG-X\n    architecture: {num_blocks: [1, 2, 4, 1], width_multiplier: [1, 1, 1, 2.5]}", "says why"),
+    ("    no_weights: nobody published any\n", "", X2, "says why"),
     ("      other:\n", "      lab:\n", "lab:\n        file: {name: x1.pth", "duplicate key 'lab'"),
-    ("  RepVGG_X2:", "  RepVGG_X1:", "RepVGG_X1:\n    family: RepVGG-X\n    architecture: {num_blocks: [1, 2, 4, 1], width_multiplier: [1, 1, 1, 2.5]}\n", "duplicate key"),
+    ("  RepVGG_X2:", "  RepVGG_X1:", "RepVGG_X1:\n    " + X2, "duplicate key"),
     ("  RepVGG_X2:", "  repvgg-x1:", "repvgg-x1:", "belongs to RepVGG_X1"),
     ("aliases: [my_x1]", "aliases: [x2]", "RepVGG_X2:", "the name 'x2'"),
     ("aliases: [x1.lab_in1k]", "aliases: [repvgg_x2]", "RepVGG_X2:", "the name 'repvggx2'"),
@@ -204,10 +207,12 @@ def test_any_damage_gives_a_registry_or_a_registry_error(data):
         else:
             where = data.draw(st.integers(0, len(lines[at])))
             lines[at] = lines[at][:where] + data.draw(st.text(max_size=3)) + lines[at][where:]
+    text = "".join(lines).encode("utf-8", "surrogatepass")
     try:
-        assert isinstance(parse_registry("".join(lines).encode("utf-8", "surrogatepass"), path=Path("z.yaml")), Registry)
+        outcome = parse_registry(text, path=Path("z.yaml"))
     except RegistryError as error:
-        assert error.line is not None
+        outcome = error.line
+    assert isinstance(outcome, (Registry, int))
 
 
 class TestSchema:

@@ -53,8 +53,13 @@ def test_a_name_is_found_however_the_community_writes_it(name, variant, tag):
 
 @pytest.mark.parametrize(
     ("name", "suggestion"),
-    [("RepVGG_A4", "RepVGG_A0"), ("repvg_b1g2", "RepVGG_B1g2"), ("D2s", "RepVGG_D2se"), ("RepVGG_A0.tim", "RepVGG_A0.timm")],
-)  # fmt: skip
+    [
+        ("RepVGG_A4", "RepVGG_A0"),
+        ("repvg_b1g2", "RepVGG_B1g2"),
+        ("D2s", "RepVGG_D2se"),
+        ("RepVGG_A0.tim", "RepVGG_A0.timm"),
+    ],
+)
 def test_an_unknown_name_comes_with_the_closest_ones(name, suggestion):
     with pytest.raises(UnknownModelError) as caught:
         find_model(name)
@@ -114,7 +119,7 @@ def test_the_default_checkpoint_has_the_strongest_integrity_of_the_official_weig
         assert rank(chosen.file.integrity) == best
 
 
-@pytest.fixture()
+@pytest.fixture
 def clean_registrations():
     before = list(zoo._registered)
     yield

@@ -54,9 +54,7 @@ def test_the_result_has_exactly_the_tensors_of_a_network_built_for_deployment(ne
         options = {}
     deployed = to_deploy(randomised(network(**TINY, **options)))
     fresh = network(**TINY, **options, deploy=True)
-    assert {k: v.shape for k, v in deployed.state_dict().items()} == {
-        k: v.shape for k, v in fresh.state_dict().items()
-    }
+    assert {k: v.shape for k, v in deployed.state_dict().items()} == {k: v.shape for k, v in fresh.state_dict().items()}
     assert {name for name, _ in deployed.named_modules()} == {name for name, _ in fresh.named_modules()}
     fresh.load_state_dict(deployed.state_dict(), strict=True)
     x = Tensor(np.random.RandomState(0).randn(1, 3, 32, 32).astype(np.float32))
@@ -119,9 +117,7 @@ def test_blocks_are_found_wherever_they_are_and_shared_ones_are_converted_once()
     assert len(blocks) == 4 + 5
     assert all(block.deploy for block in blocks)
     assert deployed.shared is deployed.items[0]
-    assert np.array_equal(
-        deployed.sequence.state_dict()["1.weight"], network.sequence.state_dict()["1.weight"]
-    )
+    assert np.array_equal(deployed.sequence.state_dict()["1.weight"], network.sequence.state_dict()["1.weight"])
     assert relative(network(x).numpy(), deployed(x).numpy()) <= BOUND
 
 
