@@ -11,7 +11,7 @@ is a reshape; only Paddle's head, (features, classes), is transposed.
 One rule on colour: weights are never flipped. BaseCls and Asthestarsfalll trained on BGR; their stems stay as they are,
 and the registry's preprocessing of the checkpoint says BGR.
 
-Names and shapes were read in the publishers' code; the tables name no layout that none of them uses.
+Names and shapes were read in the publishers' code.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ def _places(stem: str, pattern: str, stages: Iterable[str], names: Optional[Iter
     }
 
 
-def _modules(dense: str, pointwise: str, identity: str, reparam: str, down: str, up: str, bn: str = "bn") -> Dict[str, str]:
+def _modules(
+    dense: str, pointwise: str, identity: str, reparam: str, down: str, up: str, bn: str = "bn"
+) -> Dict[str, str]:
     return {
         "rbr_dense.conv": f"{dense}.conv",
         "rbr_dense.bn": f"{dense}.{bn}",
@@ -195,7 +197,13 @@ _ALL = (
         name="openmmlab",
         places=_places("backbone.stem", "backbone.stage_{}.#", STAGES, "1234"),
         modules=_modules(
-            "branch_3x3", "branch_1x1", "branch_norm", "branch_reparam", "se_layer.conv1.conv", "se_layer.conv2.conv", "norm"
+            "branch_3x3",
+            "branch_1x1",
+            "branch_norm",
+            "branch_reparam",
+            "se_layer.conv1.conv",
+            "se_layer.conv2.conv",
+            "norm",
         ),
         heads={"linear": "head.fc"},
     ),

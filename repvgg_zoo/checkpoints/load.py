@@ -17,12 +17,23 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from ..errors import ArgumentError, CheckpointFormatError, LayoutError, PathLike, UnsafePickleError
-from .layouts import BN_TENSORS, IGNORED, LAYOUTS, Layout, is_bn, native_array, native_key
+from .layouts import AUXILIARY, BN_TENSORS, IGNORED, LAYOUTS, Layout, is_bn, native_array, native_key
 
 SHOWN = 10
 
 # Where trainers put the state; plain weights come before averaged ones, which are a training's by-product.
-WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "params", "state_dict_ema", "model_ema", "ema")
+MAX_DEPTH = 4
+WRAPPERS = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "network",
+    "module",
+    "params",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+)
 # What wrappers around a network put in front of every key.
 PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "network.", "net.")
 
@@ -76,7 +87,7 @@ def load_checkpoint(path: PathLike, *, layout: Union[str, Layout, None] = None) 
         kept = {key: array for key, array in renamed.items() if key not in superfluous}
         arrays, reshaped, transposed = to_native(kept, chosen)
     except LayoutError as error:
-        error.path = file
+        error.path, error.message = file, f"{file}: {error.message}"
         raise
     return Checkpoint(
         arrays=MappingProxyType(arrays),
@@ -92,21 +103,26 @@ def find_state(tree: Mapping[str, Any]) -> Tuple[Dict[str, np.ndarray], List[Tup
     """The arrays by the file's keys, out of any wrappers, and (key, why) for everything that is left aside."""
     skipped: List[Tuple[str, str]] = []
     path = ""
-    while True:
+    for _ in range(MAX_DEPTH):
         wrapper = next((name for name in WRAPPERS if isinstance(tree.get(name), Mapping)), None)
         if wrapper is None:
             break
-        skipped += [(f"{path}{key}", f"beside {wrapper}") for key in tree if key != wrapper]
-        path += f"{wrapper}."
-        tree = tree[wrapper]
+        skipped += [(f"{path}{key}", f"beside {path}{wrapper}") for key in tree if key != wrapper]
+        path, tree = f"{path}{wrapper}.", tree[wrapper]
     state: Dict[str, np.ndarray] = {}
     for key, value in tree.items():
         if not isinstance(key, str) or not isinstance(value, np.ndarray):
             skipped.append((f"{path}{key}", "not an array"))
         elif not IGNORED.isdisjoint(key.split(".")):
-            skipped.append((key, "a counter or helper"))
+            skipped.append((f"{path}{key}", "a counter or helper"))
         else:
             state[key] = value
+    if not state:
+        raise LayoutError(
+            f"no arrays at the top or under {', '.join(WRAPPERS)}, but {_some([str(key) for key in tree]) or 'nothing'}",
+            actual=list(tree),
+            hint="give a file that holds a state dict",
+        )
     integers = [f"{key} ({array.dtype})" for key, array in state.items() if array.dtype.kind != "f"]
     if integers:
         raise LayoutError(
@@ -117,8 +133,6 @@ def find_state(tree: Mapping[str, Any]) -> Tuple[Dict[str, np.ndarray], List[Tup
 
 def recognise(state: Mapping[str, np.ndarray], candidates: Sequence[Layout]) -> Tuple[Layout, Dict[str, str]]:
     """The first layout that knows every key, and the native name of each; common prefixes are taken off if need be."""
-    if not state:
-        raise LayoutError("the file holds no arrays", hint="give a file that holds a state dict")
     closest: Tuple[int, Optional[Layout], List[str]] = (0, None, list(state))
     for cut in _prefix_lengths(state):
         for layout in candidates:
@@ -142,7 +156,7 @@ def recognise(state: Mapping[str, np.ndarray], candidates: Sequence[Layout]) -> 
 
 
 def find_form(arrays: Mapping[str, np.ndarray]) -> Tuple[str, Dict[str, str]]:
-    """"train" or "deploy", and the keys (with a reason) that the form has no use for.
+    """ "train" or "deploy", and the keys (with a reason) that the form has no use for.
 
     Some publishers keep a block's branches beside its fused convolution. Complete branches are then the truth, since
     the convolution can be made from them; otherwise a complete convolution is. Raises LayoutError, which names blocks,
@@ -160,11 +174,11 @@ def find_form(arrays: Mapping[str, np.ndarray]) -> Tuple[str, Dict[str, str]]:
         reparam = [name for name in tensors if name in REPARAM]
         if branches and reparam:
             if _is_complete(block, branches) or len(reparam) < len(REPARAM):
-                dropped, why, branches_win = reparam, "the block's branches are here and are what counts", True
+                form, dropped, why = "train", reparam, "the block's branches are here, and they are what counts"
             else:
-                dropped, why, branches_win = branches, "the block's branches are not complete, its fused form is", False
+                form, dropped, why = "deploy", branches, "the block's branches are not complete, its fused form is"
             superfluous.update({f"{block}.{name}": why for name in dropped})
-            forms["train" if branches_win else "deploy"].append(block)
+            forms[form].append(block)
         elif branches or reparam:
             forms["train" if branches else "deploy"].append(block)
     if forms["train"] and forms["deploy"]:
@@ -175,12 +189,15 @@ def find_form(arrays: Mapping[str, np.ndarray]) -> Tuple[str, Dict[str, str]]:
         )
     if not forms["train"] and not forms["deploy"]:
         raise LayoutError("the file holds no RepVGG block", actual=list(arrays)[:SHOWN])
-    return ("train" if forms["train"] else "deploy"), superfluous
+    if forms["train"]:
+        return "train", superfluous
+    # Converters that know blocks only leave RepVGGplus's auxiliary heads, which the deploy form has no place for.
+    auxiliary = tuple(f"{head}." for head in AUXILIARY)
+    superfluous.update({key: "only training needs it" for key in arrays if key.startswith(auxiliary)})
+    return "deploy", superfluous
 
 
-def to_native(
-    arrays: Mapping[str, np.ndarray], layout: Layout
-) -> Tuple[Dict[str, np.ndarray], List[str], List[str]]:
+def to_native(arrays: Mapping[str, np.ndarray], layout: Layout) -> Tuple[Dict[str, np.ndarray], List[str], List[str]]:
     """Arrays under native keys in native shapes, in the order of the file, and the keys reshaped and transposed.
 
     Torch's shapes do not say into how many groups a kernel (out, in / groups, k, k) falls, but the block before it
@@ -242,7 +259,9 @@ def _given_layout(layout: Union[str, Layout]) -> Layout:
         return layout
     if layout not in LAYOUTS:
         known = ", ".join(LAYOUTS)
-        raise ArgumentError(f"no layout is called {layout!r}", expected=known, actual=layout, hint=f"choose from {known}")
+        raise ArgumentError(
+            f"no layout is called {layout!r}", expected=known, actual=layout, hint=f"choose from {known}"
+        )
     return LAYOUTS[layout]
 
 
