@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Dict, Iterable, Mapping, Optional, Tuple
+from typing import Dict, Iterable, Mapping, Optional, Pattern, Tuple
 
 import numpy as np
 
@@ -36,8 +37,8 @@ IGNORED = frozenset({"num_batches_tracked", "id_tensor", "bn_identity", "total_o
 class Layout:
     """One publisher's names. Each table maps a native name to theirs.
 
-    ``places`` has the blocks' prefixes, in which ``#`` stands for the block's index; ``modules`` what is inside a block;
-    ``heads`` what is outside of all blocks; ``tensors`` the last part of a key.
+    ``places`` has the blocks' prefixes, in which ``#`` stands for the block's index; ``modules`` what is inside of a
+    block; ``heads`` what is outside of all blocks; ``tensors`` the last part of a key.
     """
 
     name: str
@@ -81,11 +82,16 @@ def _translate(
     if owner in heads:
         return f"{heads[owner]}.{tensors[tensor]}"
     for place, new_place in places.items():
-        match = re.match(re.escape(place).replace(r"\#", "([0-9]+)") + r"\.", owner)
+        match = _pattern(place).match(owner)
         if match and owner[match.end() :] in modules:
             index = match.group(1) if match.groups() else ""
             return f"{new_place.replace('#', index)}.{modules[owner[match.end() :]]}.{tensors[tensor]}"
     return None
+
+
+@lru_cache(maxsize=None)
+def _pattern(place: str) -> Pattern[str]:
+    return re.compile(re.escape(place).replace(r"\#", "([0-9]+)") + r"\.")
 
 
 # Shapes ------------------------------------------------------------------------------------------------------

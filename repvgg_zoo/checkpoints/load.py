@@ -57,7 +57,7 @@ class LoadReport:
 class Checkpoint:
     """The weights of one file in the native layout (see ``layouts``), with the dtype that the file has.
 
-    ``form`` is "train" or "deploy", ``layout`` and ``format`` are the file's. Arrays may be read-only views of the file.
+    ``form`` is "train" or "deploy"; ``layout`` and ``format`` are the file's. Arrays may be read-only views of it.
     """
 
     arrays: Mapping[str, np.ndarray] = field(repr=False)
@@ -79,22 +79,27 @@ def load_checkpoint(path: PathLike, *, layout: Union[str, Layout, None] = None) 
     file = os.fspath(path)
     format, tree = _read_file(file)
     try:
-        state, skipped = find_state(tree)
-        chosen, names = recognise(state, [given] if given else _candidates(format))
-        renamed = {names[key]: array for key, array in state.items()}
-        form, superfluous = find_form(renamed)
-        skipped += [(key, superfluous[name]) for key, name in names.items() if name in superfluous]
-        kept = {key: array for key, array in renamed.items() if key not in superfluous}
-        arrays, reshaped, transposed = to_native(kept, chosen)
+        return interpret(tree, format=format, path=file, layout=given)
     except LayoutError as error:
         error.path, error.message = file, f"{file}: {error.message}"
         raise
+
+
+def interpret(tree: Mapping[str, Any], *, format: str, path: str, layout: Optional[Layout] = None) -> Checkpoint:
+    """What a file's content means: its arrays by native key and in native shape. Raises LayoutError."""
+    state, skipped = find_state(tree)
+    chosen, names = recognise(state, [layout] if layout else _candidates(format))
+    renamed = {names[key]: array for key, array in state.items()}
+    form, superfluous = find_form(renamed)
+    skipped += [(key, superfluous[name]) for key, name in names.items() if name in superfluous]
+    kept = {key: array for key, array in renamed.items() if key not in superfluous}
+    arrays, reshaped, transposed = to_native(kept, chosen)
     return Checkpoint(
         arrays=MappingProxyType(arrays),
         form=form,
-        layout=chosen.name if given else _layout_name(chosen, format, reshaped),
+        layout=layout.name if layout else _layout_name(chosen, format, reshaped),
         format=format,
-        path=file,
+        path=path,
         report=LoadReport(tuple(arrays), tuple(skipped), tuple(reshaped), tuple(transposed)),
     )
 
@@ -119,7 +124,7 @@ def find_state(tree: Mapping[str, Any]) -> Tuple[Dict[str, np.ndarray], List[Tup
             state[key] = value
     if not state:
         raise LayoutError(
-            f"no arrays at the top or under {', '.join(WRAPPERS)}, but {_some([str(key) for key in tree]) or 'nothing'}",
+            f"no arrays at the top or under {', '.join(WRAPPERS)}; there is {_some([str(key) for key in tree])}",
             actual=list(tree),
             hint="give a file that holds a state dict",
         )
@@ -133,26 +138,18 @@ def find_state(tree: Mapping[str, Any]) -> Tuple[Dict[str, np.ndarray], List[Tup
 
 def recognise(state: Mapping[str, np.ndarray], candidates: Sequence[Layout]) -> Tuple[Layout, Dict[str, str]]:
     """The first layout that knows every key, and the native name of each; common prefixes are taken off if need be."""
-    closest: Tuple[int, Optional[Layout], List[str]] = (0, None, list(state))
-    for cut in _prefix_lengths(state):
+    prefixes = _prefix_lengths(state)
+    for cut in prefixes:
         for layout in candidates:
-            found = {key: native_key(layout, key[cut:]) for key in state}
-            names = {key: name for key, name in found.items() if name is not None}
-            if len(names) == len(state):
+            names: Dict[str, str] = {}
+            for key in state:
+                name = native_key(layout, key[cut:])
+                if name is None:
+                    break
+                names[key] = name
+            else:
                 return layout, names
-            if len(names) > closest[0]:
-                closest = (len(names), layout, [key for key in state if key not in names])
-    count, nearest, unknown = closest
-    tried = ", ".join(layout.name for layout in candidates)
-    raise LayoutError(
-        f"{len(unknown)} of {len(state)} keys are not those of a RepVGG in layout {nearest.name if nearest else tried}: "
-        + _some(unknown),
-        expected=tried,
-        actual=unknown,
-        hint="leave layout= out to have it recognised, or remove keys that are not the network's"
-        if count
-        else f"layouts that can be read: {', '.join(LAYOUTS)}",
-    )
+    raise _unrecognised(state, candidates, prefixes)
 
 
 def find_form(arrays: Mapping[str, np.ndarray]) -> Tuple[str, Dict[str, str]]:
@@ -254,6 +251,25 @@ def _prefix_lengths(state: Mapping[str, np.ndarray]) -> List[int]:
         lengths.append(cut + len(prefix))
 
 
+def _unrecognised(
+    state: Mapping[str, np.ndarray], candidates: Sequence[Layout], prefixes: Sequence[int]
+) -> LayoutError:
+    """The error that names the layout which comes closest, and the keys that it does not have."""
+    unknown = {
+        layout.name: min(([key for key in state if native_key(layout, key[cut:]) is None] for cut in prefixes), key=len)
+        for layout in candidates
+    }
+    nearest = min(unknown, key=lambda name: len(unknown[name]))
+    if len(unknown[nearest]) == len(state):
+        message, hint = "no key is one of a RepVGG", f"layouts that can be read: {', '.join(unknown)}"
+    else:
+        message = f"{len(unknown[nearest])} of {len(state)} keys are not in the closest layout, {nearest}"
+        hint = "remove what is not the network's; if layout= was given, try without it"
+    return LayoutError(
+        f"{message}: {_some(unknown[nearest])}", expected=list(unknown), actual=unknown[nearest], hint=hint
+    )
+
+
 def _given_layout(layout: Union[str, Layout]) -> Layout:
     if isinstance(layout, Layout):
         return layout
@@ -266,7 +282,7 @@ def _given_layout(layout: Union[str, Layout]) -> Layout:
 
 
 def _candidates(format: str) -> List[Layout]:
-    """The layouts in the order in which they are tried; a deploy file of Paddle's differs from others by format only."""
+    """The layouts in the order in which they are tried; only its format tells a deploy file of Paddle's."""
     first = ["paddleclas"] if format == "paddle" else []
     return [LAYOUTS[name] for name in (*first, *LAYOUTS) if name != "native"]
 

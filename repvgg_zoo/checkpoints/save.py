@@ -82,17 +82,16 @@ def _arrays(source: Union[Mapping[str, np.ndarray], Module]) -> Mapping[str, np.
 
 
 def _format(path: Path, format: Optional[str]) -> str:
-    if format is None:
-        format = SUFFIXES.get(path.suffix.lower())
-    if format not in WRITERS:
+    chosen = format or SUFFIXES.get(path.suffix.lower(), "")
+    if chosen not in WRITERS:
         raise ArgumentError(
             f"cannot tell the format to write from {path.name!r}",
             path=path,
             expected=sorted(WRITERS),
-            actual=format,
+            actual=chosen,
             hint=f"end the name in {' or '.join(SUFFIXES)}, or give format= {' or '.join(WRITERS)}",
         )
-    return format
+    return chosen
 
 
 def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
