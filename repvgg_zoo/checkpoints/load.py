@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -185,7 +186,11 @@ def find_form(arrays: Mapping[str, np.ndarray]) -> Tuple[str, Dict[str, str]]:
             hint="save the network either before re-parameterising it or after all of its blocks are",
         )
     if not forms["train"] and not forms["deploy"]:
-        raise LayoutError("the file holds no RepVGG block", actual=list(arrays)[:SHOWN])
+        raise LayoutError(
+            f"the file holds no RepVGG block, only {_some(list(arrays))}",
+            actual=list(arrays),
+            hint="give a file that holds the whole network",
+        )
     if forms["train"]:
         return "train", superfluous
     # Converters that know blocks only leave RepVGGplus's auxiliary heads, which the deploy form has no place for.
@@ -319,8 +324,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_file(path: str) -> Tuple[str, Mapping[str, Any]]:
-    with open(path, "rb") as file:
-        data = file.read()
+    data = Path(path).read_bytes()
     try:
         if data[8:9] == b"{":
             from safetensors.numpy import load

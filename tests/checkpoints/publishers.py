@@ -81,13 +81,31 @@ class Names(NamedTuple):
 
 
 OFFICIAL = Names(
-    "stage0", "stage{s}.{b}", "rbr_dense", "rbr_1x1", "rbr_identity", "bn", ".rbr_reparam", ".se.down", ".se.up", "linear"
+    "stage0",
+    "stage{s}.{b}",
+    "rbr_dense",
+    "rbr_1x1",
+    "rbr_identity",
+    "bn",
+    ".rbr_reparam",
+    ".se.down",
+    ".se.up",
+    "linear",
 )
 PUBLISHERS: Dict[str, Names] = {
     "native": OFFICIAL._replace(megengine=True),
     "official": OFFICIAL,
     "timm": Names(
-        "stem", "stages.{z}.{b}", "conv_kxk", "conv_1x1", "identity", "bn", ".reparam_conv", ".attn.fc1", ".attn.fc2", "head.fc"
+        "stem",
+        "stages.{z}.{b}",
+        "conv_kxk",
+        "conv_1x1",
+        "identity",
+        "bn",
+        ".reparam_conv",
+        ".attn.fc1",
+        ".attn.fc2",
+        "head.fc",
     ),
     "openmmlab": Names(
         "backbone.stem",
