@@ -11,15 +11,16 @@ is a reshape; only Paddle's head, (features, classes), is transposed.
 One rule on colour: weights are never flipped. BaseCls and Asthestarsfalll trained on BGR; their stems stay as they are,
 and the registry's preprocessing of the checkpoint says BGR.
 
-Names and shapes were read in the publishers' code; the tables name no layout that none of them uses.
+Names and shapes were read in the publishers' code.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Dict, Iterable, Mapping, Optional, Tuple
+from typing import Dict, Iterable, Mapping, Optional, Pattern, Tuple
 
 import numpy as np
 
@@ -36,8 +37,8 @@ IGNORED = frozenset({"num_batches_tracked", "id_tensor", "bn_identity", "total_o
 class Layout:
     """One publisher's names. Each table maps a native name to theirs.
 
-    ``places`` has the blocks' prefixes, in which ``#`` stands for the block's index; ``modules`` what is inside a block;
-    ``heads`` what is outside of all blocks; ``tensors`` the last part of a key.
+    ``places`` has the blocks' prefixes, in which ``#`` stands for the block's index; ``modules`` what is inside of a
+    block; ``heads`` what is outside of all blocks; ``tensors`` the last part of a key.
     """
 
     name: str
@@ -81,11 +82,16 @@ def _translate(
     if owner in heads:
         return f"{heads[owner]}.{tensors[tensor]}"
     for place, new_place in places.items():
-        match = re.match(re.escape(place).replace(r"\#", "([0-9]+)") + r"\.", owner)
+        match = _pattern(place).match(owner)
         if match and owner[match.end() :] in modules:
             index = match.group(1) if match.groups() else ""
             return f"{new_place.replace('#', index)}.{modules[owner[match.end() :]]}.{tensors[tensor]}"
     return None
+
+
+@lru_cache(maxsize=None)
+def _pattern(place: str) -> Pattern[str]:
+    return re.compile(re.escape(place).replace(r"\#", "([0-9]+)") + r"\.")
 
 
 # Shapes ------------------------------------------------------------------------------------------------------
@@ -149,7 +155,9 @@ def _places(stem: str, pattern: str, stages: Iterable[str], names: Optional[Iter
     }
 
 
-def _modules(dense: str, pointwise: str, identity: str, reparam: str, down: str, up: str, bn: str = "bn") -> Dict[str, str]:
+def _modules(
+    dense: str, pointwise: str, identity: str, reparam: str, down: str, up: str, bn: str = "bn"
+) -> Dict[str, str]:
     return {
         "rbr_dense.conv": f"{dense}.conv",
         "rbr_dense.bn": f"{dense}.{bn}",
@@ -195,7 +203,13 @@ _ALL = (
         name="openmmlab",
         places=_places("backbone.stem", "backbone.stage_{}.#", STAGES, "1234"),
         modules=_modules(
-            "branch_3x3", "branch_1x1", "branch_norm", "branch_reparam", "se_layer.conv1.conv", "se_layer.conv2.conv", "norm"
+            "branch_3x3",
+            "branch_1x1",
+            "branch_norm",
+            "branch_reparam",
+            "se_layer.conv1.conv",
+            "se_layer.conv2.conv",
+            "norm",
         ),
         heads={"linear": "head.fc"},
     ),

@@ -11,18 +11,30 @@ import os
 import pickle
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from ..errors import ArgumentError, CheckpointFormatError, LayoutError, PathLike, UnsafePickleError
-from .layouts import BN_TENSORS, IGNORED, LAYOUTS, Layout, is_bn, native_array, native_key
+from .layouts import AUXILIARY, BN_TENSORS, IGNORED, LAYOUTS, Layout, is_bn, native_array, native_key
 
 SHOWN = 10
 
 # Where trainers put the state; plain weights come before averaged ones, which are a training's by-product.
-WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "params", "state_dict_ema", "model_ema", "ema")
+MAX_DEPTH = 4
+WRAPPERS = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "network",
+    "module",
+    "params",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+)
 # What wrappers around a network put in front of every key.
 PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "network.", "net.")
 
@@ -46,7 +58,7 @@ class LoadReport:
 class Checkpoint:
     """The weights of one file in the native layout (see ``layouts``), with the dtype that the file has.
 
-    ``form`` is "train" or "deploy", ``layout`` and ``format`` are the file's. Arrays may be read-only views of the file.
+    ``form`` is "train" or "deploy"; ``layout`` and ``format`` are the file's. Arrays may be read-only views of it.
     """
 
     arrays: Mapping[str, np.ndarray] = field(repr=False)
@@ -68,22 +80,27 @@ def load_checkpoint(path: PathLike, *, layout: Union[str, Layout, None] = None) 
     file = os.fspath(path)
     format, tree = _read_file(file)
     try:
-        state, skipped = find_state(tree)
-        chosen, names = recognise(state, [given] if given else _candidates(format))
-        renamed = {names[key]: array for key, array in state.items()}
-        form, superfluous = find_form(renamed)
-        skipped += [(key, superfluous[name]) for key, name in names.items() if name in superfluous]
-        kept = {key: array for key, array in renamed.items() if key not in superfluous}
-        arrays, reshaped, transposed = to_native(kept, chosen)
+        return interpret(tree, format=format, path=file, layout=given)
     except LayoutError as error:
-        error.path = file
+        error.path, error.message = file, f"{file}: {error.message}"
         raise
+
+
+def interpret(tree: Mapping[str, Any], *, format: str, path: str, layout: Optional[Layout] = None) -> Checkpoint:
+    """What a file's content means: its arrays by native key and in native shape. Raises LayoutError."""
+    state, skipped = find_state(tree)
+    chosen, names = recognise(state, [layout] if layout else _candidates(format))
+    renamed = {names[key]: array for key, array in state.items()}
+    form, superfluous = find_form(renamed)
+    skipped += [(key, superfluous[name]) for key, name in names.items() if name in superfluous]
+    kept = {key: array for key, array in renamed.items() if key not in superfluous}
+    arrays, reshaped, transposed = to_native(kept, chosen)
     return Checkpoint(
         arrays=MappingProxyType(arrays),
         form=form,
-        layout=chosen.name if given else _layout_name(chosen, format, reshaped),
+        layout=layout.name if layout else _layout_name(chosen, format, reshaped),
         format=format,
-        path=file,
+        path=path,
         report=LoadReport(tuple(arrays), tuple(skipped), tuple(reshaped), tuple(transposed)),
     )
 
@@ -92,21 +109,26 @@ def find_state(tree: Mapping[str, Any]) -> Tuple[Dict[str, np.ndarray], List[Tup
     """The arrays by the file's keys, out of any wrappers, and (key, why) for everything that is left aside."""
     skipped: List[Tuple[str, str]] = []
     path = ""
-    while True:
+    for _ in range(MAX_DEPTH):
         wrapper = next((name for name in WRAPPERS if isinstance(tree.get(name), Mapping)), None)
         if wrapper is None:
             break
-        skipped += [(f"{path}{key}", f"beside {wrapper}") for key in tree if key != wrapper]
-        path += f"{wrapper}."
-        tree = tree[wrapper]
+        skipped += [(f"{path}{key}", f"beside {path}{wrapper}") for key in tree if key != wrapper]
+        path, tree = f"{path}{wrapper}.", tree[wrapper]
     state: Dict[str, np.ndarray] = {}
     for key, value in tree.items():
         if not isinstance(key, str) or not isinstance(value, np.ndarray):
             skipped.append((f"{path}{key}", "not an array"))
         elif not IGNORED.isdisjoint(key.split(".")):
-            skipped.append((key, "a counter or helper"))
+            skipped.append((f"{path}{key}", "a counter or helper"))
         else:
             state[key] = value
+    if not state:
+        raise LayoutError(
+            f"no arrays at the top or under {', '.join(WRAPPERS)}; there is {_some([str(key) for key in tree])}",
+            actual=list(tree),
+            hint="give a file that holds a state dict",
+        )
     integers = [f"{key} ({array.dtype})" for key, array in state.items() if array.dtype.kind != "f"]
     if integers:
         raise LayoutError(
@@ -117,32 +139,22 @@ def find_state(tree: Mapping[str, Any]) -> Tuple[Dict[str, np.ndarray], List[Tup
 
 def recognise(state: Mapping[str, np.ndarray], candidates: Sequence[Layout]) -> Tuple[Layout, Dict[str, str]]:
     """The first layout that knows every key, and the native name of each; common prefixes are taken off if need be."""
-    if not state:
-        raise LayoutError("the file holds no arrays", hint="give a file that holds a state dict")
-    closest: Tuple[int, Optional[Layout], List[str]] = (0, None, list(state))
-    for cut in _prefix_lengths(state):
+    prefixes = _prefix_lengths(state)
+    for cut in prefixes:
         for layout in candidates:
-            found = {key: native_key(layout, key[cut:]) for key in state}
-            names = {key: name for key, name in found.items() if name is not None}
-            if len(names) == len(state):
+            names: Dict[str, str] = {}
+            for key in state:
+                name = native_key(layout, key[cut:])
+                if name is None:
+                    break
+                names[key] = name
+            else:
                 return layout, names
-            if len(names) > closest[0]:
-                closest = (len(names), layout, [key for key in state if key not in names])
-    count, nearest, unknown = closest
-    tried = ", ".join(layout.name for layout in candidates)
-    raise LayoutError(
-        f"{len(unknown)} of {len(state)} keys are not those of a RepVGG in layout {nearest.name if nearest else tried}: "
-        + _some(unknown),
-        expected=tried,
-        actual=unknown,
-        hint="leave layout= out to have it recognised, or remove keys that are not the network's"
-        if count
-        else f"layouts that can be read: {', '.join(LAYOUTS)}",
-    )
+    raise _unrecognised(state, candidates, prefixes)
 
 
 def find_form(arrays: Mapping[str, np.ndarray]) -> Tuple[str, Dict[str, str]]:
-    """"train" or "deploy", and the keys (with a reason) that the form has no use for.
+    """ "train" or "deploy", and the keys (with a reason) that the form has no use for.
 
     Some publishers keep a block's branches beside its fused convolution. Complete branches are then the truth, since
     the convolution can be made from them; otherwise a complete convolution is. Raises LayoutError, which names blocks,
@@ -160,11 +172,11 @@ def find_form(arrays: Mapping[str, np.ndarray]) -> Tuple[str, Dict[str, str]]:
         reparam = [name for name in tensors if name in REPARAM]
         if branches and reparam:
             if _is_complete(block, branches) or len(reparam) < len(REPARAM):
-                dropped, why, branches_win = reparam, "the block's branches are here and are what counts", True
+                form, dropped, why = "train", reparam, "the block's branches are here, and they are what counts"
             else:
-                dropped, why, branches_win = branches, "the block's branches are not complete, its fused form is", False
+                form, dropped, why = "deploy", branches, "the block's branches are not complete, its fused form is"
             superfluous.update({f"{block}.{name}": why for name in dropped})
-            forms["train" if branches_win else "deploy"].append(block)
+            forms[form].append(block)
         elif branches or reparam:
             forms["train" if branches else "deploy"].append(block)
     if forms["train"] and forms["deploy"]:
@@ -174,13 +186,20 @@ def find_form(arrays: Mapping[str, np.ndarray]) -> Tuple[str, Dict[str, str]]:
             hint="save the network either before re-parameterising it or after all of its blocks are",
         )
     if not forms["train"] and not forms["deploy"]:
-        raise LayoutError("the file holds no RepVGG block", actual=list(arrays)[:SHOWN])
-    return ("train" if forms["train"] else "deploy"), superfluous
+        raise LayoutError(
+            f"the file holds no RepVGG block, only {_some(list(arrays))}",
+            actual=list(arrays),
+            hint="give a file that holds the whole network",
+        )
+    if forms["train"]:
+        return "train", superfluous
+    # Converters that know blocks only leave RepVGGplus's auxiliary heads, which the deploy form has no place for.
+    auxiliary = tuple(f"{head}." for head in AUXILIARY)
+    superfluous.update({key: "only training needs it" for key in arrays if key.startswith(auxiliary)})
+    return "deploy", superfluous
 
 
-def to_native(
-    arrays: Mapping[str, np.ndarray], layout: Layout
-) -> Tuple[Dict[str, np.ndarray], List[str], List[str]]:
+def to_native(arrays: Mapping[str, np.ndarray], layout: Layout) -> Tuple[Dict[str, np.ndarray], List[str], List[str]]:
     """Arrays under native keys in native shapes, in the order of the file, and the keys reshaped and transposed.
 
     Torch's shapes do not say into how many groups a kernel (out, in / groups, k, k) falls, but the block before it
@@ -237,17 +256,38 @@ def _prefix_lengths(state: Mapping[str, np.ndarray]) -> List[int]:
         lengths.append(cut + len(prefix))
 
 
+def _unrecognised(
+    state: Mapping[str, np.ndarray], candidates: Sequence[Layout], prefixes: Sequence[int]
+) -> LayoutError:
+    """The error that names the layout which comes closest, and the keys that it does not have."""
+    unknown = {
+        layout.name: min(([key for key in state if native_key(layout, key[cut:]) is None] for cut in prefixes), key=len)
+        for layout in candidates
+    }
+    nearest = min(unknown, key=lambda name: len(unknown[name]))
+    if len(unknown[nearest]) == len(state):
+        message, hint = "no key is one of a RepVGG", f"layouts that can be read: {', '.join(unknown)}"
+    else:
+        message = f"{len(unknown[nearest])} of {len(state)} keys are not in the closest layout, {nearest}"
+        hint = "remove what is not the network's; if layout= was given, try without it"
+    return LayoutError(
+        f"{message}: {_some(unknown[nearest])}", expected=list(unknown), actual=unknown[nearest], hint=hint
+    )
+
+
 def _given_layout(layout: Union[str, Layout]) -> Layout:
     if isinstance(layout, Layout):
         return layout
     if layout not in LAYOUTS:
         known = ", ".join(LAYOUTS)
-        raise ArgumentError(f"no layout is called {layout!r}", expected=known, actual=layout, hint=f"choose from {known}")
+        raise ArgumentError(
+            f"no layout is called {layout!r}", expected=known, actual=layout, hint=f"choose from {known}"
+        )
     return LAYOUTS[layout]
 
 
 def _candidates(format: str) -> List[Layout]:
-    """The layouts in the order in which they are tried; a deploy file of Paddle's differs from others by format only."""
+    """The layouts in the order in which they are tried; only its format tells a deploy file of Paddle's."""
     first = ["paddleclas"] if format == "paddle" else []
     return [LAYOUTS[name] for name in (*first, *LAYOUTS) if name != "native"]
 
@@ -284,8 +324,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_file(path: str) -> Tuple[str, Mapping[str, Any]]:
-    with open(path, "rb") as file:
-        data = file.read()
+    data = Path(path).read_bytes()
     try:
         if data[8:9] == b"{":
             from safetensors.numpy import load

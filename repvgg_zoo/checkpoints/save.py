@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
+import secrets
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Callable, Dict, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional, Union
 
 import numpy as np
 
@@ -39,7 +39,9 @@ def save_checkpoint(
     file = Path(os.fspath(path))
     write = WRITERS[_format(file, format)]
     arrays = published(_arrays(arrays_or_module), layout)
-    _write_whole(file, lambda stream: write(stream, arrays))
+    if not file.parent.is_dir():
+        raise ArgumentError(f"{file.parent} is not a folder", path=file, hint="make the folder first")
+    _write_whole(file, lambda part: write(part, arrays))
 
 
 def published(arrays: Mapping[str, np.ndarray], layout: str) -> Dict[str, np.ndarray]:
@@ -64,59 +66,66 @@ def published(arrays: Mapping[str, np.ndarray], layout: str) -> Dict[str, np.nda
 
 
 def _arrays(source: Union[Mapping[str, np.ndarray], Module]) -> Mapping[str, np.ndarray]:
-    if isinstance(source, Mapping):
-        return source
-    return {key: np.asarray(value) for key, value in source.state_dict().items()}  # BN comes out as (C,)
+    arrays = source if isinstance(source, Mapping) else getattr(source, "state_dict", dict)()  # BN comes out as (C,)
+    if not arrays:
+        raise ArgumentError(
+            f"{type(source).__name__} holds no arrays to save", hint="give a network, or a dict of NumPy arrays"
+        )
+    other = [key for key, value in arrays.items() if not isinstance(value, np.ndarray) or value.dtype.kind != "f"]
+    if other:
+        raise ArgumentError(
+            f"only floating-point NumPy arrays can be saved, unlike {', '.join(other[:10])}",
+            actual=other,
+            hint="tensor.numpy() makes an array of a tensor; counters and settings belong into a file of their own",
+        )
+    return arrays
 
 
 def _format(path: Path, format: Optional[str]) -> str:
-    if format is None:
-        format = SUFFIXES.get(path.suffix.lower())
-    if format not in WRITERS:
+    chosen = format or SUFFIXES.get(path.suffix.lower(), "")
+    if chosen not in WRITERS:
         raise ArgumentError(
             f"cannot tell the format to write from {path.name!r}",
             path=path,
             expected=sorted(WRITERS),
-            actual=format,
+            actual=chosen,
             hint=f"end the name in {' or '.join(SUFFIXES)}, or give format= {' or '.join(WRITERS)}",
         )
-    return format
+    return chosen
 
 
-def _write_safetensors(stream: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
-    from safetensors.numpy import save
+def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    from safetensors.numpy import save_file
 
-    stream.write(save({key: np.ascontiguousarray(array) for key, array in arrays.items()}))
+    save_file(_contiguous(arrays), path)
 
 
-def _write_pickle(stream: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+def _write_pickle(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     # Protocol 4 and an OrderedDict are what megengine.save writes, on every Python that it runs on.
-    plain = OrderedDict((key, np.ascontiguousarray(array)) for key, array in arrays.items())
-    pickle.dump(plain, stream, protocol=4)
+    with path.open("wb") as stream:
+        pickle.dump(_contiguous(arrays), stream, protocol=4)
 
 
-WRITERS: Mapping[str, Callable[[BinaryIO, Mapping[str, np.ndarray]], None]] = {
+def _contiguous(arrays: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    # Whatever kind of array came in (a memory map, say), a plain one goes out.
+    return OrderedDict((key, np.asarray(array, order="C")) for key, array in arrays.items())
+
+
+WRITERS: Mapping[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
     "safetensors": _write_safetensors,
     "megengine": _write_pickle,
 }
 
 
-def _write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Writes beside ``path``, then renames: a reader sees the old file or the new one, and a crash leaves no half."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part.open("xb").close()  # with the permissions that the umask gives
     try:
-        with os.fdopen(handle, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o666 & ~_umask())  # mkstemp makes files private, whatever the umask
-        os.replace(name, path)
+        write(part)
+        with part.open("rb") as stream:
+            os.fsync(stream.fileno())  # before the rename, or a power cut could leave the new name on an empty file
+        part.replace(path)
     except BaseException:
-        Path(name).unlink()
+        part.unlink()
         raise
-
-
-def _umask() -> int:
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
