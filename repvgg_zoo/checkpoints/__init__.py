@@ -1,0 +1,1 @@
+"""Checkpoints: file formats, publishers' layouts, and putting their arrays into networks."""
