@@ -1,1 +1,0 @@
-"""Checkpoints: file formats, publishers' layouts, and putting their arrays into networks."""
