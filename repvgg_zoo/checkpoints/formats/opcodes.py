@@ -1,7 +1,10 @@
 """The pickle machine: one small method for each opcode of protocols 0 to 5, working on plain values only.
 
 The opcodes are described in CPython's pickletools. Those that checkpoints have no use for (sets, the copyreg extension
-registry, out-of-band buffers) are refused.
+registry, out-of-band buffers, Python 2's quoted strings) are refused.
+
+Nothing here may cost more than the bytes it was read from, times a small factor: a memoised value costs two bytes to
+name again. So builders bound their arguments' sizes, and no message shows a value of unknown size.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ Builder = Callable[..., Any]
 MAX_OPCODES = 1_000_000  # a checkpoint has some thirty for each tensor; a million make at most about 150 MB of objects
 MAX_DIGITS = 4300  # of a decimal number, whose reading takes quadratic time
 MAX_BLOCKED = 100  # names worth reporting
+MAX_ARGUMENTS = 16
 VIEWED = 64  # payloads of at least so many bytes stay views of the file
 
 
@@ -146,6 +150,8 @@ class Machine:
             raise PickleError(f"a call of a {type(function).__name__}")
         if self.blocked:  # the file is refused anyway, and blocked arguments would only confuse the builder
             return Blocked()
+        if not isinstance(arguments, (tuple, list)) or len(arguments) > MAX_ARGUMENTS:
+            raise PickleError(f"a call of {function.name} with too many arguments, or none at all")
         return function.build(*arguments)
 
     def reduce(self) -> None:
@@ -200,18 +206,12 @@ def _decimal(line: bytes) -> Any:
     return int(digits)
 
 
-def _quoted(line: bytes) -> str:
-    if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
-        raise PickleError("a string is not quoted")
-    return line[1:-1].decode("unicode_escape")
-
-
 def _text(machine: Machine, size: int) -> None:
     machine.push(str(machine.payload(size), "utf-8", "surrogatepass"))
 
 
 def _python2_text(machine: Machine, size: int) -> None:
-    machine.push(str(machine.payload(size), "latin-1"))  # bytes or text: latin-1 keeps both apart from nothing
+    machine.push(str(machine.payload(size), "latin-1"))  # it may be bytes: latin-1 gives them back unchanged
 
 
 def _tuple(machine: Machine, size: int) -> None:
@@ -282,7 +282,6 @@ OPERATIONS: Dict[int, Callable[[Machine], None]] = {
     ord("F"): lambda m: m.push(float(m.line())),
     ord("G"): lambda m: m.push(struct.unpack(">d", m.take(8))[0]),
     # text and bytes
-    ord("S"): lambda m: m.push(_quoted(m.line())),
     ord("T"): lambda m: _python2_text(m, m.number(4)),
     ord("U"): lambda m: _python2_text(m, m.number(1)),
     ord("V"): lambda m: m.push(str(m.line(), "raw-unicode-escape")),

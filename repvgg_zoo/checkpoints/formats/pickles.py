@@ -47,7 +47,7 @@ def load(
         problem = error
     except (ValueError, TypeError, LookupError, OverflowError, AttributeError, struct.error, RecursionError) as error:
         # A builder was given something else than its writer gives, or an opcode found no operand.
-        problem = PickleError(f"the pickle is damaged near byte {machine.position} ({type(error).__name__}: {error})")
+        problem = PickleError(f"the pickle is damaged near byte {machine.position} ({type(error).__name__})")
         problem.__cause__ = error
     if machine.blocked:
         raise UnsafePickleError("The pickle names globals outside the allow-list.", blocked=list(machine.blocked))
@@ -63,7 +63,10 @@ def resolve(value: Any) -> Any:
     to walk.
     """
     done: Dict[int, Tuple[Any, int]] = {}
-    result, _ = _resolve(value, done, set(), 0)
+    try:
+        result, _ = _resolve(value, done, set(), 0)
+    except (OverflowError, TypeError, LookupError) as error:  # NumPy's, about shapes beyond what it can address
+        raise PickleError(f"an array is damaged ({type(error).__name__})") from error
     return result
 
 

@@ -47,4 +47,6 @@ def read(data: Buffer) -> Any:
         if count != storages.known[key].count or position > len(data):
             raise PickleError(f"storage {key[:50]!r} is cut off or of another size than its tensors say")
         places[key] = start, position
+    if position != len(data):
+        raise PickleError(f"{len(data) - position} bytes follow the last storage")
     return resolve(value)

@@ -92,8 +92,7 @@ class Tensor(Placeholder):
         if not math.prod(self.shape):
             return np.empty(self.shape, flat.dtype)
         steps = tuple(step * flat.itemsize if length > 1 else 0 for length, step in zip(self.shape, self.stride))
-        view = np.lib.stride_tricks.as_strided(flat[start:], self.shape, steps, writeable=False)
-        return view
+        return np.lib.stride_tricks.as_strided(flat[start:], self.shape, steps, writeable=False)
 
 
 class Storages:
@@ -176,11 +175,17 @@ def torch_table(storages: Storages) -> Dict[str, Builder]:
             "torch._utils._rebuild_tensor_v3": typed_tensor,
             "torch._utils._rebuild_parameter": parameter,
             "torch._utils._rebuild_parameter_with_state": parameter,
-            "torch.Size": lambda lengths: check_shape(tuple(lengths)),
-            "torch.device": lambda kind, *index: ":".join(map(str, (kind, *index))),
+            "torch.Size": check_shape,
+            "torch.device": _device,
         }
     )
     return table
+
+
+def _device(kind: Any, index: Any = 0) -> str:
+    if not isinstance(kind, str) or not isinstance(index, int):
+        raise PickleError("a device is not a name and a number")
+    return kind
 
 
 def _no_call(*arguments: Any) -> Any:

@@ -33,7 +33,7 @@ def read(data: Buffer) -> Any:
             raise PickleError("this is a TorchScript archive, a program and not a checkpoint")
         order = "<"
         if f"{root}byteorder" in archive.members:
-            order = {b"little": "<", b"big": ">"}[bytes(archive.content(f"{root}byteorder"))]
+            order = {b"little": "<", b"big": ">"}[bytes(archive.content(f"{root}byteorder")[:8])]
 
         def storage_bytes(identity: StorageId) -> Any:
             return archive.content(f"{root}data/{identity.key}")
@@ -84,7 +84,11 @@ class Archive:
 
 
 class _Bounded(io.RawIOBase):
-    """The file for ZipFile, which reads the whole directory at once: some 20 bytes of memory for each byte of it."""
+    """The file for ZipFile, in reads of limited size.
+
+    ZipFile reads the directory at once, takes some 20 bytes of memory for each byte of it, and calls one that comes
+    short truncated. It unpacks members in as many reads as that takes.
+    """
 
     def __init__(self, data: Buffer) -> None:
         self.data = data
@@ -108,8 +112,6 @@ class _Bounded(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         available = max(0, len(self.data) - self.position)
-        size = available if size < 0 else min(size, available)
-        if size > MAX_DIRECTORY:
-            raise PickleError("the zip archive's directory is larger than that of any checkpoint")
+        size = min(available if size < 0 else size, available, MAX_DIRECTORY)
         start, self.position = self.position, self.position + size
         return self.data[start : self.position]
