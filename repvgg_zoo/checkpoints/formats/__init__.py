@@ -6,9 +6,7 @@ from typing import Any, Callable, List, Tuple
 
 from ...errors import CheckpointFormatError, PathLike, UnsafePickleError
 from . import numpy_pickle, safetensors_file, torch_legacy, torch_zip
-from .mapped import map_file
-from .opcodes import Buffer, PickleError
-from .pickles import load
+from .mapped import Buffer, Damaged, map_file
 
 __all__ = ["read_file"]
 
@@ -71,7 +69,7 @@ def read_file(path: PathLike) -> Tuple[str, Any]:
             hint=SAVE_AGAIN,
             path=path,
         ) from None
-    except (PickleError, safetensors_file.Damaged) as error:
+    except Damaged as error:
         raise CheckpointFormatError(
             f"The file is not a checkpoint that can be read: {error}.",
             hint="If it was downloaded, compare its size and digest with the publisher's. Otherwise: " + SAVE_AGAIN,
@@ -86,4 +84,6 @@ def _read(data: Buffer, path: PathLike) -> Tuple[str, Any]:
         return "safetensors", safetensors_file.read(data, path)
     if torch_legacy.is_legacy(data):
         return "torch", torch_legacy.read(data)
+    if data[:1] not in (b"\x80", b"(", b"]", b"}", b"c"):  # protocol 2 and later; what a state dict of 0 or 1 begins with
+        raise Damaged("its first bytes are those of no known format")
     return numpy_pickle.read(data)

@@ -11,7 +11,8 @@ from typing import Any, Dict, NoReturn, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .opcodes import Builder, Global, PickleError, Placeholder, pairs
+from .mapped import Damaged
+from .opcodes import Builder, Global, Placeholder, pairs
 from .pickles import Budget
 
 CODES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
@@ -23,13 +24,13 @@ class DType(Placeholder):
     def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
         if code not in CODES:
             shown = repr(code[:20]) if isinstance(code, str) else type(code).__name__
-            raise PickleError(f"an array of dtype {shown}; real numbers of up to 64 bits are read")
+            raise Damaged(f"an array of dtype {shown}; real numbers of up to 64 bits are read")
         self.value = np.dtype(code)
 
     def set_state(self, state: Any) -> None:
         _, order, subdtype, names, fields = state[:5]
         if subdtype is not None or names is not None or fields is not None or order not in ("<", ">", "=", "|"):
-            raise PickleError("an array of a structured dtype")
+            raise Damaged("an array of a structured dtype")
         if order != "|":
             self.value = self.value.newbyteorder(order)
 
@@ -50,7 +51,7 @@ class Array(Placeholder):
 
     def resolve(self) -> np.ndarray[Any, Any]:
         if self.value is None:
-            raise PickleError("an array without data")
+            raise Damaged("an array without data")
         return self.value
 
 
@@ -59,7 +60,7 @@ def numpy_table(budget: Budget) -> Dict[str, Builder]:
 
     def reconstruct(subtype: Any, shape: Any, typecode: Any) -> Array:
         if not (isinstance(subtype, Global) and subtype.name == "numpy.ndarray"):
-            raise PickleError("an array of a subclass")
+            raise Damaged("an array of a subclass")
         return Array(budget)
 
     def from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
@@ -73,7 +74,7 @@ def numpy_table(budget: Budget) -> Dict[str, Builder]:
 
     def encode(text: Any, encoding: Any) -> bytes:
         if not isinstance(text, str) or encoding != "latin1":
-            raise PickleError("_codecs.encode with other arguments than (text, 'latin1'), which numpy writes")
+            raise Damaged("_codecs.encode with other arguments than (text, 'latin1'), which numpy writes")
         budget.spend(len(text))
         return text.encode("latin-1")
 
@@ -99,24 +100,24 @@ def numpy_table(budget: Budget) -> Dict[str, Builder]:
 def view_array(data: Any, dtype: Any, shape: Any, order: Any, budget: Budget) -> np.ndarray[Any, Any]:
     """``data`` as an array, which must be exactly as long as ``shape`` and ``dtype`` say; copied only to swap bytes."""
     if not isinstance(dtype, DType):
-        raise PickleError("an array without a dtype")
+        raise Damaged("an array without a dtype")
     if isinstance(data, list):
-        raise PickleError("an array of Python objects")
+        raise Damaged("an array of Python objects")
     if isinstance(data, str):  # Python 2 and protocol 0
         budget.spend(len(data))
         data = data.encode("latin-1")
     shape = check_shape(shape)
     if order not in ("C", "F"):
-        raise PickleError("an array in another order than C or F")
+        raise Damaged("an array in another order than C or F")
     if math.prod(shape) * dtype.value.itemsize != len(data):
-        raise PickleError(f"an array of shape {shape} and dtype {dtype.value} has {len(data)} bytes of data")
+        raise Damaged(f"an array of shape {shape} and dtype {dtype.value} has {len(data)} bytes of data")
     return native_order(np.frombuffer(data, dtype.value), budget).reshape(shape, order=order)
 
 
 def check_shape(shape: Any) -> Tuple[int, ...]:
     """The shape as a tuple, if it is one of at most 32 lengths that are not negative."""
     if not isinstance(shape, tuple) or len(shape) > 32 or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
-        raise PickleError("an array's shape is not a tuple of lengths")
+        raise Damaged("an array's shape is not a tuple of lengths")
     return shape
 
 
@@ -143,4 +144,4 @@ def _empty_bytes() -> bytes:
 
 
 def _no_call(*arguments: Any) -> NoReturn:
-    raise PickleError("numpy.ndarray is called, which numpy's own pickles never do")
+    raise Damaged("numpy.ndarray is called, which numpy's own pickles never do")

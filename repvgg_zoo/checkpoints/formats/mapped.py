@@ -10,7 +10,14 @@ from typing import Union
 from ...errors import CheckpointFormatError, PathLike
 
 
-def map_file(path: PathLike) -> Union[bytes, mmap.mmap]:
+Buffer = Union[bytes, mmap.mmap]
+
+
+class Damaged(ValueError):
+    """The content is damaged or beyond a limit; read_file, which knows the path, makes a CheckpointFormatError of it."""
+
+
+def map_file(path: PathLike) -> Buffer:
     """The content of a regular file. Raises CheckpointFormatError where there is none to read.
 
     Replacing the file later (rename, unlink) is harmless; truncating it in place is not, as with every memory map.

@@ -11,7 +11,7 @@ from typing import Any, Tuple
 import numpy as np
 
 from .arrays import numpy_table
-from .opcodes import Buffer, PickleError
+from .mapped import Buffer, Damaged
 from .pickles import Budget, load, resolve
 
 PADDLE_NAMES = "StructuredToParameterName@@"
@@ -19,15 +19,15 @@ PADDLE_SLICES = "UnpackBigParamInfor@@"
 
 
 def read(data: Buffer) -> Tuple[str, Any]:
-    """"megengine" or "paddle", and the tree. Raises PickleError and UnsafePickleError."""
+    """"megengine" or "paddle", and the tree. Raises Damaged and UnsafePickleError."""
     table = numpy_table(Budget(4 * len(data)))
     table["builtins.tuple"] = table["__builtin__.tuple"] = _tuple  # how paddle.save marks what was a tensor
     value, end = load(data, 0, table)
     if end != len(data):
-        raise PickleError(f"{len(data) - end} bytes follow the pickle")
+        raise Damaged(f"{len(data) - end} bytes follow the pickle")
     tree = resolve(value)
     if isinstance(tree, dict) and PADDLE_SLICES in tree:
-        raise PickleError("paddle.save has cut its tensors into slices, which its protocols 2 and 3 do above 1 GiB")
+        raise Damaged("paddle.save has cut its tensors into slices, which its protocols 2 and 3 do above 1 GiB")
     if isinstance(tree, dict) and (PADDLE_NAMES in tree or any(map(_is_tensor, tree.values()))):
         tree.pop(PADDLE_NAMES, None)
         return "paddle", {key: value[1] if _is_tensor(value) else value for key, value in tree.items()}
@@ -42,5 +42,5 @@ def _is_tensor(value: Any) -> bool:
 
 def _tuple(items: Any) -> Any:
     if not isinstance(items, tuple):
-        raise PickleError("tuple() of something else than the pair that paddle.save writes")
+        raise Damaged("tuple() of something else than the pair that paddle.save writes")
     return items

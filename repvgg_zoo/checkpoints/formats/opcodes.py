@@ -9,11 +9,11 @@ name again. So builders bound their arguments' sizes, and no message shows a val
 
 from __future__ import annotations
 
-import mmap
 import struct
 from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Tuple, Union
 
-Buffer = Union[bytes, mmap.mmap]
+from .mapped import Buffer, Damaged
+
 Builder = Callable[..., Any]
 
 MAX_OPCODES = 1_000_000  # a checkpoint has some thirty for each tensor; a million make at most about 150 MB of objects
@@ -21,10 +21,6 @@ MAX_DIGITS = 4300  # of a decimal number, whose reading takes quadratic time
 MAX_BLOCKED = 100  # names worth reporting
 MAX_ARGUMENTS = 16
 VIEWED = 64  # payloads of at least so many bytes stay views of the file
-
-
-class PickleError(ValueError):
-    """The pickle is damaged or beyond a limit; the reader of the format turns it into a CheckpointFormatError."""
 
 
 class Global:
@@ -39,7 +35,7 @@ class Placeholder:
     """A value that is complete only after its state (numpy) or after the whole pickle (torch) was read."""
 
     def set_state(self, state: Any) -> None:
-        raise PickleError(f"a state for a {type(self).__name__.lower()}, which has none")
+        raise Damaged(f"a state for a {type(self).__name__.lower()}, which has none")
 
     def resolve(self) -> Any:
         raise NotImplementedError
@@ -76,9 +72,9 @@ class Machine:
                 return self.stack.pop()
             operation = OPERATIONS.get(code)
             if operation is None:
-                raise PickleError(f"the pickle has opcode {code:#04x} at byte {self.position - 1}, which is not read here")
+                raise Damaged(f"the pickle has opcode {code:#04x} at byte {self.position - 1}, which is not read here")
             operation(self)
-        raise PickleError(f"the pickle has more than {MAX_OPCODES} opcodes")
+        raise Damaged(f"the pickle has more than {MAX_OPCODES} opcodes")
 
     # Reading ---------------------------------------------------------------------------------------------------
 
@@ -92,7 +88,7 @@ class Machine:
     def _advance(self, size: int) -> int:
         start = self.position
         if size > len(self.view) - start:
-            raise PickleError(f"the pickle is cut off: it declares {size} bytes at byte {start}")
+            raise Damaged(f"the pickle is cut off: it declares {size} bytes at byte {start}")
         self.position = start + size
         return start
 
@@ -103,7 +99,7 @@ class Machine:
         start = self.position
         end = self.data.find(b"\n", start)
         if end < 0:
-            raise PickleError(f"the pickle is cut off: the line at byte {start} does not end")
+            raise Damaged(f"the pickle is cut off: the line at byte {start} does not end")
         self.position = end + 1
         return self.data[start:end]
 
@@ -135,7 +131,7 @@ class Machine:
 
     def find(self, module: Any, name: Any) -> Any:
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise PickleError("a global's name is not text")
+            raise Damaged("a global's name is not text")
         full = f"{module}.{name}"
         if full in self.table:
             return Global(full, self.table[full])
@@ -147,11 +143,11 @@ class Machine:
         if isinstance(function, Blocked):
             return function
         if not isinstance(function, Global):
-            raise PickleError(f"a call of a {type(function).__name__}")
+            raise Damaged(f"a call of a {type(function).__name__}")
         if self.blocked:  # the file is refused anyway, and blocked arguments would only confuse the builder
             return Blocked()
         if not isinstance(arguments, (tuple, list)) or len(arguments) > MAX_ARGUMENTS:
-            raise PickleError(f"a call of {function.name} with too many arguments, or none at all")
+            raise Damaged(f"a call of {function.name} with too many arguments, or none at all")
         return function.build(*arguments)
 
     def reduce(self) -> None:
@@ -165,35 +161,35 @@ class Machine:
             if not self.blocked:
                 target.set_state(state)
         elif type(target) is not dict:  # torch hangs attributes on its OrderedDict (_metadata): not part of the state
-            raise PickleError(f"a state for a {type(target).__name__}")
+            raise Damaged(f"a state for a {type(target).__name__}")
 
     def append(self, items: List[Any]) -> None:
         target = self.stack[-1]
         if type(target) is list:
             target.extend(items)
         elif not isinstance(target, Blocked):
-            raise PickleError(f"items for a {type(target).__name__}")
+            raise Damaged(f"items for a {type(target).__name__}")
 
     def set_items(self, items: List[Any]) -> None:
         target = self.stack[-1]
         if type(target) is dict:
             target.update(pairs(items[0::2], items[1::2]))
         elif not isinstance(target, Blocked):
-            raise PickleError(f"items for a {type(target).__name__}")
+            raise Damaged(f"items for a {type(target).__name__}")
 
     def resolve_persistent(self, key: Any) -> None:
         if self.persistent is None:
-            raise PickleError("the pickle has a persistent id, which only torch's files have")
+            raise Damaged("the pickle has a persistent id, which only torch's files have")
         self.stack.append(Blocked() if self.blocked else self.persistent(key))
 
 
 def pairs(keys: List[Any], values: List[Any]) -> Dict[Any, Any]:
     """A dict of them. Keys are text or 64-bit integers: hashing others can be made slow, or overflow the C stack."""
     if len(keys) != len(values):
-        raise PickleError("a dict has a key without a value")
+        raise Damaged("a dict has a key without a value")
     for key in keys:
         if not (isinstance(key, str) or (isinstance(key, int) and -(2**63) <= key < 2**63)):
-            raise PickleError(f"a dict has a key of type {type(key).__name__}; text and small integers are read here")
+            raise Damaged(f"a dict has a key of type {type(key).__name__}; text and small integers are read here")
     return dict(zip(keys, values))
 
 
@@ -202,7 +198,7 @@ def _decimal(line: bytes) -> Any:
         return line == b"01"
     digits = line.rstrip(b"L")
     if len(digits) > MAX_DIGITS:
-        raise PickleError(f"a number has {len(digits)} digits")
+        raise Damaged(f"a number has {len(digits)} digits")
     return int(digits)
 
 
@@ -217,7 +213,7 @@ def _python2_text(machine: Machine, size: int) -> None:
 def _tuple(machine: Machine, size: int) -> None:
     items = machine.stack[-size:]
     if len(items) < size:
-        raise PickleError("a tuple lacks items")
+        raise Damaged("a tuple lacks items")
     del machine.stack[-size:]
     machine.push(tuple(items))
 
@@ -245,7 +241,7 @@ def _object(machine: Machine) -> None:
 
 def _new_with_keywords(machine: Machine) -> None:
     if machine.stack.pop():
-        raise PickleError("a call with keyword arguments")
+        raise Damaged("a call with keyword arguments")
     machine.reduce()
 
 
@@ -263,7 +259,7 @@ def _dict(machine: Machine) -> None:
 def _protocol(machine: Machine) -> None:
     version = machine.number(1)
     if version > 5:
-        raise PickleError(f"the pickle has protocol {version}; 0 to 5 are known")
+        raise Damaged(f"the pickle has protocol {version}; 0 to 5 are known")
 
 
 STOP = 0x2E

@@ -12,7 +12,8 @@ import struct
 from typing import Any, Callable, Dict, Mapping, Optional, Set, Tuple
 
 from ...errors import UnsafePickleError
-from .opcodes import Buffer, Builder, Global, Machine, PickleError, Placeholder
+from .mapped import Buffer, Damaged
+from .opcodes import Builder, Global, Machine, Placeholder
 
 MAX_NODES = 1_000_000  # of the tree with shared parts counted at each use, as whoever walks it will meet them
 MAX_DEPTH = 64
@@ -27,7 +28,7 @@ class Budget:
     def spend(self, size: int) -> None:
         self.left -= size
         if self.left < 0:
-            raise PickleError("it would unpack to many times its size")
+            raise Damaged("it would unpack to many times its size")
 
 
 def load(
@@ -35,19 +36,19 @@ def load(
 ) -> Tuple[Any, int]:
     """One pickle of protocol 0 to 5 that begins at ``start``: its value, still with placeholders, and its end.
 
-    ``table`` maps "module.name" to what is called in its place; ``persistent`` reads persistent ids. Raises PickleError,
+    ``table`` maps "module.name" to what is called in its place; ``persistent`` reads persistent ids. Raises Damaged,
     and UnsafePickleError (whose path the caller adds) with every name that is not in the table.
     """
     machine = Machine(data, start, table, persistent)
-    problem: Optional[PickleError] = None
+    problem: Optional[Damaged] = None
     value = None
     try:
         value = machine.run()
-    except PickleError as error:
+    except Damaged as error:
         problem = error
     except (ValueError, TypeError, LookupError, OverflowError, AttributeError, struct.error, RecursionError) as error:
         # A builder was given something else than its writer gives, or an opcode found no operand.
-        problem = PickleError(f"the pickle is damaged near byte {machine.position} ({type(error).__name__})")
+        problem = Damaged(f"the pickle is damaged near byte {machine.position} ({type(error).__name__})")
         problem.__cause__ = error
     if machine.blocked:
         raise UnsafePickleError("The pickle names globals outside the allow-list.", blocked=list(machine.blocked))
@@ -66,7 +67,7 @@ def resolve(value: Any) -> Any:
     try:
         result, _ = _resolve(value, done, set(), 0)
     except (OverflowError, TypeError, LookupError) as error:  # NumPy's, about shapes beyond what it can address
-        raise PickleError(f"an array is damaged ({type(error).__name__})") from error
+        raise Damaged(f"an array is damaged ({type(error).__name__})") from error
     return result
 
 
@@ -79,9 +80,9 @@ def _resolve(value: Any, done: Dict[int, Tuple[Any, int]], path: Set[int], depth
     if key in done:
         return done[key]
     if key in path:
-        raise PickleError("an object contains itself")
+        raise Damaged("an object contains itself")
     if depth > MAX_DEPTH:
-        raise PickleError(f"objects are nested more than {MAX_DEPTH} levels deep")
+        raise Damaged(f"objects are nested more than {MAX_DEPTH} levels deep")
     path.add(key)
     nodes = 1
     result: Any
@@ -94,7 +95,7 @@ def _resolve(value: Any, done: Dict[int, Tuple[Any, int]], path: Set[int], depth
             parts.append(finished)
             nodes += count
             if nodes > MAX_NODES:
-                raise PickleError(f"it would unpack to more than {MAX_NODES} objects")
+                raise Damaged(f"it would unpack to more than {MAX_NODES} objects")
         result = dict(zip(value, parts)) if isinstance(value, dict) else type(value)(parts)
     path.discard(key)
     done[key] = result, nodes

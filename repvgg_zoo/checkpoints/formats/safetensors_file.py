@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ...errors import PathLike
 from .arrays import native_order, widen_bfloat16
-from .opcodes import Buffer
+from .mapped import Buffer, Damaged
 
 MAX_HEADER = 8 << 20  # bytes; that of a checkpoint with a thousand tensors takes 100 kB
 DTYPES = {
@@ -41,21 +41,25 @@ def is_safetensors(data: Buffer) -> bool:
 
 
 def read(data: Buffer, path: PathLike) -> Dict[str, np.ndarray[Any, Any]]:
-    """The tensors by name; bfloat16 becomes float32. Raises ValueError and the library's SafetensorError."""
+    """The tensors by name; bfloat16 becomes float32. Raises Damaged."""
     size = int.from_bytes(data[:8], "little")
     if size > MAX_HEADER:
-        raise ValueError(f"its header of {size} bytes is larger than that of any checkpoint")
-    with safe_open(os.fspath(path), framework="numpy"):
-        pass
-    header = json.loads(data[8 : 8 + size])
+        raise Damaged(f"its header of {size} bytes is larger than that of any checkpoint")
+    try:
+        with safe_open(os.fspath(path), framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise Damaged(str(error)[:300]) from error
+    header = json.loads(data[8 : 8 + size].decode())
     header.pop("__metadata__", None)
     body = memoryview(data)[8 + size :]
-    return {name: _tensor(body, name, **entry) for name, entry in header.items()}
+    return {name: _tensor(body, name, entry) for name, entry in header.items()}
 
 
-def _tensor(body: memoryview, name: str, dtype: str, shape: List[int], data_offsets: List[int]) -> np.ndarray[Any, Any]:
+def _tensor(body: memoryview, name: str, entry: Dict[str, Any]) -> np.ndarray[Any, Any]:
+    dtype = entry["dtype"]
     if dtype not in DTYPES:
-        raise ValueError(f"tensor {name[:100]!r} is of dtype {dtype}; real numbers of 8 to 64 bits are read")
-    begin, end = data_offsets
+        raise Damaged(f"tensor {name[:100]!r} is of dtype {dtype}; real numbers of 8 to 64 bits are read")
+    begin, end = entry["data_offsets"]
     array = native_order(np.frombuffer(body[begin:end], DTYPES[dtype]))
-    return (widen_bfloat16(array) if dtype == "BF16" else array).reshape(shape)
+    return (widen_bfloat16(array) if dtype == "BF16" else array).reshape(entry["shape"])

@@ -8,7 +8,8 @@ from typing import Any, Callable, Dict, NamedTuple, Optional
 import numpy as np
 
 from .arrays import check_shape, native_order, numpy_table, widen_bfloat16
-from .opcodes import Builder, Global, PickleError, Placeholder
+from .mapped import Damaged
+from .opcodes import Builder, Global, Placeholder
 from .pickles import Budget
 
 # Storage classes, and the dtypes that tensors of untyped storages name, by what NumPy calls their elements.
@@ -69,7 +70,7 @@ class Tensor(Placeholder):
 
     def __init__(self, storages: Storages, storage: Any, code: Optional[str], offset: Any, size: Any, stride: Any) -> None:
         if not isinstance(storage, Storage):
-            raise PickleError("a tensor without a storage")
+            raise Damaged("a tensor without a storage")
         self.storages = storages
         self.storage = storage
         self.code = storage.identity.code if code is None else code
@@ -81,10 +82,10 @@ class Tensor(Placeholder):
         elements = math.prod(self.shape)
         last = sum((length - 1) * step for length, step in zip(self.shape, self.stride))
         if len(self.shape) != len(self.stride):
-            raise PickleError(f"a tensor has {len(self.shape)} axes and {len(self.stride)} strides")
+            raise Damaged(f"a tensor has {len(self.shape)} axes and {len(self.stride)} strides")
         # A zero stride lets a tensor of any size lie in a storage of one element; what reads it would fill the memory.
         if elements and (elements > room or self.offset + last >= room):
-            raise PickleError(f"a tensor of shape {self.shape} lies outside its storage of {room} elements")
+            raise Damaged(f"a tensor of shape {self.shape} lies outside its storage of {room} elements")
 
     def resolve(self) -> np.ndarray[Any, Any]:
         flat = self.storages.elements(self.storage.identity, self.code)
@@ -109,19 +110,19 @@ class Storages:
         """The storage that a persistent id names; legacy ids may name a part of one."""
         if not isinstance(key, tuple) or len(key) not in (5, 6) or key[0] != "storage":
             kind = key[0] if isinstance(key, tuple) and key and isinstance(key[0], str) else type(key).__name__
-            raise PickleError(f"a persistent id of kind {kind[:50]!r}; checkpoints hold storages")
+            raise Damaged(f"a persistent id of kind {kind[:50]!r}; checkpoints hold storages")
         kind, name, count = key[1], key[2], key[4]
         if not isinstance(kind, Global) or kind.name not in STORAGES or not isinstance(name, str):
-            raise PickleError("a storage without class and key")
+            raise Damaged("a storage without class and key")
         (count,) = check_shape((count,))
         identity = self.known.setdefault(name, StorageId(name, STORAGES[kind.name], count))
         if identity != StorageId(name, STORAGES[kind.name], count):
-            raise PickleError(f"storage {name[:50]!r} is described in two ways")
+            raise Damaged(f"storage {name[:50]!r} is described in two ways")
         start = 0
         if len(key) == 6 and key[5] is not None:
             _, start, count = check_view(key[5])
             if start + count > identity.count:
-                raise PickleError(f"a view lies outside storage {name[:50]!r}")
+                raise Damaged(f"a view lies outside storage {name[:50]!r}")
         return Storage(identity, start, count)
 
     def elements(self, identity: StorageId, code: str) -> np.ndarray[Any, Any]:
@@ -130,7 +131,7 @@ class Storages:
             dtype = np.dtype("u2" if code == "bfloat16" else code).newbyteorder(self.order)
             raw = self.read(identity)
             if len(raw) != identity.count * identity.itemsize:
-                raise PickleError(f"storage {identity.key[:50]!r} has {len(raw)} bytes, not the declared number")
+                raise Damaged(f"storage {identity.key[:50]!r} has {len(raw)} bytes, not the declared number")
             array = native_order(np.frombuffer(raw, dtype, len(raw) // dtype.itemsize), self.budget)
             if code == "bfloat16":
                 self.budget.spend(2 * array.nbytes)
@@ -142,7 +143,7 @@ class Storages:
 def check_view(view: Any) -> Any:
     """(key, start, count) of a legacy view on a part of a storage."""
     if not isinstance(view, tuple) or len(view) != 3:
-        raise PickleError("a view of a storage is not (key, start, count)")
+        raise Damaged("a view of a storage is not (key, start, count)")
     return (view[0], *check_shape(view[1:]))
 
 
@@ -158,12 +159,12 @@ def torch_table(storages: Storages) -> Dict[str, Builder]:
 
     def typed_tensor(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any) -> Tensor:
         if not isinstance(dtype, Global) or dtype.name not in DTYPES:
-            raise PickleError("a tensor's dtype is not known")
+            raise Damaged("a tensor's dtype is not known")
         return Tensor(storages, storage, DTYPES[dtype.name], offset, size, stride)
 
     def parameter(data: Any, *rest: Any) -> Any:
         if not isinstance(data, Tensor):
-            raise PickleError("a parameter without a tensor")
+            raise Damaged("a parameter without a tensor")
         return data
 
     table = numpy_table(storages.budget)
@@ -184,9 +185,9 @@ def torch_table(storages: Storages) -> Dict[str, Builder]:
 
 def _device(kind: Any, index: Any = 0) -> str:
     if not isinstance(kind, str) or not isinstance(index, int):
-        raise PickleError("a device is not a name and a number")
+        raise Damaged("a device is not a name and a number")
     return kind
 
 
 def _no_call(*arguments: Any) -> Any:
-    raise PickleError("a storage class or dtype of torch is called, which torch's own pickles never do")
+    raise Damaged("a storage class or dtype of torch is called, which torch's own pickles never do")

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from typing import IO, Any, Dict, Union, cast
 
-from .opcodes import Buffer, PickleError
+from .mapped import Buffer, Damaged
 from .pickles import Budget, load, resolve
 from .torch_tensors import StorageId, Storages, torch_table
 
@@ -22,15 +22,15 @@ EXPANSION = 4  # deflated weights shrink by a tenth
 
 
 def read(data: Buffer) -> Any:
-    """The tree of a torch zip file. Raises PickleError and UnsafePickleError."""
+    """The tree of a torch zip file. Raises Damaged and UnsafePickleError."""
     try:
         archive = Archive(data)
         names = [name for name in archive.members if name.rpartition("/")[2] == "data.pkl" and name.count("/") <= 1]
         if len(names) != 1:
-            raise PickleError("the zip archive holds no data.pkl, as torch's files do")
+            raise Damaged("the zip archive holds no data.pkl, as torch's files do")
         root = names[0][: -len("data.pkl")]
         if f"{root}constants.pkl" in archive.members:
-            raise PickleError("this is a TorchScript archive, a program and not a checkpoint")
+            raise Damaged("this is a TorchScript archive, a program and not a checkpoint")
         order = "<"
         if f"{root}byteorder" in archive.members:
             order = {b"little": "<", b"big": ">"}[bytes(archive.content(f"{root}byteorder")[:8])]
@@ -43,7 +43,7 @@ def read(data: Buffer) -> Any:
         value, _ = load(pickle, 0, torch_table(storages), storages.identify)
         return resolve(value)
     except (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, LookupError, EOFError, RuntimeError) as error:
-        raise PickleError(f"the zip archive is damaged ({type(error).__name__}: {error})") from error
+        raise Damaged(f"the zip archive is damaged ({type(error).__name__}: {error})") from error
 
 
 class Archive:
@@ -56,21 +56,21 @@ class Archive:
         packed = 0
         for member in self.zip.infolist():
             if member.filename in self.members:
-                raise PickleError(f"the zip archive has two members {member.filename[:100]!r}")
+                raise Damaged(f"the zip archive has two members {member.filename[:100]!r}")
             if member.flag_bits & 1:
-                raise PickleError("the zip archive is encrypted")
+                raise Damaged("the zip archive is encrypted")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise PickleError("the zip archive is compressed by another method than deflate")
+                raise Damaged("the zip archive is compressed by another method than deflate")
             packed += 0 if member.compress_type == zipfile.ZIP_STORED else member.file_size
             self.members[member.filename] = member
         if packed > EXPANSION * len(data):
-            raise PickleError("it would unpack to many times its size")
+            raise Damaged("it would unpack to many times its size")
 
     def content(self, name: str) -> Union[bytes, memoryview]:
         """A member's bytes: a view of the file where it is stored, unpacked and checked where it is deflated."""
         member = self.members.get(name)
         if member is None:
-            raise PickleError(f"the zip archive lacks {name[:100]!r}")
+            raise Damaged(f"the zip archive lacks {name[:100]!r}")
         if member.compress_type != zipfile.ZIP_STORED:
             with self.zip.open(member) as stream:
                 return stream.read(member.file_size)
@@ -79,7 +79,7 @@ class Archive:
         start += LOCAL_HEADER.size + name_size + extra_size
         end = start + member.file_size
         if signature != b"PK\3\4" or member.file_size != member.compress_size or not 0 <= start <= end <= len(self.data):
-            raise PickleError(f"the zip archive's member {name[:100]!r} is damaged")
+            raise Damaged(f"the zip archive's member {name[:100]!r} is damaged")
         return memoryview(self.data)[start:end]
 
 
