@@ -57,12 +57,16 @@ def write_torch(folder: Path) -> None:
     }
     for name, value in objects.items():
         inner = value.get("state_dict", value.get("model", value))
-        arrays = {key: tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach() for key, tensor in inner.items()}
-        for kind in ("zip", "legacy"):
+        arrays = {key: tensor.detach() for key, tensor in inner.items()}
+        arrays = {
+            key: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+            for key, tensor in arrays.items()
+        }
+        for zipped in (True, False):
             for protocol in (2, 4):
-                stem = f"torch_{name}_{kind}_{protocol}"
-                torch.save(value, folder / f"{stem}.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=kind == "zip")
-                np.savez(folder / f"{stem}.npz", **{key: tensor.numpy() for key, tensor in arrays.items()})
+                path = folder / f"torch_{name}_{'zip' if zipped else 'legacy'}_{protocol}.pth"
+                torch.save(value, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+                np.savez(path.with_suffix(".npz"), **arrays)
 
 
 def write_paddle(folder: Path) -> None:

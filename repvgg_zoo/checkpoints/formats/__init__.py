@@ -84,6 +84,12 @@ def _read(data: Buffer, path: PathLike) -> Tuple[str, Any]:
         return "safetensors", safetensors_file.read(data, path)
     if torch_legacy.is_legacy(data):
         return "torch", torch_legacy.read(data)
-    if data[:1] not in (b"\x80", b"(", b"]", b"}", b"c"):  # protocol 2 and later; what a state dict of 0 or 1 begins with
+    if data[:1] not in (
+        b"\x80",
+        b"(",
+        b"]",
+        b"}",
+        b"c",
+    ):  # protocol 2 and later; what a state dict of 0 or 1 begins with
         raise Damaged("its first bytes are those of no known format")
     return numpy_pickle.read(data)

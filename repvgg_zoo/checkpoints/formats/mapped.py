@@ -9,7 +9,6 @@ from typing import Union
 
 from ...errors import CheckpointFormatError, PathLike
 
-
 Buffer = Union[bytes, mmap.mmap]
 
 
@@ -28,7 +27,9 @@ def map_file(path: PathLike) -> Buffer:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise CheckpointFormatError("This is not a regular file.", hint="Pass the checkpoint's file.", path=path)
+                raise CheckpointFormatError(
+                    "This is not a regular file.", hint="Pass the checkpoint's file.", path=path
+                )
             return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if status.st_size else b""
         finally:
             os.close(descriptor)

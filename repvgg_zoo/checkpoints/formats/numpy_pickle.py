@@ -19,7 +19,7 @@ PADDLE_SLICES = "UnpackBigParamInfor@@"
 
 
 def read(data: Buffer) -> Tuple[str, Any]:
-    """"megengine" or "paddle", and the tree. Raises Damaged and UnsafePickleError."""
+    """ "megengine" or "paddle", and the tree. Raises Damaged and UnsafePickleError."""
     table = numpy_table(Budget(4 * len(data)))
     table["builtins.tuple"] = table["__builtin__.tuple"] = _tuple  # how paddle.save marks what was a tensor
     value, end = load(data, 0, table)

@@ -10,7 +10,7 @@ name again. So builders bound their arguments' sizes, and no message shows a val
 from __future__ import annotations
 
 import struct
-from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 
 from .mapped import Buffer, Damaged
 
@@ -256,6 +256,14 @@ def _dict(machine: Machine) -> None:
     machine.push(pairs(items[0::2], items[1::2]))
 
 
+def _pop_mark(machine: Machine) -> None:
+    machine.since_mark()
+
+
+def _frame(machine: Machine) -> None:
+    machine.take(8)  # a hint for readers of streams; the opcodes inside are bounded one by one
+
+
 def _protocol(machine: Machine) -> None:
     version = machine.number(1)
     if version > 5:
@@ -305,7 +313,7 @@ OPERATIONS: Dict[int, Callable[[Machine], None]] = {
     ord("u"): lambda m: m.set_items(m.since_mark()),
     # the stack and the memo
     ord("0"): Machine.pop,
-    ord("1"): lambda m: m.since_mark() and None,
+    ord("1"): _pop_mark,
     ord("2"): lambda m: m.push(m.stack[-1]),
     ord("p"): lambda m: m.remember(_decimal(m.line())),
     ord("q"): lambda m: m.remember(m.number(1)),
@@ -327,5 +335,5 @@ OPERATIONS: Dict[int, Callable[[Machine], None]] = {
     ord("Q"): lambda m: m.resolve_persistent(m.stack.pop()),
     # framing
     0x80: _protocol,
-    0x95: lambda m: m.take(8) and None,  # FRAME: a reader's hint; the opcodes inside are bounded one by one
+    0x95: _frame,
 }

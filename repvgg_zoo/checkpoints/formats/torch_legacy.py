@@ -50,7 +50,7 @@ def read(data: Buffer) -> Any:
         start = position + 8
         count = int.from_bytes(data[position:start], "little" if order == "<" else "big", signed=True)
         position = start + count * storages.known[key].itemsize
-        if count != storages.known[key].count or position > len(data):
+        if count != storages.known[key].numel or position > len(data):
             raise Damaged(f"storage {key[:50]!r} is cut off or of another size than its tensors say")
         places[key] = start, position
     if position != len(data):

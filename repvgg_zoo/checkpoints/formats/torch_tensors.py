@@ -49,7 +49,7 @@ class StorageId(NamedTuple):
 
     key: str
     code: str
-    count: int
+    numel: int
 
     @property
     def itemsize(self) -> int:
@@ -68,7 +68,9 @@ class Storage:
 class Tensor(Placeholder):
     """A tensor, read when the storages are at hand: the legacy format has them after the pickle."""
 
-    def __init__(self, storages: Storages, storage: Any, code: Optional[str], offset: Any, size: Any, stride: Any) -> None:
+    def __init__(
+        self, storages: Storages, storage: Any, code: Optional[str], offset: Any, size: Any, stride: Any
+    ) -> None:
         if not isinstance(storage, Storage):
             raise Damaged("a tensor without a storage")
         self.storages = storages
@@ -93,7 +95,7 @@ class Tensor(Placeholder):
         if not math.prod(self.shape):
             return np.empty(self.shape, flat.dtype)
         steps = tuple(step * flat.itemsize if length > 1 else 0 for length, step in zip(self.shape, self.stride))
-        return np.lib.stride_tricks.as_strided(flat[start:], self.shape, steps, writeable=False)
+        return np.ndarray(self.shape, flat.dtype, flat, start * flat.itemsize, steps)
 
 
 class Storages:
@@ -121,16 +123,16 @@ class Storages:
         start = 0
         if len(key) == 6 and key[5] is not None:
             _, start, count = check_view(key[5])
-            if start + count > identity.count:
+            if start + count > identity.numel:
                 raise Damaged(f"a view lies outside storage {name[:50]!r}")
         return Storage(identity, start, count)
 
     def elements(self, identity: StorageId, code: str) -> np.ndarray[Any, Any]:
         """The whole storage as an array of ``code``, shared by all tensors in it; bfloat16 becomes float32."""
         if (identity.key, code) not in self.arrays:
-            dtype = np.dtype("u2" if code == "bfloat16" else code).newbyteorder(self.order)
+            dtype = np.dtype(self.order + ("u2" if code == "bfloat16" else code))
             raw = self.read(identity)
-            if len(raw) != identity.count * identity.itemsize:
+            if len(raw) != identity.numel * identity.itemsize:
                 raise Damaged(f"storage {identity.key[:50]!r} has {len(raw)} bytes, not the declared number")
             array = native_order(np.frombuffer(raw, dtype, len(raw) // dtype.itemsize), self.budget)
             if code == "bfloat16":
@@ -157,7 +159,9 @@ def torch_table(storages: Storages) -> Dict[str, Builder]:
     def tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
         return Tensor(storages, storage, None, offset, size, stride)
 
-    def typed_tensor(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any) -> Tensor:
+    def typed_tensor(
+        storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
+    ) -> Tensor:
         if not isinstance(dtype, Global) or dtype.name not in DTYPES:
             raise Damaged("a tensor's dtype is not known")
         return Tensor(storages, storage, DTYPES[dtype.name], offset, size, stride)

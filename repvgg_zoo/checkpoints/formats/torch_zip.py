@@ -18,6 +18,16 @@ from .torch_tensors import StorageId, Storages, torch_table
 
 MAX_DIRECTORY = 4 << 20  # bytes; that of a checkpoint with a thousand storages takes 150 kB
 LOCAL_HEADER = struct.Struct("<4s22x2H")
+DAMAGES = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    LookupError,
+    EOFError,
+    RuntimeError,
+    OSError,
+)
 EXPANSION = 4  # deflated weights shrink by a tenth
 
 
@@ -42,8 +52,8 @@ def read(data: Buffer) -> Any:
         pickle = bytes(archive.content(names[0]))
         value, _ = load(pickle, 0, torch_table(storages), storages.identify)
         return resolve(value)
-    except (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, LookupError, EOFError, RuntimeError) as error:
-        raise Damaged(f"the zip archive is damaged ({type(error).__name__}: {error})") from error
+    except DAMAGES as error:
+        raise Damaged(f"the zip archive is damaged ({type(error).__name__}: {str(error)[:200]})") from error
 
 
 class Archive:
@@ -78,7 +88,11 @@ class Archive:
         signature, name_size, extra_size = LOCAL_HEADER.unpack(self.data[start : start + LOCAL_HEADER.size])
         start += LOCAL_HEADER.size + name_size + extra_size
         end = start + member.file_size
-        if signature != b"PK\3\4" or member.file_size != member.compress_size or not 0 <= start <= end <= len(self.data):
+        if (
+            signature != b"PK\3\4"
+            or member.file_size != member.compress_size
+            or not 0 <= start <= end <= len(self.data)
+        ):
             raise Damaged(f"the zip archive's member {name[:100]!r} is damaged")
         return memoryview(self.data)[start:end]
 
