@@ -41,10 +41,11 @@ def count_macs(network: M.Module, image_size: int) -> int:
         positions = int(np.prod(output.shape[2:])) if len(output.shape) == 4 else 1
         total += int(np.prod(layer.weight.shape)) * positions
 
+    left_out = {"se", "post_se", "stage1_aux", "stage2_aux", "stage3_first_aux"}
     layers = [
         part
         for name, part in network.named_modules()
-        if isinstance(part, (M.Conv2d, M.Linear)) and "se." not in name and "_aux" not in name
+        if isinstance(part, (M.Conv2d, M.Linear)) and left_out.isdisjoint(name.split("."))
     ]
     handles = [layer.register_forward_hook(count) for layer in layers]
     network.eval()

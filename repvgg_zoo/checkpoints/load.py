@@ -6,18 +6,16 @@ tell the form, and bring every array into native shape.
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from ..errors import ArgumentError, CheckpointFormatError, LayoutError, PathLike, UnsafePickleError
+from ..errors import ArgumentError, LayoutError, PathLike
+from .formats import read_file
 from .layouts import AUXILIARY, BN_TENSORS, IGNORED, LAYOUTS, Layout, is_bn, native_array, native_key
 
 SHOWN = 10
@@ -78,7 +76,7 @@ def load_checkpoint(path: PathLike, *, layout: Union[str, Layout, None] = None) 
     """
     given = None if layout is None else _given_layout(layout)
     file = os.fspath(path)
-    format, tree = _read_file(file)
+    format, tree = read_file(file)
     try:
         return interpret(tree, format=format, path=file, layout=given)
     except LayoutError as error:
@@ -302,40 +300,3 @@ def _layout_name(layout: Layout, format: str, reshaped: Sequence[str]) -> str:
 
 def _some(names: Sequence[str], shown: int = SHOWN) -> str:
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-
-
-# To be replaced by formats.read_file, which has this signature and reads every format. ------------------------
-
-_ALLOWED = {
-    ("collections", "OrderedDict"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise UnsafePickleError(f"the pickle asks for {module}.{name}", blocked=[f"{module}.{name}"])
-        return super().find_class(module.replace("numpy._core", "numpy.core"), name)
-
-
-def _read_file(path: str) -> Tuple[str, Mapping[str, Any]]:
-    data = Path(path).read_bytes()
-    try:
-        if data[8:9] == b"{":
-            from safetensors.numpy import load
-
-            return "safetensors", load(data)
-        tree = _Unpickler(io.BytesIO(data)).load()
-    except UnsafePickleError as error:
-        error.path = path
-        raise
-    except Exception as error:
-        raise CheckpointFormatError(f"{path} is damaged or of an unknown format: {error}", path=path) from error
-    if not isinstance(tree, Mapping):
-        raise CheckpointFormatError(f"{path} holds no dict of arrays", path=path)
-    return "megengine", tree
