@@ -64,17 +64,22 @@ def main() -> None:
 
 
 def show_registry() -> None:
-    print(f"  {'name':18} {'params':>9} {'MACs':>9} {'top-1':>7}")
+    print(f"  {'name':18} {'params':>9} {'MACs':>9} {'at':>6} {'top-1':>8} {'at':>6}  checkpoint")
     for name in repvgg_zoo.list_models():
         info = repvgg_zoo.model_info(name)
-        accuracy = info.checkpoint(info.default).top1 if info.default else None
-        shown = f"{accuracy:.2f} %" if accuracy else "-"
-        print(f"  {name:18} {info.params.deploy / 1e6:7.2f} M {info.macs.deploy / 1e9:7.2f} G {shown:>7}")
+        cost = f"{info.params.deploy / 1e6:7.2f} M {info.macs.deploy / 1e9:7.3f} G {info.architecture.image_size:4} px"
+        if info.default is None:
+            print(f"  {name:18} {cost}  none that can be trusted")
+        else:
+            checkpoint = info.checkpoint(info.default)
+            print(
+                f"  {name:18} {cost} {checkpoint.top1:6.2f} % {checkpoint.preprocessing.image_size:3} px  {info.default}"
+            )
 
 
 def test_images() -> Tuple[NDArray[Any], NDArray[Any]]:
     """The 360 digits of the test split that lie beside the checkpoint: (360, 8, 8) uint8 and (360,) labels."""
-    with np.load(Path(__file__).parent / "digits-test.npz", allow_pickle=False) as arrays:
+    with np.load(Path(__file__).parents[1] / "hub" / "digits-test.npz", allow_pickle=False) as arrays:
         return arrays["images"], arrays["labels"]
 
 
