@@ -72,9 +72,8 @@ def show_registry() -> None:
             print(f"  {name:18} {cost}  none that can be trusted")
         else:
             checkpoint = info.checkpoint(info.default)
-            print(
-                f"  {name:18} {cost} {checkpoint.top1:6.2f} % {checkpoint.preprocessing.image_size:3} px  {info.default}"
-            )
+            size = checkpoint.preprocessing.image_size
+            print(f"  {name:18} {cost} {checkpoint.top1:6.2f} % {size:3} px  {info.default}")
 
 
 def test_images() -> Tuple[NDArray[Any], NDArray[Any]]:
