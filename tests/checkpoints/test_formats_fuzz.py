@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from repvgg_zoo.checkpoints.formats import read_file
 from repvgg_zoo.errors import CheckpointFormatError
+from tests.checkpoints import damaged_files
 from tests.checkpoints import hostile_files as hostile
 from tests.checkpoints import torch_files as write
 
@@ -27,7 +28,7 @@ SEEDS = {
     "megengine": [write.good_megengine(protocol) for protocol in range(6)],
     "paddle": [write.good_paddle(2), write.good_paddle(4), write.good_paddle(4, marked=False)],
     "safetensors": [write.good_safetensors()],
-    "hostile": [row[1] for row in hostile.executing() + hostile.damaged()],
+    "hostile": [row[1] for row in hostile.executing() + damaged_files.damaged()],
 }
 # Bytes that mean something to one of the formats: opcodes, lengths at their limits, zip signatures, names.
 TOKENS = [bytes([code]) for code in b"(.01245BCFGIJKLMNPQRSTUVX]abcdeghijlopqrstu}"] + [
@@ -85,8 +86,8 @@ def check(path, content):
     try:
         _, tree = read_file(path)
     except CheckpointFormatError as error:
-        assert error.path == str(path)
-        assert error.hint
+        if error.path != str(path) or not error.hint:
+            raise AssertionError("the error lacks its path or hint") from error
         return False
     assert holds_only_plain_values(tree)
     return True
@@ -113,7 +114,7 @@ def test_bent_files_end_in_a_result_or_our_error_and_run_nothing(tmp_path, monke
     record_property("tried", tried)
     print(f"{kind}: {tried} tried, {read} of them read", file=sys.stderr)
     assert tried > 20
-    assert os.listdir(tmp_path) == ["file"]  # no canary
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]  # no canary
 
 
 def pickled_values():

@@ -66,8 +66,12 @@ class Machine:
 
     def run(self) -> Any:
         """The pickle's value; ``position`` then is its end."""
+        data, size = self.data, len(self.data)
         for _ in range(MAX_OPCODES):
-            code = self.take(1)[0]
+            if self.position >= size:
+                raise Damaged("the pickle is cut off")
+            code = data[self.position]
+            self.position += 1
             if code == STOP:
                 return self.stack.pop()
             operation = OPERATIONS.get(code)
