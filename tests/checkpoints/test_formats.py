@@ -137,8 +137,8 @@ def test_arrays_of_any_number_type_order_and_shape_come_out_in_native_order(read
 def test_wrappers_scalars_and_shared_parts_stay_as_they_were_saved(read):
     betas = (0.9, 0.999)
     array = np.ones(3)
-    saved = {"state_dict": {"w": array}, "epoch": 3, "groups": [{"betas": betas}, {"betas": betas}], 7: None, "note": "é",
-             "seed": 10**30, "raw": bytes(100), "again": array}  # fmt: skip
+    saved = {"state_dict": {"w": array}, "epoch": 3, "groups": [{"betas": betas}, {"betas": betas}], 7: None}
+    saved.update(note="é", seed=10**30, raw=bytes(100), again=array)
     for protocol in range(6):
         tree = read(pickle.dumps(saved, protocol))[1]
         assert tree["again"] is tree["state_dict"]["w"]

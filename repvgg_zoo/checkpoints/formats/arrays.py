@@ -22,20 +22,19 @@ class DType(Placeholder):
     """A dtype, whose byte order comes with its state."""
 
     def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
-        if code not in CODES:
-            shown = repr(code[:20]) if isinstance(code, str) else type(code).__name__
-            raise Damaged(f"an array of dtype {shown}; real numbers of up to 64 bits are read")
-        self.value = np.dtype(code)
+        # Others are refused by view_array, which comes after the names that an array of objects holds were found.
+        self.value = np.dtype(code) if code in CODES else None
+        self.shown = repr(code[:20]) if isinstance(code, str) else f"of type {type(code).__name__}"
 
     def set_state(self, state: Any) -> None:
         _, order, subdtype, names, fields = state[:5]
         if subdtype is not None or names is not None or fields is not None or order not in ("<", ">", "=", "|"):
-            raise Damaged("an array of a structured dtype")
-        if order != "|":
+            self.value = None
+        if order != "|" and self.value is not None:
             self.value = self.value.newbyteorder(order)
 
-    def resolve(self) -> np.dtype[Any]:
-        return self.value
+    def resolve(self) -> str:
+        return self.shown if self.value is None else self.value.name
 
 
 class Array(Placeholder):
@@ -101,8 +100,8 @@ def view_array(data: Any, dtype: Any, shape: Any, order: Any, budget: Budget) ->
     """``data`` as an array, which must be exactly as long as ``shape`` and ``dtype`` say; copied only to swap bytes."""
     if not isinstance(dtype, DType):
         raise Damaged("an array without a dtype")
-    if isinstance(data, list):
-        raise Damaged("an array of Python objects")
+    if dtype.value is None:
+        raise Damaged(f"an array of dtype {dtype.shown}; real numbers of up to 64 bits are read")
     if isinstance(data, str):  # Python 2 and protocol 0
         budget.spend(len(data))
         data = data.encode("latin-1")

@@ -13,7 +13,7 @@ Buffer = Union[bytes, mmap.mmap]
 
 
 class Damaged(ValueError):
-    """The content is damaged or beyond a limit; read_file, which knows the path, makes a CheckpointFormatError of it."""
+    """The content is damaged or beyond a limit; read_file, which knows the path, turns it into its own error."""
 
 
 def map_file(path: PathLike) -> Buffer:

@@ -16,7 +16,7 @@ from .mapped import Buffer, Damaged
 
 Builder = Callable[..., Any]
 
-MAX_OPCODES = 1_000_000  # a checkpoint has some thirty for each tensor; a million make at most about 150 MB of objects
+MAX_OPCODES = 500_000  # a checkpoint has some thirty for each tensor; all of them make at most about 100 MB of objects
 MAX_DIGITS = 4300  # of a decimal number, whose reading takes quadratic time
 MAX_BLOCKED = 100  # names worth reporting
 MAX_ARGUMENTS = 16
@@ -66,8 +66,12 @@ class Machine:
 
     def run(self) -> Any:
         """The pickle's value; ``position`` then is its end."""
+        data, size = self.data, len(self.data)
         for _ in range(MAX_OPCODES):
-            code = self.take(1)[0]
+            if self.position >= size:
+                raise Damaged("the pickle is cut off")
+            code = data[self.position]
+            self.position += 1
             if code == STOP:
                 return self.stack.pop()
             operation = OPERATIONS.get(code)

@@ -12,13 +12,17 @@ import zipfile
 import zlib
 from typing import IO, Any, Dict, Union, cast
 
+from ...errors import UnsafePickleError
 from .mapped import Buffer, Damaged
 from .pickles import Budget, load, resolve
 from .torch_tensors import StorageId, Storages, torch_table
 
 MAX_DIRECTORY = 4 << 20  # bytes; that of a checkpoint with a thousand storages takes 150 kB
 LOCAL_HEADER = struct.Struct("<4s22x2H")
-DAMAGES = (
+EXPANSION = 4  # deflated weights shrink by a tenth
+
+# What zipfile and zlib raise on damage; ValueError for names that are not UTF-8, RuntimeError for passwords.
+ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
@@ -27,8 +31,9 @@ DAMAGES = (
     EOFError,
     RuntimeError,
     OSError,
+    ValueError,
+    OverflowError,
 )
-EXPANSION = 4  # deflated weights shrink by a tenth
 
 
 def read(data: Buffer) -> Any:
@@ -52,7 +57,9 @@ def read(data: Buffer) -> Any:
         pickle = bytes(archive.content(names[0]))
         value, _ = load(pickle, 0, torch_table(storages), storages.identify)
         return resolve(value)
-    except DAMAGES as error:
+    except (Damaged, UnsafePickleError):
+        raise
+    except ZIP_ERRORS as error:
         raise Damaged(f"the zip archive is damaged ({type(error).__name__}: {str(error)[:200]})") from error
 
 

@@ -1,0 +1,193 @@
+"""Files made to run code or to exhaust the machine: (what it is, content, a word of the error), a row for each."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+from typing import Any, List, Tuple
+
+import numpy as np
+
+from tests.checkpoints import torch_files as write
+from tests.checkpoints.torch_files import group, integer, mapping, name, storage, tensor, text, whole, zip_file
+
+Row = Tuple[str, bytes, str]
+CANARY = "canary-that-no-reader-may-touch"
+
+
+class _Runs:
+    """Touches the canary when it is unpickled by an ordinary unpickler."""
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"echo > {CANARY}",)
+
+
+def runs_code(protocol: int, wrap: Any = lambda value: value) -> bytes:
+    return pickle.dumps(wrap(_Runs()), protocol)
+
+
+def array_call(
+    shape: bytes, dtype: str = "f4", data: bytes = b"C\0", fortran: bytes = b"\x89", order: str = "<"
+) -> bytes:
+    made = (
+        name("numpy.core.multiarray", "_reconstruct")
+        + group(name("numpy", "ndarray"), group(integer(0)), b"C\x01b")
+        + b"R"
+    )
+    kind = name("numpy", "dtype") + group(text(dtype), b"\x89", b"\x88") + b"R"
+    kind += group(integer(3), text(order), b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00") + b"b"
+    return made + group(integer(1), shape, kind, fortran, data) + b"b"
+
+
+def executing() -> List[Row]:
+    rows = [(f"os.system by REDUCE, protocol {p}", runs_code(p), "system") for p in range(6)]
+    rows += [
+        (
+            "os.system nested in a state dict",
+            runs_code(4, lambda evil: {"w": np.ones(3), "x": [{"y": (evil,)}]}),
+            "system",
+        ),
+        ("os.system as a dict's key", runs_code(2, lambda evil: {evil: 1}), "system"),
+        ("os.system inside an array of objects", runs_code(4, lambda evil: np.array([evil, None])), "system"),
+        ("os.system by INST", b"(Vecho > " + CANARY.encode() + b"\nios\nsystem\n.", "os.system"),
+        ("os.system by OBJ", b"(cos\nsystem\nVecho > " + CANARY.encode() + b"\no.", "os.system"),
+        ("os.system by NEWOBJ", whole(name("os", "system") + text(f"echo > {CANARY}") + b"\x85\x81"), "os.system"),
+        ("os.system by NEWOBJ_EX", whole(name("os", "system") + text("x") + b"\x85}\x92", 4), "os.system"),
+        (
+            "os.system by STACK_GLOBAL",
+            whole(text("os") + text("system") + b"\x93" + text("x") + b"\x85R", 4),
+            "os.system",
+        ),
+        (
+            "os.system by __setstate__ of a dict",
+            whole(b"}" + mapping({"__setstate__": name("os", "system")}) + b"b" + text("x") + b"b"),
+            "os.system",
+        ),
+        (
+            "builtins.eval, as paddle reduces loose tensors",
+            whole(name("builtins", "eval") + group(text("1"), b"}") + b"R"),
+            "builtins.eval",
+        ),
+        (
+            "builtins.getattr on an allowed name",
+            whole(name("builtins", "getattr") + group(name("numpy", "ndarray"), text("x")) + b"R"),
+            "getattr",
+        ),
+        (
+            "a dotted name through an allowed module",
+            whole(text("numpy") + text("ndarray.__class__") + b"\x93", 4),
+            "__class__",
+        ),
+        ("an allowed module's other name", whole(name("numpy", "load") + text("x") + b"\x85R"), "numpy.load"),
+        (
+            "numpy.core.multiarray's other name",
+            whole(name("numpy.core.multiarray", "fromfile") + text("x") + b"\x85R"),
+            "fromfile",
+        ),
+        ("a whole MegEngine module", whole(name("megengine.module.conv", "Conv2d") + b")\x81}b"), "Conv2d"),
+        (
+            "a dict of MegEngine tensors",
+            whole(mapping({"w": name("megengine.tensor", "Tensor") + b")\x81}b"})),
+            "Tensor",
+        ),
+        (
+            "a whole torch module in a zip file",
+            zip_file(whole(name("torch.nn.modules.conv", "Conv2d") + b")\x81}b"), {}),
+            "Conv2d",
+        ),
+        ("os.system in a zip file's pickle", zip_file(runs_code(2), {}), "system"),
+        ("os.system in a legacy file's object", write.legacy_file(runs_code(2), {}), "system"),
+        ("os.system in a legacy file's header", pickle.dumps(write.MAGIC, 2) + runs_code(2), "system"),
+        ("os.system in a legacy file's keys", write.legacy_file(whole(b"}"), {}, keys=_Runs()), "system"),
+        ("os.system in a persistent id", zip_file(whole(name("os", "system") + text("x") + b"\x85RQ"), {}), "system"),
+        ("argparse.Namespace", whole(name("argparse", "Namespace") + b")\x81}b"), "argparse.Namespace"),
+    ]
+    return rows
+
+
+def shared_levels(levels: int, make: bytes) -> bytes:
+    """A value that holds the one below it twice, ``levels`` deep: it expands to 2 ** levels."""
+    return b"N" + b"q\x00" + (b"0" + make + b"q\x00") * levels
+
+
+def exhausting() -> List[Row]:
+    twice = b"h\x00h\x00\x86"
+    big = b"B" + struct.pack("<I", 100_000) + bytes(100_000)
+    encode = name("_codecs", "encode") + b"q\x02" + text("\xff" * 50_000) + text("latin1") + b"\x86q\x01"
+    swapped = array_call(b"h\x07", data=b"h\x05", order=">")
+    return [
+        ("tuples that expand to 2^60", whole(shared_levels(60, twice)), "objects"),
+        ("tuples that expand to 2^30 as a key", whole(b"}" + shared_levels(30, twice) + b"Ns"), "key"),
+        (
+            "dicts that expand to 2^40",
+            whole(b"}q\x00" + (b"0}" + text("a") + b"h\x00s" + text("b") + b"h\x00sq\x00") * 40),
+            "objects",
+        ),
+        ("lists nested 100000 deep", whole(b"]" * 100_000 + b"a" * 99_999), "nested"),
+        ("tuples nested 100000 deep as a key", whole(b"})" + b"\x85" * 100_000 + b"Ns"), "key"),
+        ("a list that holds itself", whole(b"]q\x00h\x00a"), "itself"),
+        ("a dict that holds itself", whole(b"}q\x00" + text("a") + b"h\x00s"), "itself"),
+        ("a million opcodes", whole(b"N0" * 500_000 + b"N"), "opcodes"),
+        ("a memo index of 2^32 - 1", whole(b"Nr\xff\xff\xff\xffj\xfe\xff\xff\xff"), "damaged"),
+        ("a flood of LONG_BINGET to nothing", whole(b"j\xff\xff\xff\x7f" * 1000), "damaged"),
+        ("BINBYTES8 of 2^62 bytes", whole(b"\x8e" + struct.pack("<Q", 2**62), 4), "cut off"),
+        ("BYTEARRAY8 of 2^40 bytes", whole(b"\x96" + struct.pack("<Q", 2**40), 5), "cut off"),
+        ("BINUNICODE8 of 2^63 bytes", whole(b"\x8d" + struct.pack("<Q", 2**63), 4), "cut off"),
+        ("LONG4 of 2^31 bytes", whole(b"\x8b\xff\xff\xff\x7f"), "cut off"),
+        ("a frame of 2^63 bytes around nothing", whole(b"\x95" + struct.pack("<Q", 2**63), 4), "damaged"),
+        ("a decimal of 100000 digits", b"(L" + b"9" * 100_000 + b"L\nt.", "digits"),
+        (
+            "keys whose hashes collide",
+            whole(b"}(" + b"".join(integer(k * (2**61 - 1)) + b"N" for k in range(99)) + b"u"),
+            "key",
+        ),
+        ("one text encoded 1000 times", whole(b"](" + encode + (b"0h\x02h\x01R") * 1000 + b"e"), "times its size"),
+        (
+            "one big-endian array swapped 1000 times",
+            whole(b"](" + big + b"q\x05" + group(integer(25_000)) + b"q\x07" + swapped * 1000 + b"e"),
+            "times its size",
+        ),
+        (
+            "one list copied into 1000 dicts",
+            whole(
+                b"]("
+                + b"]("
+                + group(text("k"), b"N") * 500
+                + b"e\x85q\x01"
+                + (name("collections", "OrderedDict") + b"h\x01R") * 1000
+                + b"e"
+            ),
+            "times its size",
+        ),
+        ("a call with 100000 arguments", whole(name("numpy", "dtype") + group(b"N" * 100_000) + b"R"), "arguments"),
+        ("an array of 2^60 elements", whole(array_call(group(integer(2**60)))), "bytes of data"),
+        ("an array of 2^40 x 2^40 elements", whole(array_call(group(integer(2**40), integer(2**40)))), "bytes of data"),
+        ("an array of shape (0, 2^62)", whole(array_call(group(integer(0), integer(2**62)))), "damaged"),
+        ("an array of 40 axes", whole(array_call(group(integer(1) * 40))), "shape"),
+        ("an array with a negative length", whole(array_call(group(b"J\xff\xff\xff\xff"))), "shape"),
+        (
+            "an expanded tensor of 2^40 elements",
+            zip_file(whole(tensor(storage("0", "f4", 1), 0, (2**40,), (0,))), {"0": bytes(4)}),
+            "outside",
+        ),
+        (
+            "a legacy storage of 2^60 elements",
+            write.legacy_file(
+                whole(tensor(storage("0", "f4", 2**60, legacy=True), 0, (1,), (1,))), {"0": (2**60, b"")}
+            ),
+            "cut off",
+        ),
+        (
+            "a zip bomb in a storage",
+            zip_file(whole(tensor(storage("0", "u1", 2_000_000), 0, (9,), (1,))), {"0": bytes(2_000_000)}, method=8),
+            "times its size",
+        ),
+        ("a zip bomb in the pickle", zip_file(whole(b"N" * 2_000_000), {}, method=8), "times its size"),
+        (
+            "a zip bomb beside the pickle",
+            zip_file(whole(b"}"), {}, extra=[("archive/x", bytes(2_000_000))], method=8),
+            "times its size",
+        ),
+        ("a safetensors header of 50 MB", write.safetensors_file(b"{" + b" " * 50_000_000), "header"),
+    ]

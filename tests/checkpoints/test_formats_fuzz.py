@@ -1,0 +1,162 @@
+"""Bent copies of honest files of every format end in a result or in our error, whatever was flipped, cut or inserted.
+
+REPVGG_ZOO_FUZZ_SECONDS is the time for each format (default 3).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from repvgg_zoo.checkpoints.formats import read_file
+from repvgg_zoo.errors import CheckpointFormatError
+from tests.checkpoints import damaged_files
+from tests.checkpoints import hostile_files as hostile
+from tests.checkpoints import torch_files as write
+
+SEEDS = {
+    "torch zip": [write.good_zip(), write.good_zip(method=8), write.good_zip(extra=[("archive/byteorder", b"big")])],
+    "torch legacy": [write.good_legacy(), write.good_legacy(little=False)],
+    "megengine": [write.good_megengine(protocol) for protocol in range(6)],
+    "paddle": [write.good_paddle(2), write.good_paddle(4), write.good_paddle(4, marked=False)],
+    "safetensors": [write.good_safetensors()],
+    "hostile": [row[1] for row in hostile.executing() + damaged_files.damaged()],
+}
+# Bytes that mean something to one of the formats: opcodes, lengths at their limits, zip signatures, names.
+TOKENS = [bytes([code]) for code in b"(.01245BCFGIJKLMNPQRSTUVX]abcdeghijlopqrstu}"] + [
+    *(bytes([code]) for code in range(0x80, 0x99)),
+    *(bytes(size) for size in (1, 2, 4, 8)),
+    *(b"\xff" * size for size in (1, 2, 4, 8)),
+    *(b"\xff" * (size - 1) + b"\x7f" for size in (2, 4, 8)),
+    *(b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\7\x08"),
+    *(b"cos\nsystem\n", b"cnumpy\ndtype\n", b"c_codecs\nencode\n", b"ccollections\nOrderedDict\n"),
+    *(b'"BF16"', b'"F64"', b"[0,0]", b"18446744073709551615", b"-1", b"{", b"}", b"[", b"]"),
+]
+
+
+def bend(random_: random.Random, content: bytes) -> bytes:
+    data = bytearray(content)
+    for _ in range(random_.choice((1, 1, 1, 2, 4, 16))):
+        place, size = random_.randrange(len(data) + 1), random_.choice((1, 1, 2, 4, 8, 64))
+        change = random_.randrange(7)
+        if change == 0 and place < len(data):
+            data[place] ^= 1 << random_.randrange(8)
+        elif change == 1 and place < len(data):
+            data[place] = random_.randrange(256)
+        elif change == 2:
+            del data[place : place + size]
+        elif change == 3:
+            data[place:place] = random_.choice(TOKENS)
+        elif change == 4:
+            token = random_.choice(TOKENS)
+            data[place : place + len(token)] = token
+        elif change == 5:
+            start = random_.randrange(len(data) + 1)
+            data[place:place] = data[start : start + size]
+        elif random_.random() < 0.2:
+            del data[place:]
+    return bytes(data)
+
+
+def holds_only_plain_values(value, depth=0):
+    assert depth < 70
+    if isinstance(value, dict):
+        return all(
+            type(key) in (str, int, bool) and holds_only_plain_values(item, depth + 1) for key, item in value.items()
+        )
+    if isinstance(value, (list, tuple)):
+        return all(holds_only_plain_values(item, depth + 1) for item in value)
+    if isinstance(value, np.ndarray):
+        assert value.dtype.kind in "biuf"
+        value.sum(dtype=np.float64)  # touches every element: none may lie outside the file
+        return True
+    return value is None or isinstance(value, (bool, int, float, str, bytes, np.generic))
+
+
+def check(path, content):
+    path.write_bytes(content)
+    try:
+        _, tree = read_file(path)
+    except CheckpointFormatError as error:
+        if error.path != str(path) or not error.hint:
+            raise AssertionError("the error lacks its path or hint") from error
+        return False
+    assert holds_only_plain_values(tree)
+    return True
+
+
+@pytest.mark.parametrize("kind", SEEDS)
+def test_bent_files_end_in_a_result_or_our_error_and_run_nothing(tmp_path, monkeypatch, kind, record_property):
+    monkeypatch.chdir(tmp_path)
+    seed = int(os.environ.get("REPVGG_ZOO_FUZZ_SEED", time.time_ns()))
+    print(f"REPVGG_ZOO_FUZZ_SEED={seed}")  # shown when it fails; the file itself stays in tmp_path
+    random_ = random.Random(seed)
+    end = time.monotonic() + float(os.environ.get("REPVGG_ZOO_FUZZ_SECONDS", "3"))
+    pool, tried, read = list(SEEDS[kind]), 0, 0
+    with np.errstate(all="ignore"):
+        while time.monotonic() < end:
+            content = bend(random_, random_.choice(pool))
+            tried += 1
+            started = time.monotonic()
+            if check(tmp_path / "file", content):
+                read += 1
+                if len(pool) < 2000 and len(content) < 10_000:
+                    pool.append(content)  # what is still read is bent further
+            assert time.monotonic() - started < 5
+    record_property("tried", tried)
+    print(f"{kind}: {tried} tried, {read} of them read", file=sys.stderr)
+    assert tried > 20
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]  # no canary
+
+
+def pickled_values():
+    array = st.builds(
+        lambda n, code: np.arange(n).astype(code), st.integers(0, 5), st.sampled_from(["<f4", ">f8", "<f2", "?"])
+    )
+    leaf = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | array
+    return st.recursive(
+        leaf, lambda part: st.lists(part) | st.dictionaries(st.text(), part) | st.tuples(part, part), max_leaves=20
+    )
+
+
+def equal(left, right):
+    if isinstance(right, np.ndarray):
+        return (
+            isinstance(left, np.ndarray) and left.dtype == right.dtype.newbyteorder("=") and np.array_equal(left, right)
+        )
+    if isinstance(right, dict):
+        return list(left) == list(right) and all(equal(left[key], right[key]) for key in right)
+    if isinstance(right, (list, tuple)):
+        return type(left) is type(right) and len(left) == len(right) and all(map(equal, left, right))
+    return type(left) is type(right) and left == right
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=pickled_values(), protocol=st.integers(0, 5))
+def test_what_python_pickles_is_read_equal(tmp_path, value, protocol):
+    import pickle
+
+    (tmp_path / "file").write_bytes(pickle.dumps({"value": [value], 0: value}, protocol))
+    assert equal(read_file(tmp_path / "file")[1], {"value": [value], 0: value})
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.lists(st.sampled_from(TOKENS) | st.binary(max_size=8), max_size=60).map(b"".join),
+    protocol=st.integers(0, 6),
+)
+def test_any_opcodes_end_in_a_result_or_our_error(tmp_path, body, protocol):
+    tracemalloc.start()
+    try:
+        check(tmp_path / "file", b"\x80" + bytes([protocol]) + body + b".")
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()

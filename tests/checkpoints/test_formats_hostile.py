@@ -1,0 +1,80 @@
+"""Files that are damaged or made to harm end in our errors, run nothing, and take memory in proportion to size."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from repvgg_zoo.checkpoints.formats import read_file
+from repvgg_zoo.errors import CheckpointFormatError, UnsafePickleError
+from tests.checkpoints import damaged_files
+from tests.checkpoints import hostile_files as hostile
+
+ROWS = [
+    (rows.__name__, *row) for rows in (hostile.executing, hostile.exhausting, damaged_files.damaged) for row in rows()
+]
+# What a file of few bytes may take: so much, at most, is made by as many opcodes as are read.
+BASE_MEMORY = {"exhausting": 100 << 20}
+
+
+@pytest.mark.parametrize(("kind", "what", "content", "word"), ROWS, ids=[row[1] for row in ROWS])
+def test_a_hostile_file_ends_in_our_error(tmp_path, monkeypatch, kind, what, content, word):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    started = time.perf_counter()
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointFormatError) as caught:
+            read_file(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    error = caught.value
+    assert word in error.message, error.message
+    assert error.path == str(path)
+    assert error.hint
+    assert len(error.message) < 1000
+    assert isinstance(error, UnsafePickleError) == (kind == "executing" or "ComplexFloat" in word)
+    if isinstance(error, UnsafePickleError):
+        assert any(word in name for name in error.blocked)
+    assert peak < 8 * len(content) + BASE_MEMORY.get(kind, 1 << 20)
+    assert time.perf_counter() - started < 20  # under tracemalloc, on a busy machine; a bomb would take hours
+    assert list(tmp_path.iterdir()) == [path]  # no canary
+
+
+def test_the_table_has_no_double_and_at_least_sixty_rows():
+    assert len({row[1] for row in ROWS}) == len({row[2] for row in ROWS}) == len(ROWS) >= 60
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_the_canary_is_alive_in_an_ordinary_unpickler(tmp_path, monkeypatch, protocol):
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(hostile.runs_code(protocol))
+    assert Path(hostile.CANARY).exists()
+
+
+def test_every_blocked_name_is_listed_once(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"\x80\x02](cos\nsystem\ncos\nsystem\ncbuiltins\nexec\nNRe.")
+    with pytest.raises(UnsafePickleError) as caught:
+        read_file(path)
+    assert caught.value.blocked == ("os.system", "builtins.exec")
+    assert "state_dict" in caught.value.hint
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [lambda path: None, Path.mkdir, make_fifo], ids=["missing", "folder", "FIFO"])
+def test_what_is_no_file_ends_in_our_error_at_once(tmp_path, make):
+    make(tmp_path / "path")
+    with pytest.raises(CheckpointFormatError) as caught:
+        read_file(tmp_path / "path")
+    assert caught.value.path == str(tmp_path / "path")
