@@ -78,7 +78,7 @@ def pack(
         if target.suffix == ".zip":
             _zip(draft, target)
         else:
-            os.rename(draft, target)
+            draft.rename(target)
     except OSError as error:
         if isinstance(error, ZooError):
             raise
@@ -152,7 +152,7 @@ def _zip(folder: Path, target: Path) -> None:
         with zipfile.ZipFile(str(draft), "w", zipfile.ZIP_STORED) as archive:
             for path in sorted(folder.iterdir()):
                 archive.write(str(path), path.name)
-        os.rename(draft, target)
+        draft.rename(target)
     finally:
         if draft.exists():
             draft.unlink()
@@ -297,7 +297,8 @@ def _publish(packed: Packed, part: Part, root: Path) -> Path:
 
 def _tampered(packed: Packed, path: Path, expected: Any, actual: Any) -> BundleError:
     return BundleError(
-        f"{packed.file.name} in the bundle is not what was packed: expected {expected}, got {actual}; nothing was imported",
+        f"{packed.file.name} in the bundle is not what was packed (expected {expected}, got {actual}); "
+        "nothing was imported",
         hint="the bundle was damaged or tampered with; get it again from where it was made",
         path=path,
         expected=expected,

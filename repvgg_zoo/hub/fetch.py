@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Hashable, Optional, Sequence, Tuple, Union
@@ -14,7 +15,7 @@ from repvgg_zoo.registry.spec import FileSpec
 from . import cache
 from .clock import SYSTEM_CLOCK, Clock
 from .names import file_key, stored_name
-from .settings import ALLOW_UNVERIFIED, CACHE_DIRS, HOME, MIRROR, OFFLINE, Settings, read_settings
+from .settings import ALLOW_UNVERIFIED, CACHE_DIRS, MIRROR, OFFLINE, Settings, read_settings
 
 # A hit, by far the most common call, needs none of these.
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def fetch_file(
     file: FileSpec,
     *,
     offline: Optional[bool] = None,
-    progress: Union[None, bool, Progress] = None,
+    progress: Union[bool, Progress, None] = None,
     allow_unverified: Optional[bool] = None,
     settings: Optional[Settings] = None,
     tools: Optional[Tools] = None,
@@ -80,7 +81,7 @@ def _find(file: FileSpec, settings: Settings, allow: bool) -> Optional[Path]:
 
 
 def _fetch_missing(
-    file: FileSpec, settings: Settings, offline: bool, progress: Union[None, bool, Progress], tools: Tools
+    file: FileSpec, settings: Settings, offline: bool, progress: Union[bool, Progress, None], tools: Tools
 ) -> Path:
     from .locks import FileLock, turn
     from .progress import choose_progress
@@ -100,7 +101,7 @@ def _fetch_missing(
             make_lock=lambda: make_lock(root / f"{key}.lock"),
             activity=lambda: _activity(root, key),
             clock=tools.clock,
-            tell=lambda: report.note(_who_works(root, file)),
+            tell=lambda: _tell(_who_works(root, file), report),
         ):
             for _ in range(_LOST_PART_TRIES):
                 path = _find(file, settings, allow=True) or _download(file, settings, sources, report, tools)
@@ -198,11 +199,15 @@ def _activity(root: Path, key: str) -> Hashable:
 
     seen = []
     for path in parts_in(root, key):
-        try:
-            seen.append((path.name, path.stat().st_size))
-        except OSError:
-            pass
+        with suppress(OSError):
+            status = path.stat()
+            seen.append((path.name, status.st_size, status.st_mtime_ns))
     return tuple(seen)
+
+
+def _tell(text: str, report: Progress) -> None:
+    logger.info("%s", text)
+    report.note(text)
 
 
 def _who_works(root: Path, file: FileSpec) -> str:
@@ -226,7 +231,8 @@ def _unverified(file: FileSpec) -> UnverifiedError:
 
     return UnverifiedError(
         f"the publisher of {file.name} states no digest, so nothing shows that it is the right file",
-        hint=f"pass allow_unverified=True or set {ALLOW_UNVERIFIED}=1; its digest is then recorded and checked ever after",
+        hint=f"pass allow_unverified=True or set {ALLOW_UNVERIFIED}=1; "
+        "its digest is then recorded and checked ever after",
         url=redact(file.sources[0]) if file.sources else None,
     )
 
@@ -237,8 +243,8 @@ def _offline(file: FileSpec, settings: Settings, attempts: Tuple[str, ...]) -> O
     listing = "".join(f"\n  - {place}" for place in looked)
     return OfflineError(
         f"{file.name} is not at hand, and the network may not be used ({OFFLINE}, or offline=True){listing}",
-        hint=f"bring the file as {name} into one of these folders, name a folder that has it in {CACHE_DIRS} or {MIRROR}, "
-        "import a bundle, or go online once",
+        hint=f"bring the file as {name} into one of these folders, name a folder that has it in {CACHE_DIRS} or "
+        f"{MIRROR}, import a bundle, or go online once",
         attempts=looked,
         path=settings.cache / name,
     )

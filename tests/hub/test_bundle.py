@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict
 
 import pytest
 import yaml
+
 from repvgg_zoo.errors import ArgumentError, BundleError, DiskFullError, UnverifiedError, ZooError
 from repvgg_zoo.hub import Settings, bundle, stored_name
 
@@ -152,7 +153,9 @@ def test_a_zip_with_a_path_that_leads_elsewhere_is_refused(zoo: Zoo, server: Ser
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/abs/evil", "..", "a\0b"])
-def test_a_hostile_file_name_in_the_index_stays_in_the_cache(zoo: Zoo, server: Server, target: Path, tmp_path: Path, name: str) -> None:
+def test_a_hostile_file_name_in_the_index_stays_in_the_cache(
+    zoo: Zoo, server: Server, target: Path, tmp_path: Path, name: str
+) -> None:
     """T37: the index never says where a file lies; its name is made harmless as everywhere."""
     packed(zoo, server, target)
     rezip(target, reindex(lambda i: i["files"]["RepVGG_A0.x"].update(name=name)))

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from repvgg_zoo.errors import ArgumentError, DownloadError
 from repvgg_zoo.hub import Settings
 from repvgg_zoo.hub.sources import redact, sources_of
@@ -49,9 +50,11 @@ def test_no_credential_goes_to_another_host_or_port_or_into_a_message(
         other.close()
     given = base64.b64encode(b"me:s@cret").decode()
     assert server.requests[0].headers["Authorization"] == f"Basic {given}"
-    assert other.requests and all("Authorization" not in request.headers for request in other.requests)
+    assert other.requests
+    assert all("Authorization" not in request.headers for request in other.requests)
     said = str(caught.value) + repr(caught.value.__dict__) + caplog.text
-    assert "s%40cret" not in said and "s@cret" not in said
+    assert "s%40cret" not in said
+    assert "s@cret" not in said
 
 
 def test_a_redirect_loop_ends(zoo: Zoo, server: Server) -> None:
@@ -68,10 +71,13 @@ def test_a_redirect_to_anything_but_the_web_is_refused(zoo: Zoo, server: Server,
     moved = server.serve("/moved", Answer(status=302, headers={"Location": target}))
     with pytest.raises(DownloadError):
         zoo.fetch(spec(moved))
-    assert zoo.names() == [] and len(server.requests) == 1
+    assert zoo.names() == []
+    assert len(server.requests) == 1
 
 
-def test_https_is_never_downgraded_to_http(zoo: Zoo, server: Server, nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_https_is_never_downgraded_to_http(
+    zoo: Zoo, server: Server, nginx: Nginx, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """T10: a real TLS server sends us to a plain one."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(nginx.ca))
     server.serve("/a.bin", Answer(BODY))
@@ -157,13 +163,17 @@ def test_an_invalid_url_is_a_failed_source_and_no_crash(zoo: Zoo, server: Server
     assert isinstance(redact(url), str)
 
 
-def test_a_name_that_does_not_resolve_heals_or_goes_on(zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_does_not_resolve_heals_or_goes_on(
+    zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*args: object, **more: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
     url = server.serve("/a.bin", Answer(BODY))
     real = socket.getaddrinfo
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: fail() if host == "no.example" else real(host, *a, **k))
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *a, **k: fail() if host == "no.example" else real(host, *a, **k)
+    )
     assert zoo.fetch(spec("http://no.example/a.bin", url)).read_bytes() == BODY
 
 

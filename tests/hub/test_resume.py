@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 import pytest
+
 from repvgg_zoo.errors import DownloadError
 from repvgg_zoo.hub import parts
 from repvgg_zoo.hub.names import file_key
@@ -88,7 +89,8 @@ def test_a_whole_part_of_unknown_size_is_published_when_the_server_has_no_more(z
     leave_part(zoo, BODY)
     file = spec(server.serve("/a.bin", Answer(BODY)), size=None)
     assert zoo.fetch(file).read_bytes() == BODY
-    assert server.sent == 0 and len(server.requests) == 1
+    assert server.sent == 0
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("size_known", [True, False])
@@ -213,7 +215,8 @@ def test_the_writer_whose_part_was_taken_starts_again_and_ends_right(zoo: Zoo, s
 
     server.gate = steal
     assert zoo.fetch(file).read_bytes() == BODY
-    assert len(stolen) == 1 and len(server.requests) == 2
+    assert len(stolen) == 1
+    assert len(server.requests) == 2
 
 
 def test_a_taken_part_is_copied_so_that_its_old_writer_cannot_reach_what_is_published(zoo: Zoo, server: Server) -> None:
