@@ -103,6 +103,7 @@ def choose_progress(
 def size_text(size: float) -> str:
     """A number of bytes as people write it.
 
+    >>> from repvgg_zoo.hub.progress import size_text
     >>> size_text(33_500_000)
     '33.5 MB'
     """
@@ -116,6 +117,7 @@ def size_text(size: float) -> str:
 def time_text(seconds: float) -> str:
     """A time as minutes and seconds.
 
+    >>> from repvgg_zoo.hub.progress import time_text
     >>> time_text(75)
     '1:15'
     """

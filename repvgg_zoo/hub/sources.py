@@ -46,6 +46,7 @@ def sources_of(file: FileSpec, settings: Settings) -> Tuple[Source, ...]:
 def redact(url: str) -> str:
     """A URL fit for a log: user, password, query and fragment are left out.
 
+    >>> from repvgg_zoo.hub.sources import redact
     >>> redact("https://me:secret@host.example/a.bin?token=x")
     'https://host.example/a.bin?…'
     """

@@ -32,6 +32,10 @@ http {{
         ssl_certificate_key {home}/server.key;
         root {folder};
         location ~ ^/to-plain/(?<to>[0-9]+)(?<rest>/.*)$ {{ return 302 http://127.0.0.1:$to$rest; }}
+        location ~ ^/zoo/files/resolve/[a-z]+/big.bin$ {{
+            root {folder}; rewrite ^ /big.bin break;
+            add_header X-Repo-Commit 0123456789012345678901234567890123456789;
+        }}
         location /slow/ {{ alias {folder}/; limit_rate 4m; }}
         location /steady/ {{ alias {folder}/; limit_rate 40m; }}
     }}
