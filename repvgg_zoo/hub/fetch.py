@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Hashable, Optional, Sequence, Tuple, Union
 
-from repvgg_zoo.errors import CacheError, DownloadError, OfflineError, UnverifiedError, ZooError
+from repvgg_zoo.errors import CacheError, DownloadError, IntegrityError, OfflineError, UnverifiedError, ZooError
 from repvgg_zoo.registry.spec import FileSpec
 
 from . import cache
@@ -157,7 +157,8 @@ def _download(
         sha256 = fill(job, sources)
         return _publish(file, part, target, sha256, tools)
     except OSError as error:
-        if isinstance(error, DownloadError) and resumable:
+        # A wrong body was thrown away at once, so what the part holds now came from a source that broke off.
+        if isinstance(error, (DownloadError, IntegrityError)) and resumable:
             part.release()
         else:
             part.discard()
@@ -214,16 +215,18 @@ def _who_works(root: Path, file: FileSpec) -> str:
     from .parts import parts_in, read_part_name
     from .progress import size_text
 
+    newest = (0.0, 0, 0)
     for path in parts_in(root, file_key(file)):
         name = read_part_name(path.name)
         if name is not None and name.pid is not None:
-            try:
-                done = size_text(path.stat().st_size)
-            except OSError:
-                continue
-            total = f" of {size_text(file.size)}" if file.size else ""
-            return f"waiting for process {name.pid}, which fetches {file.name} ({done}{total} so far)"
-    return f"waiting for another process that fetches {file.name}"
+            with suppress(OSError):
+                status = path.stat()
+                newest = max(newest, (status.st_mtime, name.pid, status.st_size))
+    _, pid, size = newest
+    if not pid:
+        return f"waiting for another process that fetches {file.name}"
+    total = f" of {size_text(file.size)}" if file.size else ""
+    return f"waiting for process {pid}, which fetches {file.name} ({size_text(size)}{total} so far)"
 
 
 def _unverified(file: FileSpec) -> UnverifiedError:

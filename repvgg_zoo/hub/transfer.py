@@ -235,7 +235,7 @@ def _failure(
         return IntegrityError(
             f"{file.name} is not the file that the registry describes: expected {expected}, got {actual}{tried}",
             hint="the publisher may have changed the file, or something on the way changes it; "
-            "nothing was kept. Try another network or set REPVGG_ZOO_MIRROR",
+            "nothing of it was kept. Try another network or set REPVGG_ZOO_MIRROR",
             url=source.label,
             expected=expected,
             actual=actual,

@@ -127,7 +127,7 @@ class RequestsWeb:
         except errors.ConnectionError as error:
             raise SourceError(f"no connection: {_reason(error)}", heals=True) from error
         except (errors.RequestException, ValueError) as error:  # an invalid URL, header or proxy setting
-            raise SourceError(f"not a request that can be sent: {type(error).__name__}", heals=False) from error
+            raise SourceError(f"not a request that can be sent: {_reason(error)}", heals=False) from error
 
 
 class _RequestsReply:
@@ -230,7 +230,7 @@ def _reason(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         seen = inner
-    text = re.sub(r"https?://\S+", "(URL)", str(seen)) or type(seen).__name__
+    text = re.sub(r"\b\w+://\S+", "(URL)", str(seen)) or type(seen).__name__
     return re.split(r">: |\): ", text)[-1][:200]
 
 

@@ -45,7 +45,7 @@ def test_a_bundle_brings_identical_files_to_a_machine_without_a_network(
     """T37"""
     packed(zoo, server, target, registry={"models": [{"name": "RepVGG_A0"}]})
     there = Settings(cache=tmp_path / "there", offline=True)
-    paths = bundle.unpack(target, settings=there, allow_unverified=True)
+    paths = bundle.unpack(str(target), settings=there, allow_unverified=True)
     for name, file in files(server).items():
         assert zoo.fetch(file, settings=there) == paths[name]
         assert paths[name].read_bytes() == zoo.fetch(file).read_bytes()

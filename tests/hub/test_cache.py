@@ -329,9 +329,10 @@ def test_a_part_that_cannot_be_deleted_hides_no_error(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+@pytest.mark.parametrize("size_known", [True, False])
 @pytest.mark.parametrize("points_to", ["the-right-bytes", "nowhere", "a-folder"])
 def test_a_link_at_the_stored_name_is_replaced_and_never_followed(
-    zoo: Zoo, server: Server, tmp_path: Path, points_to: str
+    zoo: Zoo, server: Server, tmp_path: Path, points_to: str, size_known: bool
 ) -> None:
     """T33"""
     zoo.root.mkdir()
@@ -341,7 +342,8 @@ def test_a_link_at_the_stored_name_is_replaced_and_never_followed(
     elif points_to == "a-folder":
         outside.mkdir()
     (zoo.root / NAME).symlink_to(outside)
-    path = zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))))
+    url = server.serve("/a.bin", Answer(BODY))
+    path = zoo.fetch(spec(url, **({} if size_known else {"size": None})))
     assert not path.is_symlink()
     assert path.read_bytes() == BODY
     assert len(server.requests) == 1

@@ -69,7 +69,7 @@ def test_a_redirect_loop_ends(zoo: Zoo, server: Server) -> None:
 def test_a_redirect_to_anything_but_the_web_is_refused(zoo: Zoo, server: Server, target: str) -> None:
     """T10"""
     moved = server.serve("/moved", Answer(status=302, headers={"Location": target}))
-    with pytest.raises(DownloadError):
+    with pytest.raises(DownloadError, match="a redirect (from http to|to an invalid URL)"):
         zoo.fetch(spec(moved))
     assert zoo.names() == []
     assert len(server.requests) == 1
@@ -129,6 +129,16 @@ def test_a_dead_proxy_is_named_without_its_password(zoo: Zoo, server: Server, mo
     """T11"""
     monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:1")
     with pytest.raises(DownloadError, match="the proxy failed") as caught:
+        zoo.fetch(spec(server.url()))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_proxy_of_a_kind_that_is_not_installed_says_so_without_its_password(
+    zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T11"""
+    monkeypatch.setenv("http_proxy", "gopher://me:secret@127.0.0.1:1")
+    with pytest.raises(DownloadError) as caught:
         zoo.fetch(spec(server.url()))
     assert "secret" not in str(caught.value)
 

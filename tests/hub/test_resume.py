@@ -12,7 +12,7 @@ from typing import Any, Dict
 
 import pytest
 
-from repvgg_zoo.errors import DownloadError
+from repvgg_zoo.errors import DownloadError, IntegrityError
 from repvgg_zoo.hub import parts
 from repvgg_zoo.hub.names import file_key
 from repvgg_zoo.hub.parts import Part, machine_id, read_part_name
@@ -243,6 +243,14 @@ def test_an_adopted_part_serves_the_next_source_when_the_first_has_gone(zoo: Zoo
     file = spec(server.url("/gone"), server.serve("/a.bin", Answer(BODY)))
     assert zoo.fetch(file).read_bytes() == BODY
     assert server.requests[1].headers["Range"] == f"bytes={HALF}-"
+
+
+def test_bytes_from_a_source_that_broke_off_are_kept_though_another_gave_a_wrong_file(zoo: Zoo, server: Server) -> None:
+    wrong = server.serve("/wrong.bin", Answer(OTHER))
+    file = spec(wrong, server.serve("/a.bin", Answer(BODY, cut=HALF, ranges=False)))
+    with pytest.raises(IntegrityError):
+        zoo.fetch(file)
+    assert [path.read_bytes() == BODY[:HALF] for path in zoo.parts()] == [True]
 
 
 def test_the_biggest_of_several_parts_is_taken(zoo: Zoo, server: Server) -> None:
