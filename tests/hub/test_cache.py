@@ -361,6 +361,18 @@ def test_a_link_at_the_stamp_is_replaced_and_never_followed(zoo: Zoo, tmp_path: 
     assert not cache.stamp_path(path).is_symlink()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+def test_a_stamp_behind_a_link_is_not_believed(zoo: Zoo, tmp_path: Path) -> None:
+    """T33"""
+    path = fill(zoo.root)
+    elsewhere = tmp_path / "elsewhere"
+    cache.stamp_path(path).rename(elsewhere)
+    cache.stamp_path(path).symlink_to(elsewhere)
+    assert cache.read_stamp(path) is None
+    assert zoo.fetch(FILE, tools=zoo.tools(web=NoWeb())) == path
+    assert cache.read_stamp(path) is not None
+
+
 def test_a_hard_linked_file_is_replaced_and_not_written_through(zoo: Zoo, server: Server, tmp_path: Path) -> None:
     """T33"""
     zoo.root.mkdir()
