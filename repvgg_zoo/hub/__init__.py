@@ -1,7 +1,7 @@
 """The hub loader: from a file's description to a verified file on this machine.
 
-It knows nothing of networks. ``fetch_file`` is the one door; ``manage`` looks after a cache folder, ``bundle`` carries
-files to a machine without a network. A cache is a flat folder that can be moved, shared read-only, or served as a mirror.
+It knows nothing of neural networks. ``fetch_file`` is the one door; ``manage`` looks after a cache folder, ``bundle``
+carries files to a machine without internet. A cache is a flat folder that can be moved, shared, or served as a mirror.
 """
 
 from .cache import Stamp

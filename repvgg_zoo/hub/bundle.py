@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from repvgg_zoo.errors import ArgumentError, BundleError, UnverifiedError, ZooError
+from repvgg_zoo.errors import ArgumentError, BundleError, PathLike, UnverifiedError, ZooError
 from repvgg_zoo.registry.spec import FileSpec
 
 from . import cache
@@ -53,7 +53,7 @@ class Bundle:
 
 def pack(
     files: Mapping[str, FileSpec],
-    target: Path,
+    target: PathLike,
     *,
     registry: Optional[Mapping[str, Any]] = None,
     fetch: Callable[[FileSpec], Path] = fetch_file,
@@ -63,6 +63,7 @@ def pack(
     ``target`` is a new folder, or a new file that ends in ``.zip``; it appears only when it is complete.
     Raises ArgumentError if it exists already, and whatever ``fetch`` raises.
     """
+    target = Path(target)
     if os.path.lexists(target):
         raise ArgumentError(f"{target} exists already", hint="choose a new name for the bundle", actual=str(target))
     draft = target.with_name(f"{target.name}.{uuid.uuid4().hex[:12]}.new")
@@ -78,7 +79,7 @@ def pack(
         if target.suffix == ".zip":
             _zip(draft, target)
         else:
-            os.rename(draft, target)
+            draft.rename(target)
     except OSError as error:
         if isinstance(error, ZooError):
             raise
@@ -88,14 +89,14 @@ def pack(
     return target
 
 
-def read_bundle(path: Path) -> Bundle:
+def read_bundle(path: PathLike) -> Bundle:
     """What a bundle holds, without reading its files; raises BundleError if it is damaged, hostile, or no bundle."""
     with ExitStack() as stack:
-        return _read_index(_open(path, stack))
+        return _read_index(_open(Path(path), stack))
 
 
 def unpack(
-    path: Path, *, settings: Optional[Settings] = None, allow_unverified: Optional[bool] = None
+    path: PathLike, *, settings: Optional[Settings] = None, allow_unverified: Optional[bool] = None
 ) -> Dict[str, Path]:
     """Bring every file of a bundle into the cache: checkpoint name to path.
 
@@ -105,7 +106,7 @@ def unpack(
     """
     settings = read_settings() if settings is None else settings
     allow = settings.allow_unverified if allow_unverified is None else allow_unverified
-    root = settings.cache
+    root, path = settings.cache, Path(path)
     with ExitStack() as stack:
         source = _open(path, stack)
         bundle = _read_index(source)
@@ -152,7 +153,7 @@ def _zip(folder: Path, target: Path) -> None:
         with zipfile.ZipFile(str(draft), "w", zipfile.ZIP_STORED) as archive:
             for path in sorted(folder.iterdir()):
                 archive.write(str(path), path.name)
-        os.rename(draft, target)
+        draft.rename(target)
     finally:
         if draft.exists():
             draft.unlink()
@@ -297,7 +298,8 @@ def _publish(packed: Packed, part: Part, root: Path) -> Path:
 
 def _tampered(packed: Packed, path: Path, expected: Any, actual: Any) -> BundleError:
     return BundleError(
-        f"{packed.file.name} in the bundle is not what was packed: expected {expected}, got {actual}; nothing was imported",
+        f"{packed.file.name} in the bundle is not what was packed (expected {expected}, got {actual}); "
+        "nothing was imported",
         hint="the bundle was damaged or tampered with; get it again from where it was made",
         path=path,
         expected=expected,

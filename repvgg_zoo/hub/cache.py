@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
@@ -28,8 +29,11 @@ from .verify import hash_file, proves
 
 STAMP_SUFFIX = ".stamp"
 STAMP_VERSION = 1
-TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of repvgg_zoo; see https://bford.info/cachedir/\n"
+TAG = """Signature: 8a477f597d28d172789f06886806bc55
+# This folder is a cache of repvgg_zoo; backup programs may skip it. See https://bford.info/cachedir/
+"""
 _REPLACE_TRIES = 20
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link, and no pipe blocks
 _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 logger = logging.getLogger("repvgg_zoo.hub")
@@ -128,7 +132,7 @@ def publish(part: Path, target: Path, clock: Clock = SYSTEM_CLOCK) -> None:
     """
     for tries in range(1, _REPLACE_TRIES + 1):
         try:
-            os.replace(part, target)
+            part.replace(target)
             return
         except PermissionError:
             if tries == _REPLACE_TRIES:
@@ -144,8 +148,8 @@ def stamp_path(path: Path) -> Path:
 def read_stamp(path: Path) -> Optional[Stamp]:
     """The stamp of a file, or None if it is missing, damaged, or of a version that is not known."""
     try:
-        descriptor = os.open(stamp_path(path), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as stream:
+        descriptor = os.open(stamp_path(path), _READ_FLAGS)
+        with os.fdopen(descriptor, "rb") as stream:
             stamp = Stamp(**json.loads(stream.read(4096)))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
@@ -161,10 +165,8 @@ def write_stamp(path: Path, stamp: Stamp) -> None:
     try:
         with draft.open("x", encoding="ascii") as stream:
             json.dump(asdict(stamp), stream)
-        os.replace(draft, target)
+        draft.replace(target)
     except OSError as error:
         logger.debug("no stamp for %s: %s", path, error)
-        try:
+        with suppress(OSError):
             draft.unlink()
-        except OSError:
-            pass

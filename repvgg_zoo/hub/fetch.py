@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Hashable, Optional, Sequence, Tuple, Union
 
-from repvgg_zoo.errors import CacheError, DownloadError, OfflineError, UnverifiedError, ZooError
+from repvgg_zoo.errors import CacheError, DownloadError, IntegrityError, OfflineError, UnverifiedError, ZooError
 from repvgg_zoo.registry.spec import FileSpec
 
 from . import cache
 from .clock import SYSTEM_CLOCK, Clock
 from .names import file_key, stored_name
-from .settings import ALLOW_UNVERIFIED, CACHE_DIRS, HOME, MIRROR, OFFLINE, Settings, read_settings
+from .settings import ALLOW_UNVERIFIED, CACHE_DIRS, MIRROR, OFFLINE, Settings, read_settings
 
 # A hit, by far the most common call, needs none of these.
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def fetch_file(
     file: FileSpec,
     *,
     offline: Optional[bool] = None,
-    progress: Union[None, bool, Progress] = None,
+    progress: Union[bool, Progress, None] = None,
     allow_unverified: Optional[bool] = None,
     settings: Optional[Settings] = None,
     tools: Optional[Tools] = None,
@@ -80,7 +81,7 @@ def _find(file: FileSpec, settings: Settings, allow: bool) -> Optional[Path]:
 
 
 def _fetch_missing(
-    file: FileSpec, settings: Settings, offline: bool, progress: Union[None, bool, Progress], tools: Tools
+    file: FileSpec, settings: Settings, offline: bool, progress: Union[bool, Progress, None], tools: Tools
 ) -> Path:
     from .locks import FileLock, turn
     from .progress import choose_progress
@@ -100,7 +101,7 @@ def _fetch_missing(
             make_lock=lambda: make_lock(root / f"{key}.lock"),
             activity=lambda: _activity(root, key),
             clock=tools.clock,
-            tell=lambda: report.note(_who_works(root, file)),
+            tell=lambda: _tell(_who_works(root, file), report),
         ):
             for _ in range(_LOST_PART_TRIES):
                 path = _find(file, settings, allow=True) or _download(file, settings, sources, report, tools)
@@ -156,7 +157,8 @@ def _download(
         sha256 = fill(job, sources)
         return _publish(file, part, target, sha256, tools)
     except OSError as error:
-        if isinstance(error, DownloadError) and resumable:
+        # A wrong body was thrown away at once, so what the part holds now came from a source that broke off.
+        if isinstance(error, (DownloadError, IntegrityError)) and resumable:
             part.release()
         else:
             part.discard()
@@ -198,27 +200,33 @@ def _activity(root: Path, key: str) -> Hashable:
 
     seen = []
     for path in parts_in(root, key):
-        try:
-            seen.append((path.name, path.stat().st_size))
-        except OSError:
-            pass
+        with suppress(OSError):
+            status = path.stat()
+            seen.append((path.name, status.st_size, status.st_mtime_ns))
     return tuple(seen)
+
+
+def _tell(text: str, report: Progress) -> None:
+    logger.info("%s", text)
+    report.note(text)
 
 
 def _who_works(root: Path, file: FileSpec) -> str:
     from .parts import parts_in, read_part_name
     from .progress import size_text
 
+    newest = (0.0, 0, 0)
     for path in parts_in(root, file_key(file)):
         name = read_part_name(path.name)
         if name is not None and name.pid is not None:
-            try:
-                done = size_text(path.stat().st_size)
-            except OSError:
-                continue
-            total = f" of {size_text(file.size)}" if file.size else ""
-            return f"waiting for process {name.pid}, which fetches {file.name} ({done}{total} so far)"
-    return f"waiting for another process that fetches {file.name}"
+            with suppress(OSError):
+                status = path.stat()
+                newest = max(newest, (status.st_mtime, name.pid, status.st_size))
+    _, pid, size = newest
+    if not pid:
+        return f"waiting for another process that fetches {file.name}"
+    total = f" of {size_text(file.size)}" if file.size else ""
+    return f"waiting for process {pid}, which fetches {file.name} ({size_text(size)}{total} so far)"
 
 
 def _unverified(file: FileSpec) -> UnverifiedError:
@@ -226,7 +234,8 @@ def _unverified(file: FileSpec) -> UnverifiedError:
 
     return UnverifiedError(
         f"the publisher of {file.name} states no digest, so nothing shows that it is the right file",
-        hint=f"pass allow_unverified=True or set {ALLOW_UNVERIFIED}=1; its digest is then recorded and checked ever after",
+        hint=f"pass allow_unverified=True or set {ALLOW_UNVERIFIED}=1; "
+        "its digest is then recorded and checked ever after",
         url=redact(file.sources[0]) if file.sources else None,
     )
 
@@ -237,8 +246,8 @@ def _offline(file: FileSpec, settings: Settings, attempts: Tuple[str, ...]) -> O
     listing = "".join(f"\n  - {place}" for place in looked)
     return OfflineError(
         f"{file.name} is not at hand, and the network may not be used ({OFFLINE}, or offline=True){listing}",
-        hint=f"bring the file as {name} into one of these folders, name a folder that has it in {CACHE_DIRS} or {MIRROR}, "
-        "import a bundle, or go online once",
+        hint=f"bring the file as {name} into one of these folders, name a folder that has it in {CACHE_DIRS} or "
+        f"{MIRROR}, import a bundle, or go online once",
         attempts=looked,
         path=settings.cache / name,
     )

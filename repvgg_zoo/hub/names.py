@@ -46,6 +46,7 @@ def file_key(file: FileSpec) -> str:
 def safe_name(name: str) -> str:
     """A file name that no file system takes amiss: the last path component, in plain ASCII, of bounded length.
 
+    >>> from repvgg_zoo.hub.names import safe_name
     >>> safe_name("../../etc/pass wd.")
     'pass_wd'
     """

@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional
 
@@ -23,11 +24,11 @@ from .verify import CHUNK, StreamHash
 STALE_SECONDS = 600.0  # a part on which no process of this machine can be seen to work is left alone for this long
 KEEP_BYTES = 1 << 16  # less than this is not worth resuming
 
-_PART = re.compile(r"(?P<key>u?[0-9a-f]{8,16})\.(?P<owner>free|(?P<machine>[0-9a-f]{12})-(?P<pid>\d+))\.[0-9a-f]{12}\.part")
+_PART = re.compile(r"(?P<key>u?[0-9a-f]{8,16})\.(?:free|(?P<machine>[0-9a-f]{12})-(?P<pid>\d+))\.[0-9a-f]{12}\.part")
 
 
 class PartName(NamedTuple):
-    """What the name of a part file says; ``machine`` and ``pid`` are None for a part that was given up in good order."""
+    """What the name of a part file says; ``machine`` and ``pid`` are None if its maker gave it up in good order."""
 
     key: str
     machine: Optional[str]
@@ -46,11 +47,10 @@ def read_part_name(name: str) -> Optional[PartName]:
 def parts_in(root: Path, key: Optional[str] = None) -> List[Path]:
     """The part files in a folder, of one key or of all."""
     try:
-        names = os.listdir(root)
+        found = sorted((path, read_part_name(path.name)) for path in root.iterdir() if path.name.endswith(".part"))
     except OSError:
         return []
-    found = ((name, read_part_name(name)) for name in sorted(names))
-    return [root / name for name, part in found if part is not None and key in (None, part.key)]
+    return [path for path, part in found if part is not None and key in (None, part.key)]
 
 
 class Part:
@@ -83,6 +83,11 @@ class Part:
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         self.size = 0
 
+    def touch(self) -> None:
+        """Show other processes that this one is alive, though no bytes come."""
+        with suppress(OSError):
+            os.utime(self.path)
+
     def digest(self) -> str:
         """The SHA-256 of all bytes so far, as 64 hex digits."""
         return self._hash.hexdigest()
@@ -104,7 +109,7 @@ class Part:
             claimed = self._root / _own_name(self._key)
             try:
                 os.utime(orphan)  # before the new name, or its age would invite the next claimer
-                os.rename(orphan, claimed)
+                orphan.rename(claimed)
             except OSError:  # another process was faster, or may not be disturbed
                 continue
             size = _size(claimed)
@@ -136,13 +141,11 @@ class Part:
     def release(self) -> None:
         """Close, and leave the bytes to whoever comes next, if there are enough of them."""
         self.close()
-        try:
+        with suppress(OSError):  # it is only a convenience
             if self.size >= KEEP_BYTES:
-                os.rename(self.path, self._root / f"{self._key}.free.{uuid.uuid4().hex[:12]}.part")
+                self.path.rename(self._root / f"{self._key}.free.{uuid.uuid4().hex[:12]}.part")
             else:
-                os.unlink(self.path)
-        except OSError:  # it is only a convenience
-            pass
+                self.path.unlink()
 
 
 def orphans(root: Path, key: Optional[str], own: Optional[Path], clock: Clock) -> Iterator[Path]:
@@ -182,11 +185,9 @@ def machine_id() -> str:
     import platform
 
     facts = [platform.node()]
-    try:
+    with suppress(OSError):  # not Linux, or no /proc
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
         facts.append(os.readlink("/proc/self/ns/pid"))
-    except OSError:  # not Linux, or no /proc
-        pass
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
 
 
@@ -202,7 +203,5 @@ def _size(path: Path) -> int:
 
 
 def _unlink(path: Path) -> None:
-    try:
+    with suppress(OSError):
         path.unlink()
-    except OSError:
-        pass

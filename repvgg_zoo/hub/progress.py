@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Mapping, Optional, Protocol, TextIO, Union
 
 from .clock import SYSTEM_CLOCK, Clock
@@ -64,31 +65,30 @@ class TerminalLine:
             line += f"  {size_text(rate)}/s"
             if total:
                 line += f"  {time_text((total - done) / rate)} left"
-        self._write(line)
+        self._write("\r" + line.ljust(self._width))
+        self._width = len(line)
 
     def note(self, text: str) -> None:
-        self._write(text)
-        self._stream.write("\n")
+        self._write("\r" + text.ljust(self._width) + "\n")
         self._width = 0
 
     def close(self) -> None:
         if self._width:
-            self._stream.write("\n")
-            self._stream.flush()
+            self._write("\n")
             self._width = 0
 
-    def _write(self, line: str) -> None:
-        self._stream.write("\r" + line.ljust(self._width))
-        self._stream.flush()
-        self._width = len(line)
+    def _write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # a terminal that has gone is no reason to stop a download
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def choose_progress(
-    wanted: Union[None, bool, Progress],
+    wanted: Union[bool, Progress, None],
     setting: Optional[bool],
     environ: Optional[Mapping[str, str]] = None,
 ) -> Progress:
-    """The caller's word, else the setting's, else a line if stderr is a terminal and this is the machine's first rank."""
+    """The caller's word, else the setting's, else a line if stderr is a terminal; no line on ranks after the first."""
     if wanted is not None and not isinstance(wanted, bool):
         return wanted
     env = os.environ if environ is None else environ
@@ -103,6 +103,7 @@ def choose_progress(
 def size_text(size: float) -> str:
     """A number of bytes as people write it.
 
+    >>> from repvgg_zoo.hub.progress import size_text
     >>> size_text(33_500_000)
     '33.5 MB'
     """
@@ -116,6 +117,7 @@ def size_text(size: float) -> str:
 def time_text(seconds: float) -> str:
     """A time as minutes and seconds.
 
+    >>> from repvgg_zoo.hub.progress import time_text
     >>> time_text(75)
     '1:15'
     """

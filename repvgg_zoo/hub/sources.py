@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Tuple
@@ -47,6 +46,7 @@ def sources_of(file: FileSpec, settings: Settings) -> Tuple[Source, ...]:
 def redact(url: str) -> str:
     """A URL fit for a log: user, password, query and fragment are left out.
 
+    >>> from repvgg_zoo.hub.sources import redact
     >>> redact("https://me:secret@host.example/a.bin?token=x")
     'https://host.example/a.bin?…'
     """
@@ -76,7 +76,7 @@ def _parse(text: str, is_gdrive: bool = False) -> Source:
         if parts.netloc not in ("", "localhost"):
             raise ArgumentError(f"{text!r} names a file on another host", hint="write file:///path", actual=text)
         return Source(path=Path(url2pathname(parts.path)))
-    if os.path.isabs(text):
+    if Path(text).is_absolute():
         return Source(path=Path(text))
     raise ArgumentError(
         f"{text!r} is no source",

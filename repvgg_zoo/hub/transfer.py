@@ -62,7 +62,7 @@ class Transfer:
 
 @dataclass
 class _Visit:
-    """What is known of one source while it is tried: its validator for If-Range, and if the clean restart is used up."""
+    """What is known of one source while it is tried: what If-Range may hold, and if its clean restart is used up."""
 
     source: Source
     validator: Optional[str] = None
@@ -93,6 +93,7 @@ def _from_source(job: Transfer, visit: _Visit, attempts: List[str]) -> str:
     while True:
         try:
             if part.size == 0 or part.size != job.file.size:
+                part.touch()
                 _receive(job, visit)
             return _checked(job)
         except SourceError as error:
@@ -144,9 +145,13 @@ def _accept(job: Transfer, reply: Reply) -> Optional[int]:
         if part.size:  # the server knows no ranges, or the file has changed (If-Range)
             part.reset()
         total = _content_length(reply)
+        if file.integrity == "none" and total is None and "Transfer-Encoding" not in reply.headers:
+            raise SourceError(
+                "it states neither length nor digest, so a cut-off body would pass for whole", heals=False
+            )
     elif reply.status == 206:
         content = _content_range(reply)
-        if content.first != part.size:
+        if content.first != part.size or _is_encoded(reply):
             part.reset()
             raise SourceError("the server sent another range than asked for", heals=True)
         total = content.total
@@ -230,7 +235,7 @@ def _failure(
         return IntegrityError(
             f"{file.name} is not the file that the registry describes: expected {expected}, got {actual}{tried}",
             hint="the publisher may have changed the file, or something on the way changes it; "
-            "nothing was kept. Try another network or set REPVGG_ZOO_MIRROR",
+            "nothing of it was kept. Try another network or set REPVGG_ZOO_MIRROR",
             url=source.label,
             expected=expected,
             actual=actual,
@@ -257,8 +262,12 @@ def _content_range(reply: Reply) -> _ContentRange:
     return _ContentRange(None if first is None else int(first), None if total == "*" else int(total))
 
 
+def _is_encoded(reply: Reply) -> bool:
+    return reply.headers.get("Content-Encoding", "identity").lower() != "identity"
+
+
 def _content_length(reply: Reply) -> Optional[int]:
-    if reply.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if _is_encoded(reply):
         return None  # it counts the compressed bytes
     value = reply.headers.get("Content-Length", "")
     return int(value) if re.fullmatch(r"\d{1,15}", value) else None

@@ -69,7 +69,7 @@ class StreamHash:
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
         self._gathered = bytearray()
-        self._pending: "queue.Queue[Optional[Union[bytes, bytearray]]]" = queue.Queue(maxsize=8)
+        self._pending: queue.Queue[Optional[Union[bytes, bytearray]]] = queue.Queue(maxsize=8)
         self._thread: Optional[threading.Thread] = None
 
     def update(self, data: bytes) -> None:

@@ -9,14 +9,14 @@ import email.utils
 import re
 from html.parser import HTMLParser
 from typing import Any, Dict, List, Mapping, Optional, Protocol, Tuple
-from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 from .clock import Clock
 from .sources import Source, redact
 
 MAX_REDIRECTS = 10
 HEALING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-_HOPELESS_TLS = ("CERTIFICATE_VERIFY_FAILED", "certificate verify failed", "WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL")
+_HOPELESS_TLS = re.compile("CERTIFICATE_VERIFY_FAILED|certificate verify|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL")
 
 
 class SourceError(Exception):
@@ -38,7 +38,10 @@ class Reply(Protocol):
     """An answer whose body is read piece by piece."""
 
     status: int
-    headers: Mapping[str, str]
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The header fields."""
 
     def read(self, limit: int) -> bytes:
         """What has arrived, at most ``limit`` bytes, or nothing at the end; raises SourceError."""
@@ -75,7 +78,7 @@ class RequestsWeb:
             reply.close()
             confirmed = gdrive_confirmation(page.decode("utf-8", "replace"), source.url)
             if confirmed is None:
-                raise SourceError("Google Drive answers with a page, not the file (often: too many downloads)", heals=False)
+                raise SourceError("Google Drive answers with a page, often because of its quota", heals=False)
             reply = self._follow(confirmed, headers)
         return reply
 
@@ -98,7 +101,7 @@ class RequestsWeb:
             except ValueError as error:
                 raise SourceError("a redirect to an invalid URL", heals=False) from error
             if new not in ("http", "https") or (old == "https" and new == "http"):
-                raise SourceError(f"a redirect from {old} to {new or 'nowhere'} was refused ({redact(target)})", heals=False)
+                raise SourceError(f"a redirect from {old} to {new} was refused ({redact(target)})", heals=False)
             url, inline = split_credentials(target)
             if inline is not None and _origin(url) == origin:
                 auth = inline
@@ -116,7 +119,7 @@ class RequestsWeb:
                 url, headers=sent, auth=auth, stream=True, allow_redirects=False, timeout=self._timeout
             )
         except errors.SSLError as error:
-            raise SourceError(_tls_reason(error), heals=not any(word in str(error) for word in _HOPELESS_TLS)) from error
+            raise SourceError(_tls_reason(error), heals=_HOPELESS_TLS.search(str(error)) is None) from error
         except errors.ProxyError as error:
             raise SourceError(f"the proxy failed: {_reason(error)}", heals=" 407 " not in str(error)) from error
         except errors.Timeout as error:
@@ -124,7 +127,7 @@ class RequestsWeb:
         except errors.ConnectionError as error:
             raise SourceError(f"no connection: {_reason(error)}", heals=True) from error
         except (errors.RequestException, ValueError) as error:  # an invalid URL, header or proxy setting
-            raise SourceError(f"not a request that can be sent: {type(error).__name__}", heals=False) from error
+            raise SourceError(f"not a request that can be sent: {_reason(error)}", heals=False) from error
 
 
 class _RequestsReply:
@@ -147,7 +150,8 @@ class _RequestsReply:
             # read1 returns what one receive gives, so a slow drip is seen and not hidden in a long read.
             return bytes(self._response.raw.read1(limit))
         except self._broken as error:
-            reason = "no bytes arrived in time" if "timed out" in str(error) else f"the connection broke: {_reason(error)}"
+            stalled = "timed out" in str(error)
+            reason = "no bytes arrived in time" if stalled else f"the connection broke: {_reason(error)}"
             raise SourceError(reason, heals=True) from error
 
     def close(self) -> None:
@@ -156,8 +160,6 @@ class _RequestsReply:
 
 def split_credentials(url: str) -> Tuple[str, Optional[Tuple[str, str]]]:
     """A URL without user and password, and these as a pair if there were any; raises SourceError if it is no URL."""
-    from urllib.parse import unquote
-
     try:
         parts = urlsplit(url)
         if not parts.hostname:
@@ -223,12 +225,12 @@ def _origin(url: str) -> Tuple[str, Optional[str], Optional[int]]:
 def _reason(error: BaseException) -> str:
     """The innermost cause in a few words: requests and urllib3 wrap it in layers that repeat the URL."""
     seen = error
-    while True:
+    for _ in range(10):
         inner = getattr(seen, "reason", None) or next((a for a in seen.args if isinstance(a, BaseException)), None)
-        if not isinstance(inner, BaseException) or inner is seen:
+        if not isinstance(inner, BaseException):
             break
         seen = inner
-    text = re.sub(r"https?://\S+", "(URL)", str(seen)) or type(seen).__name__
+    text = re.sub(r"\b\w+://\S+", "(URL)", str(seen)) or type(seen).__name__
     return re.split(r">: |\): ", text)[-1][:200]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
 import pytest
+
 from repvgg_zoo.hub import Settings, Tools, fetch_file
 from repvgg_zoo.hub.transfer import Limits
 from repvgg_zoo.hub.web import RequestsWeb
@@ -90,7 +91,7 @@ def zoo(tmp_path: Path) -> Zoo:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine that runs the tests takes part in them."""
     for name in list(os.environ):
-        if name.startswith("REPVGG_ZOO_") and name != "REPVGG_ZOO_TEST_NO_NGINX" or name.lower().endswith("_proxy"):
+        if (name.startswith("REPVGG_ZOO_") and name != "REPVGG_ZOO_TEST_NO_NGINX") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
 
 

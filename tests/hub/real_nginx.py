@@ -1,4 +1,4 @@
-"""A real nginx on 127.0.0.1 that serves one folder, with Range support, and TLS from a certificate authority made here."""
+"""A real nginx on 127.0.0.1 that serves one folder, with Range support, and TLS from an authority made here."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ http {{
         ssl_certificate_key {home}/server.key;
         root {folder};
         location ~ ^/to-plain/(?<to>[0-9]+)(?<rest>/.*)$ {{ return 302 http://127.0.0.1:$to$rest; }}
+        location ~ ^/zoo/files/resolve/[a-z]+/big.bin$ {{
+            root {folder}; rewrite ^ /big.bin break;
+            add_header X-Repo-Commit 0123456789012345678901234567890123456789;
+        }}
         location /slow/ {{ alias {folder}/; limit_rate 4m; }}
         location /steady/ {{ alias {folder}/; limit_rate 40m; }}
     }}
@@ -60,7 +64,8 @@ class Nginx:
         config = home / "nginx.conf"
         user = "user root;\n" if os.name == "posix" and os.getuid() == 0 else ""
         config.write_text(
-            user + CONFIG.format(home=home, folder=self.folder, port=self.port, tls_port=self.tls_port), encoding="utf-8"
+            user + CONFIG.format(home=home, folder=self.folder, port=self.port, tls_port=self.tls_port),
+            encoding="utf-8",
         )
         self._process = subprocess.Popen(
             [binary, "-p", str(home), "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

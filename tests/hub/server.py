@@ -13,7 +13,7 @@ from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. ``cut`` ends the body after so many bytes, ``reset`` does so with a TCP reset, ``stall`` with silence."""
+    """One answer. ``cut`` ends the body early: by closing, or, with ``reset`` or ``stall``, by a reset or silence."""
 
     body: bytes = b""
     status: int = 200

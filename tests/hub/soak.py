@@ -3,7 +3,8 @@
 ``python -m tests.hub.soak --downloads 200`` takes about ten minutes. Each download starts with an empty cache: one
 process fetches from a real nginx and is killed, at a moment drawn from the whole time that a fetch takes; then four
 processes start together and must all get the right bytes. It counts what nginx sent, and ends with an error if a wrong
-byte was published, a process failed or hung, a part was left, or the median run transferred more than 1.5 times the file.
+byte was published, a process failed or hung, a part was left, or the median run transferred more than 1.5 times the
+file.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def soak(nginx: Nginx, root: Path, downloads: int, locks: str = "real", seed: in
         victim.communicate()
         final = root / stored_name(file)
         if final.exists():
-            assert hashlib.sha256(final.read_bytes()).hexdigest() == file.sha256, f"wrong bytes published in run {number}"
+            assert hashlib.sha256(final.read_bytes()).hexdigest() == file.sha256, (
+                f"wrong bytes published in run {number}"
+            )
         others = [worker.start(file, root, locks) for _ in range(CONCURRENT)]
         for process in others:
             out, err = process.communicate(timeout=60)
@@ -77,7 +80,9 @@ def main() -> int:
             nginx.close()
     median, worst = statistics.median(shares), max(shares)
     seconds = time.monotonic() - began
-    print(f"{len(shares)} downloads in {seconds:.0f} s: median {median:.3f} times the file, worst {worst:.3f}, no wrong byte")
+    print(
+        f"{len(shares)} downloads in {seconds:.0f} s: median {median:.3f} of the file, worst {worst:.3f}, no wrong byte"
+    )
     return 0 if median <= MOST or options.locks != "real" else 1
 
 

@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict
 
 import pytest
 import yaml
+
 from repvgg_zoo.errors import ArgumentError, BundleError, DiskFullError, UnverifiedError, ZooError
 from repvgg_zoo.hub import Settings, bundle, stored_name
 
@@ -44,7 +45,7 @@ def test_a_bundle_brings_identical_files_to_a_machine_without_a_network(
     """T37"""
     packed(zoo, server, target, registry={"models": [{"name": "RepVGG_A0"}]})
     there = Settings(cache=tmp_path / "there", offline=True)
-    paths = bundle.unpack(target, settings=there, allow_unverified=True)
+    paths = bundle.unpack(str(target), settings=there, allow_unverified=True)
     for name, file in files(server).items():
         assert zoo.fetch(file, settings=there) == paths[name]
         assert paths[name].read_bytes() == zoo.fetch(file).read_bytes()
@@ -152,7 +153,9 @@ def test_a_zip_with_a_path_that_leads_elsewhere_is_refused(zoo: Zoo, server: Ser
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/abs/evil", "..", "a\0b"])
-def test_a_hostile_file_name_in_the_index_stays_in_the_cache(zoo: Zoo, server: Server, target: Path, tmp_path: Path, name: str) -> None:
+def test_a_hostile_file_name_in_the_index_stays_in_the_cache(
+    zoo: Zoo, server: Server, target: Path, tmp_path: Path, name: str
+) -> None:
     """T37: the index never says where a file lies; its name is made harmless as everywhere."""
     packed(zoo, server, target)
     rezip(target, reindex(lambda i: i["files"]["RepVGG_A0.x"].update(name=name)))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict
 
 import pytest
+
 from repvgg_zoo.errors import ArgumentError, CacheError, DiskFullError, IntegrityError, UnverifiedError
 from repvgg_zoo.hub import Settings, cache, fetch_file, manage, read_settings, stored_name
 from repvgg_zoo.hub.parts import Part
@@ -109,7 +110,9 @@ def test_a_hit_in_a_read_only_root_needs_no_cache_at_all(zoo: Zoo, tmp_path: Pat
     assert not zoo.root.exists()
 
 
-def test_a_miss_in_the_read_only_roots_is_fetched_into_the_writable_one(zoo: Zoo, server: Server, tmp_path: Path) -> None:
+def test_a_miss_in_the_read_only_roots_is_fetched_into_the_writable_one(
+    zoo: Zoo, server: Server, tmp_path: Path
+) -> None:
     """T26"""
     fill(tmp_path / "shared", OTHER, stamped=False)
     settings = Settings(cache=zoo.root, read_only=(tmp_path / "shared",))
@@ -180,7 +183,8 @@ def test_a_flipped_bit_under_an_unchanged_stamp_is_found_by_verify_and_mended_by
     status = path.stat()
     path.write_bytes(OTHER)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert zoo.fetch(file) == path and path.read_bytes() == OTHER
+    assert zoo.fetch(file) == path
+    assert path.read_bytes() == OTHER
     assert [finding.problem is not None for finding in manage.verify(zoo.root, dry_run=True)] == [True]
     assert zoo.fetch(file).read_bytes() == OTHER
     manage.verify(zoo.root)
@@ -214,7 +218,9 @@ def test_a_stamp_that_does_not_fit_makes_the_file_be_hashed_and_stamped_anew(zoo
         cache.stamp_path(path).write_bytes(text)
     assert zoo.fetch(FILE, tools=zoo.tools(web=NoWeb())) == path
     stamp = cache.read_stamp(path)
-    assert stamp is not None and stamp.mtime_ns == path.stat().st_mtime_ns and stamp.sha256 == FILE.sha256
+    assert stamp is not None
+    assert stamp.mtime_ns == path.stat().st_mtime_ns
+    assert stamp.sha256 == FILE.sha256
 
 
 def test_a_stamp_of_another_digest_does_not_vouch_for_the_file(zoo: Zoo, server: Server) -> None:
@@ -294,12 +300,14 @@ def test_a_refused_system_call_is_a_cache_error_and_leaves_nothing(
     if call == "mkdir":
         monkeypatch.setattr(Path, "mkdir", refuse)
     elif call == "replace":
-        real = os.replace
-        monkeypatch.setattr(os, "replace", lambda old, new: refuse() if str(old).endswith(".part") else real(old, new))
+        real = Path.replace
+        monkeypatch.setattr(Path, "replace", lambda old, new: refuse() if old.suffix == ".part" else real(old, new))
     else:
         opened = os.open
         monkeypatch.setattr(
-            os, "open", lambda path, *rest, **more: refuse() if str(path).endswith(".part") else opened(path, *rest, **more)
+            os,
+            "open",
+            lambda path, *rest, **more: refuse() if str(path).endswith(".part") else opened(path, *rest, **more),
         )
     with pytest.raises(CacheError, match="REPVGG_ZOO_HOME"):
         zoo.fetch(file)
@@ -321,9 +329,10 @@ def test_a_part_that_cannot_be_deleted_hides_no_error(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+@pytest.mark.parametrize("size_known", [True, False])
 @pytest.mark.parametrize("points_to", ["the-right-bytes", "nowhere", "a-folder"])
 def test_a_link_at_the_stored_name_is_replaced_and_never_followed(
-    zoo: Zoo, server: Server, tmp_path: Path, points_to: str
+    zoo: Zoo, server: Server, tmp_path: Path, points_to: str, size_known: bool
 ) -> None:
     """T33"""
     zoo.root.mkdir()
@@ -333,8 +342,10 @@ def test_a_link_at_the_stored_name_is_replaced_and_never_followed(
     elif points_to == "a-folder":
         outside.mkdir()
     (zoo.root / NAME).symlink_to(outside)
-    path = zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))))
-    assert not path.is_symlink() and path.read_bytes() == BODY
+    url = server.serve("/a.bin", Answer(BODY))
+    path = zoo.fetch(spec(url, **({} if size_known else {"size": None})))
+    assert not path.is_symlink()
+    assert path.read_bytes() == BODY
     assert len(server.requests) == 1
 
 
@@ -348,6 +359,18 @@ def test_a_link_at_the_stamp_is_replaced_and_never_followed(zoo: Zoo, tmp_path: 
     zoo.fetch(FILE, tools=zoo.tools(web=NoWeb()))
     assert precious.read_text() == "keep me"
     assert not cache.stamp_path(path).is_symlink()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+def test_a_stamp_behind_a_link_is_not_believed(zoo: Zoo, tmp_path: Path) -> None:
+    """T33"""
+    path = fill(zoo.root)
+    elsewhere = tmp_path / "elsewhere"
+    cache.stamp_path(path).rename(elsewhere)
+    cache.stamp_path(path).symlink_to(elsewhere)
+    assert cache.read_stamp(path) is None
+    assert zoo.fetch(FILE, tools=zoo.tools(web=NoWeb())) == path
+    assert cache.read_stamp(path) is not None
 
 
 def test_a_hard_linked_file_is_replaced_and_not_written_through(zoo: Zoo, server: Server, tmp_path: Path) -> None:
@@ -381,16 +404,16 @@ def test_a_replace_that_windows_refuses_for_a_while_is_tried_again_within_a_boun
 ) -> None:
     """T24"""
     file = spec(server.serve("/a.bin", Answer(BODY)))
-    real, left = os.replace, [refusals]
+    real, left = Path.replace, [refusals]
 
     def replace(old: Any, new: Any) -> None:
-        if str(old).endswith(".part"):
+        if old.suffix == ".part":
             left[0] -= 1
             if left[0] >= 0:
                 raise PermissionError(errno.EACCES, "in use")
         real(old, new)
 
-    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(Path, "replace", replace)
     if refusals < 20:
         assert zoo.fetch(file).read_bytes() == BODY
         assert len(zoo.clock.slept) == refusals
@@ -406,15 +429,15 @@ def test_a_refused_replace_is_no_error_if_another_process_has_published_the_file
 ) -> None:
     """T24"""
     file = spec(server.serve("/a.bin", Answer(BODY)))
-    real = os.replace
+    real = Path.replace
 
     def replace(old: Any, new: Any) -> None:
-        if str(old).endswith(".part"):
+        if old.suffix == ".part":
             fill(zoo.root)
             raise PermissionError(errno.EACCES, "in use")
         real(old, new)
 
-    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(Path, "replace", replace)
     assert zoo.fetch(file).read_bytes() == BODY
     assert zoo.parts() == []
 
@@ -444,7 +467,8 @@ def test_a_prefix_proves_a_file_and_the_whole_digest_is_recorded(zoo: Zoo, serve
     path = zoo.fetch(file)
     assert path.name == f"{str(FILE.sha256)[:8]}-a.bin"
     stamp = cache.read_stamp(path)
-    assert stamp is not None and (stamp.sha256, stamp.integrity) == (FILE.sha256, "sha256_prefix")
+    assert stamp is not None
+    assert (stamp.sha256, stamp.integrity) == (FILE.sha256, "sha256_prefix")
 
 
 class TestUnverified:
@@ -456,7 +480,8 @@ class TestUnverified:
     def test_is_refused_before_the_network_unless_allowed(self, zoo: Zoo, server: Server) -> None:
         with pytest.raises(UnverifiedError, match="REPVGG_ZOO_ALLOW_UNVERIFIED"):
             zoo.fetch(self.file(server, Answer(BODY)))
-        assert server.requests == [] and not zoo.root.exists()
+        assert server.requests == []
+        assert not zoo.root.exists()
 
     @pytest.mark.parametrize("by", ["argument", "environment"])
     def test_is_remembered_once_allowed(self, zoo: Zoo, server: Server, by: str) -> None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from repvgg_zoo.errors import ArgumentError
 from repvgg_zoo.hub import Settings, cache, manage, stored_name
 from repvgg_zoo.hub.parts import machine_id
@@ -54,7 +55,9 @@ def test_a_file_is_removed_by_stored_name_key_or_own_name(zoo: Zoo, name: str) -
     assert zoo.names() == []
 
 
-@pytest.mark.parametrize("name", ["../precious", "/etc/passwd", "..", ".", "", "*", "README.md", "CACHEDIR.TAG", "precious"])
+@pytest.mark.parametrize(
+    "name", ["../precious", "/etc/passwd", "..", ".", "", "*", "README.md", "CACHEDIR.TAG", "precious"]
+)
 def test_nothing_but_the_caches_own_files_can_be_removed(zoo: Zoo, tmp_path: Path, name: str) -> None:
     """T35"""
     fill(zoo.root)
@@ -88,7 +91,8 @@ def test_a_dry_run_changes_nothing_and_tells_the_same(zoo: Zoo) -> None:
     manage.verify(zoo.root, dry_run=True)
     assert snapshot(zoo.root) == before
     assert manage.prune(zoo.root, known=[]) == would_prune
-    assert would_rm[0] in would_prune and zoo.names() == []
+    assert would_rm[0] in would_prune
+    assert zoo.names() == []
 
 
 def test_prune_takes_old_parts_and_leftovers_and_leaves_the_rest(zoo: Zoo) -> None:
@@ -153,7 +157,8 @@ def test_verify_finds_damage_by_the_name_alone_and_by_the_stamp(zoo: Zoo) -> Non
     """T29: a full key needs no registry."""
     fill(zoo.root, OTHER)
     (finding,) = manage.verify(zoo.root)
-    assert finding.problem is not None and "its name says" in finding.problem
+    assert finding.problem is not None
+    assert "its name says" in finding.problem
     unverified = zoo.root / f"u{'0' * 15}-u.bin"
     unverified.write_bytes(BODY)
     cache.write_stamp(unverified, cache.Stamp(len(BODY), unverified.stat().st_mtime_ns, "0" * 64, "none"))
@@ -166,7 +171,8 @@ def test_verify_refreshes_the_stamp_of_a_right_file(zoo: Zoo) -> None:
     os.utime(path)
     assert [finding.problem for finding in manage.verify(zoo.root)] == [None]
     stamp = cache.read_stamp(path)
-    assert stamp is not None and stamp.mtime_ns == path.stat().st_mtime_ns
+    assert stamp is not None
+    assert stamp.mtime_ns == path.stat().st_mtime_ns
 
 
 def test_a_cache_folder_is_a_mirror(zoo: Zoo, tmp_path: Path) -> None:

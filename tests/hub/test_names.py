@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from repvgg_zoo.errors import ArgumentError
 from repvgg_zoo.hub import read_settings, stored_name
 from repvgg_zoo.hub.names import is_stored_name, safe_name
@@ -17,8 +18,36 @@ from .server import Answer, Server
 
 HOSTILE = [
     *("", ".", "..", "/", "//", "../../etc/passwd", "..\\..\\windows\\win.ini", "/etc/passwd", "C:\\x.bin", "C:x.bin"),
-    *("a\0b", "a\nb", "a.", "a ", "a. . .", "con", "CON", "nul.bin", "COM1.bin", "aux.", "a:stream", "a|b", "a?b*", '"a"'),
-    *("%2e%2e", "%2e%2e%2fa", "~", "~root", "-rf", "$(touch x)", "`x`", ".hidden", "....", "a" * 300, "é" * 200, "模" * 200),
+    *(
+        "a\0b",
+        "a\nb",
+        "a.",
+        "a ",
+        "a. . .",
+        "con",
+        "CON",
+        "nul.bin",
+        "COM1.bin",
+        "aux.",
+        "a:stream",
+        "a|b",
+        "a?b*",
+        '"a"',
+    ),
+    *(
+        "%2e%2e",
+        "%2e%2e%2fa",
+        "~",
+        "~root",
+        "-rf",
+        "$(touch x)",
+        "`x`",
+        ".hidden",
+        "....",
+        "a" * 300,
+        "é" * 200,
+        "模" * 200,
+    ),
     *("a" * 300 + ".safetensors", "\ud800", "\u202egnp.exe", "a\u0301", "\ufeff", "a/../b", "\\\\server\\share\\a"),
 ]
 
@@ -35,10 +64,12 @@ def test_a_hostile_name_ends_as_a_harmless_file_in_the_cache(zoo: Zoo, server: S
 
 @given(st.text())
 def test_every_name_becomes_one_that_every_file_system_takes(name: str) -> None:
-    """T34: Windows forbids a trailing dot or space, some characters, and device names; the key in front avoids those."""
+    """T34: Windows forbids a trailing dot or space, some characters, and device names (the key stands before those)."""
     stored = stored_name(spec(name=name))
     assert is_stored_name(stored)
-    assert stored.isascii() and not set(stored) & set('<>:"/\\|?* %\0') and stored[-1] not in ". "
+    assert stored.isascii()
+    assert not set(stored) & set('<>:"/\\|?* %\0')
+    assert stored[-1] not in ". "
     assert len(stored) <= 137
     assert safe_name(safe_name(name)) == safe_name(name)
 
@@ -58,7 +89,9 @@ def test_two_unverified_files_of_one_name_do_not_collide() -> None:
     assert stored_name(spec("https://a.example/x", **facts)) != stored_name(spec("https://b.example/x", **facts))
 
 
-@pytest.mark.parametrize("name", ["..", "a", "0123", "0123456789abcdef-", "0123456789abcdef-a/b", "0123456789abcdef-a.", "g" * 16 + "-a"])
+@pytest.mark.parametrize(
+    "name", ["..", "a", "0123", "0123456789abcdef-", "0123456789abcdef-a/b", "0123456789abcdef-a.", "g" * 16 + "-a"]
+)
 def test_what_is_no_stored_name_is_seen(name: str) -> None:
     assert not is_stored_name(name)
 
@@ -76,7 +109,7 @@ HOMES = [
 @pytest.mark.parametrize(("env", "home"), HOMES)
 def test_the_cache_lies_where_the_environment_says_or_under_megengines_home(env: dict, home: str) -> None:
     """T27: a relative path is taken from the current folder."""
-    assert read_settings(env).cache == Path(os.path.abspath(os.path.expanduser(home)))
+    assert read_settings(env).cache == Path(os.path.abspath(os.path.expanduser(home)))  # noqa: PTH100, PTH111
 
 
 def test_megengine_agrees_about_its_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -130,4 +163,5 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
 def test_a_setting_that_cannot_be_meant_is_an_argument_error_with_a_hint(name: str, value: str) -> None:
     with pytest.raises(ArgumentError, match=name) as caught:
         read_settings({name: value})
-    assert caught.value.hint and caught.value.actual == value
+    assert caught.value.hint
+    assert caught.value.actual == value

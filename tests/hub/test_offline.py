@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from repvgg_zoo.errors import DownloadError, OfflineError
 from repvgg_zoo.hub import Settings, stored_name
 
@@ -14,13 +15,18 @@ from .server import Answer, Server
 
 
 @pytest.mark.parametrize("by", ["argument", "environment"])
-def test_offline_lists_where_it_looked_and_how_to_bring_the_file(zoo: Zoo, server: Server, tmp_path: Path, by: str) -> None:
+def test_offline_lists_where_it_looked_and_how_to_bring_the_file(
+    zoo: Zoo, server: Server, tmp_path: Path, by: str
+) -> None:
     file = spec(server.serve("/a.bin", Answer(BODY)))
     settings = Settings(cache=zoo.root, read_only=(tmp_path / "shared",), offline=by == "environment")
     with pytest.raises(OfflineError) as caught:
         zoo.fetch(file, settings=settings, offline=True if by == "argument" else None)
     name = stored_name(file)
-    assert [str(zoo.root / name) in caught.value.attempts[1], str(tmp_path / "shared" / name) in caught.value.attempts[0]]
+    assert [
+        str(zoo.root / name) in caught.value.attempts[1],
+        str(tmp_path / "shared" / name) in caught.value.attempts[0],
+    ]
     for word in (name, "REPVGG_ZOO_CACHE_DIRS", "REPVGG_ZOO_MIRROR", "REPVGG_ZOO_OFFLINE"):
         assert word in str(caught.value)
     assert server.requests == []
@@ -63,7 +69,8 @@ def test_a_file_on_this_machine_is_copied_in_and_verified_even_offline(
         (folder / "a.bin").write_bytes(BODY)
         file = file if form == "path" else spec((folder / "a.bin").as_uri())
     path = zoo.fetch(file, settings=settings, offline=offline)
-    assert path.parent == zoo.root and path.read_bytes() == BODY
+    assert path.parent == zoo.root
+    assert path.read_bytes() == BODY
 
 
 @pytest.mark.parametrize("kind", ["absent", "folder", "pipe", "device", "wrong-bytes", "short", "long", "html"])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, List
 
 import pytest
+
 from repvgg_zoo.hub import Settings, stored_name
 from repvgg_zoo.hub.locks import PATIENCE_SECONDS, FileLock, turn
 from repvgg_zoo.hub.web import RequestsWeb

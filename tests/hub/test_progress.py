@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
 import pytest
+
 from repvgg_zoo.hub import Settings
 from repvgg_zoo.hub.progress import Silence, TerminalLine, choose_progress, size_text, time_text
 
@@ -53,7 +54,8 @@ def test_a_hit_shows_nothing(zoo: Zoo, server: Server) -> None:
     zoo.fetch(file)
     mine = Recorder()
     zoo.fetch(file, progress=mine)
-    assert mine.seen == [] and mine.closed == 0
+    assert mine.seen == []
+    assert mine.closed == 0
 
 
 def test_the_line_shows_size_rate_and_time_left() -> None:
@@ -76,6 +78,13 @@ def test_the_line_is_not_redrawn_more_than_ten_times_a_second() -> None:
     assert stream.getvalue().count("\r") <= 11
 
 
+def test_a_terminal_that_has_gone_does_not_stop_a_download(zoo: Zoo, server: Server) -> None:
+    stream = io.StringIO()
+    stream.close()
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    assert zoo.fetch(file, progress=TerminalLine(stream)).read_bytes() == BODY
+
+
 def test_a_restart_from_zero_and_an_unknown_size_are_shown() -> None:
     stream, clock = io.StringIO(), FakeClock()
     line = TerminalLine(stream, clock)
@@ -84,7 +93,8 @@ def test_a_restart_from_zero_and_an_unknown_size_are_shown() -> None:
         line.update("a.bin", done, None)
     line.note("something to say")
     line.close()
-    assert "a.bin  0 B" in stream.getvalue() and "something to say\n" in stream.getvalue()
+    assert "a.bin  0 B" in stream.getvalue()
+    assert "something to say\n" in stream.getvalue()
     assert "-" not in stream.getvalue()
 
 
@@ -125,7 +135,9 @@ def test_a_real_process_shows_a_line_only_on_a_real_terminal(zoo: Zoo, server: S
     assert done.stdout == b""
 
 
-@pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (5e8, "500.0 MB"), (2e13, "20000.0 GB")])
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (5e8, "500.0 MB"), (2e13, "20000.0 GB")]
+)
 def test_sizes_read_well(size: float, text: str) -> None:
     assert size_text(size) == text
 
@@ -138,4 +150,5 @@ def test_times_read_well(seconds: float, text: str) -> None:
 def test_the_setting_is_honoured_by_a_fetch(zoo: Zoo, server: Server, capsys: pytest.CaptureFixture) -> None:
     settings = Settings(cache=zoo.root, progress=True)
     path: Path = zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))), settings=settings)
-    assert path.exists() and "a.bin  3.0 MB of 3.0 MB" in capsys.readouterr().err
+    assert path.exists()
+    assert "a.bin  3.0 MB of 3.0 MB" in capsys.readouterr().err

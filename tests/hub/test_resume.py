@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Dict
 
 import pytest
-from repvgg_zoo.errors import DownloadError
+
+from repvgg_zoo.errors import DownloadError, IntegrityError
 from repvgg_zoo.hub import parts
 from repvgg_zoo.hub.names import file_key
 from repvgg_zoo.hub.parts import Part, machine_id, read_part_name
@@ -88,7 +89,8 @@ def test_a_whole_part_of_unknown_size_is_published_when_the_server_has_no_more(z
     leave_part(zoo, BODY)
     file = spec(server.serve("/a.bin", Answer(BODY)), size=None)
     assert zoo.fetch(file).read_bytes() == BODY
-    assert server.sent == 0 and len(server.requests) == 1
+    assert server.sent == 0
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("size_known", [True, False])
@@ -213,7 +215,8 @@ def test_the_writer_whose_part_was_taken_starts_again_and_ends_right(zoo: Zoo, s
 
     server.gate = steal
     assert zoo.fetch(file).read_bytes() == BODY
-    assert len(stolen) == 1 and len(server.requests) == 2
+    assert len(stolen) == 1
+    assert len(server.requests) == 2
 
 
 def test_a_taken_part_is_copied_so_that_its_old_writer_cannot_reach_what_is_published(zoo: Zoo, server: Server) -> None:
@@ -240,6 +243,14 @@ def test_an_adopted_part_serves_the_next_source_when_the_first_has_gone(zoo: Zoo
     file = spec(server.url("/gone"), server.serve("/a.bin", Answer(BODY)))
     assert zoo.fetch(file).read_bytes() == BODY
     assert server.requests[1].headers["Range"] == f"bytes={HALF}-"
+
+
+def test_bytes_from_a_source_that_broke_off_are_kept_though_another_gave_a_wrong_file(zoo: Zoo, server: Server) -> None:
+    wrong = server.serve("/wrong.bin", Answer(OTHER))
+    file = spec(wrong, server.serve("/a.bin", Answer(BODY, cut=HALF, ranges=False)))
+    with pytest.raises(IntegrityError):
+        zoo.fetch(file)
+    assert [path.read_bytes() == BODY[:HALF] for path in zoo.parts()] == [True]
 
 
 def test_the_biggest_of_several_parts_is_taken(zoo: Zoo, server: Server) -> None:

@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from repvgg_zoo.errors import DownloadError, IntegrityError
 from repvgg_zoo.hub.transfer import Limits
 
@@ -69,7 +70,8 @@ def test_a_source_that_always_breaks_off_is_given_up_and_its_part_is_kept(zoo: Z
     file = spec(server.serve("/a.bin", Answer(BODY, cut=300_000, ranges=False)))
     with pytest.raises(DownloadError) as caught:
         zoo.fetch(file)
-    assert len(set(caught.value.attempts)) == 1 and len(caught.value.attempts) == 4
+    assert len(set(caught.value.attempts)) == 1
+    assert len(caught.value.attempts) == 4
     assert "300000" in caught.value.attempts[0]
     assert [path.name.split(".")[1] for path in zoo.parts()] == ["free"]
 
@@ -117,7 +119,8 @@ def test_wrong_bytes_everywhere_end_in_an_error_with_both_digests_and_nothing_ke
         zoo.fetch(file)
     assert caught.value.expected == DIGEST
     assert caught.value.actual == hashlib.sha256(OTHER).hexdigest()
-    assert DIGEST in str(caught.value) and caught.value.actual in str(caught.value)
+    assert DIGEST in str(caught.value)
+    assert caught.value.actual in str(caught.value)
     assert zoo.names() == []
     assert len(server.requests) == 4
 
@@ -155,6 +158,21 @@ def test_a_server_that_compresses_unasked_is_understood(zoo: Zoo, server: Server
     file = spec(server.serve("/a.bin", answer), **({} if size_known else {"size": None}))
     assert zoo.fetch(file).read_bytes() == BODY
     assert server.requests[0].headers["Accept-Encoding"] == "identity"
+
+
+def test_a_compressed_body_that_breaks_off_is_read_again_from_the_start(zoo: Zoo, server: Server) -> None:
+    """T07, T14: a range of a compressed body cannot be appended to plain bytes."""
+    squeezed = Answer(gzip.compress(BODY, 1), headers={"Content-Encoding": "gzip"})
+    file = spec(server.serve("/a.bin", Answer(BODY, cut=1_000_000), squeezed))
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert len(server.requests) == 3
+
+
+def test_an_unverified_file_whose_end_nothing_shows_is_refused(zoo: Zoo, server: Server) -> None:
+    """T03: neither digest nor size nor length nor chunks."""
+    file = spec(server.serve("/a.bin", Answer(BODY, length=False)), size=None, sha256=None)
+    with pytest.raises(DownloadError, match="a cut-off body would pass for whole"):
+        zoo.fetch(file, allow_unverified=True)
 
 
 def test_a_drip_that_never_stalls_but_never_ends_is_cut_off(zoo: Zoo, server: Server) -> None:
@@ -252,4 +270,5 @@ def test_identical_failures_are_listed_once_with_their_number(zoo: Zoo, server: 
         zoo.fetch(file)
     assert str(caught.value).count("the server answers 500") == 1
     assert "the server answers 500 (4 times)" in str(caught.value)
-    assert isinstance(caught.value.path, type(None)) and Path(file.sources[1]).is_absolute()
+    assert isinstance(caught.value.path, type(None))
+    assert Path(file.sources[1]).is_absolute()

@@ -19,7 +19,7 @@ from repvgg_zoo.hub import Settings, fetch_file
 from repvgg_zoo.registry.spec import FileSpec
 
 
-def start(file: FileSpec, root: Path, locks: str = "real", **options: Any) -> "subprocess.Popen[str]":
+def start(file: FileSpec, root: Path, locks: str = "real", **options: Any) -> subprocess.Popen[str]:
     """Start such a process."""
     job = {"root": str(root), "source": file.sources[0], "size": file.size, "sha256": file.sha256, "locks": locks}
     command = [sys.executable, "-m", "tests.hub.worker", json.dumps(job)]
