@@ -264,7 +264,8 @@ def _unrecognised(
     }
     nearest = min(unknown, key=lambda name: len(unknown[name]))
     if len(unknown[nearest]) == len(state):
-        message, hint = "no key is one of a RepVGG", f"layouts that can be read: {', '.join(unknown)}"
+        message = f"no key is in layout {' or '.join(unknown)}"
+        hint = "give a checkpoint of a RepVGG; if layout= was given, try without it"
     else:
         message = f"{len(unknown[nearest])} of {len(state)} keys are not in the closest layout, {nearest}"
         hint = "remove what is not the network's; if layout= was given, try without it"

@@ -7,7 +7,7 @@ import pickle
 import secrets
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional, Union
+from typing import TYPE_CHECKING, BinaryIO, Callable, Dict, Mapping, Optional, Union
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def save_checkpoint(
     arrays = published(_arrays(arrays_or_module), layout)
     if not file.parent.is_dir():
         raise ArgumentError(f"{file.parent} is not a folder", path=file, hint="make the folder first")
-    _write_whole(file, lambda part: write(part, arrays))
+    _write_whole(file, lambda stream: write(stream, arrays))
 
 
 def published(arrays: Mapping[str, np.ndarray], layout: str) -> Dict[str, np.ndarray]:
@@ -94,16 +94,15 @@ def _format(path: Path, format: Optional[str]) -> str:
     return chosen
 
 
-def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    from safetensors.numpy import save_file
+def _write_safetensors(stream: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+    from safetensors.numpy import save  # not save_file, which puts a file of its own, of mode 600, in our file's place
 
-    save_file(_contiguous(arrays), path)
+    stream.write(save(_contiguous(arrays)))
 
 
-def _write_pickle(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _write_pickle(stream: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
     # Protocol 4 and an OrderedDict are what megengine.save writes, on every Python that it runs on.
-    with path.open("wb") as stream:
-        pickle.dump(_contiguous(arrays), stream, protocol=4)
+    pickle.dump(_contiguous(arrays), stream, protocol=4)
 
 
 def _contiguous(arrays: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
@@ -111,20 +110,21 @@ def _contiguous(arrays: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
     return OrderedDict((key, np.asarray(array, order="C")) for key, array in arrays.items())
 
 
-WRITERS: Mapping[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
+WRITERS: Mapping[str, Callable[[BinaryIO, Mapping[str, np.ndarray]], None]] = {
     "safetensors": _write_safetensors,
     "megengine": _write_pickle,
 }
 
 
-def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def _write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Writes beside ``path``, then renames: a reader sees the old file or the new one, and a crash leaves no half."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    part.open("xb").close()  # with the permissions that the umask gives
+    stream = part.open("xb")  # with the permissions that the umask gives, unlike tempfile's
     try:
-        write(part)
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())  # before the rename, or a power cut could leave the new name on an empty file
+        with stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())  # or a power cut could leave the new name on an empty file
         part.replace(path)
     except BaseException:
         part.unlink()

@@ -38,9 +38,8 @@ def load_state(module: Module, arrays: Mapping[str, np.ndarray], *, keep: Collec
 
     for key, tensor in tensors.items():
         if key in arrays:
-            # Assigning a whole array is the public way, and on B3 (123 M numbers) as fast as the private _reset:
-            # 0.15 s against 0.15 s; load_state_dict takes 0.37 s. Reading the dtype first matters, because a slice
-            # assignment adopts whatever dtype it is given.
+            # Assigning a whole array is the public way, and on B3 (123 M numbers) as fast as the private _reset, 0.15 s
+            # each, where load_state_dict takes 0.37 s.
             with np.errstate(over="ignore"):
                 values = arrays[key].astype(tensor.dtype, copy=False)
             tensor[...] = values.reshape(tuple(tensor.shape))
