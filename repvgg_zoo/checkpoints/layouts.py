@@ -20,9 +20,10 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Dict, Iterable, Mapping, Optional, Pattern, Tuple
+from typing import Any, Dict, Iterable, Mapping, Optional, Pattern, Tuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 PLUS_STAGES = ("stage1", "stage2", "stage3_first", "stage3_second", "stage4")
@@ -97,7 +98,7 @@ def _pattern(place: str) -> Pattern[str]:
 # Shapes ------------------------------------------------------------------------------------------------------
 
 
-def native_array(layout: Layout, key: str, array: np.ndarray, in_channels: Optional[int]) -> np.ndarray:
+def native_array(layout: Layout, key: str, array: NDArray[Any], in_channels: Optional[int]) -> NDArray[Any]:
     """A publisher's array in native shape; ``key`` is native, ``in_channels`` what enters the key's block, if known.
 
     An array that is in native shape already is returned as it is, whatever the layout. One that cannot be brought into
@@ -117,7 +118,7 @@ def native_array(layout: Layout, key: str, array: np.ndarray, in_channels: Optio
     return array
 
 
-def published_array(layout: Layout, key: str, array: np.ndarray) -> np.ndarray:
+def published_array(layout: Layout, key: str, array: NDArray[Any]) -> NDArray[Any]:
     """A native array in the shape that the publisher stores; ``key`` is native."""
     if layout.megengine_shapes:
         return array

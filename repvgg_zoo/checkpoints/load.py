@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ArgumentError, LayoutError, PathLike
 from .formats import read_file
@@ -59,7 +60,7 @@ class Checkpoint:
     ``form`` is "train" or "deploy"; ``layout`` and ``format`` are the file's. Arrays may be read-only views of it.
     """
 
-    arrays: Mapping[str, np.ndarray] = field(repr=False)
+    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
     form: str
     layout: str
     format: str
@@ -103,7 +104,7 @@ def interpret(tree: Mapping[str, Any], *, format: str, path: str, layout: Option
     )
 
 
-def find_state(tree: Mapping[str, Any]) -> Tuple[Dict[str, np.ndarray], List[Tuple[str, str]]]:
+def find_state(tree: Mapping[str, Any]) -> Tuple[Dict[str, NDArray[Any]], List[Tuple[str, str]]]:
     """The arrays by the file's keys, out of any wrappers, and (key, why) for everything that is left aside."""
     skipped: List[Tuple[str, str]] = []
     path = ""
@@ -113,7 +114,7 @@ def find_state(tree: Mapping[str, Any]) -> Tuple[Dict[str, np.ndarray], List[Tup
             break
         skipped += [(f"{path}{key}", f"beside {path}{wrapper}") for key in tree if key != wrapper]
         path, tree = f"{path}{wrapper}.", tree[wrapper]
-    state: Dict[str, np.ndarray] = {}
+    state: Dict[str, NDArray[Any]] = {}
     for key, value in tree.items():
         if not isinstance(key, str) or not isinstance(value, np.ndarray):
             skipped.append((f"{path}{key}", "not an array"))
@@ -135,7 +136,7 @@ def find_state(tree: Mapping[str, Any]) -> Tuple[Dict[str, np.ndarray], List[Tup
     return state, skipped
 
 
-def recognise(state: Mapping[str, np.ndarray], candidates: Sequence[Layout]) -> Tuple[Layout, Dict[str, str]]:
+def recognise(state: Mapping[str, NDArray[Any]], candidates: Sequence[Layout]) -> Tuple[Layout, Dict[str, str]]:
     """The first layout that knows every key, and the native name of each; common prefixes are taken off if need be."""
     prefixes = _prefix_lengths(state)
     for cut in prefixes:
@@ -151,7 +152,7 @@ def recognise(state: Mapping[str, np.ndarray], candidates: Sequence[Layout]) -> 
     raise _unrecognised(state, candidates, prefixes)
 
 
-def find_form(arrays: Mapping[str, np.ndarray]) -> Tuple[str, Dict[str, str]]:
+def find_form(arrays: Mapping[str, NDArray[Any]]) -> Tuple[str, Dict[str, str]]:
     """ "train" or "deploy", and the keys (with a reason) that the form has no use for.
 
     Some publishers keep a block's branches beside its fused convolution. Complete branches are then the truth, since
@@ -197,14 +198,16 @@ def find_form(arrays: Mapping[str, np.ndarray]) -> Tuple[str, Dict[str, str]]:
     return "deploy", superfluous
 
 
-def to_native(arrays: Mapping[str, np.ndarray], layout: Layout) -> Tuple[Dict[str, np.ndarray], List[str], List[str]]:
+def to_native(
+    arrays: Mapping[str, NDArray[Any]], layout: Layout
+) -> Tuple[Dict[str, NDArray[Any]], List[str], List[str]]:
     """Arrays under native keys in native shapes, in the order of the file, and the keys reshaped and transposed.
 
     Torch's shapes do not say into how many groups a kernel (out, in / groups, k, k) falls, but the block before it
     does: its output channels are this block's ``in``. The stem is never grouped (paper, section 3.4).
     """
     entering = _input_channels(arrays)
-    native: Dict[str, np.ndarray] = {}
+    native: Dict[str, NDArray[Any]] = {}
     reshaped: List[str] = []
     transposed: List[str] = []
     for key, array in arrays.items():
@@ -217,7 +220,7 @@ def to_native(arrays: Mapping[str, np.ndarray], layout: Layout) -> Tuple[Dict[st
     return native, reshaped, transposed
 
 
-def _input_channels(arrays: Mapping[str, np.ndarray]) -> Dict[str, int]:
+def _input_channels(arrays: Mapping[str, NDArray[Any]]) -> Dict[str, int]:
     """What enters each block, from the output channels of the one before it; the stem is left out."""
     leaving: Dict[str, int] = {}
     for key, array in arrays.items():
@@ -243,7 +246,7 @@ def _is_complete(block: str, branches: Iterable[str]) -> bool:
     return wanted <= set(branches)
 
 
-def _prefix_lengths(state: Mapping[str, np.ndarray]) -> List[int]:
+def _prefix_lengths(state: Mapping[str, NDArray[Any]]) -> List[int]:
     """How many characters of every key may be a wrapper's prefix: 0, and then one known prefix more each time."""
     lengths = [0]
     while True:
@@ -255,7 +258,7 @@ def _prefix_lengths(state: Mapping[str, np.ndarray]) -> List[int]:
 
 
 def _unrecognised(
-    state: Mapping[str, np.ndarray], candidates: Sequence[Layout], prefixes: Sequence[int]
+    state: Mapping[str, NDArray[Any]], candidates: Sequence[Layout], prefixes: Sequence[int]
 ) -> LayoutError:
     """The error that names the layout which comes closest, and the keys that it does not have."""
     unknown = {

@@ -7,9 +7,10 @@ import pickle
 import secrets
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Callable, Dict, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Mapping, Optional, Union
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ArgumentError, LayoutError, PathLike
 from .layouts import LAYOUTS, published_array, published_key
@@ -23,7 +24,7 @@ SUFFIXES = {".safetensors": "safetensors", ".pkl": "megengine"}
 
 def save_checkpoint(
     path: PathLike,
-    arrays_or_module: Union[Mapping[str, np.ndarray], Module],
+    arrays_or_module: Union[Mapping[str, NDArray[Any]], Module],
     *,
     layout: str = "native",
     format: Optional[str] = None,
@@ -44,7 +45,7 @@ def save_checkpoint(
     _write_whole(file, lambda stream: write(stream, arrays))
 
 
-def published(arrays: Mapping[str, np.ndarray], layout: str) -> Dict[str, np.ndarray]:
+def published(arrays: Mapping[str, NDArray[Any]], layout: str) -> Dict[str, NDArray[Any]]:
     """Native arrays under a publisher's keys and in its shapes, not copied where a view will do."""
     if layout not in SAVED_LAYOUTS:
         known = ", ".join(SAVED_LAYOUTS)
@@ -65,7 +66,7 @@ def published(arrays: Mapping[str, np.ndarray], layout: str) -> Dict[str, np.nda
     return {str(name): published_array(target, key, arrays[key]) for key, name in names.items()}
 
 
-def _arrays(source: Union[Mapping[str, np.ndarray], Module]) -> Mapping[str, np.ndarray]:
+def _arrays(source: Union[Mapping[str, NDArray[Any]], Module]) -> Mapping[str, NDArray[Any]]:
     arrays = source if isinstance(source, Mapping) else getattr(source, "state_dict", dict)()  # BN comes out as (C,)
     if not arrays:
         raise ArgumentError(
@@ -94,23 +95,23 @@ def _format(path: Path, format: Optional[str]) -> str:
     return chosen
 
 
-def _write_safetensors(stream: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+def _write_safetensors(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
     from safetensors.numpy import save  # not save_file, which puts a file of its own, of mode 600, in our file's place
 
     stream.write(save(_contiguous(arrays)))
 
 
-def _write_pickle(stream: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+def _write_pickle(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
     # Protocol 4 and an OrderedDict are what megengine.save writes, on every Python that it runs on.
     pickle.dump(_contiguous(arrays), stream, protocol=4)
 
 
-def _contiguous(arrays: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+def _contiguous(arrays: Mapping[str, NDArray[Any]]) -> Dict[str, NDArray[Any]]:
     # Whatever kind of array came in (a memory map, say), a plain one goes out.
     return OrderedDict((key, np.asarray(array, order="C")) for key, array in arrays.items())
 
 
-WRITERS: Mapping[str, Callable[[BinaryIO, Mapping[str, np.ndarray]], None]] = {
+WRITERS: Mapping[str, Callable[[BinaryIO, Mapping[str, NDArray[Any]]], None]] = {
     "safetensors": _write_safetensors,
     "megengine": _write_pickle,
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Collection, Dict, List, Mapping, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import StateError
 
@@ -15,7 +16,7 @@ Shape = Tuple[int, ...]
 SHOWN = 10
 
 
-def load_state(module: Module, arrays: Mapping[str, np.ndarray], *, keep: Collection[str] = ()) -> None:
+def load_state(module: Module, arrays: Mapping[str, NDArray[Any]], *, keep: Collection[str] = ()) -> None:
     """Copies native arrays into all parameters and BN statistics of ``module``, or leaves it as it is.
 
     The network keeps its dtype and device: values are cast once, as they are written. A vector of (C,) fits a tensor
@@ -56,7 +57,7 @@ def as_vector(shape: Shape) -> Shape:
 
 
 def _state_error(
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, NDArray[Any]],
     missing: Sequence[str],
     unexpected: Sequence[str],
     misshapen: Sequence[Tuple[str, Shape, Shape]],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import os
 import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Union
@@ -137,7 +136,7 @@ _lock = threading.Lock()
 
 def _shipped() -> Registry:
     path = registry_path()
-    stat = os.stat(path)
+    stat = path.stat()
     return _load(str(path), stat.st_mtime_ns, stat.st_size)
 
 
