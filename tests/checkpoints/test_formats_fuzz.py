@@ -121,7 +121,15 @@ def pickled_values():
     array = st.builds(
         lambda n, code: np.arange(n).astype(code), st.integers(0, 5), st.sampled_from(["<f4", ">f8", "<f2", "?"])
     )
-    leaf = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | array
+    leaf = (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_subnormal=False)
+        | st.text()
+        | st.binary()
+        | array
+    )
     return st.recursive(
         leaf, lambda part: st.lists(part) | st.dictionaries(st.text(), part) | st.tuples(part, part), max_leaves=20
     )

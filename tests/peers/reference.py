@@ -13,14 +13,16 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int, groups: int = 1, post_se: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, groups: int = 1, se: str = "") -> None:
         super().__init__()
         self.stride, self.groups = stride, groups
         self.rbr_dense = conv_bn(inputs, outputs, 3, stride, groups)
         self.rbr_1x1 = conv_bn(inputs, outputs, 1, stride, groups)
         if inputs == outputs and stride == 1:
             self.rbr_identity = nn.BatchNorm2d(outputs)
-        if post_se:
+        if se == "before ReLU":
+            self.se = SE(outputs, outputs // 16)
+        if se == "after ReLU":
             self.post_se = SE(outputs, outputs // 4)
         self.fused: Optional[Sequence[Tensor]] = None
 
@@ -31,6 +33,8 @@ class Block(nn.Module):
             out = self.rbr_dense(x) + self.rbr_1x1(x)
             if hasattr(self, "rbr_identity"):
                 out = out + self.rbr_identity(x)
+        if hasattr(self, "se"):
+            out = self.se(out)
         out = F.relu(out)
         return self.post_se(out) if hasattr(self, "post_se") else out
 
@@ -71,24 +75,39 @@ class Stage(nn.Module):
         return x
 
 
-def repvgg_b1g2() -> nn.Module:
-    """Stem 64; 4, 6, 16, 1 blocks of 128, 256, 512, 2048 channels; two groups in every second layer (the stem is 0)."""
-    layers = iter(range(1, 28))
-    parts: Dict[str, nn.Module] = {"stage0": Block(3, 64, 2)}
-    inputs = 64
-    for name, depth, outputs in (("stage1", 4, 128), ("stage2", 6, 256), ("stage3", 16, 512), ("stage4", 1, 2048)):
+# Depths of the four stages, their widths, and the stem's (paper, tables 2 and 3; official code).
+A, B, D = (2, 4, 14, 1), (4, 6, 16, 1), (8, 14, 24, 1)
+SIZES = {
+    "A0": (A, (48, 96, 192, 1280), 48),
+    "A1": (A, (64, 128, 256, 1280), 64),
+    "A2": (A, (96, 192, 384, 1408), 64),
+    "B0": (B, (64, 128, 256, 1280), 64),
+    "B1": (B, (128, 256, 512, 2048), 64),
+    "B2": (B, (160, 320, 640, 2560), 64),
+    "B3": (B, (192, 384, 768, 2560), 64),
+    "D2": (D, (160, 320, 640, 2560), 64),
+}
+
+
+def repvgg(size: str, groups: int = 1, se: str = "") -> nn.Module:
+    """RepVGG; ``groups`` holds for every second layer, where the stem is layer 0, and not for the last stage."""
+    depths, widths, inputs = SIZES[size]
+    parts: Dict[str, nn.Module] = {"stage0": Block(3, inputs, 2, se=se)}
+    layer = 0
+    for number, (depth, outputs) in enumerate(zip(depths, widths), 1):
         blocks = []
         for position in range(depth):
-            groups = 2 if next(layers) % 2 == 0 else 1
-            blocks.append(Block(inputs, outputs, 1 if position else 2, groups))
+            layer += 1
+            grouped = layer % 2 == 0 and number < 4
+            blocks.append(Block(inputs, outputs, 1 if position else 2, groups if grouped else 1, se))
             inputs = outputs
-        parts[name] = nn.Sequential(*blocks)
-    return Network(parts, 2048, [])
+        parts[f"stage{number}"] = nn.Sequential(*blocks)
+    return Network(parts, widths[-1], [])
 
 
 def repvggplus_l2pse() -> nn.Module:
-    """Stem 64; 8, 14, 12 + 12, 1 blocks of 160, 320, 640, 2560 channels; SE after ReLU; auxiliary heads."""
-    parts: Dict[str, nn.Module] = {"stage0": Block(3, 64, 2, post_se=True)}
+    """RepVGGplus: D2's sizes, stage 3 in halves, SE after ReLU, and three auxiliary heads."""
+    parts: Dict[str, nn.Module] = {"stage0": Block(3, 64, 2, se="after ReLU")}
     rows = (
         ("stage1", 8, 64, 160, 2),
         ("stage2", 14, 160, 320, 2),
@@ -97,8 +116,8 @@ def repvggplus_l2pse() -> nn.Module:
         ("stage4", 1, 640, 2560, 2),
     )
     for name, depth, inputs, outputs, stride in rows:
-        blocks = [Block(inputs, outputs, stride, post_se=True)]
-        blocks += [Block(outputs, outputs, 1, post_se=True) for _ in range(depth - 1)]
+        blocks = [Block(inputs, outputs, stride, se="after ReLU")]
+        blocks += [Block(outputs, outputs, 1, se="after ReLU") for _ in range(depth - 1)]
         parts[name] = Stage(blocks)
     return Network(parts, 2560, [("stage1_aux", 160), ("stage2_aux", 320), ("stage3_first_aux", 640)])
 

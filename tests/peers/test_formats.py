@@ -13,7 +13,7 @@ import pytest
 
 from repvgg_zoo.checkpoints.formats import read_file
 
-FOLDER = Path(os.environ.get("REPVGG_ZOO_PEERS", "peer-files"))
+FOLDER = Path(os.environ.get("REPVGG_ZOO_PEERS", "peer-files")) / "formats"
 FILES = sorted(path for path in FOLDER.glob("*") if path.suffix in (".pth", ".pdparams"))
 
 
