@@ -153,6 +153,7 @@ def damaged() -> List[Row]:
             "lengths",
         ),
         ("a tensor with a stride too few", one_tensor(0, (2, 3), (1,)), "strides"),
+        ("a tensor of shape (0, 2^62, 4)", one_tensor(0, (0, 2**62, 4), (1, 1, 1)), "damaged"),
         ("a tensor of huge strides", one_tensor(0, (2, 3), (2**62, 2**62)), "outside"),
         ("a tensor of complex numbers", zip_file(whole(name("torch", "ComplexFloatStorage")), {}), "ComplexFloat"),
         ("a tensor without a storage", zip_file(whole(tensor(text("0"), 0, (1,), (1,))), {}), "storage"),
@@ -221,6 +222,8 @@ def damaged() -> List[Row]:
             write.safetensors_file(b'{"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}', bytes(4)),
             "F8_E4M3",
         ),
+        ("a safetensors shape of (0, 2^63)", _safe("[0,9223372036854775808]", "[0,0]", "[0]", "[0,0]", 0), "dimension"),
+        ("a safetensors shape of 70 axes", _safe("[1" + ",1" * 69 + "]", "[0,4]", "[0]", "[4,4]", 4), "dimension"),
         ("a compressed pickle", zlib.compress(mge), "no known format"),
     ]
 

@@ -96,6 +96,11 @@ class Machine:
         self.position = start + size
         return start
 
+    def byte(self) -> int:
+        value = self.data[self.position]
+        self.position += 1
+        return value
+
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "little")
 
@@ -283,7 +288,7 @@ OPERATIONS: Dict[int, Callable[[Machine], None]] = {
     ord("I"): lambda m: m.push(_decimal(m.line())),
     ord("L"): lambda m: m.push(_decimal(m.line())),
     ord("J"): lambda m: m.push(struct.unpack("<i", m.take(4))[0]),
-    ord("K"): lambda m: m.push(m.number(1)),
+    ord("K"): lambda m: m.push(m.byte()),
     ord("M"): lambda m: m.push(m.number(2)),
     0x8A: lambda m: m.push(int.from_bytes(m.take(m.number(1)), "little", signed=True)),
     0x8B: lambda m: m.push(int.from_bytes(m.take(m.number(4)), "little", signed=True)),
@@ -320,11 +325,11 @@ OPERATIONS: Dict[int, Callable[[Machine], None]] = {
     ord("1"): _pop_mark,
     ord("2"): lambda m: m.push(m.stack[-1]),
     ord("p"): lambda m: m.remember(_decimal(m.line())),
-    ord("q"): lambda m: m.remember(m.number(1)),
+    ord("q"): lambda m: m.remember(m.byte()),
     ord("r"): lambda m: m.remember(m.number(4)),
     0x94: lambda m: m.remember(len(m.memo)),
     ord("g"): lambda m: m.recall(_decimal(m.line())),
-    ord("h"): lambda m: m.recall(m.number(1)),
+    ord("h"): lambda m: m.recall(m.byte()),
     ord("j"): lambda m: m.recall(m.number(4)),
     # names and calls
     ord("c"): _global,

@@ -66,7 +66,9 @@ def resolve(value: Any) -> Any:
     done: Dict[int, Tuple[Any, int]] = {}
     try:
         result, _ = _resolve(value, done, set(), 0)
-    except (OverflowError, TypeError, LookupError) as error:  # NumPy's, about shapes beyond what it can address
+    except Damaged:
+        raise
+    except (ValueError, OverflowError, TypeError) as error:  # NumPy's, about shapes beyond what it can address
         raise Damaged(f"an array is damaged ({type(error).__name__})") from error
     return result
 

@@ -48,12 +48,15 @@ def read(data: Buffer, path: PathLike) -> Dict[str, np.ndarray[Any, Any]]:
     try:
         with safe_open(os.fspath(path), framework="numpy"):
             pass
-    except (SafetensorError, OSError) as error:
+        header = json.loads(data[8 : 8 + size].decode())
+        header.pop("__metadata__", None)
+        body = memoryview(data)[8 + size :]
+        return {name: _tensor(body, name, entry) for name, entry in header.items()}
+    except Damaged:
+        raise
+    # The last three: shapes that NumPy cannot hold, or another file under this path since it was mapped.
+    except (SafetensorError, OSError, ValueError, LookupError, OverflowError) as error:
         raise Damaged(str(error)[:300]) from error
-    header = json.loads(data[8 : 8 + size].decode())
-    header.pop("__metadata__", None)
-    body = memoryview(data)[8 + size :]
-    return {name: _tensor(body, name, entry) for name, entry in header.items()}
 
 
 def _tensor(body: memoryview, name: str, entry: Dict[str, Any]) -> np.ndarray[Any, Any]:
