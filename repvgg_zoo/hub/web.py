@@ -141,14 +141,17 @@ class _RequestsReply:
         self.status: int = response.status_code
         self.headers: Mapping[str, str] = response.headers
         # Identity was asked for; a server that compresses all the same is decoded here, and its lengths not trusted.
+        raw = response.raw
+        # read1 returns what one receive gives, so a slow drip is seen and not hidden in a long read. urllib3 1.26, which
+        # botocore and so MegEngine need on Python 3.8 and 3.9, has it only on the standard library's response below.
+        self._read1 = getattr(raw, "read1", None) or raw._fp.read1
         self._encoded = response.headers.get("Content-Encoding", "identity").lower() != "identity"
 
     def read(self, limit: int) -> bytes:
         try:
             if self._encoded:
                 return bytes(self._response.raw.read(limit, decode_content=True))
-            # read1 returns what one receive gives, so a slow drip is seen and not hidden in a long read.
-            return bytes(self._response.raw.read1(limit))
+            return bytes(self._read1(limit))
         except self._broken as error:
             stalled = "timed out" in str(error)
             reason = "no bytes arrived in time" if stalled else f"the connection broke: {_reason(error)}"

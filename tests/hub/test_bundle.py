@@ -142,6 +142,19 @@ def test_a_bundle_that_was_tampered_with_is_refused_as_a_whole(
     assert [path.name for path in there.glob("*") if path.name != "CACHEDIR.TAG"] == []
 
 
+def test_a_file_under_the_prefix_of_another_is_refused(zoo: Zoo, server: Server, target: Path, tmp_path: Path) -> None:
+    """T37: index and file agree with each other, and the prefix is not that of the digest."""
+    packed(zoo, server, target)
+
+    def swap(members: Dict[str, bytes]) -> None:
+        reindex(lambda i: i["files"]["RepVGG_A1.x"].update(sha256_prefix="0" * 8))(members)
+        members["00000000-b.bin"] = members.pop(f"{hashlib.sha256(OTHER).hexdigest()[:8]}-b.bin")
+
+    rezip(target, swap)
+    with pytest.raises(BundleError, match="contradict"):
+        bundle.unpack(target, settings=Settings(cache=tmp_path / "there"), allow_unverified=True)
+
+
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/b", "..", "C:\\evil", "a\\..\\evil", "bundle.yaml "])
 def test_a_zip_with_a_path_that_leads_elsewhere_is_refused(zoo: Zoo, server: Server, tmp_path: Path, name: str) -> None:
     """T37: zip-slip."""
