@@ -86,7 +86,7 @@ def load_checkpoint(path: PathLike, *, layout: Union[str, Layout, None] = None) 
         raise
 
 
-def interpret(tree: Mapping[str, Any], *, format: str, path: str, layout: Optional[Layout] = None) -> Checkpoint:
+def interpret(tree: Any, *, format: str, path: str, layout: Optional[Layout] = None) -> Checkpoint:
     """What a file's content means: its arrays by native key and in native shape. Raises LayoutError."""
     state, skipped = find_state(tree)
     chosen, names = recognise(state, [layout] if layout else _candidates(format))
@@ -105,8 +105,12 @@ def interpret(tree: Mapping[str, Any], *, format: str, path: str, layout: Option
     )
 
 
-def find_state(tree: Mapping[str, Any]) -> Tuple[Dict[str, np.ndarray], List[Tuple[str, str]]]:
+def find_state(tree: Any) -> Tuple[Dict[str, np.ndarray], List[Tuple[str, str]]]:
     """The arrays by the file's keys, out of any wrappers, and (key, why) for everything that is left aside."""
+    if not isinstance(tree, Mapping):
+        raise LayoutError(
+            f"the file holds a {type(tree).__name__} where a dict of arrays should be", hint="save model.state_dict()"
+        )
     skipped: List[Tuple[str, str]] = []
     path = ""
     for _ in range(MAX_DEPTH):
@@ -324,7 +328,7 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module.replace("numpy._core", "numpy.core"), name)
 
 
-def _read_file(path: str) -> Tuple[str, Mapping[str, Any]]:
+def _read_file(path: str) -> Tuple[str, Any]:
     data = Path(path).read_bytes()
     try:
         if data[8:9] == b"{":
@@ -337,6 +341,4 @@ def _read_file(path: str) -> Tuple[str, Mapping[str, Any]]:
         raise
     except Exception as error:
         raise CheckpointFormatError(f"{path} is damaged or of an unknown format: {error}", path=path) from error
-    if not isinstance(tree, Mapping):
-        raise CheckpointFormatError(f"{path} holds no dict of arrays", path=path)
     return "megengine", tree
