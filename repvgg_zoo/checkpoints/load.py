@@ -85,7 +85,7 @@ def load_checkpoint(path: PathLike, *, layout: Union[str, Layout, None] = None) 
         raise
 
 
-def interpret(tree: Mapping[str, Any], *, format: str, path: str, layout: Optional[Layout] = None) -> Checkpoint:
+def interpret(tree: Any, *, format: str, path: str, layout: Optional[Layout] = None) -> Checkpoint:
     """What a file's content means: its arrays by native key and in native shape. Raises LayoutError."""
     state, skipped = find_state(tree)
     chosen, names = recognise(state, [layout] if layout else _candidates(format))
@@ -104,8 +104,12 @@ def interpret(tree: Mapping[str, Any], *, format: str, path: str, layout: Option
     )
 
 
-def find_state(tree: Mapping[str, Any]) -> Tuple[Dict[str, NDArray[Any]], List[Tuple[str, str]]]:
+def find_state(tree: Any) -> Tuple[Dict[str, NDArray[Any]], List[Tuple[str, str]]]:
     """The arrays by the file's keys, out of any wrappers, and (key, why) for everything that is left aside."""
+    if not isinstance(tree, Mapping):
+        raise LayoutError(
+            f"the file holds a {type(tree).__name__} where a dict of arrays should be", hint="save model.state_dict()"
+        )
     skipped: List[Tuple[str, str]] = []
     path = ""
     for _ in range(MAX_DEPTH):

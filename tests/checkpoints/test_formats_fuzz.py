@@ -121,15 +121,9 @@ def pickled_values():
     array = st.builds(
         lambda n, code: np.arange(n).astype(code), st.integers(0, 5), st.sampled_from(["<f4", ">f8", "<f2", "?"])
     )
-    leaf = (
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats(allow_nan=False, allow_subnormal=False)
-        | st.text()
-        | st.binary()
-        | array
-    )
+    # MegEngine, once another test has imported it, lets the processor round subnormal numbers to zero.
+    number = st.integers() | st.floats(allow_nan=False, allow_subnormal=False)
+    leaf = st.none() | st.booleans() | number | st.text() | st.binary() | array
     return st.recursive(
         leaf, lambda part: st.lists(part) | st.dictionaries(st.text(), part) | st.tuples(part, part), max_leaves=20
     )

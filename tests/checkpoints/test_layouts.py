@@ -255,6 +255,8 @@ def test_counters_and_helpers_are_left_aside_and_reported():
     ("tree", "message"),
     [
         ({}, "no arrays"),
+        ([STATE], "holds a list where a dict of arrays should be"),
+        (np.zeros(3), "holds a ndarray where"),
         ({"weights": STATE}, "no arrays at the top or under .*; there is weights"),
         ({"epoch": 1}, "no arrays"),
         (

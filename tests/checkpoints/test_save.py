@@ -78,6 +78,7 @@ def test_a_native_pickle_is_one_that_megengine_loads_by_itself(tmp_path):
     net = RepVGG((1, 1, 1, 1), (0.25, 0.25, 0.25, 0.25), num_classes=3)
     save_checkpoint(tmp_path / "net.pkl", net)
     fresh = RepVGG((1, 1, 1, 1), (0.25, 0.25, 0.25, 0.25), num_classes=3)
+    assert (tmp_path / "net.pkl").read_bytes()[:2] == b"\x80\x04"  # protocol 4, as megengine.save writes
     fresh.load_state_dict(megengine.load(str(tmp_path / "net.pkl")), strict=True)
     assert same(fresh.state_dict(), net.state_dict())
 

@@ -17,11 +17,8 @@ def openmmlab(state: State) -> Dict[str, Any]:
         key = re.sub(r"^stage0\.", "backbone.stem.", key)
         key = re.sub(r"^stage(\d)\.", r"backbone.stage_\1.", key)
         key = re.sub(r"\.rbr_(dense|1x1)\.bn\.", r".rbr_\1.norm.", key)
-        key = (
-            key.replace("rbr_dense", "branch_3x3")
-            .replace("rbr_1x1", "branch_1x1")
-            .replace("rbr_identity", "branch_norm")
-        )
+        for ours, theirs in (("rbr_dense", "branch_3x3"), ("rbr_1x1", "branch_1x1"), ("rbr_identity", "branch_norm")):
+            key = key.replace(ours, theirs)
         key = key.replace(".se.down.", ".se_layer.conv1.conv.").replace(".se.up.", ".se_layer.conv2.conv.")
         renamed[key.replace("linear.", "head.fc.")] = value
     return {"meta": {"mmcls_version": "0.15.0", "epoch": 120}, "state_dict": renamed}

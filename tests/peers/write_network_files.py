@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
 
 
 def cases() -> List[Case]:
-    """All 15 variants, each publisher, and both of torch's encodings; five of them at the size that they are used at."""
+    """All 15 variants, each publisher, and both of torch's encodings; five at the size that they are used at."""
 
     def timms(name: str) -> Callable[[], nn.Module]:
         return lambda: timm.create_model(f"repvgg_{name}")
