@@ -12,8 +12,9 @@ from megengine.module import Module
 from .adapt import in_form, load_adapted, stem_channels
 from .checkpoints import load_checkpoint
 from .errors import ArgumentError, RegistryError
-from .hub import fetch_file
+from .hub import fetch_file, read_settings
 from .models import RepVGG, RepVGGplus
+from .native import load_fetched
 from .registry.names import find_checkpoint
 from .registry.spec import Architecture, CheckpointSpec, ModelSpec
 from .registry.zoo import find_model
@@ -56,7 +57,8 @@ def create(
     if checkpoint is not None:
         loaded = load_checkpoint(checkpoint)
     elif chosen is not None:
-        loaded = load_checkpoint(fetch_file(chosen.file, progress=progress), layout=chosen.layout)
+        path = fetch_file(chosen.file, progress=progress)
+        loaded = load_fetched(path, chosen, deploy=deploy, cache=read_settings().cache)
     else:
         loaded = None
 
