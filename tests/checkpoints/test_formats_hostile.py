@@ -68,6 +68,20 @@ def test_every_blocked_name_is_listed_once(tmp_path):
     assert "state_dict" in caught.value.hint
 
 
+def test_one_payload_named_a_thousand_times_is_one_object(tmp_path):
+    path = tmp_path / "file"
+    payload = bytes(range(256)) * 4000
+    path.write_bytes(pickle.dumps({"parts": [payload] * 1000}, 4))
+    tracemalloc.start()
+    try:
+        parts = read_file(path)[1]["parts"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert parts == [payload] * 1000
+    assert peak < 3 * len(payload)
+
+
 def make_fifo(path):
     os.mkfifo(path)
 

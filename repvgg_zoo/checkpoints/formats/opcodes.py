@@ -32,13 +32,13 @@ class Global:
 
 
 class Placeholder:
-    """A value that is complete only after its state (numpy) or after the whole pickle (torch) was read."""
+    """What a builder returns when the value is complete only after its state (numpy) or the whole pickle (torch)."""
 
     def set_state(self, state: Any) -> None:
         raise Damaged(f"a state for a {type(self).__name__.lower()}, which has none")
 
     def resolve(self) -> Any:
-        raise NotImplementedError
+        raise Damaged(f"a {type(self).__name__.lower()} by itself, which is no value")
 
 
 class Blocked(Placeholder):

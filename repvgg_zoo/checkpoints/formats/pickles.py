@@ -76,8 +76,8 @@ def resolve(value: Any) -> Any:
 def _resolve(value: Any, done: Dict[int, Tuple[Any, int]], path: Set[int], depth: int) -> Tuple[Any, int]:
     if isinstance(value, Global):
         return value.name, 1
-    if not isinstance(value, (dict, list, tuple, Placeholder)):
-        return (bytes(value) if isinstance(value, memoryview) else value), 1
+    if not isinstance(value, (dict, list, tuple, memoryview, Placeholder)):
+        return value, 1
     key = id(value)
     if key in done:
         return done[key]
@@ -90,6 +90,8 @@ def _resolve(value: Any, done: Dict[int, Tuple[Any, int]], path: Set[int], depth
     result: Any
     if isinstance(value, Placeholder):
         result = value.resolve()
+    elif isinstance(value, memoryview):
+        result = bytes(value)  # once, however often the pickle names it
     else:
         parts = []
         for part in value.values() if isinstance(value, dict) else value:

@@ -56,7 +56,7 @@ class StorageId(NamedTuple):
         return itemsize(self.code)
 
 
-class Storage:
+class Storage(Placeholder):
     """The storage that a tensor lies in, as the part from ``start`` on for ``count`` elements."""
 
     def __init__(self, identity: StorageId, start: int, count: int) -> None:
