@@ -8,6 +8,7 @@ that is not installed is left out. It also measures a hit, and the peak of memor
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -41,17 +42,15 @@ def repvgg_zoo(job: Dict[str, Any]) -> Callable[[], object]:
 
 
 def pooch(job: Dict[str, Any]) -> Callable[[], object]:
-    import pooch
-
-    return lambda: pooch.retrieve(job["url"], known_hash=f"sha256:{job['sha256']}", path=job["folder"])
+    retrieve = importlib.import_module("pooch").retrieve
+    return lambda: retrieve(job["url"], known_hash=f"sha256:{job['sha256']}", path=job["folder"])
 
 
 def huggingface_hub(job: Dict[str, Any]) -> Callable[[], object]:
     """It checks the size and no digest, so this is a bound from below."""
     os.environ.update(HF_ENDPOINT=job["url"].rsplit("/", 1)[0], HF_HUB_DISABLE_XET="1")
-    import huggingface_hub
-
-    return lambda: huggingface_hub.hf_hub_download("zoo/files", "big.bin", cache_dir=job["folder"])
+    download = importlib.import_module("huggingface_hub").hf_hub_download
+    return lambda: download("zoo/files", "big.bin", cache_dir=job["folder"])
 
 
 PYTHON = {

@@ -140,11 +140,11 @@ class _RequestsReply:
         self._response = response
         self.status: int = response.status_code
         self.headers: Mapping[str, str] = response.headers
-        # Identity was asked for; a server that compresses all the same is decoded here, and its lengths not trusted.
         raw = response.raw
         # read1 returns what one receive gives, so a slow drip is seen and not hidden in a long read. urllib3 1.26,
-        # which botocore and so MegEngine need on Python 3.8 and 3.9, has it only on the response that it wraps.
+        # which botocore and so MegEngine need on Python 3.8 and 3.9, has it only on the http.client answer within.
         self._read1 = getattr(raw, "read1", None) or raw._fp.read1
+        # Identity was asked for; a server that compresses all the same is decoded here, and its lengths not trusted.
         self._encoded = response.headers.get("Content-Encoding", "identity").lower() != "identity"
 
     def read(self, limit: int) -> bytes:

@@ -6,11 +6,11 @@ import hashlib
 import os
 import random
 from pathlib import Path
-from typing import Any, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
 
-from repvgg_zoo.hub import Settings, Tools, fetch_file
+from repvgg_zoo.hub import Settings, Tools, cache, fetch_file, stored_name
 from repvgg_zoo.hub.transfer import Limits
 from repvgg_zoo.hub.web import RequestsWeb
 from repvgg_zoo.registry.spec import FileSpec
@@ -73,6 +73,39 @@ def spec(*sources: str, body: bytes = BODY, name: str = "a.bin", **changed: Any)
     """A file with a full digest; pass ``sha256=None`` and so on for less."""
     facts = {"size": len(body), "sha256": hashlib.sha256(body).hexdigest(), **changed}
     return FileSpec(name, tuple(sources), **facts)
+
+
+FILE = spec("http://127.0.0.1:1/a.bin")  # nobody listens there
+NAME = stored_name(FILE)
+
+
+class NoWeb:
+    """A network that must not be used."""
+
+    def get(self, source: Any, headers: Any) -> Any:
+        raise AssertionError("the network was used")
+
+    def close(self) -> None:
+        pass
+
+
+def fill(root: Path, body: bytes = BODY, stamped: bool = True) -> Path:
+    """A cache folder that holds the file."""
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / NAME
+    path.write_bytes(body)
+    if stamped:
+        status = path.stat()
+        cache.write_stamp(path, cache.Stamp(len(body), status.st_mtime_ns, FILE.sha256 or "", "sha256"))
+    return path
+
+
+def snapshot(root: Path) -> Dict[str, Any]:
+    """Every name below a folder with its inode, size and times of change."""
+    return {
+        str(path): (path.lstat().st_ino, path.lstat().st_size, path.lstat().st_mtime_ns, path.lstat().st_ctime_ns)
+        for path in [root, *root.rglob("*")]
+    }
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from repvgg_zoo.errors import ArgumentError
 from repvgg_zoo.hub import Settings, cache, manage, stored_name
 from repvgg_zoo.hub.parts import machine_id
 
-from .conftest import BODY, OTHER, Zoo, spec
+from .conftest import BODY, FILE, NAME, OTHER, Zoo, fill, snapshot, spec
 from .server import Answer, Server
-from .test_cache import FILE, NAME, fill, snapshot
 
 OLD = time.time() - 30 * 86400
 

@@ -1,0 +1,104 @@
+"""How fast a checkpoint of B3 gets from the page cache into arrays: ours, safetensors' own reader, and torch.
+
+``python -m benchmarks.checkpoints`` writes RepVGG_B3 (123 M parameters in train form, 493 MB) with random weights as
+native safetensors, as a MegEngine pickle and under timm's keys, then reads each in turn, several rounds. Every reader
+ends with the sum of every array, so that lazily mapped ones are paid for; `reading` is without that. torch is measured
+where it is installed, or by an interpreter that has it, named in REPVGG_ZOO_TORCH_PYTHON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping
+
+import numpy as np
+
+# For a reader in another interpreter: writes a file of its own once, then reads it as often as asked.
+TORCH = """
+import json, sys, time, torch
+from safetensors.torch import load_file
+folder, rounds = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+torch.save(load_file(folder + "/timm.safetensors"), folder + "/timm.pth")
+found = []
+for _ in range(rounds + 1):
+    began = time.perf_counter()
+    state = torch.load(folder + "/timm.pth", mmap=True, weights_only=True)
+    read = time.perf_counter()
+    total = sum(float(value.sum()) for value in state.values())
+    found.append([read - began, time.perf_counter() - began])
+print(json.dumps(found[1:]))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_files(folder)
+        results = compete(folder, rounds)
+        results["torch.load(mmap, weights_only)"] = by_torch(folder, rounds)
+    print("| reader | reading ms | with touching all ms |\n|---|---|---|")
+    for reader, runs in results.items():
+        if runs:
+            read, touched = (1000 * statistics.median(run[part] for run in runs) for part in (0, 1))
+            print(f"| {reader} | {read:.1f} | {touched:.1f} |")
+
+
+def write_files(folder: Path) -> None:
+    import repvgg_zoo
+
+    network = repvgg_zoo.create("RepVGG_B3")
+    repvgg_zoo.save_checkpoint(folder / "native.safetensors", network)
+    repvgg_zoo.save_checkpoint(folder / "native.pkl", network)
+    repvgg_zoo.save_checkpoint(folder / "timm.safetensors", network, layout="timm")
+
+
+def compete(folder: Path, rounds: int) -> Dict[str, List[List[float]]]:
+    from safetensors.numpy import load_file
+
+    from repvgg_zoo.checkpoints import load_checkpoint
+
+    readers: Mapping[str, Callable[[], Mapping[str, Any]]] = {
+        "safetensors.numpy.load_file": lambda: load_file(folder / "native.safetensors"),
+        "load_checkpoint, native safetensors": lambda: load_checkpoint(folder / "native.safetensors").arrays,
+        "load_checkpoint, MegEngine pickle": lambda: load_checkpoint(folder / "native.pkl").arrays,
+        "load_checkpoint, timm's safetensors": lambda: load_checkpoint(folder / "timm.safetensors").arrays,
+    }
+    results: Dict[str, List[List[float]]] = {name: [] for name in readers}
+    for round_ in range(rounds + 1):
+        for name, read in readers.items():
+            began = time.perf_counter()
+            arrays = read()
+            done = time.perf_counter()
+            sum(float(np.sum(array)) for array in arrays.values())
+            if round_:
+                results[name].append([done - began, time.perf_counter() - began])
+            del arrays
+    return results
+
+
+def by_torch(folder: Path, rounds: int) -> List[List[float]]:
+    python = os.environ.get("REPVGG_ZOO_TORCH_PYTHON", sys.executable)
+    command = [python, "-c", TORCH, str(folder), str(rounds)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        print(f"torch is left out: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return []
+    result: List[List[float]] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""A full disk, refused system calls, links and files in the way of the cache (T24, T31-T33)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repvgg_zoo.errors import CacheError, DiskFullError, IntegrityError
+from repvgg_zoo.hub import cache
+from repvgg_zoo.hub.parts import Part
+
+from .conftest import BODY, FILE, NAME, OTHER, NoWeb, Zoo, fill, spec
+from .server import Answer, Server
+
+
+def test_a_disk_without_room_is_noticed_before_the_first_byte(zoo: Zoo, server: Server) -> None:
+    """T31"""
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    with pytest.raises(DiskFullError) as caught:
+        zoo.fetch(file, tools=zoo.tools(free_bytes=lambda folder: 1_000_000))
+    assert (caught.value.needed, caught.value.free) == (len(BODY), 1_000_000)
+    assert "3000000 bytes are needed, 1000000 are free" in str(caught.value)
+    assert zoo.names() == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_write_that_fails_midway_is_final_and_cleaned_up(
+    zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """T31: the disk says so in the third write; no second request is made."""
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    writes = []
+    real = Part.write
+
+    def write(part: Part, data: bytes) -> None:
+        writes.append(len(data))
+        if len(writes) == 3:
+            raise OSError(code, os.strerror(code))
+        real(part, data)
+
+    monkeypatch.setattr(Part, "write", write)
+    with pytest.raises(CacheError) as caught:
+        zoo.fetch(file)
+    assert isinstance(caught.value, DiskFullError) is (code != errno.EIO)
+    assert zoo.names() == []
+    assert len(server.requests) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_real_full_device_is_reported_as_a_full_disk(zoo: Zoo) -> None:
+    """T31"""
+    zoo.root.mkdir()
+    part = Part(zoo.root, "0" * 16)
+    part.close()
+    part._descriptor = os.open("/dev/full", os.O_RDWR)
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is checked below
+        part.write(b"x" * 100)
+    assert isinstance(cache.write_error(zoo.root, caught.value, "a.bin", 100), DiskFullError)
+    part.discard()
+
+
+@pytest.mark.parametrize("call", ["open", "replace", "mkdir"])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EXDEV])
+def test_a_refused_system_call_is_a_cache_error_and_leaves_nothing(
+    zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    """T32: the tests may run as root, whom no mode stops, so the refusal is put in place of the call."""
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+
+    def refuse(*args: Any, **more: Any) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    if call == "mkdir":
+        monkeypatch.setattr(Path, "mkdir", refuse)
+    elif call == "replace":
+        real = Path.replace
+        monkeypatch.setattr(Path, "replace", lambda old, new: refuse() if old.suffix == ".part" else real(old, new))
+    else:
+        opened = os.open
+        monkeypatch.setattr(
+            os,
+            "open",
+            lambda path, *rest, **more: refuse() if str(path).endswith(".part") else opened(path, *rest, **more),
+        )
+    with pytest.raises(CacheError, match="REPVGG_ZOO_HOME"):
+        zoo.fetch(file)
+    monkeypatch.undo()
+    assert zoo.names() == []
+
+
+def test_a_part_that_cannot_be_deleted_hides_no_error(
+    zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T32"""
+
+    def refuse(*args: Any, **more: Any) -> Any:
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(IntegrityError):
+        zoo.fetch(spec(server.serve("/a.bin", Answer(OTHER))))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+@pytest.mark.parametrize("size_known", [True, False])
+@pytest.mark.parametrize("points_to", ["the-right-bytes", "nowhere", "a-folder"])
+def test_a_link_at_the_stored_name_is_replaced_and_never_followed(
+    zoo: Zoo, server: Server, tmp_path: Path, points_to: str, size_known: bool
+) -> None:
+    """T33"""
+    zoo.root.mkdir()
+    outside = tmp_path / "outside"
+    if points_to == "the-right-bytes":
+        outside.write_bytes(BODY)
+    elif points_to == "a-folder":
+        outside.mkdir()
+    (zoo.root / NAME).symlink_to(outside)
+    url = server.serve("/a.bin", Answer(BODY))
+    path = zoo.fetch(spec(url, **({} if size_known else {"size": None})))
+    assert not path.is_symlink()
+    assert path.read_bytes() == BODY
+    assert len(server.requests) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+def test_a_link_at_the_stamp_is_replaced_and_never_followed(zoo: Zoo, tmp_path: Path) -> None:
+    """T33"""
+    path = fill(zoo.root, stamped=False)
+    precious = tmp_path / "precious"
+    precious.write_text("keep me")
+    cache.stamp_path(path).symlink_to(precious)
+    zoo.fetch(FILE, tools=zoo.tools(web=NoWeb()))
+    assert precious.read_text() == "keep me"
+    assert not cache.stamp_path(path).is_symlink()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+def test_a_stamp_behind_a_link_is_not_believed(zoo: Zoo, tmp_path: Path) -> None:
+    """T33"""
+    path = fill(zoo.root)
+    elsewhere = tmp_path / "elsewhere"
+    cache.stamp_path(path).rename(elsewhere)
+    cache.stamp_path(path).symlink_to(elsewhere)
+    assert cache.read_stamp(path) is None
+    assert zoo.fetch(FILE, tools=zoo.tools(web=NoWeb())) == path
+    assert cache.read_stamp(path) is not None
+
+
+def test_a_hard_linked_file_is_replaced_and_not_written_through(zoo: Zoo, server: Server, tmp_path: Path) -> None:
+    """T33"""
+    zoo.root.mkdir()
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"keep me")
+    os.link(precious, zoo.root / NAME)
+    assert zoo.fetch(spec(server.serve("/a.bin", Answer(BODY)))).read_bytes() == BODY
+    assert precious.read_bytes() == b"keep me"
+
+
+def test_a_folder_at_the_stored_name_is_a_cache_error(zoo: Zoo, server: Server) -> None:
+    """T33"""
+    (zoo.root / NAME).mkdir(parents=True)
+    with pytest.raises(CacheError):
+        zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))))
+
+
+def test_a_reader_keeps_the_old_file_while_it_is_replaced(zoo: Zoo, server: Server) -> None:
+    """T24"""
+    path = fill(zoo.root, OTHER, stamped=False)
+    with path.open("rb") as reader:
+        assert zoo.fetch(spec(server.serve("/a.bin", Answer(BODY)))).read_bytes() == BODY
+        assert reader.read() == OTHER
+
+
+@pytest.mark.parametrize("refusals", [1, 5, 10**6])
+def test_a_replace_that_windows_refuses_for_a_while_is_tried_again_within_a_bound(
+    zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch, refusals: int
+) -> None:
+    """T24"""
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    real, left = Path.replace, [refusals]
+
+    def replace(old: Any, new: Any) -> None:
+        if old.suffix == ".part":
+            left[0] -= 1
+            if left[0] >= 0:
+                raise PermissionError(errno.EACCES, "in use")
+        real(old, new)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    if refusals < 20:
+        assert zoo.fetch(file).read_bytes() == BODY
+        assert len(zoo.clock.slept) == refusals
+    else:
+        with pytest.raises(CacheError):
+            zoo.fetch(file)
+        assert sum(zoo.clock.slept) < 5
+    assert zoo.parts() == []
+
+
+def test_a_refused_replace_is_no_error_if_another_process_has_published_the_file(
+    zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T24"""
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    real = Path.replace
+
+    def replace(old: Any, new: Any) -> None:
+        if old.suffix == ".part":
+            fill(zoo.root)
+            raise PermissionError(errno.EACCES, "in use")
+        real(old, new)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert zoo.parts() == []
