@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 import typing
 from pathlib import Path
@@ -351,5 +352,6 @@ def _kind(node: Node) -> str:
     return _KINDS.get(node.tag, f"the tag {node.tag}")
 
 
-def _hints(kind: Any) -> Dict[str, Any]:
+@functools.lru_cache(maxsize=None)
+def _hints(kind: Any) -> Mapping[str, Any]:
     return typing.get_type_hints(kind)
