@@ -1,0 +1,35 @@
+"""The folder hub/ is a bundle and a mirror as it stands, and holds what the registry says."""
+
+from __future__ import annotations
+
+import repvgg_zoo
+from repvgg_zoo._data import hub_folder
+from repvgg_zoo.hub import bundle, fetch_file, stored_name
+from repvgg_zoo.hub.settings import Settings
+from repvgg_zoo.registry.zoo import find_weights
+
+DIGITS = find_weights("RepVGG_N0.digits").file
+
+
+def test_it_can_be_imported_as_a_bundle(tmp_path):
+    found = bundle.unpack(hub_folder(), settings=Settings(cache=tmp_path))
+    assert {name: path.name for name, path in found.items()} == {"RepVGG_N0.digits": stored_name(DIGITS)}
+    assert fetch_file(DIGITS, offline=True, settings=Settings(cache=tmp_path)) == tmp_path / stored_name(DIGITS)
+
+
+def test_it_serves_as_a_read_only_cache_in_place(tmp_path):
+    settings = Settings(cache=tmp_path / "unused", read_only=(hub_folder(),))
+    assert fetch_file(DIGITS, offline=True, settings=settings) == hub_folder() / stored_name(DIGITS)
+    assert not (tmp_path / "unused").exists()
+
+
+def test_every_checkpoint_of_this_repository_is_in_it():
+    ours = [
+        checkpoint
+        for name in repvgg_zoo.list_models()
+        for checkpoint in repvgg_zoo.model_info(name).checkpoints
+        if checkpoint.publisher == "repvgg_zoo"
+    ]
+    assert [checkpoint.name for checkpoint in ours] == ["RepVGG_N0.digits"]
+    stored = {path.name for path in hub_folder().glob("*.safetensors")}
+    assert stored == {stored_name(checkpoint.file) for checkpoint in ours}
