@@ -52,7 +52,7 @@ class GitHub:
             "GIT_CONFIG_GLOBAL": str(self.home / "gitconfig"),
         }
 
-    def run(self, home: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """An isolated Python of this user, in an empty folder."""
         home.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-I", *arguments]
@@ -77,7 +77,7 @@ def archive(changed: Optional[Mapping[str, bytes]] = None) -> bytes:
     return packed.getvalue()
 
 
-def tracked() -> "list[str]":
+def tracked() -> list[str]:
     """Every file of the working tree that is not ignored."""
     command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE, check=True).stdout.decode()

@@ -11,7 +11,7 @@ from typing import Any, Dict
 
 SMALL = {"features_only": True, "out_indices": (0, 1)}  # the large variants take long to fill with random numbers
 WHOLE = ("RepVGG_A0", "RepVGG_N0")
-ALIASES = ("repvgg_b1g2", "RepVGG-B1g2", "create_RepVGG_B1g2", "b1g2", "RepVGG_B1g2.timm")
+ALIASES = ("repvgg_b1g2", "RepVGG-B1g2", "create_RepVGG_B1g2", "b1g2", "RepVGG_B1g2.openmmlab")
 
 
 def main(job: Dict[str, Any]) -> Dict[str, Any]:
@@ -28,6 +28,7 @@ def main(job: Dict[str, Any]) -> Dict[str, Any]:
         seen["loaded"][name] = [type(network).__name__, network.spec.name]
 
     import numpy as np
+
     import repvgg_zoo
 
     trained = hub.load(repo, "RepVGG_N0", pretrained=True, **options)
