@@ -123,8 +123,8 @@ def _conflict() -> Optional[str]:
             "be mixed\n  hint: start a new process to use the new one"
         )
     return (
-        f"another repvgg_zoo is already imported in this process, from {theirs}; the one that megengine.hub fetched lies "
-        f"in {ours}, and the two cannot be mixed\n  hint: in a new process, call megengine.hub before anything imports "
+        f"another repvgg_zoo is already imported in this process, from {theirs}; the one that megengine.hub fetched "
+        f"lies in {ours}, and the two cannot be mixed\n  hint: in a new process, call megengine.hub before anything imports "
         "repvgg_zoo and keep to one ref, or do without the hub: repvgg_zoo.create(name, pretrained=True)"
     )
 

@@ -35,7 +35,7 @@ class Request:
 
 
 class Server:
-    """``serve(path, a, b)`` answers the first request with a and all later ones with b; over TLS if ``tls`` is given."""
+    """``serve(path, a, b)`` answers the first request with a and all later ones with b; ``tls`` makes it https."""
 
     def __init__(self, tls: Optional[ssl.SSLContext] = None) -> None:
         self.requests: List[Request] = []
