@@ -124,8 +124,8 @@ def _conflict() -> Optional[str]:
         )
     return (
         f"another repvgg_zoo is already imported in this process, from {theirs}; the one that megengine.hub fetched "
-        f"lies in {ours}, and the two cannot be mixed\n  hint: in a new process, call megengine.hub before anything imports "
-        "repvgg_zoo and keep to one ref, or do without the hub: repvgg_zoo.create(name, pretrained=True)"
+        f"lies in {ours}, and the two cannot be mixed\n  hint: in a new process, call megengine.hub before anything "
+        "imports repvgg_zoo and keep to one ref, or do without the hub: repvgg_zoo.create(name, pretrained=True)"
     )
 
 
