@@ -39,7 +39,7 @@ def create(
     """Builds the network called ``name``, with random, published or your own weights.
 
     ``pretrained=True`` fetches the variant's default checkpoint, a string one with that tag (as does a name such as
-    ``"RepVGG_B1g2.timm"`` with ``pretrained=True``), ``checkpoint`` reads a file on disk in any known format and
+    ``"RepVGG_A0.timm"`` with ``pretrained=True``), ``checkpoint`` reads a file on disk in any known format and
     layout. Weights of a train form are re-parameterised when ``deploy=True``. A ``num_classes`` or ``in_chans`` other
     than the checkpoint's keeps the trunk, fits the stem, and starts a new head; what was not loaded is logged.
     ``features_only`` builds no head and gives a dict of feature maps, those of ``out_indices`` if given. Further

@@ -122,7 +122,7 @@ class CheckpointSpec:
 
     @property
     def name(self) -> str:
-        """The full name, for example ``"RepVGG_B1g2.timm"``."""
+        """The full name, for example ``"RepVGG_A0.timm"``."""
         return f"{self.variant}.{self.tag}"
 
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import List
+from typing import List, Mapping, Optional
 from urllib.parse import urlsplit
 
 
 class Proxy:
-    """``asked`` lists what was asked for."""
+    """``asked`` lists what was asked for; ``routes`` maps a tunnel's ``host:port`` to another one."""
 
-    def __init__(self) -> None:
+    def __init__(self, routes: Optional[Mapping[str, str]] = None) -> None:
         self.asked: List[str] = []
         asked = self.asked
 
         class Handler(BaseHTTPRequestHandler):
             def do_CONNECT(self) -> None:
                 asked.append(f"CONNECT {self.path}")
-                host, _, port = self.path.rpartition(":")
+                host, _, port = (routes or {}).get(self.path, self.path).rpartition(":")
                 with socket.create_connection((host, int(port)), 5) as far:
                     self.send_response(200)
                     self.end_headers()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import struct
 import threading
 from dataclasses import dataclass, field
@@ -34,9 +35,9 @@ class Request:
 
 
 class Server:
-    """``serve(path, a, b)`` answers the first request with a and all later ones with b."""
+    """``serve(path, a, b)`` answers the first request with a and all later ones with b; ``tls`` makes it https."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Optional[ssl.SSLContext] = None) -> None:
         self.requests: List[Request] = []
         self.sent = 0
         self._scripts: Dict[str, List[Answer]] = {}
@@ -63,6 +64,8 @@ class Server:
 
         self._server = Quiet(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 
