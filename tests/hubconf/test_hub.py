@@ -173,7 +173,7 @@ def test_a_copy_that_does_no_harm_does_not_matter(github: GitHub, tmp_path: Path
     [
         ("import megengine\nmegengine.__version__ = '1.12.4'\n", "pip install 'megengine>=1.13.0,<1.14'"),
         ("import megengine\nmegengine.__version__ = '1.14.0+cu111'\n", "pip install 'megengine>=1.13.0,<1.14'"),
-        ("sys.modules['yaml'] = sys.modules['filelock'] = None\n", "pip install 'filelock>=3.4' 'pyyaml>=6.0'"),
+        ("sys.modules['yaml'] = sys.modules['filelock'] = None\n", "pip install 'filelock>=3.12' 'pyyaml>=6.0'"),
     ],
 )
 def test_what_is_missing_is_named_as_pip_wants_it(github: GitHub, tmp_path: Path, code: str, told: str) -> None:
