@@ -27,18 +27,20 @@ def load_adapted(network: Module, arrays: Mapping[str, NDArray[Any]]) -> None:
     """
     wanted = {key: value for key, value in arrays.items() if getattr(network, key.split(".")[0], None) is not None}
     for key in STEM_KERNELS:
-        if key in wanted and wanted[key].shape[1] != network.in_chans:
-            logger.info("%s is fitted from %d to %d input channels", key, wanted[key].shape[1], network.in_chans)
+        channels = _channels(wanted.get(key))
+        if channels not in (None, network.in_chans):
+            logger.info("%s is fitted from %d to %d input channels", key, channels, network.in_chans)
             wanted[key] = fitted_stem(wanted[key], network.in_chans)
     fresh: List[str] = []
     for head in HEADS:
         weight = wanted.get(f"{head}.weight")
-        if weight is not None and weight.shape[0] != network.num_classes:
+        if weight is not None and weight.ndim == 2 and weight.shape[0] != network.num_classes:
             logger.warning(
                 "not loaded: %s, %d classes in the file, %d here", head, weight.shape[0], network.num_classes
             )
             fresh.append(head)
-            del wanted[f"{head}.weight"], wanted[f"{head}.bias"]
+            for name in ("weight", "bias"):
+                wanted.pop(f"{head}.{name}", None)
     load_state(network, wanted, keep=[f"{head}.{name}" for head in fresh for name in ("weight", "bias")])
     for name, part in network.named_modules():
         if name in fresh:
@@ -60,7 +62,13 @@ def in_form(checkpoint: Checkpoint, deploy: bool) -> Dict[str, NDArray[Any]]:
 
 def stem_channels(arrays: Mapping[str, NDArray[Any]]) -> Optional[int]:
     """How many input channels the weights were trained for, or None if they have no RepVGG stem."""
-    return next((arrays[key].shape[1] for key in STEM_KERNELS if key in arrays), None)
+    found = (_channels(arrays.get(key)) for key in STEM_KERNELS)
+    return next((channels for channels in found if channels is not None), None)
+
+
+def _channels(kernel: Optional[NDArray[Any]]) -> Optional[int]:
+    """A stem kernel's input channels; None for what is none, which loading then refuses by its shape."""
+    return kernel.shape[1] if kernel is not None and kernel.ndim == 4 and kernel.shape[1] else None
 
 
 def fitted_stem(kernel: NDArray[Any], in_chans: int) -> NDArray[Any]:

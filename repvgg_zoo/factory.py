@@ -76,7 +76,7 @@ def create(
         head = arrays.get("linear.weight")
         network = _build(
             architecture,
-            num_classes=num_classes or (architecture.num_classes if head is None else head.shape[0]),
+            num_classes=num_classes or (architecture.num_classes if head is None or head.ndim != 2 else head.shape[0]),
             in_chans=in_chans or stem_channels(arrays) or architecture.in_chans,
             features_only=features_only,
             out_indices=out_indices,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from repvgg_zoo.checkpoints import save_checkpoint
 from repvgg_zoo.errors import (
     ArgumentError,
     CheckpointFormatError,
+    EquivalenceError,
     FormError,
     NoWeightsError,
     StateError,
@@ -158,6 +160,40 @@ def test_a_file_of_another_variant_is_refused_with_every_difference():
         create("RepVGG_A0", checkpoint=repvgg_zoo.fetch(DIGITS))
     assert len(caught.value.missing) > 50
     assert len(caught.value.misshapen) > 50
+
+
+MISSHAPEN = {
+    "stage0.rbr_dense.conv.weight": [(), (16,), (16, 0, 3, 3), (16, 3, 1, 1)],
+    "stage1.0.rbr_1x1.conv.weight": [(), (3, 3), (16, 16, 0, 0)],
+    "stage2.1.rbr_identity.running_var": [(), (1,), (5, 2)],
+    "linear.weight": [(), (10,), (10, 1)],
+    "linear.bias": [(), (3,)],
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"num_classes": 4}, {"in_chans": 1}, {"features_only": True}], ids=str)
+@pytest.mark.parametrize("deploy", [False, True])
+@pytest.mark.parametrize(("key", "shape"), [(key, shape) for key, shapes in MISSHAPEN.items() for shape in shapes])
+def test_a_misshapen_tensor_is_named_whatever_is_asked_for(tmp_path, key, shape, deploy, options):
+    arrays = create(DIGITS, pretrained=True).state_dict()
+    save_checkpoint(tmp_path / "bad.safetensors", {**arrays, key: np.ones(shape, np.float32)})
+    if key.startswith("linear") and {"features_only", "num_classes"} & set(options):
+        with suppress(StateError):  # that head is not used, or at most compared
+            create("RepVGG_N0", checkpoint=tmp_path / "bad.safetensors", deploy=deploy, **options)
+        return
+    with pytest.raises((StateError, EquivalenceError)) as caught:
+        create("RepVGG_N0", checkpoint=tmp_path / "bad.safetensors", deploy=deploy, **options)
+    assert key in caught.value.message or key.replace("rbr_dense.conv", "rbr_reparam") in caught.value.message
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+@pytest.mark.parametrize("key", ["stage2.1.rbr_identity.weight", "stage2.1.rbr_dense.conv.weight", "linear.bias"])
+def test_a_missing_tensor_is_named_in_both_forms(tmp_path, key, deploy):
+    arrays = create(DIGITS, pretrained=True).state_dict()
+    del arrays[key]
+    save_checkpoint(tmp_path / "bad.safetensors", arrays)
+    with pytest.raises((StateError, EquivalenceError), match=key):
+        create("RepVGG_N0", checkpoint=tmp_path / "bad.safetensors", deploy=deploy)
 
 
 @pytest.mark.parametrize(

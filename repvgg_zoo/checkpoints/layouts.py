@@ -92,7 +92,7 @@ def _translate(
 
 @lru_cache(maxsize=None)
 def _pattern(place: str) -> Pattern[str]:
-    return re.compile(re.escape(place).replace(r"\#", "([0-9]+)") + r"\.")
+    return re.compile(re.escape(place).replace(r"\#", "([0-9]{1,3})") + r"\.")
 
 
 # Shapes ------------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def native_array(layout: Layout, key: str, array: NDArray[Any], in_channels: Opt
         return array[:, :, None, None] if array.ndim == 2 else array
     if array.ndim == 4 and in_channels is not None:
         groups = group_count(array.shape, in_channels)
-        return array if groups == 1 else array.reshape(groups, -1, *array.shape[1:])
+        return array if groups == 1 else array.reshape(groups, array.shape[0] // groups, *array.shape[1:])
     return array
 
 
@@ -128,7 +128,7 @@ def published_array(layout: Layout, key: str, array: NDArray[Any]) -> NDArray[An
         return array.reshape(-1)
     if layout.linear_se and (".se." in key or ".post_se." in key):
         return array.reshape(array.shape[:2])
-    return array.reshape(-1, *array.shape[2:]) if array.ndim == 5 else array
+    return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:]) if array.ndim == 5 else array
 
 
 def group_count(shape: Tuple[int, ...], in_channels: int) -> int:

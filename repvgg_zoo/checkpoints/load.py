@@ -7,7 +7,6 @@ tell the form, and bring every array into native shape.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
@@ -16,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, LayoutError, PathLike
+from .blocks import BLOCK, block_order, has_identity
 from .formats import read_file
 from .layouts import AUXILIARY, BN_TENSORS, IGNORED, LAYOUTS, Layout, is_bn, native_array, native_key
 
 SHOWN = 10
+MAX_SHOWN = 120  # characters of a key in a message; the longest honest one has 40
 
 # Where trainers put the state; plain weights come before averaged ones, which are a training's by-product.
 MAX_DEPTH = 4
@@ -37,7 +38,6 @@ WRAPPERS = (
 # What wrappers around a network put in front of every key.
 PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "network.", "net.")
 
-BLOCK = re.compile(r"(stage0|stage[1-4]\.\d+|stage(?:1|2|3_first|3_second|4)\.blocks\.\d+)\.")
 BRANCHES = ("rbr_dense.", "rbr_1x1.", "rbr_identity.")
 REPARAM = ("rbr_reparam.weight", "rbr_reparam.bias")
 KERNELS = ("rbr_dense.conv.weight", "rbr_1x1.conv.weight", "rbr_reparam.weight")
@@ -231,21 +231,15 @@ def _input_channels(arrays: Mapping[str, NDArray[Any]]) -> Dict[str, int]:
         match = BLOCK.match(key)
         if match and key[match.end() :] in KERNELS and array.ndim in (4, 5):
             leaving[match.group(1)] = int(np.prod(array.shape[:-3]))
-    blocks = sorted(leaving, key=_block_order)
+    blocks = sorted(leaving, key=block_order)
     return {block: leaving[before] for before, block in zip(blocks, blocks[1:])}
-
-
-def _block_order(block: str) -> Tuple[str, int]:
-    stage, *rest = block.split(".")
-    return stage, int(rest[-1]) if rest else 0
 
 
 def _is_complete(block: str, branches: Iterable[str]) -> bool:
     """Whether all branches that ``block`` must have are there in full."""
     wanted = {f"{branch}.conv.weight" for branch in ("rbr_dense", "rbr_1x1")}
     wanted |= {f"{branch}.bn.{name}" for branch in ("rbr_dense", "rbr_1x1") for name in BN_TENSORS}
-    stage, index = _block_order(block)
-    if index > 0 or stage == "stage3_second":  # the first block of any other stage has stride 2, and no identity
+    if has_identity(block):
         wanted |= {f"rbr_identity.{name}" for name in BN_TENSORS}
     return wanted <= set(branches)
 
@@ -307,4 +301,8 @@ def _layout_name(layout: Layout, format: str, reshaped: Sequence[str]) -> str:
 
 
 def _some(names: Sequence[str], shown: int = SHOWN) -> str:
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+    """The first names, made fit for a terminal: keys come from the file, and may be long or hold control characters."""
+    fit = (
+        name if name.isprintable() and len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]!r}..." for name in names[:shown]
+    )
+    return ", ".join(fit) + (f" and {len(names) - shown} more" if len(names) > shown else "")

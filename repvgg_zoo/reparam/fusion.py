@@ -5,32 +5,42 @@ Needs NumPy only, so that files can be converted where MegEngine is not installe
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Tuple
+import math
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoints.blocks import BLOCK, has_identity
 from ..errors import EquivalenceError
 
 BN_EPS = 1e-5
 BN_TENSORS = ("weight", "bias", "running_mean", "running_var")
+BRANCHES = tuple(
+    f"{branch}.{tensor}"
+    for branch in ("rbr_dense", "rbr_1x1")
+    for tensor in ("conv.weight", *(f"bn.{name}" for name in BN_TENSORS))
+)
+IDENTITY = tuple(f"rbr_identity.{name}" for name in BN_TENSORS)
 TRAINING_ONLY = ("stage1_aux.", "stage2_aux.", "stage3_first_aux.")
 
 
 def fuse_arrays(arrays: Mapping[str, NDArray[Any]]) -> Dict[str, NDArray[Any]]:
     """Turns the native arrays of a train form into those of its deploy form, dtype kept.
 
-    Every block (found by its key ``rbr_dense.conv.weight``) gets ``rbr_reparam.weight`` and ``.bias`` in place of its
+    Every block (found by the keys of its branches) gets ``rbr_reparam.weight`` and ``.bias`` in place of its
     branches; RepVGGplus's auxiliary heads are left out; all else is passed on uncopied. Raises EquivalenceError, which
-    names every offending tensor, when weights are not finite or a variance is negative.
+    names every offending tensor, when one is missing or too many, misshapen or not finite, or a variance is negative:
+    once a branch is fused, or left out, nothing shows any more that it was wrong.
     """
-    marker = "rbr_dense.conv.weight"
-    prefixes = [key[: -len(marker)] for key in arrays if key.endswith(marker)]
+    parts = BRANCHES + IDENTITY
+    prefixes = list(dict.fromkeys(key[: -len(part)] for key in arrays for part in parts if key.endswith(part)))
     branches = tuple(f"{prefix}{branch}." for prefix in prefixes for branch in ("rbr_dense", "rbr_1x1", "rbr_identity"))
     fused = {key: value for key, value in arrays.items() if not key.startswith(branches + TRAINING_ONLY)}
     problems: List[str] = []
     for prefix in prefixes:
-        problems += find_problems(arrays, prefix)
+        block = BLOCK.fullmatch(prefix)
+        problems += find_problems(arrays, prefix, identity=has_identity(block.group(1)) if block else None)
     raise_problems(problems)
     for prefix in prefixes:
         fused[f"{prefix}rbr_reparam.weight"], fused[f"{prefix}rbr_reparam.bias"] = fuse_block(arrays, prefix)
@@ -75,22 +85,46 @@ def fuse_block(
     return kernel, bias.reshape(1, -1, 1, 1)
 
 
-def find_problems(arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> List[str]:
-    """What makes the block under ``prefix`` impossible to fuse: one line for each tensor, none if all is well."""
+def find_problems(arrays: Mapping[str, NDArray[Any]], prefix: str = "", identity: Optional[bool] = None) -> List[str]:
+    """What makes the block under ``prefix`` impossible to fuse: one line for each tensor, none if all is well.
+
+    ``identity`` says whether the block must have that branch; None takes it as there if any of its tensors is.
+    """
+    given = {key: arrays.get(f"{prefix}{key}") for key in BRANCHES + IDENTITY}
+    if identity is None:
+        identity = any(given[key] is not None for key in IDENTITY)
     problems = []
-    for branch in ("rbr_dense", "rbr_1x1", "rbr_identity"):
-        keys = [f"{prefix}{branch}.conv.weight", *(f"{prefix}{branch}.bn.{name}" for name in BN_TENSORS)]
-        if branch == "rbr_identity":
-            keys = [f"{prefix}{branch}.{name}" for name in BN_TENSORS]
-        for key in keys:
-            value = arrays.get(key)
-            if value is None:
-                if branch != "rbr_identity":
-                    problems.append(f"{key} is missing")
-            elif not np.isfinite(value).all():
-                problems.append(f"{key} holds NaN or infinity")
-            elif key.endswith("running_var") and (value < 0).any():
-                problems.append(f"{key} is negative ({value.min():.3g})")
+    for key, value in given.items():
+        wanted = identity or key not in IDENTITY
+        if value is None:
+            if wanted:
+                problems.append(f"{prefix}{key} is missing")
+        elif not wanted:
+            problems.append(f"{prefix}{key} is there, but a stage's first block has no identity branch")
+        elif not np.isfinite(value).all():
+            problems.append(f"{prefix}{key} holds NaN or infinity")
+        elif key.endswith("running_var") and (value < 0).any():
+            problems.append(f"{prefix}{key} is negative ({value.min():.3g})")
+    return problems + _shape_problems({key: value.shape for key, value in given.items() if value is not None}, prefix)
+
+
+def _shape_problems(shapes: Mapping[str, Tuple[int, ...]], prefix: str) -> List[str]:
+    """What does not fit the block's 3x3 kernel, from which every other shape follows."""
+    dense = shapes.get("rbr_dense.conv.weight")
+    if dense is None:
+        return []
+    if len(dense) not in (4, 5) or dense[-2:] != (3, 3):
+        return [f"{prefix}rbr_dense.conv.weight of shape {dense} is no 3x3 kernel"]
+    outputs = math.prod(dense[:-3])
+    inputs = math.prod(dense[:-4]) * dense[-3]  # a 5-D kernel counts them for each group
+    problems = []
+    for key, shape in shapes.items():
+        if key == "rbr_1x1.conv.weight" and shape != (*dense[:-2], 1, 1):
+            problems.append(f"{prefix}{key} of shape {shape} does not go with {prefix}rbr_dense.conv.weight of {dense}")
+        elif ".conv." not in key and (math.prod(shape) != outputs or max(shape, default=0) != outputs):
+            problems.append(f"{prefix}{key} of shape {shape} does not go with {outputs} channels")
+    if IDENTITY[0] in shapes and inputs != outputs:
+        problems.append(f"{prefix}rbr_identity cannot join {inputs} channels to {outputs}")
     return problems
 
 

@@ -14,6 +14,7 @@ from repvgg_zoo.checkpoints.formats import read_file
 from repvgg_zoo.errors import CheckpointFormatError, UnsafePickleError
 from tests.checkpoints import damaged_files
 from tests.checkpoints import hostile_files as hostile
+from tests.checkpoints import torch_files as write
 
 ROWS = [
     (rows.__name__, *row) for rows in (hostile.executing, hostile.exhausting, damaged_files.damaged) for row in rows()
@@ -80,6 +81,32 @@ def test_one_payload_named_a_thousand_times_is_one_object(tmp_path):
         tracemalloc.stop()
     assert parts == [payload] * 1000
     assert peak < 3 * len(payload)
+
+
+def test_a_deflated_storage_seen_as_every_dtype_is_unpacked_once(tmp_path):
+    count = 6 << 20
+    where = write.group(
+        *(write.text("storage"), write.name("torch.storage", "UntypedStorage")),
+        *(write.text("0"), write.text("cpu"), write.integer(count)),
+    )
+    one = write.integer(0) + write.group(write.integer(4)) + write.group(write.integer(1))
+    nothing = b"\x89" + write.name("collections", "OrderedDict") + b")R"
+    rebuild = write.name("torch._utils", "_rebuild_tensor_v3")
+    tensors = {
+        name: rebuild + write.group(where + b"Q", one, nothing, write.name("torch", name)) + b"R"
+        for name in ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+    }
+    storage = os.urandom(count // 3) + bytes(count - count // 3)
+    path = tmp_path / "file"
+    path.write_bytes(write.zip_file(write.whole(write.mapping(tensors)), {"0": storage}, method=8))
+    tracemalloc.start()
+    try:
+        tree = read_file(path)[1]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert {name: array.dtype.name for name, array in tree.items()} == {name: name for name in tensors}
+    assert peak < 3 * count  # it was nine times that
 
 
 def make_fifo(path):

@@ -349,3 +349,14 @@ def test_auxiliary_heads_left_in_a_deploy_file_are_left_aside():
     assert (checkpoint.form, checkpoint.layout) == ("deploy", "official_plus")
     assert set(checkpoint.arrays) == {row.native for row in rows}
     assert {key for key, _ in checkpoint.report.skipped} == {row.theirs for row in heads}
+
+
+@pytest.mark.parametrize(
+    "key", ["\x1b[2Jstage1", "stage1\n0", "k" * 100_000, f"stage1.{'1' * 100_000}.rbr_dense.conv.weight"]
+)
+def test_a_strange_key_neither_reaches_the_terminal_nor_takes_long(key):
+    with pytest.raises(LayoutError) as caught:
+        read({**STATE, key: np.zeros(3)}, "official")
+    assert len(str(caught.value)) < 1000
+    assert caught.value.message.isprintable()
+    assert caught.value.actual == [key]

@@ -106,6 +106,7 @@ class Storages:
         self.order = order
         self.budget = budget
         self.known: Dict[str, StorageId] = {}
+        self.raw: Dict[str, Any] = {}
         self.arrays: Dict[Any, np.ndarray[Any, Any]] = {}
 
     def identify(self, key: Any) -> Storage:
@@ -131,7 +132,7 @@ class Storages:
         """The whole storage as an array of ``code``, shared by all tensors in it; bfloat16 becomes float32."""
         if (identity.key, code) not in self.arrays:
             dtype = np.dtype(self.order + ("u2" if code == "bfloat16" else code))
-            raw = self.read(identity)
+            raw = self._raw(identity)
             if len(raw) != identity.numel * identity.itemsize:
                 raise Damaged(f"storage {identity.key[:50]!r} has {len(raw)} bytes, not the declared number")
             array = native_order(np.frombuffer(raw, dtype, len(raw) // dtype.itemsize), self.budget)
@@ -140,6 +141,11 @@ class Storages:
                 array = widen_bfloat16(array)
             self.arrays[identity.key, code] = array
         return self.arrays[identity.key, code]
+
+    def _raw(self, identity: StorageId) -> Any:
+        if identity.key not in self.raw:  # read, which may unpack, only once, however many dtypes it is seen as
+            self.raw[identity.key] = self.read(identity)
+        return self.raw[identity.key]
 
 
 def check_view(view: Any) -> Any:
