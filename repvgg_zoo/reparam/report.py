@@ -52,7 +52,7 @@ def compare_forms(model: M.Module, inputs: Any = None) -> EquivalenceReport:
     not add to the next one's. Errors are relative to output scale, because absolute ones grow with the weights. Both
     forms run in eval mode; the model's own modes are put back. ``inputs`` is one (N, C, H, W) array or tensor, by
     default two random images of the size that the model was made for. Raises ArgumentError without inputs for a module
-    that zoo did not create, FormError for a model that is in the deploy form already.
+    that the zoo did not create, FormError for a model that is in the deploy form already.
     """
     blocks = find_blocks(model)
     if blocks and all(block.deploy for block in blocks.values()):
