@@ -134,7 +134,7 @@ def published_array(layout: Layout, key: str, array: NDArray[Any]) -> NDArray[An
 def group_count(shape: Tuple[int, ...], in_channels: int) -> int:
     """Groups of a 4-D kernel (out, in / groups, k, k); 1 if the sizes are not multiples of each other."""
     out, per_group = shape[:2]
-    if per_group == 0 or in_channels % per_group:
+    if per_group == 0 or in_channels < per_group or in_channels % per_group:
         return 1
     groups = in_channels // per_group
     return groups if out % groups == 0 else 1

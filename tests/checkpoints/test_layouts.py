@@ -146,6 +146,7 @@ def test_grouping_a_kernel_reorders_nothing(groups, outs, ins, k):
         ((9, 4, 3, 3), 8, 1),  # output channels do not fall into two groups
         ((8, 0, 3, 3), 8, 1),
         ((8, 16, 3, 3), 8, 1),
+        ((8, 2, 3, 3), 0, 1),
     ],
 )
 def test_groups_follow_from_the_channels_that_come_in(shape, in_channels, groups):
