@@ -81,10 +81,6 @@ class NoWeightsError(ZooError, LookupError):
     """The variant is known, but no credible pretrained weights of it are published."""
 
 
-class PluginError(ZooError):
-    """A plug-in could not be loaded; its own exception is the ``__cause__``."""
-
-
 # The hub loader ----------------------------------------------------------------------------------------------
 
 
