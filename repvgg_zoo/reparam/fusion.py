@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoints.blocks import BLOCK, has_identity
+from ..checkpoints.layouts import BN_TENSORS
 from ..errors import EquivalenceError
 
 BN_EPS = 1e-5
-BN_TENSORS = ("weight", "bias", "running_mean", "running_var")
 BRANCHES = tuple(
     f"{branch}.{tensor}"
     for branch in ("rbr_dense", "rbr_1x1")
