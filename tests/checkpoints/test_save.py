@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 
 import megengine
 import numpy as np
@@ -93,6 +94,37 @@ def test_dtypes_survive_and_so_do_views_and_memory_maps(tmp_path, suffix, dtype)
     arrays["linear.weight"] = mapped
     save_checkpoint(tmp_path / f"net{suffix}", arrays)
     assert same(load_checkpoint(tmp_path / f"net{suffix}").arrays, arrays)
+
+
+def test_safetensors_are_byte_for_byte_what_the_library_writes(tmp_path):
+    from safetensors.numpy import save
+
+    numbers = np.random.RandomState(0).randn(3, 4, 5)
+    arrays = {
+        "stage1.0.é": numbers.astype(np.float16)[:, :, :3],
+        "b": numbers.transpose(2, 0, 1).astype(">f8"),
+        "a": numbers[:, ::2].astype(np.float32),
+        "scalar": np.array(1.5, np.float32),
+        "empty": np.zeros((0, 3), np.float16),
+        "odd": np.ones(3, np.float16),
+    }
+    save_checkpoint(tmp_path / "net.safetensors", arrays)
+    native_order = {key: np.ascontiguousarray(a.astype(a.dtype.newbyteorder("="))) for key, a in arrays.items()}
+    native_order["scalar"] = arrays["scalar"]  # ascontiguousarray makes a vector of it
+    assert (tmp_path / "net.safetensors").read_bytes() == save(native_order)
+
+
+# The pickler remembers the bytes of every array until it is done.
+@pytest.mark.parametrize(("suffix", "copies"), [(".safetensors", 0.1), (".pkl", 1.1)])
+def test_saving_takes_little_memory_beside_the_arrays(tmp_path, suffix, copies):
+    arrays = {f"stage1.{i}.weight": np.ones((64, 64, 3, 3), np.float32) for i in range(50)}
+    tracemalloc.start()
+    try:
+        save_checkpoint(tmp_path / f"net{suffix}", arrays)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < copies * sum(array.nbytes for array in arrays.values())
 
 
 @pytest.mark.parametrize(
