@@ -22,6 +22,9 @@ from .layouts import AUXILIARY, BN_TENSORS, IGNORED, LAYOUTS, Layout, is_bn, nat
 SHOWN = 10
 MAX_SHOWN = 120  # characters of a key in a message; the longest honest one has 40
 
+# RepVGGplus_L2pse, the largest, has 867; trying every layout on many more takes minutes.
+MAX_TENSORS = 5000
+
 # Where trainers put the state; plain weights come before averaged ones, which are a training's by-product.
 MAX_DEPTH = 4
 WRAPPERS = (
@@ -131,6 +134,13 @@ def find_state(tree: Any) -> Tuple[Dict[str, NDArray[Any]], List[Tuple[str, str]
             f"no arrays at the top or under {', '.join(WRAPPERS)}; there is {_some([str(key) for key in tree])}",
             actual=list(tree),
             hint="give a file that holds a state dict",
+        )
+    if len(state) > MAX_TENSORS:
+        raise LayoutError(
+            f"the file holds {len(state)} arrays, more than any RepVGG, such as {_some(list(state), 3)}",
+            expected=MAX_TENSORS,
+            actual=len(state),
+            hint="give a file that holds the network alone",
         )
     integers = [f"{key} ({array.dtype})" for key, array in state.items() if array.dtype.kind != "f"]
     if integers:
@@ -247,12 +257,13 @@ def _is_complete(block: str, branches: Iterable[str]) -> bool:
 def _prefix_lengths(state: Mapping[str, NDArray[Any]]) -> List[int]:
     """How many characters of every key may be a wrapper's prefix: 0, and then one known prefix more each time."""
     lengths = [0]
-    while True:
+    for _ in range(MAX_DEPTH):
         cut = lengths[-1]
         prefix = next((name for name in PREFIXES if all(key.startswith(name, cut) for key in state)), None)
         if prefix is None:
-            return lengths
+            break
         lengths.append(cut + len(prefix))
+    return lengths
 
 
 def _unrecognised(

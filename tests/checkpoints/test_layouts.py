@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -361,3 +363,18 @@ def test_a_strange_key_neither_reaches_the_terminal_nor_takes_long(key):
     assert len(str(caught.value)) < 1000
     assert caught.value.message.isprintable()
     assert caught.value.actual == [key]
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"module." * 100_000 + "x": np.zeros(3)}, "no key is in layout"),
+        ({f"stage1.{i % 999}.rbr_dense.x{i}.weight": np.zeros(3) for i in range(50_000)}, "50000 arrays"),
+    ],
+    ids=["a prefix often repeated", "many keys"],
+)
+def test_keys_made_to_take_long_do_not(tree, message):
+    started = time.perf_counter()
+    with pytest.raises(LayoutError, match=message):
+        read(tree, "official")
+    assert time.perf_counter() - started < 2  # about 0.05 s; before there was a limit, minutes
