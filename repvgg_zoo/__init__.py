@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .registry.zoo import list_models, model_info, register
     from .reparam.convert import to_deploy
     from .reparam.report import compare_forms
-    from .vision import preprocess
+    from .vision.preprocess import preprocess
 
 __all__ = [
     "compare_forms",
@@ -39,7 +39,7 @@ _HOMES = {
     "list_models": "registry.zoo",
     "load_checkpoint": "checkpoints",
     "model_info": "registry.zoo",
-    "preprocess": "vision",
+    "preprocess": "vision.preprocess",
     "register": "registry.zoo",
     "save_checkpoint": "checkpoints",
     "to_deploy": "reparam.convert",

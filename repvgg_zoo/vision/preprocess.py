@@ -8,10 +8,10 @@ from typing import Any, Callable, Optional, Tuple, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArgumentError
-from .registry.names import find_checkpoint
-from .registry.spec import CheckpointSpec, Preprocessing
-from .registry.zoo import find_model
+from ..errors import ArgumentError
+from ..registry.names import find_checkpoint
+from ..registry.spec import CheckpointSpec, Preprocessing
+from ..registry.zoo import find_model
 
 Image = Union[str, "os.PathLike[str]", NDArray[Any]]
 
