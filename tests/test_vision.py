@@ -12,7 +12,7 @@ from PIL import Image
 import repvgg_zoo
 from repvgg_zoo.errors import ArgumentError, NoWeightsError, UnknownModelError
 from repvgg_zoo.registry.spec import Preprocessing
-from repvgg_zoo.vision import to_input
+from repvgg_zoo.vision.preprocess import to_input
 
 RGB = Preprocessing(224, 256, "bilinear", "pillow", "RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BGR = replace(RGB, backend="opencv", colour="BGR", mean=(0.406, 0.456, 0.485), std=(0.225, 0.224, 0.229))
