@@ -83,9 +83,14 @@ def _upright(opened: Pillow.Image) -> Pillow.Image:
 
 
 def _in_eight_bits(image: Pillow.Image) -> Pillow.Image:
-    """The high byte of 16-bit grey ones, as OpenCV reads them; Pillow's own conversion would make them white."""
+    """Colours for palettes, and the high byte of 16-bit grey ones, as OpenCV reads them.
+
+    Pillow's own conversion would make the latter white.
+    """
     from PIL import Image as Pillow
 
+    if image.mode == "P":
+        return image.convert("RGBA")  # to RGB at once, Pillow would warn of the transparency that is lost
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image)
