@@ -26,9 +26,9 @@ def card(models: Sequence[ModelSpec]) -> str:
     """The whole card of these variants; those without ImageNet weights are left out."""
     shown = [(model, model.checkpoint(model.default)) for model in models if model.default is not None]
     shown = sorted((pair for pair in shown if pair[1].dataset == IMAGENET), key=lambda pair: natural_key(pair[0].name))
-    others = "\n".join(
-        OTHER.format(repository=REPOSITORY, name=model.name) for model, _ in shown if model.name != FIRST
-    )
+    unproved = [model.name for model, checkpoint in shown if checkpoint.file.integrity == "none"]
+    names = (model.name for model, _ in shown if model.name not in (FIRST, *unproved))
+    others = "\n".join(OTHER.format(repository=REPOSITORY, name=name) for name in names)
     facts = {"repository": REPOSITORY, "first": FIRST}
     return "\n".join(
         [
@@ -102,6 +102,7 @@ github-link: https://github.com/{repository}
 
 ```python
 import megengine.hub
+
 model = megengine.hub.load("{repository}:main", "{first}", pretrained=True)
 # or any of these variants:
 {others}
@@ -127,6 +128,7 @@ CHINESE = """\
 ```python
 # 从 MegEngine 数据站下载示例图片
 import urllib.request
+
 urllib.request.urlretrieve("https://data.megengine.org.cn/images/cat.jpg", "cat.jpg")
 
 import repvgg_zoo
@@ -188,6 +190,7 @@ Here's a sample execution.
 ```python
 # Download an example image from the megengine data website
 import urllib.request
+
 urllib.request.urlretrieve("https://data.megengine.org.cn/images/cat.jpg", "cat.jpg")
 
 import repvgg_zoo

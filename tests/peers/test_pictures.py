@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import repvgg_zoo
+from repvgg_zoo.registry.zoo import find_weights
 
 FOLDER = Path(os.environ.get("REPVGG_ZOO_PEERS", "peer-files")) / "pictures"
 PICTURES = sorted(path for path in FOLDER.glob("*") if path.suffix in (".png", ".jpg"))
@@ -25,16 +26,29 @@ def test_the_peers_have_written_their_pictures():
     assert len(PICTURES) >= 20, f"run write_picture_files.py {FOLDER} with the peers' Python first"
 
 
-@pytest.mark.parametrize("publisher", ["timm", "official", "openmmlab", "openmmlab_own", "paddleclas"])
-def test_every_picture_is_prepared_as_the_publisher_does_it(publisher, capsys):
-    model = next(name for name in repvgg_zoo.list_models(pretrained=publisher))
-    to_input = repvgg_zoo.preprocess(f"{model}.{publisher}")
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        "RepVGG_A0.timm",
+        "RepVGG_D2se.timm",
+        "RepVGG_A0.official",
+        "RepVGGplus_L2pse.official",
+        "RepVGG_A0.openmmlab",
+        "RepVGG_D2se.openmmlab",
+        "RepVGG_A0.openmmlab_own",
+        "RepVGG_A0.paddleclas",
+        "RepVGG_D2se.paddleclas",
+    ],
+)
+def test_every_picture_is_prepared_as_the_publisher_does_it(checkpoint, capsys):
+    to_input = repvgg_zoo.preprocess(checkpoint)
+    size = find_weights(checkpoint).preprocessing.image_size
     errors = {}
     for path in PICTURES:
         with np.load(f"{path}.npz") as expected:
-            made, theirs = to_input(path), expected[publisher]
-        assert made.shape == theirs.shape == (3, 224, 224)
+            made, theirs = to_input(path), expected[checkpoint]
+        assert made.shape == theirs.shape == (3, size, size)
         errors[path.name] = float(np.abs(made - theirs).max())
     with capsys.disabled():
-        print(f"\n  {publisher}: {len(errors)} pictures, largest difference {max(errors.values()):.1e}", end="")
+        print(f"\n  {checkpoint}: {len(errors)} pictures, largest difference {max(errors.values()):.1e}", end="")
     assert {name: error for name, error in errors.items() if not error <= BOUND} == {}

@@ -1,7 +1,7 @@
 """Writes what the publishers' own code makes of pictures, for tests/peers/test_pictures.py.
 
 Usage: write_picture_files.py FOLDER. It holds pictures as PNG and JPEG, and beside each <name> a <name>.npz with the
-network's input (3, 224, 224) by publisher.
+networks' inputs (3, H, W) by checkpoint.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import importlib.machinery
 import importlib.util
 import sys
 import types
+from functools import partial
 from pathlib import Path
-from typing import Callable, Dict
+from typing import Any, Callable, Dict
 
 # The stand-in for torchvision that lies beside this script is for the networks; here torchvision's own code runs.
 sys.path.pop(0)
@@ -48,15 +49,20 @@ from torchvision import transforms
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-def timms(path: Path) -> np.ndarray:
-    """timm: the transform that it creates from the configuration of repvgg_a0."""
-    config = resolve_data_config(pretrained_cfg=get_pretrained_cfg("repvgg_a0").to_dict())
+def timms(name: str, path: Path) -> np.ndarray:
+    """timm: the transform that it creates from its configuration of this network."""
+    config = resolve_data_config(pretrained_cfg=get_pretrained_cfg(name).to_dict(), use_test_size=True)
     return create_transform(**config)(Image.open(path).convert("RGB")).numpy()
 
 
-def officials(path: Path) -> np.ndarray:
-    """The official repository: torchvision's transforms with the arguments that its val_loader gives."""
-    steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+def officials(resize: int, size: int, path: Path) -> np.ndarray:
+    """The official repository: torchvision's transforms, with the arguments that its data loaders give."""
+    steps = [
+        transforms.Resize(resize),
+        transforms.CenterCrop(size),
+        transforms.ToTensor(),
+        transforms.Normalize(MEAN, STD),
+    ]
     return transforms.Compose(steps)(Image.open(path).convert("RGB")).numpy()
 
 
@@ -69,12 +75,12 @@ def openmmlabs(path: Path) -> np.ndarray:
     return ((results["img"][:, :, ::-1].astype(np.float32) - mean) / std).transpose(2, 0, 1)
 
 
-def paddleclass(path: Path) -> np.ndarray:
+def paddleclass(resize: Dict[str, Any], size: int, path: Path) -> np.ndarray:
     """PaddleClas: the operators of its configurations' inference part."""
     picture = cv2.imread(str(path))[:, :, ::-1]
     steps = [
-        paddle.ResizeImage(resize_short=256),
-        paddle.CropImage(224),
+        paddle.ResizeImage(**resize),
+        paddle.CropImage(size),
         paddle.NormalizeImage(scale=1 / 255, mean=MEAN, std=STD, order=""),
         paddle.ToCHWImage(),
     ]
@@ -83,12 +89,18 @@ def paddleclass(path: Path) -> np.ndarray:
     return picture
 
 
-PUBLISHERS: Dict[str, Callable[[Path], np.ndarray]] = {
-    "timm": timms,
-    "official": officials,
-    "openmmlab": openmmlabs,
-    "openmmlab_own": openmmlabs,
-    "paddleclas": paddleclass,
+CHECKPOINTS: Dict[str, Callable[[Path], np.ndarray]] = {
+    "RepVGG_A0.timm": partial(timms, "repvgg_a0"),
+    "RepVGG_D2se.timm": partial(timms, "repvgg_d2se"),
+    "RepVGG_A0.official": partial(officials, 256, 224),
+    "RepVGGplus_L2pse.official": partial(officials, 320, 320),
+    "RepVGG_A0.openmmlab": openmmlabs,
+    "RepVGG_D2se.openmmlab": openmmlabs,
+    "RepVGG_A0.openmmlab_own": openmmlabs,
+    "RepVGG_A0.paddleclas": partial(paddleclass, {"resize_short": 256}, 224),
+    "RepVGG_D2se.paddleclas": partial(
+        paddleclass, {"resize_short": 320, "interpolation": "bicubic", "backend": "pil"}, 320
+    ),
 }
 
 
@@ -119,6 +131,6 @@ if __name__ == "__main__":
     target.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures().items():
         Image.fromarray(picture).save(target / name, quality=90)
-        made = {publisher: to_input(target / name) for publisher, to_input in PUBLISHERS.items()}
+        made = {checkpoint: to_input(target / name) for checkpoint, to_input in CHECKPOINTS.items()}
         np.savez(target / f"{name}.npz", **made)
-    print(f"{len(list(target.glob('*.npz')))} pictures, {len(PUBLISHERS)} publishers")
+    print(f"{len(list(target.glob('*.npz')))} pictures, {len(CHECKPOINTS)} checkpoints")
