@@ -142,6 +142,7 @@ class Fixed(M.Module):
 def test_great_logits_do_not_overflow_and_equal_ones_keep_their_order():
     found = predict(Fixed([-1e30, 1e30, 1e30]), np.zeros((8, 8), np.uint8))
     assert [(p.index, p.probability) for p in found] == [(1, 0.5), (2, 0.5), (0, 0.0)]
+    assert [p.index for p in predict(Fixed(np.zeros(1000)), np.zeros((8, 8), np.uint8))] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
