@@ -59,6 +59,10 @@ def main() -> None:
     before, after = in_turns(lambda: classify(model, inputs[:32]), lambda: classify(deployed, inputs[:32]))
     print(f"  train form {before * 1e3:.1f} ms, deploy form {after * 1e3:.1f} ms: {before / after:.1f} times as fast")
 
+    title("What one picture shows")
+    found = ", ".join(map(str, repvgg_zoo.predict(deployed, images[0], topk=3)))
+    print(f"  {found}; it is a {labels[0]}")
+
     draw(images, labels, predictions).save(picture)
     print(f"\nSome of the test images with their predictions: {picture}")
 

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from .registry.zoo import list_models, model_info, register
     from .reparam.convert import to_deploy
     from .reparam.report import compare_forms
-    from .vision import preprocess
+    from .vision.predict import Prediction, predict
+    from .vision.preprocess import preprocess
 
 __all__ = [
+    "Prediction",
     "compare_forms",
     "create",
     "fetch",
     "list_models",
     "load_checkpoint",
     "model_info",
+    "predict",
     "preprocess",
     "register",
     "save_checkpoint",
@@ -33,13 +36,15 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Prediction": "vision.predict",
     "compare_forms": "reparam.report",
     "create": "factory",
     "fetch": "hub.named",
     "list_models": "registry.zoo",
     "load_checkpoint": "checkpoints",
     "model_info": "registry.zoo",
-    "preprocess": "vision",
+    "predict": "vision.predict",
+    "preprocess": "vision.preprocess",
     "register": "registry.zoo",
     "save_checkpoint": "checkpoints",
     "to_deploy": "reparam.convert",

@@ -80,9 +80,10 @@ def described(checkpoint: CheckpointSpec) -> List[str]:
     size = checkpoint.preprocessing.image_size
     figures = (("top-1", checkpoint.top1), ("top-5", checkpoint.top5))
     stated = ", ".join(f"{name} {value:.2f} %" for name, value in figures if value is not None)
+    accuracy = f"{stated} at {size} px on {checkpoint.dataset}" if stated else "not stated by its publisher"
     lines = [
         f"  {checkpoint.tag} ({checkpoint.publisher})",
-        f"    accuracy       {f'{stated} at {size} px' if stated else 'not stated by its publisher'}",
+        f"    accuracy       {accuracy}",
         f"    integrity      {integrity(checkpoint.file)}",
         f"    licence        {checkpoint.licence}",
         f"    preprocessing  {preprocessing(checkpoint.preprocessing)}",

@@ -11,6 +11,7 @@ from .spec import (
     FORMATS,
     FORMS,
     INTERPOLATIONS,
+    ROUNDINGS,
     SE_POSITIONS,
     Architecture,
     CheckpointSpec,
@@ -59,6 +60,8 @@ RULES: Mapping[Tuple[type, str], Rule] = {
     (Preprocessing, "backend"): _one_of(BACKENDS),
     (Preprocessing, "colour"): _one_of(COLOURS),
     (Preprocessing, "std"): ALL_POSITIVE,
+    (Preprocessing, "resize_rounding"): _one_of(ROUNDINGS),
+    (Preprocessing, "crop_rounding"): _one_of(ROUNDINGS),
     (FileSpec, "name"): (_matches(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"), "a file name without a folder"),
     (FileSpec, "size"): POSITIVE,
     (FileSpec, "sha256"): (_matches(r"[0-9a-f]{64}"), "64 lowercase hex digits"),
@@ -92,6 +95,8 @@ def check_record(record: Any) -> Optional[Tuple[str, str, str]]:
                 return name, f"{len(getattr(record, name))} values for {record.colour} images", f"{channels} values"
         if record.resize < record.image_size:
             return "resize", f"{record.resize} is less than image_size", f"at least {record.image_size}"
+    if isinstance(record, CheckpointSpec) and len(record.labels) not in (0, record.num_classes):
+        return "labels", f"{len(record.labels)} labels for {record.num_classes} classes", "one for each class"
     if isinstance(record, ModelSpec):
         tags = [checkpoint.tag for checkpoint in record.checkpoints]
         if record.default is not None and record.default not in tags:

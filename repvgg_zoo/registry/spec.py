@@ -15,6 +15,7 @@ SE_POSITIONS = ("before_relu", "after_relu")
 COLOURS = ("RGB", "BGR", "L")
 INTERPOLATIONS = ("bilinear", "bicubic")
 BACKENDS = ("pillow", "opencv")
+ROUNDINGS = ("floor", "round")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,11 @@ class PaperFigures:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the network's input; ``mean`` and ``std`` are for values in 0..1, in ``colour`` order."""
+    """How a picture becomes the network's input; ``mean`` and ``std`` are for values in 0..1, in ``colour`` order.
+
+    ``resize_rounding`` is what the publisher does to the long side's length, ``crop_rounding`` to the crop's offset;
+    ``round`` takes halves to the even number, as Python's own does.
+    """
 
     image_size: int
     resize: int
@@ -71,6 +76,8 @@ class Preprocessing:
     colour: str
     mean: Tuple[float, ...]
     std: Tuple[float, ...]
+    resize_rounding: str = "floor"
+    crop_rounding: str = "round"
 
 
 @dataclass(frozen=True)
@@ -99,8 +106,9 @@ class CheckpointSpec:
     """Published weights of one variant; ``variant`` and ``tag`` are its place in the registry.
 
     ``layout`` names the publisher's keys, ``form`` is train or deploy, ``official_weights`` says whether these are the
-    paper authors' weights (whoever converted them). ``top1`` and ``top5`` are per cent under ``preprocessing``;
-    ``origin`` says where each stated fact was read.
+    paper authors' weights (whoever converted them). ``top1`` and ``top5`` are per cent under ``preprocessing``, on the
+    validation set of ``dataset``. ``labels`` are the names of the classes in the order of the logits; those of
+    ImageNet-1k need not be written. ``origin`` says where each stated fact was read.
     """
 
     variant: str
@@ -117,6 +125,8 @@ class CheckpointSpec:
     top1: Optional[float] = None
     top5: Optional[float] = None
     num_classes: int = 1000
+    dataset: str = "ImageNet-1k"
+    labels: Tuple[str, ...] = ()
     aliases: Tuple[str, ...] = ()
     notes: Optional[str] = None
 
