@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from .checkpoints import load_checkpoint, save_checkpoint
     from .factory import create
     from .hub.named import fetch
+    from .registry.plugins import Plugin
     from .registry.zoo import list_models, model_info, register
     from .reparam.convert import to_deploy
     from .reparam.report import compare_forms
     from .vision import preprocess
 
 __all__ = [
+    "Plugin",
     "compare_forms",
     "create",
     "fetch",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Plugin": "registry.plugins",
     "compare_forms": "reparam.report",
     "create": "factory",
     "fetch": "hub.named",

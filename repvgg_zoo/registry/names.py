@@ -17,19 +17,20 @@ from .spec import CheckpointSpec, ModelSpec, Registry
 Target = Tuple[ModelSpec, Optional[str]]
 
 
-def resolve(registry: Registry, name: str) -> Target:
-    """The variant called ``name`` and the tag in it, if any; raises UnknownModelError with the closest names."""
+def resolve(registry: Registry, name: str) -> Optional[Target]:
+    """The variant called ``name`` and the tag in it, if any; None if the registry has none.
+
+    Raises UnknownModelError where it has the variant, but not the tag.
+    """
     index = index_of(registry)
-    for candidate in _spellings(name):
+    for candidate in spellings(name):
         if candidate in index:
             return index[candidate]
         variant, dot, tag = candidate.rpartition(".")
         if dot and variant in index:
             model = index[variant][0]
             return model, find_checkpoint(model, tag).tag
-    close = suggestions(registry, name)
-    hint = f"did you mean {', '.join(close)}?" if close else "repvgg_zoo.list_models() shows every name"
-    raise UnknownModelError(f"no model is called {name!r}", name=str(name), suggestions=close, hint=hint)
+    return None
 
 
 def find_checkpoint(model: ModelSpec, tag: Optional[str] = None) -> CheckpointSpec:
@@ -69,7 +70,7 @@ def claims(model: ModelSpec) -> Iterator[Tuple[str, str]]:
             yield normalised(alias), checkpoint.name
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def index_of(registry: Registry) -> Mapping[str, Target]:
     """Every normalised name of a registry and what it stands for."""
     index: Dict[str, Target] = {}
@@ -99,6 +100,7 @@ def natural_key(name: str) -> List[Tuple[int, int, str]]:
     ]
 
 
-def _spellings(name: str) -> Tuple[str, ...]:
+def spellings(name: str) -> Tuple[str, ...]:
+    """The name as it is compared, and without the official functions' ``create``."""
     plain = normalised(name)
     return (plain, plain[len("create") :]) if plain.startswith("create") else (plain,)

@@ -115,6 +115,10 @@ def load_plugin(found: Found) -> Plugin:
         )
     if not isinstance(plugin, Plugin):
         raise found.error(f"is a {type(plugin).__name__} at {found.value}, where a repvgg_zoo.Plugin should be")
+    if not isinstance(plugin.registry, (str, os.PathLike, Mapping)):
+        raise found.error("has no registry", "give the path of a YAML file, or a mapping")
+    if not isinstance(plugin.builders, Mapping) or not isinstance(plugin.layouts, Mapping):
+        raise found.error("has builders or layouts that are not a mapping", "give a dict from name to object")
     for name in (*plugin.builders, *plugin.layouts):
         if not in_namespace(found, name):
             raise found.error(f"brings {name!r}, which is outside its namespace", f"call it {found.namespace}/{name}")

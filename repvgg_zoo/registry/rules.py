@@ -37,7 +37,7 @@ POSITIVE: Rule = (lambda value: value > 0, "a positive number")
 ALL_POSITIVE: Rule = (lambda values: all(value > 0 for value in values), "positive numbers")
 PERCENT: Rule = (lambda value: 0 < value <= 100, "per cent, above 0 and at most 100")
 SOURCE = r"https?://[^\s@]+|file:///\S+|gdrive:[\w-]{10,}|(?!/|~)(?!.*(^|/)\.\.(/|$))[^:\\\s]+"
-NAME = r"[A-Za-z0-9]([A-Za-z0-9_-]*/)?[A-Za-z0-9_-]*"
+NAME = r"([A-Za-z0-9][A-Za-z0-9_-]*/)?[A-Za-z0-9][A-Za-z0-9_-]*"
 
 RULES: Mapping[Tuple[type, str], Rule] = {
     (ModelSpec, "name"): (_matches(NAME), "letters, digits, - and _, with an optional namespace/"),
