@@ -33,7 +33,7 @@ dependencies = list(_REQUIREMENTS)
 
 
 def __dir__() -> List[str]:
-    """The shipped variants' canonical names and nothing else: megengine.hub.list shows every callable that is named here."""
+    """The shipped variants' canonical names and nothing else: megengine.hub.list shows all callables named here."""
     _check()
     from repvgg_zoo.registry.zoo import shipped_registry
 

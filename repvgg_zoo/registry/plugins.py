@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
-from ..errors import ArgumentError, PluginError, ZooError
+from ..errors import ArgumentError, PathLike, PluginError, ZooError
 from .names import normalised
 
 logger = logging.getLogger("repvgg_zoo.plugins")
@@ -42,7 +42,7 @@ class Plugin:
     needed: the module that holds the plug-in is imported for each listing, and should import no framework.
     """
 
-    registry: Union[str, "os.PathLike[str]", Mapping[str, Any]]
+    registry: Union[PathLike, Mapping[str, Any]]
     builders: Mapping[str, Union[str, Callable[..., Any]]] = field(default=_NONE)
     layouts: Mapping[str, Any] = field(default=_NONE)
 
@@ -117,6 +117,11 @@ def load_plugin(found: Found) -> Plugin:
         raise found.error(f"is a {type(plugin).__name__} at {found.value}, where a repvgg_zoo.Plugin should be")
     if not isinstance(plugin.registry, (str, os.PathLike, Mapping)):
         raise found.error("has no registry", "give the path of a YAML file, or a mapping")
+    if not isinstance(plugin.registry, Mapping) and not Path(plugin.registry).is_absolute():
+        raise found.error(
+            f"has a registry at {plugin.registry}, which is no absolute path",
+            'write Path(__file__).with_name("registry.yaml")',
+        )
     if not isinstance(plugin.builders, Mapping) or not isinstance(plugin.layouts, Mapping):
         raise found.error("has builders or layouts that are not a mapping", "give a dict from name to object")
     for name in (*plugin.builders, *plugin.layouts):
