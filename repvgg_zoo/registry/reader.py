@@ -191,7 +191,7 @@ class Document:
 
     def _option(self, node: Any) -> Any:
         """A value whose type nobody states: what YAML reads it as, or a list of such values."""
-        if isinstance(node, yaml.SequenceNode):
+        if isinstance(node, yaml.SequenceNode) and node.tag == f"{CORE}seq":
             return tuple(self._scalar(item, self._kind_of(item)) for item in node.value)
         return self._scalar(node, self._kind_of(node))
 
