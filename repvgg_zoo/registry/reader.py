@@ -47,10 +47,17 @@ def load_registry(path: Union[str, Path]) -> Registry:
 def registry_from_mapping(mapping: Mapping[str, Any]) -> Registry:
     """Reads a registry from plain dicts, lists and scalars; lines in errors are those of its YAML form."""
     try:
-        text = yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True)
+        text = yaml.dump(dict(mapping), Dumper=_WrittenOut, sort_keys=False, allow_unicode=True)
     except (yaml.YAMLError, RecursionError) as error:
         raise RegistryError(f"the mapping is not plain data: {error}", hint="use dicts, lists and scalars") from error
     return parse_registry(text.encode())
+
+
+class _WrittenOut(yaml.SafeDumper):
+    """Writes an object that stands at two places twice, and not as an anchor."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def parse_registry(data: bytes, *, path: Optional[Path] = None) -> Registry:
