@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
-from ..errors import ArgumentError, PathLike, PluginError, ZooError
+from ..errors import ArgumentError, PathLike, PluginError, RegistryError, ZooError
 from .names import normalised
 
 logger = logging.getLogger("repvgg_zoo.plugins")
@@ -131,8 +131,8 @@ def load_plugin(found: Found) -> Plugin:
 
 
 def find_builder(name: str) -> Tuple[Found, Callable[..., Any]]:
-    """The builder called ``acme/name`` and where it is from; raises PluginError, or ArgumentError if there is none."""
-    found, builder = _part("builder", name)
+    """The builder called ``acme/name`` and where it is from; raises PluginError, or RegistryError if there is none."""
+    found, builder = _part("builder", name, RegistryError)
     if not callable(builder):
         raise found.error(f"brings {name} as a {type(builder).__name__}, where a function should be")
     return found, builder
@@ -140,7 +140,7 @@ def find_builder(name: str) -> Tuple[Found, Callable[..., Any]]:
 
 def find_layout(name: str) -> Tuple[Found, Any]:
     """The layout called ``acme/name`` and where it is from; raises PluginError, or ArgumentError if there is none."""
-    return _part("layout", name)
+    return _part("layout", name, ArgumentError)
 
 
 def layouts_beside(name: str) -> Tuple[str, ...]:
@@ -175,14 +175,14 @@ def _warn(message: str) -> None:
     logger.warning("left out: %s", message)
 
 
-def _part(kind: str, name: str) -> Tuple[Found, Any]:
+def _part(kind: str, name: str, missing: Callable[..., ZooError]) -> Tuple[Found, Any]:
     found = find_plugin(name)
     parts: Mapping[str, Any] = {} if found is None else getattr(load_plugin(found), f"{kind}s")
     wanted = normalised(name)
     part = next((value for key, value in parts.items() if normalised(key) == wanted), None)
     if found is None or part is None:
         whose = f"no plug-in {name.partition('/')[0]} is installed" if found is None else f"it has {', '.join(parts)}"
-        raise ArgumentError(
+        raise missing(
             f"no {kind} is called {name!r}: {whose}",
             expected=list(parts),
             actual=name,
