@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Dict
 
 import megengine.functional as F
 from megengine import Tensor
@@ -14,7 +14,7 @@ from repvgg_zoo.registry.spec import Architecture
 
 def build(architecture: Architecture, **given: Any) -> Module:
     """The builder acme/two_layer; its option ``hidden`` is the width of the layer before the last."""
-    options = dict(architecture.options)
+    options: Dict[str, Any] = dict(architecture.options)
     return TwoLayerRepVGG(
         architecture.num_blocks,
         architecture.width_multiplier,
