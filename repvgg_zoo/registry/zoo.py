@@ -199,7 +199,7 @@ def _with_files(known: Registries) -> Tuple[Registries, List[RegistryError]]:
     for name in os.environ.get(FILES, "").split(os.pathsep):
         if name.strip():
             try:
-                known = _joined(known, _from_file(Path(os.path.expanduser(name.strip()))))  # noqa: PTH111 - never raises
+                known = _joined(known, _from_file(_absolute(name.strip())))
             except RegistryError as error:
                 failures.append(error)
     return known, failures
@@ -243,6 +243,10 @@ def _unknown(
     error = UnknownModelError(f"no model is called {name!r}", name=str(name), suggestions=close, hint="; ".join(hints))
     error.__cause__ = failures[0] if failures else None
     return error
+
+
+def _absolute(name: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(name)))  # noqa: PTH100, PTH111 - links stay, no "~" raises
 
 
 def _from_file(path: Path) -> Registry:
