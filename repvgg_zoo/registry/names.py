@@ -62,8 +62,8 @@ def claims(model: ModelSpec) -> Iterator[Tuple[str, str]]:
     """Every normalised name that this variant and its checkpoints answer to, with the owner's full name."""
     for name in (model.name, *model.aliases):
         yield normalised(name), model.name
-        short = normalised(name).replace("repvgg", "", 1)
-        if short:
+        short = without_family(normalised(name))
+        if short and not short.endswith("/"):
             yield short, model.name
     for checkpoint in model.checkpoints:
         for alias in checkpoint.aliases:
@@ -91,6 +91,12 @@ def suggestions(registry: Registry, name: str) -> List[str]:
 def normalised(name: str) -> str:
     """The name as it is compared."""
     return str(name).casefold().replace("-", "").replace("_", "").strip()
+
+
+def without_family(name: str) -> str:
+    """A name as it is compared, without the family's ``repvgg``; a namespace keeps its own."""
+    namespace, slash, variant = name.rpartition("/")
+    return f"{namespace}{slash}{variant.replace('repvgg', '', 1)}"
 
 
 def natural_key(name: str) -> List[Tuple[int, int, str]]:

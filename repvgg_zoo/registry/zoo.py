@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 
 from .._data import registry_path
 from ..errors import PluginError, RegistryError, UnknownModelError
-from .names import claims, find_checkpoint, natural_key, normalised, resolve, spellings, suggestions
+from .names import claims, find_checkpoint, natural_key, normalised, resolve, spellings, suggestions, without_family
 from .plugins import MODE, Found, Plugin, find_plugins, in_namespace, load_plugin, only, plugin_mode, tell
 from .reader import load_registry, registry_from_mapping
 from .spec import CheckpointSpec, ModelSpec, Registry
@@ -273,7 +273,7 @@ def _patterns(patterns: Patterns) -> Tuple[str, ...]:
 
 def _matches(name: str, patterns: Tuple[str, ...]) -> bool:
     whole = normalised(name)
-    short = whole.replace("repvgg", "", 1)
+    short = without_family(whole)
     return any(
         fnmatch.fnmatchcase(spelling, form)
         for pattern in patterns

@@ -62,6 +62,7 @@ said["hidden"] = list(repvgg_zoo.create(NAME, hidden=7).linear.hidden.weight.sha
 for wrong in ("hiden", "builder", "options"):
     try: repvgg_zoo.create(NAME, **{wrong: 7})
     except ArgumentError as error: said[wrong] = str(error)
+said["kept"] = sorted(path.name for path in __import__("pathlib").Path("cache/native").glob("*.safetensors"))
 print(json.dumps(said))
 """
     return json.loads(with_plugin.run(program, MGE_DEFAULT_DEVICE="cpux").stdout)
@@ -82,6 +83,10 @@ def test_its_network_is_its_own_and_reaches_what_its_registry_states(used: Any) 
 def test_both_its_forms_are_the_same_function(used: Any) -> None:
     assert used["blocks"] == 7
     assert used["end_to_end"] < 1e-5  # measured: 1.4e-6; float32 rounds at 6e-8, seven blocks deep
+
+
+def test_nothing_is_kept_of_its_files_as_its_layout_may_change_under_them(used: Any) -> None:
+    assert used["kept"] == []
 
 
 def test_its_files_are_saved_and_loaded_by_its_layout(used: Any) -> None:

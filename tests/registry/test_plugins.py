@@ -32,6 +32,12 @@ def test_a_plugin_is_listed_beside_ours_and_found_by_any_spelling(tmp_path):
     assert found == ["acme/RepVGG_Q"] * 3
 
 
+def test_a_namespace_may_hold_the_familys_name(tmp_path):
+    install(tmp_path, "acme-repvgg")
+    code = "say(repvgg_zoo.list_models('acme-repvgg/q'))\nsay(repvgg_zoo.model_info('ACME_RepVGG/q').name)"
+    assert said(code, [tmp_path]) == [["acme-repvgg/RepVGG_Q"], "acme-repvgg/RepVGG_Q"]
+
+
 @pytest.mark.parametrize("info", ["dist-info", "egg-info"])
 def test_a_plugin_is_found_in_a_folder_and_in_an_archive(tmp_path, info):
     site = tmp_path / "site"
