@@ -148,14 +148,15 @@ def _build_with_plugin(
     """What a plug-in builds; whatever its code raises, and whatever else it gives, is a PluginError."""
     found, build = find_builder(architecture.builder)
     options["init_weights"] = init_weights
-    if features_only or out_indices is not None:
-        parameters = inspect.signature(build).parameters
-        if "features_only" not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
-            raise ArgumentError(
-                f"the builder {architecture.builder} gives no feature maps", hint="leave features_only and out_indices"
-            )
-        options.update(features_only=features_only, out_indices=out_indices)
     try:
+        if features_only or out_indices is not None:
+            parameters = inspect.signature(build).parameters
+            if "features_only" not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+                raise ArgumentError(
+                    f"the builder {architecture.builder} gives no feature maps",
+                    hint="leave out features_only and out_indices",
+                )
+            options.update(features_only=features_only, out_indices=out_indices)
         network = build(architecture, **options)
     except ZooError:
         raise
