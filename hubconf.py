@@ -33,9 +33,11 @@ dependencies = list(_REQUIREMENTS)
 
 
 def __dir__() -> List[str]:
-    """The variants' canonical names and nothing else: megengine.hub.list shows every callable that is named here."""
+    """The shipped variants' canonical names and nothing else: megengine.hub.list shows all callables named here."""
     _check()
-    return _zoo.list_models()
+    from repvgg_zoo.registry.zoo import shipped_registry
+
+    return [model.name for model in shipped_registry().models]
 
 
 def __getattr__(name: str) -> Callable[..., Module]:

@@ -47,13 +47,14 @@ Arrays = Tuple[NDArray[Any], NDArray[Any]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="RepVGG_N0", help="any variant of one input channel and ten classes")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("digits.safetensors"))
     options = parser.parse_args()
 
     train_split, test_split = digits()
-    model = train(train_split, epochs=options.epochs, seed=options.seed)
+    model = train(train_split, epochs=options.epochs, seed=options.seed, name=options.model)
     deployed = repvgg_zoo.to_deploy(model)
     images, labels = prepared(test_split[0]), test_split[1]
     print(f"test top-1: train form {accuracy(model, images, labels):.2f} %", end=", ")
@@ -72,10 +73,10 @@ def digits() -> Tuple[Arrays, Arrays]:
     return (a, c), (b, d)
 
 
-def train(split: Arrays, *, epochs: int, seed: int) -> Module:
+def train(split: Arrays, *, epochs: int, seed: int, name: str = "RepVGG_N0") -> Module:
     """SGD with Nesterov momentum, a cosine schedule after one warm-up epoch, label smoothing and small warps."""
     mge.random.seed(seed)
-    model = repvgg_zoo.create("RepVGG_N0")
+    model = repvgg_zoo.create(name)
     # As in the official recipe, BN and biases are not decayed.
     decayed = [p for name, p in model.named_parameters() if name.endswith(("conv.weight", "linear.weight"))]
     others = [p for name, p in model.named_parameters() if not name.endswith(("conv.weight", "linear.weight"))]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .checkpoints import load_checkpoint, save_checkpoint
     from .factory import create
     from .hub.named import fetch
+    from .registry.plugins import Plugin
     from .registry.zoo import list_models, model_info, register
     from .reparam.convert import to_deploy
     from .reparam.report import compare_forms
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .vision.preprocess import preprocess
 
 __all__ = [
+    "Plugin",
     "Prediction",
     "compare_forms",
     "create",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Plugin": "registry.plugins",
     "Prediction": "vision.predict",
     "compare_forms": "reparam.report",
     "create": "factory",

@@ -23,7 +23,8 @@ def load_adapted(network: Module, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Loads native arrays into ``network``: the stem fitted, a head of another size started anew, the rest strictly.
 
     Parts that the network does not have at all (its head with ``features_only``, stages beyond ``out_indices``) are
-    passed over. Raises StateError, with the network untouched, when anything else does not fit.
+    passed over. The heads are the linear layers that the network names in ``heads``, or else those of RepVGG and
+    RepVGGplus. Raises StateError, with the network untouched, when anything else does not fit.
     """
     wanted = {key: value for key, value in arrays.items() if getattr(network, key.split(".")[0], None) is not None}
     for key in STEM_KERNELS:
@@ -32,7 +33,7 @@ def load_adapted(network: Module, arrays: Mapping[str, NDArray[Any]]) -> None:
             logger.info("%s is fitted from %d to %d input channels", key, channels, network.in_chans)
             wanted[key] = fitted_stem(wanted[key], network.in_chans)
     fresh: List[str] = []
-    for head in HEADS:
+    for head in getattr(network, "heads", HEADS):
         weight = wanted.get(f"{head}.weight")
         if weight is not None and weight.ndim == 2 and weight.shape[0] != network.num_classes:
             logger.warning(
@@ -44,7 +45,8 @@ def load_adapted(network: Module, arrays: Mapping[str, NDArray[Any]]) -> None:
     load_state(network, wanted, keep=[f"{head}.{name}" for head in fresh for name in ("weight", "bias")])
     for name, part in network.named_modules():
         if name in fresh:
-            part.initialise()
+            # Ours may have been built without random weights; a plug-in's may be MegEngine's own.
+            getattr(part, "initialise", part.reset_parameters)()
 
 
 def in_form(checkpoint: Checkpoint, deploy: bool) -> Dict[str, NDArray[Any]]:

@@ -81,6 +81,15 @@ class NoWeightsError(ZooError, LookupError):
     """The variant is known, but no credible pretrained weights of it are published."""
 
 
+class PluginError(ZooError):
+    """A plug-in cannot be used; ``plugin`` is its namespace, ``distribution`` what was installed, ``__cause__`` why."""
+
+    def __init__(self, message: str, *, plugin: str, distribution: Optional[str] = None, **data: Any) -> None:
+        super().__init__(message, **data)
+        self.plugin = plugin
+        self.distribution = distribution
+
+
 # The hub loader ----------------------------------------------------------------------------------------------
 
 

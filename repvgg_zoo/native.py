@@ -28,13 +28,14 @@ MAPPING_VERSION = 1
 def load_fetched(path: Path, spec: CheckpointSpec, *, deploy: bool, cache: Path) -> Checkpoint:
     """The arrays of a fetched file, fused if it is a train form and ``deploy`` is wanted; kept ones where there are.
 
-    The file is known by the digest in its stamp; without one nothing is kept. Raises what ``load_checkpoint`` and
+    The file is known by the digest in its stamp; without one nothing is kept, nor is anything in a plug-in's layout,
+    which may change while the file stays the same. Raises what ``load_checkpoint`` and
     ``fuse_arrays`` raise.
     """
     form = "deploy" if deploy else spec.form
     source = read_stamp(path)
     is_native = (spec.format, spec.layout, spec.form) == ("safetensors", "native", form)
-    if source is None or is_native:
+    if source is None or is_native or "/" in spec.layout:
         return _made(path, spec, form)
     kept = cache / "native" / f"{source.sha256[:16]}-{form}-v{MAPPING_VERSION}.safetensors"
     found = _read_kept(kept, source)

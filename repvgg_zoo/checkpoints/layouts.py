@@ -17,13 +17,15 @@ Names and shapes were read in the publishers' code.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Dict, Iterable, Mapping, Optional, Pattern, Tuple
+from typing import Any, Dict, Iterable, Mapping, Optional, Pattern, Tuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..errors import ArgumentError
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 PLUS_STAGES = ("stage1", "stage2", "stage3_first", "stage3_second", "stage4")
@@ -50,6 +52,26 @@ class Layout:
     megengine_shapes: bool = False
     head_transposed: bool = False
     linear_se: bool = False
+
+
+def layout_called(name: Union[str, Layout]) -> Layout:
+    """The layout of this name, a plug-in's if it is ``acme/...``; a Layout is given back as it is.
+
+    Raises ArgumentError for a layout that does not exist, and PluginError.
+    """
+    if isinstance(name, Layout):
+        return name
+    if "/" in name:
+        from ..registry.plugins import find_layout
+
+        found, layout = find_layout(name)
+        if not isinstance(layout, Layout):
+            raise found.error(f"brings {name} as a {type(layout).__name__}, where a Layout should be")
+        return replace(layout, name=name)
+    if name not in LAYOUTS:
+        known = ", ".join(LAYOUTS)
+        raise ArgumentError(f"no layout is called {name!r}", expected=known, actual=name, hint=f"choose from {known}")
+    return LAYOUTS[name]
 
 
 def native_key(layout: Layout, key: str) -> Optional[str]:

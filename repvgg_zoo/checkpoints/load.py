@@ -14,10 +14,10 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError, LayoutError, PathLike
+from ..errors import LayoutError, PathLike
 from .blocks import BLOCK, block_order, has_identity
 from .formats import read_file
-from .layouts import AUXILIARY, BN_TENSORS, IGNORED, LAYOUTS, Layout, is_bn, native_array, native_key
+from .layouts import AUXILIARY, BN_TENSORS, IGNORED, LAYOUTS, Layout, is_bn, layout_called, native_array, native_key
 
 SHOWN = 10
 MAX_SHOWN = 120  # characters of a key in a message; the longest honest one has 40
@@ -71,27 +71,33 @@ class Checkpoint:
     report: LoadReport = field(repr=False)
 
 
-def load_checkpoint(path: PathLike, *, layout: Union[str, Layout, None] = None) -> Checkpoint:
+def load_checkpoint(
+    path: PathLike, *, layout: Union[str, Layout, None] = None, also: Sequence[Union[str, Layout]] = ()
+) -> Checkpoint:
     """Reads a checkpoint file of any known format and layout; needs neither MegEngine nor torch nor Paddle.
 
-    ``layout`` is recognised from the keys unless it is given, by name or as a ``Layout`` of your own. Raises
-    CheckpointFormatError for a damaged or unknown encoding, UnsafePickleError for a pickle that asks for code,
-    LayoutError for keys that fit no layout or not the one given, and ArgumentError for a layout that does not exist.
+    ``layout`` is recognised from the keys unless it is given, by name or as a ``Layout`` of your own; ``also`` has
+    layouts to try after ours, such as those of a plug-in (``acme/name``). Raises CheckpointFormatError for a damaged or
+    unknown encoding, UnsafePickleError for a pickle that asks for code, LayoutError for keys that fit no layout or not
+    the one given, ArgumentError for a layout that does not exist, and PluginError.
     """
-    given = None if layout is None else _given_layout(layout)
+    given = None if layout is None else layout_called(layout)
+    more = [layout_called(name) for name in also]
     file = os.fspath(path)
     format, tree = read_file(file)
     try:
-        return interpret(tree, format=format, path=file, layout=given)
+        return interpret(tree, format=format, path=file, layout=given, also=more)
     except LayoutError as error:
         error.path, error.message = file, f"{file}: {error.message}"
         raise
 
 
-def interpret(tree: Any, *, format: str, path: str, layout: Optional[Layout] = None) -> Checkpoint:
+def interpret(
+    tree: Any, *, format: str, path: str, layout: Optional[Layout] = None, also: Sequence[Layout] = ()
+) -> Checkpoint:
     """What a file's content means: its arrays by native key and in native shape. Raises LayoutError."""
     state, skipped = find_state(tree)
-    chosen, names = recognise(state, [layout] if layout else _candidates(format))
+    chosen, names = recognise(state, [layout] if layout else [*_candidates(format), *also])
     renamed = {names[key]: array for key, array in state.items()}
     form, superfluous = find_form(renamed)
     skipped += [(key, superfluous[name]) for key, name in names.items() if name in superfluous]
@@ -284,17 +290,6 @@ def _unrecognised(
     return LayoutError(
         f"{message}: {_some(unknown[nearest])}", expected=list(unknown), actual=unknown[nearest], hint=hint
     )
-
-
-def _given_layout(layout: Union[str, Layout]) -> Layout:
-    if isinstance(layout, Layout):
-        return layout
-    if layout not in LAYOUTS:
-        known = ", ".join(LAYOUTS)
-        raise ArgumentError(
-            f"no layout is called {layout!r}", expected=known, actual=layout, hint=f"choose from {known}"
-        )
-    return LAYOUTS[layout]
 
 
 def _candidates(format: str) -> List[Layout]:

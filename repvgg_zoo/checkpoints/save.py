@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, LayoutError, PathLike
-from .layouts import LAYOUTS, published_array, published_key
+from .layouts import Layout, layout_called, published_array, published_key
 
 if TYPE_CHECKING:
     from megengine.module import Module
@@ -29,16 +29,16 @@ def save_checkpoint(
     path: PathLike,
     arrays_or_module: Union[Mapping[str, NDArray[Any]], Module],
     *,
-    layout: str = "native",
+    layout: Union[str, Layout] = "native",
     format: Optional[str] = None,
 ) -> None:
     """Writes native arrays, or those of a network, to ``path``; the file is there whole or not at all.
 
     ``layout`` is "native" or a publisher's: "official" (torch's shapes; RepVGGplus too), "timm", "openmmlab",
-    "basecls". ``format`` is "safetensors" or "megengine" (a pickle of NumPy arrays that ``megengine.load`` reads), and
-    otherwise follows from the suffix, ``.safetensors`` or ``.pkl``. Values and dtypes are kept exactly. Raises
-    ArgumentError for a layout, format or suffix that cannot be written, LayoutError for keys that the publisher has no
-    name for, and OSError as the disk does.
+    "basecls", a plug-in's (``acme/name``), or a ``Layout`` of your own. ``format`` is "safetensors" or "megengine" (a
+    pickle of NumPy arrays that ``megengine.load`` reads), and otherwise follows from the suffix, ``.safetensors`` or
+    ``.pkl``. Values and dtypes are kept exactly. Raises ArgumentError for a layout, format or suffix that cannot be
+    written, LayoutError for keys that the publisher has no name for, PluginError, and OSError as the disk does.
     """
     file = Path(os.fspath(path))
     write = WRITERS[_format(file, format)]
@@ -48,21 +48,21 @@ def save_checkpoint(
     _write_whole(file, lambda stream: write(stream, arrays))
 
 
-def published(arrays: Mapping[str, NDArray[Any]], layout: str) -> Dict[str, NDArray[Any]]:
+def published(arrays: Mapping[str, NDArray[Any]], layout: Union[str, Layout]) -> Dict[str, NDArray[Any]]:
     """Native arrays under a publisher's keys and in its shapes, not copied where a view will do."""
-    if layout not in SAVED_LAYOUTS:
+    if isinstance(layout, str) and "/" not in layout and layout not in SAVED_LAYOUTS:
         known = ", ".join(SAVED_LAYOUTS)
         raise ArgumentError(
             f"layout {layout!r} cannot be written", expected=known, actual=layout, hint=f"choose from {known}"
         )
     if layout == "native":
         return dict(arrays)
-    target = LAYOUTS[layout]
+    target = layout_called(layout)
     names = {key: published_key(target, key) for key in arrays}
     unknown = [key for key, name in names.items() if name is None]
     if unknown:
         raise LayoutError(
-            f"layout {layout} has no name for {len(unknown)} keys: {', '.join(unknown[:10])}",
+            f"layout {target.name} has no name for {len(unknown)} keys: {', '.join(unknown[:10])}",
             actual=unknown,
             hint='write layout "native", which has room for every network',
         )

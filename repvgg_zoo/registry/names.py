@@ -17,19 +17,20 @@ from .spec import CheckpointSpec, ModelSpec, Registry
 Target = Tuple[ModelSpec, Optional[str]]
 
 
-def resolve(registry: Registry, name: str) -> Target:
-    """The variant called ``name`` and the tag in it, if any; raises UnknownModelError with the closest names."""
+def resolve(registry: Registry, name: str) -> Optional[Target]:
+    """The variant called ``name`` and the tag in it, if any; None if the registry has none.
+
+    Raises UnknownModelError where it has the variant, but not the tag.
+    """
     index = index_of(registry)
-    for candidate in _spellings(name):
+    for candidate in spellings(name):
         if candidate in index:
             return index[candidate]
         variant, dot, tag = candidate.rpartition(".")
         if dot and variant in index:
             model = index[variant][0]
             return model, find_checkpoint(model, tag).tag
-    close = suggestions(registry, name)
-    hint = f"did you mean {', '.join(close)}?" if close else "repvgg_zoo.list_models() shows every name"
-    raise UnknownModelError(f"no model is called {name!r}", name=str(name), suggestions=close, hint=hint)
+    return None
 
 
 def find_checkpoint(model: ModelSpec, tag: Optional[str] = None) -> CheckpointSpec:
@@ -61,15 +62,15 @@ def claims(model: ModelSpec) -> Iterator[Tuple[str, str]]:
     """Every normalised name that this variant and its checkpoints answer to, with the owner's full name."""
     for name in (model.name, *model.aliases):
         yield normalised(name), model.name
-        short = normalised(name).replace("repvgg", "", 1)
-        if short:
+        short = without_family(normalised(name))
+        if short and not short.endswith("/"):
             yield short, model.name
     for checkpoint in model.checkpoints:
         for alias in checkpoint.aliases:
             yield normalised(alias), checkpoint.name
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def index_of(registry: Registry) -> Mapping[str, Target]:
     """Every normalised name of a registry and what it stands for."""
     index: Dict[str, Target] = {}
@@ -92,6 +93,12 @@ def normalised(name: str) -> str:
     return str(name).casefold().replace("-", "").replace("_", "").strip()
 
 
+def without_family(name: str) -> str:
+    """A name as it is compared, without the family's ``repvgg``; a namespace keeps its own."""
+    namespace, slash, variant = name.rpartition("/")
+    return f"{namespace}{slash}{variant.replace('repvgg', '', 1)}"
+
+
 def natural_key(name: str) -> List[Tuple[int, int, str]]:
     """Sorts B1 before B1g2 before B2, and 2 before 10."""
     return [
@@ -99,6 +106,7 @@ def natural_key(name: str) -> List[Tuple[int, int, str]]:
     ]
 
 
-def _spellings(name: str) -> Tuple[str, ...]:
+def spellings(name: str) -> Tuple[str, ...]:
+    """The name as it is compared, and without the official functions' ``create``."""
     plain = normalised(name)
     return (plain, plain[len("create") :]) if plain.startswith("create") else (plain,)

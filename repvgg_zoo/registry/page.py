@@ -42,6 +42,9 @@ def architecture(built: Architecture) -> str:
     if built.se is not None:
         place = "before" if built.se.position == "before_relu" else "after"
         lines.append(f"Each block has squeeze-and-excitation {place} its ReLU, reduced {built.se.reduction} times.")
+    if "/" in built.builder:
+        given = ", ".join(f"{name} {value}" for name, value in built.options)
+        lines.append(f"It is built by {built.builder}{f', with {given}' if given else ''}.")
     lines.append(f"Input: (N, {built.in_chans}, H, W) of any H and W. Output: (N, {built.num_classes}).")
     return "\n".join(lines)
 

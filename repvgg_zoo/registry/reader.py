@@ -19,7 +19,7 @@ import yaml
 from ..errors import RegistryError
 from .names import claims
 from .rules import check_record, check_value, default_tag
-from .spec import CheckpointSpec, ModelSpec, Registry
+from .spec import CheckpointSpec, ModelSpec, Options, Registry
 
 SCHEMA = 1
 MAX_BYTES = 4 << 20
@@ -38,18 +38,26 @@ def load_registry(path: Union[str, Path]) -> Registry:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise RegistryError(f"cannot read the registry: {error.strerror or error}", path=path) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise RegistryError(f"cannot read the registry: {reason}", path=path) from error
     return parse_registry(data, path=path)
 
 
 def registry_from_mapping(mapping: Mapping[str, Any]) -> Registry:
     """Reads a registry from plain dicts, lists and scalars; lines in errors are those of its YAML form."""
     try:
-        text = yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True)
+        text = yaml.dump(dict(mapping), Dumper=_WrittenOut, sort_keys=False, allow_unicode=True)
     except (yaml.YAMLError, RecursionError) as error:
         raise RegistryError(f"the mapping is not plain data: {error}", hint="use dicts, lists and scalars") from error
     return parse_registry(text.encode())
+
+
+class _WrittenOut(yaml.SafeDumper):
+    """Writes an object that stands at two places twice, and not as an anchor."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def parse_registry(data: bytes, *, path: Optional[Path] = None) -> Registry:
@@ -173,6 +181,8 @@ class Document:
             if node.tag == f"{CORE}null":
                 return None
             return self.decode(node, arguments[0])
+        if kind == Options:
+            return tuple((name, self._option(value)) for name, (_, value) in self.mapping(node).items())
         if origin is tuple:
             return self._tuple(node, arguments)
         if dataclasses.is_dataclass(kind):
@@ -185,6 +195,19 @@ class Document:
         if arguments[-1] is not Ellipsis and len(node.value) != len(arguments):
             self.fail(node, f"got {len(node.value)} items", f"{len(arguments)} items")
         return tuple(self.decode(item, arguments[0]) for item in node.value)
+
+    def _option(self, node: Any) -> Any:
+        """A value whose type nobody states: what YAML reads it as, or a list of such values."""
+        if isinstance(node, yaml.SequenceNode) and node.tag == f"{CORE}seq":
+            return tuple(self._scalar(item, self._kind_of(item)) for item in node.value)
+        return self._scalar(node, self._kind_of(node))
+
+    def _kind_of(self, node: Any) -> type:
+        kinds: Mapping[str, type] = {"bool": bool, "int": int, "float": float}
+        # YAML 1.1 takes 1e-3, which has no point, for a string.
+        if isinstance(node, yaml.ScalarNode) and not node.style and DECIMAL.fullmatch(node.value):
+            return int if node.tag == f"{CORE}int" else float
+        return kinds.get(node.tag[len(CORE) :], str)
 
     def _scalar(self, node: Any, kind: type) -> Any:
         value = node.value

@@ -18,6 +18,7 @@ from .spec import (
     Cost,
     FileSpec,
     ModelSpec,
+    Options,
     PaperFigures,
     Preprocessing,
     SESpec,
@@ -38,7 +39,18 @@ POSITIVE: Rule = (lambda value: value > 0, "a positive number")
 ALL_POSITIVE: Rule = (lambda values: all(value > 0 for value in values), "positive numbers")
 PERCENT: Rule = (lambda value: 0 < value <= 100, "per cent, above 0 and at most 100")
 SOURCE = r"https?://[^\s@]+|file:///\S+|gdrive:[\w-]{10,}|(?!/|~)(?!.*(^|/)\.\.(/|$))[^:\\\s]+"
-NAME = r"[A-Za-z0-9]([A-Za-z0-9_-]*/)?[A-Za-z0-9_-]*"
+NAME = r"([A-Za-z0-9][A-Za-z0-9_-]*/)?[A-Za-z0-9][A-Za-z0-9_-]*"
+
+# What create() itself takes: an option of this name could not be given to it.
+ARGUMENTS = (
+    *("name", "pretrained", "checkpoint", "deploy", "num_classes", "in_chans", "features_only", "out_indices"),
+    *("progress", "init_weights", "num_blocks", "width_multiplier", "groups", "se", "builder", "image_size", "options"),
+)
+
+
+def _fit_to_be_arguments(options: Options) -> bool:
+    return all(re.fullmatch(r"[a-z][a-z0-9_]*", name) and name not in ARGUMENTS for name, _ in options)
+
 
 RULES: Mapping[Tuple[type, str], Rule] = {
     (ModelSpec, "name"): (_matches(NAME), "letters, digits, - and _, with an optional namespace/"),
@@ -51,6 +63,10 @@ RULES: Mapping[Tuple[type, str], Rule] = {
     (Architecture, "in_chans"): POSITIVE,
     (Architecture, "num_classes"): POSITIVE,
     (Architecture, "image_size"): POSITIVE,
+    (Architecture, "options"): (
+        _fit_to_be_arguments,
+        "names of small letters, digits and _, other than the arguments of create() and the architecture's fields",
+    ),
     (Cost, "train"): POSITIVE,
     (Cost, "deploy"): POSITIVE,
     (PaperFigures, "top1"): PERCENT,
@@ -88,6 +104,8 @@ def check_record(record: Any) -> Optional[Tuple[str, str, str]]:
     """(field, what is wrong, what was expected) of fields that do not go together, or None."""
     if isinstance(record, FileSpec) and record.sha256 and record.sha256_prefix:
         return "sha256_prefix", "both a whole digest and a prefix are given", "sha256 alone"
+    if isinstance(record, Architecture) and record.options and "/" not in record.builder:
+        return "options", f"the builder {record.builder} has no options", "options of a plug-in's builder (acme/name)"
     if isinstance(record, Preprocessing):
         channels = len(record.colour)
         for name in ("mean", "std"):

@@ -9,7 +9,7 @@ from typing import Any, Dict, Mapping, Union
 
 from .reader import PLACED, SCHEMA
 from .rules import RULES
-from .spec import CheckpointSpec, ModelSpec
+from .spec import CheckpointSpec, ModelSpec, Options
 
 SCALARS: Mapping[type, Dict[str, Any]] = {
     str: {"type": "string", "minLength": 1},
@@ -65,6 +65,9 @@ def _type(hint: Any) -> Dict[str, Any]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Union:
         return {"anyOf": [_type(arguments[0]), {"type": "null"}]}
+    if hint == Options:
+        scalar = {"type": ["string", "number", "boolean"]}
+        return {"type": "object", "additionalProperties": {"anyOf": [scalar, {"type": "array", "items": scalar}]}}
     if origin is tuple:
         items: Dict[str, Any] = {"type": "array", "items": _type(arguments[0])}
         if arguments[-1] is not Ellipsis:

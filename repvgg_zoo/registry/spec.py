@@ -7,7 +7,7 @@ them by their annotations, and the JSON Schema is generated from them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Union
 
 FORMS = ("train", "deploy")
 FORMATS = ("safetensors", "megengine", "torch", "paddle")
@@ -16,6 +16,10 @@ COLOURS = ("RGB", "BGR", "L")
 INTERPOLATIONS = ("bilinear", "bicubic")
 BACKENDS = ("pillow", "opencv")
 ROUNDINGS = ("floor", "round")
+
+# What a plug-in's builder is told beyond the fields that all variants have: names and values, as dict() takes them.
+Scalar = Union[str, int, float, bool]
+Options = Tuple[Tuple[str, Union[Scalar, Tuple[Scalar, ...]]], ...]
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,9 @@ class SESpec:
 class Architecture:
     """How a variant is built (paper, section 3.4 and table 3).
 
-    ``groups`` applies to the layers with an even index, counted from the stem's 0 (paper, section 3.4).
+    ``groups`` applies to the layers with an even index, counted from the stem's 0 (paper, section 3.4). ``builder`` is
+    "repvgg", "repvggplus", or a plug-in's (``acme/name``), which may have ``options``: a mapping in the registry file,
+    (name, value) pairs here.
     """
 
     num_blocks: Tuple[int, int, int, int]
@@ -41,6 +47,7 @@ class Architecture:
     in_chans: int = 3
     num_classes: int = 1000
     image_size: int = 224
+    options: Options = ()
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,28 @@
-"""The zoo as its user sees it: the shipped registry and the registered ones, listed and looked up by name."""
+"""The zoo as its user sees it: the shipped registry and everybody else's, listed and looked up by name.
+
+A name is looked for in the shipped registry and the registered ones, then in the files that the environment names, then
+in the plug-in of its namespace; what comes first never waits for what comes after, or fails with it.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import functools
+import os
 import threading
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .._data import registry_path
-from ..errors import RegistryError
-from .names import claims, find_checkpoint, natural_key, normalised, resolve
+from ..errors import PluginError, RegistryError, UnknownModelError
+from .names import claims, find_checkpoint, natural_key, normalised, resolve, spellings, suggestions, without_family
+from .plugins import MODE, Found, Plugin, find_plugins, in_namespace, load_plugin, only, plugin_mode, tell
 from .reader import load_registry, registry_from_mapping
 from .spec import CheckpointSpec, ModelSpec, Registry
 
 Patterns = Union[None, str, Iterable[str]]
+Registries = Tuple[Registry, ...]
+FILES = "REPVGG_ZOO_REGISTRY"
 
 
 def list_models(
@@ -32,6 +40,9 @@ def list_models(
     ``-``, ``_`` and with or without ``RepVGG``. ``pretrained=True`` keeps variants with weights, ``False`` those
     without, a string those with a checkpoint of that tag. ``min_top1`` is per cent, of the default checkpoint or else
     of the paper; ``max_params`` and ``max_macs`` count the deploy form. Needs no MegEngine.
+
+    Plug-ins and the files that the environment names are listed too; one that is broken is left out with a warning, or
+    raises its error where ``REPVGG_ZOO_PLUGINS=strict``.
 
     >>> import repvgg_zoo
     >>> repvgg_zoo.list_models("B1*")
@@ -54,14 +65,15 @@ def list_models(
         tests.append(lambda model: model.params.deploy <= max_params)
     if max_macs is not None:
         tests.append(lambda model: model.macs.deploy <= max_macs)
-    kept = (model.name for model in default_registry().models if all(test(model) for test in tests))
+    kept = (model.name for model in whole_registry().models if all(test(model) for test in tests))
     return sorted(kept, key=natural_key)
 
 
 def model_info(name: str) -> ModelSpec:
     """What is known of a variant: architecture, parameters, MACs, checkpoints, aliases. Needs no MegEngine.
 
-    Raises UnknownModelError, whose ``suggestions`` are the closest names.
+    Raises UnknownModelError, whose ``suggestions`` are the closest names, and PluginError for a name in the namespace
+    of a plug-in that cannot be used.
 
     >>> import repvgg_zoo
     >>> repvgg_zoo.model_info("repvgg-a0").params
@@ -71,8 +83,23 @@ def model_info(name: str) -> ModelSpec:
 
 
 def find_model(name: str) -> Tuple[ModelSpec, Optional[str]]:
-    """The variant called ``name`` and the tag in it, if any; raises UnknownModelError."""
-    return resolve(default_registry(), name)
+    """The variant called ``name`` and the tag in it, if any; raises UnknownModelError or PluginError."""
+    known = _own()
+    target = resolve(combined(known), name)
+    if target is not None:
+        return target
+    known, failures = _with_files(known)
+    target = resolve(combined(known), name)
+    if target is not None:
+        return target
+    plugins = find_plugins()
+    for namespace in (spelling.partition("/")[0] for spelling in spellings(name) if "/" in spelling):
+        if namespace in plugins:
+            known = _with_plugin(known, plugins[namespace])
+            target = resolve(combined(known), name)
+            if target is not None:
+                return target
+    raise _unknown(name, combined(known), plugins, failures)
 
 
 def find_weights(name: str) -> CheckpointSpec:
@@ -98,29 +125,48 @@ def register(path_or_mapping: Union[str, Path, Mapping[str, Any]]) -> None:
     else:
         added = load_registry(path_or_mapping)
     with _lock:
-        if not any(added.models == known.models for known in _registered):
-            combined((_shipped(), *_registered, added))
+        own = _own()
+        if _joined(own, added) is not own:
             _registered.append(added)
+
+
+def shipped_registry() -> Registry:
+    """The registry that this package brings."""
+    return _from_file(registry_path())
 
 
 def default_registry() -> Registry:
     """The shipped registry and all registered ones."""
-    return combined((_shipped(), *_registered))
+    return combined(_own())
 
 
-@functools.lru_cache(maxsize=8)
-def combined(registries: Tuple[Registry, ...]) -> Registry:
+def whole_registry() -> Registry:
+    """All that can be found: the default registry, the environment's files and every plug-in that works."""
+    known, failures = _with_files(_own())
+    for error in failures:
+        tell(error)
+    for claimants in find_plugins().values():
+        try:
+            known = _with_plugin(known, claimants)
+        except PluginError as error:
+            tell(error)
+    return combined(known)
+
+
+@functools.lru_cache(maxsize=32)
+def combined(registries: Registries) -> Registry:
     """One registry of several; raises RegistryError where two claim one name."""
     if len(registries) == 1:
         return registries[0]
-    owners: Dict[str, Tuple[str, Optional[str]]] = {}
+    owners: Dict[str, Tuple[str, Registry]] = {}
     for registry in registries:
         for model in registry.models:
             for claim, owner in claims(model):
-                first, where = owners.setdefault(claim, (owner, registry.path))
-                if where != registry.path or first != owner:
+                first, known = owners.setdefault(claim, (owner, registry))
+                if known is not registry or first != owner:
                     raise RegistryError(
-                        f"{registry.path or 'the mapping'} claims the name {claim!r} for {owner}, which is {first}'s",
+                        f"{registry.path or 'the mapping'} claims the name {claim!r} for {owner}, which is {first}'s "
+                        f"in {known.path or 'a mapping'}",
                         path=registry.path,
                         expected="a name of its own",
                         actual=claim,
@@ -134,15 +180,91 @@ _registered: List[Registry] = []
 _lock = threading.Lock()
 
 
-def _shipped() -> Registry:
-    path = registry_path()
-    stat = path.stat()
+def _own() -> Registries:
+    return (shipped_registry(), *_registered)
+
+
+def _joined(known: Registries, added: Registry) -> Registries:
+    """With ``added``, unless all of it is known already; raises RegistryError for a name that is taken."""
+    models = {model.name: model for model in combined(known).models}
+    if all(models.get(model.name) == model for model in added.models):
+        return known
+    combined((*known, added))
+    return (*known, added)
+
+
+def _with_files(known: Registries) -> Tuple[Registries, List[RegistryError]]:
+    """With the files that the environment names, and the errors of those that cannot be used."""
+    failures: List[RegistryError] = []
+    for name in os.environ.get(FILES, "").split(os.pathsep):
+        if name.strip():
+            try:
+                known = _joined(known, _from_file(_absolute(name.strip())))
+            except RegistryError as error:
+                failures.append(error)
+    return known, failures
+
+
+def _with_plugin(known: Registries, claimants: Tuple[Found, ...]) -> Registries:
+    """With the registry of a plug-in; raises PluginError if it cannot be used."""
+    found = only(claimants)
+    plugin = load_plugin(found)
+    try:
+        registry = _from_mapping(plugin) if isinstance(plugin.registry, Mapping) else _from_file(Path(plugin.registry))
+        for model in registry.models:
+            for claim, owner in claims(model):
+                if not in_namespace(found, claim):
+                    raise RegistryError(
+                        f"{registry.path or 'the mapping'} claims the name {claim!r} for {owner}",
+                        path=registry.path,
+                        expected=f"{found.namespace}/...",
+                        actual=claim,
+                        hint=f"every name and alias of this plug-in starts with {found.namespace}/",
+                    )
+        return _joined(known, registry)
+    except RegistryError as error:
+        raise found.error(f"has a registry that cannot be used: {error.message}", error.hint) from error
+
+
+def _unknown(
+    name: str, registry: Registry, plugins: Mapping[str, Any], failures: Sequence[RegistryError]
+) -> UnknownModelError:
+    """The error for a name that nothing answers to: the closest ones, and where it might have been."""
+    close = suggestions(registry, name)
+    hints = [f"did you mean {', '.join(close)}?" if close else "repvgg_zoo.list_models() shows every name"]
+    namespace, slash, _ = str(name).partition("/")
+    if plugin_mode() == "off":
+        hints += [f"{MODE}=off, so no plug-in was asked"] if slash else []
+    elif slash and normalised(namespace) not in plugins:
+        hints.append(f"no plug-in {namespace} is installed")
+    elif plugins and not slash:
+        hints.append(f"plug-ins have names that start with {', '.join(f'{namespace}/' for namespace in plugins)}")
+    hints += [f"left out: {failure.message}" for failure in failures]
+    error = UnknownModelError(f"no model is called {name!r}", name=str(name), suggestions=close, hint="; ".join(hints))
+    error.__cause__ = failures[0] if failures else None
+    return error
+
+
+def _absolute(name: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(name)))  # noqa: PTH100, PTH111 - links stay, no "~" raises
+
+
+def _from_file(path: Path) -> Registry:
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):  # reading it says what is wrong
+        return load_registry(path)
     return _load(str(path), stat.st_mtime_ns, stat.st_size)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=32)
 def _load(path: str, mtime_ns: int, size: int) -> Registry:
     return load_registry(path)
+
+
+@functools.lru_cache(maxsize=32)
+def _from_mapping(plugin: Plugin) -> Registry:
+    return registry_from_mapping(plugin.registry)  # type: ignore[arg-type]
 
 
 def _patterns(patterns: Patterns) -> Tuple[str, ...]:
@@ -151,7 +273,7 @@ def _patterns(patterns: Patterns) -> Tuple[str, ...]:
 
 def _matches(name: str, patterns: Tuple[str, ...]) -> bool:
     whole = normalised(name)
-    short = whole.replace("repvgg", "", 1)
+    short = without_family(whole)
     return any(
         fnmatch.fnmatchcase(spelling, form)
         for pattern in patterns

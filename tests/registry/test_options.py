@@ -1,0 +1,129 @@
+"""The options of a plug-in's builder: any names and plain values, checked as far as nobody else can check them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import jsonschema
+import pytest
+import yaml
+
+import repvgg_zoo
+from repvgg_zoo._data import registry_path
+from repvgg_zoo.errors import RegistryError
+from repvgg_zoo.registry import zoo
+from repvgg_zoo.registry.page import page
+from repvgg_zoo.registry.reader import parse_registry, registry_from_mapping
+from repvgg_zoo.registry.rules import ARGUMENTS
+
+from .installed import ROOT, registry
+
+
+def with_options(text: str, builder: str = "acme/head") -> str:
+    whole = registry("acme/RepVGG_Q")
+    return whole.replace("architecture: {", f"architecture: {{builder: {builder}, options: {text}, ")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("{a: 1}", (("a", 1),)),
+        ("{a: 1.5, b: 1e-3, c: -2e3}", (("a", 1.5), ("b", 0.001), ("c", -2000.0))),
+        ("{a: true, b_2: false}", (("a", True), ("b_2", False))),
+        ('{a: word, b: "1"}', (("a", "word"), ("b", "1"))),
+        ("{a: [1, 2.5, x]}", (("a", (1, 2.5, "x")),)),
+        ("{a: []}", (("a", ()),)),
+        ("{}", ()),
+    ],
+)
+def test_options_are_read_with_the_types_that_they_look_like(text, value):
+    (model,) = parse_registry(with_options(text).encode()).models
+    assert model.architecture.options == value
+    assert [type(v) for _, v in model.architecture.options] == [type(v) for _, v in value]
+    assert hash(model.architecture) == hash(model.architecture)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a]", "got a list"),
+        ("{a: }", "YAML reads '' as nothing"),
+        ("{a: yes}", "got a boolean 'yes'"),
+        ("{a: 0x10}", "got the whole number '0x10'"),
+        ("{a: .inf}", "got the number '.inf'"),
+        ("{a: {b: 1}}", "got a mapping"),
+        ("{a: [[1]]}", "got a list"),
+        ("{a: !x [1]}", "got a list"),
+        ("{a: 2020-01-01}", "as a timestamp"),
+        ("{A: 1}", "names of small letters"),
+        ("{deploy: true}", "other than the arguments of create"),
+        ("{a: 1, a: 2}", "duplicate key 'a'"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_with_their_line(text, message):
+    with pytest.raises(RegistryError, match="registry:5: ") as caught:
+        parse_registry(with_options(text).encode())
+    assert message in str(caught.value)
+
+
+def test_our_own_builders_have_no_options():
+    with pytest.raises(RegistryError, match="the builder repvgg has no options"):
+        parse_registry(with_options("{a: 1}", builder="repvgg").encode())
+
+
+def test_no_option_can_have_the_name_of_an_argument():
+    from repvgg_zoo.factory import create
+
+    named = set(inspect.signature(create).parameters) - {"overrides"}
+    assert named | set(zoo.shipped_registry().models[0].architecture.__dict__) <= set(ARGUMENTS)
+
+
+def test_the_schema_knows_options():
+    schema = json.loads((ROOT / "docs" / "registry.schema.json").read_text())
+    jsonschema.validate(yaml.safe_load(with_options("{a: [1, x], b: true}")), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(with_options("{a: {b: 1}}")), schema)
+    example = ROOT / "examples" / "plugin" / "acme_repvgg" / "registry.yaml"
+    jsonschema.validate(yaml.safe_load(example.read_text()), schema)
+
+
+def test_the_page_of_help_names_the_builder_and_its_options():
+    (model,) = parse_registry(with_options("{hidden: 32, act: relu}").encode()).models
+    assert "It is built by acme/head, with hidden 32, act relu." in page(model)
+    assert "built by" not in page(repvgg_zoo.model_info("RepVGG_A0"))
+
+
+class TestMappings:
+    def test_one_object_may_stand_at_two_places(self):
+        cost = {"train": 2, "deploy": 1}
+        mapping = yaml.safe_load(registry("acme/RepVGG_Q"))
+        mapping["variants"]["acme/RepVGG_Q"].update(params=cost, macs=cost)
+        assert registry_from_mapping(mapping).models[0].macs.train == 2
+
+    def test_one_that_holds_itself_is_refused(self):
+        mapping = yaml.safe_load(registry("acme/RepVGG_Q"))
+        mapping["variants"]["acme/RepVGG_Q"]["notes"] = mapping
+        with pytest.raises(RegistryError, match="not plain data"):
+            registry_from_mapping(mapping)
+
+    def test_two_different_ones_cannot_claim_one_name(self):
+        before = list(zoo._registered)
+        try:
+            repvgg_zoo.register(yaml.safe_load(registry("acme/RepVGG_Q")))
+            with pytest.raises(RegistryError, match=r"claims the name .acme/repvggq. .* in a mapping"):
+                repvgg_zoo.register(yaml.safe_load(registry("acme/RepVGG_Q").replace("RepVGG-Q", "other")))
+            assert repvgg_zoo.list_models("acme/*") == ["acme/RepVGG_Q"]
+        finally:
+            zoo._registered[:] = before
+
+    def test_registering_what_is_known_changes_nothing(self):
+        before = list(zoo._registered)
+        repvgg_zoo.register(registry_path())
+        assert zoo._registered == before
+
+
+@pytest.mark.parametrize("name", ["acme/", "/Q", "a/b/Q", "acme//Q", "-/Q", "acme/-Q"])
+def test_what_is_no_name_with_a_namespace_is_refused(name):
+    with pytest.raises(RegistryError, match="cannot be a variant's name"):
+        parse_registry(registry(name).encode())

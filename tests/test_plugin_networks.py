@@ -1,0 +1,149 @@
+"""What a plug-in builds is checked, and whatever its code does ends in one of our errors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from megengine import Tensor
+
+import repvgg_zoo
+from repvgg_zoo.checkpoints import LAYOUTS
+from repvgg_zoo.errors import ArgumentError, PluginError, RegistryError
+
+from .registry.installed import registry
+
+PARTS = {
+    "raises": "def raises(architecture, **given): raise KeyError('hidden')",
+    "refuses": "def refuses(architecture, **given): raise ArgumentError('no such head')",
+    "nothing": "def nothing(architecture, **given): pass",
+    "an_array": "def an_array(architecture, **given): return [1]",
+    "bare": "def bare(architecture, **given): return Conv2d(3, 3, 3)",
+    "text": "text = 'not callable'",
+    "plain": """def plain(architecture, num_classes, in_chans, deploy, init_weights):
+    return RepVGG(architecture.num_blocks, architecture.width_multiplier, num_classes=num_classes,
+                  in_chans=in_chans, deploy=deploy, init_weights=init_weights)""",
+    "whole": """def whole(architecture, **given):
+    return RepVGG(architecture.num_blocks, architecture.width_multiplier, **given)""",
+    "mges": """def mges(architecture, **given):
+    network = whole(architecture, **given)
+    network.linear = Linear(network.linear.in_features, network.num_classes)
+    return network""",
+}
+HEAD = """\
+from megengine.module import Conv2d, Linear
+from repvgg_zoo.errors import ArgumentError
+from repvgg_zoo.models import RepVGG
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plug-in, odd, with a variant for each builder."""
+    install_odd(tmp_path, monkeypatch, "{}")
+
+
+@pytest.fixture
+def plugin_with_a_bad_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_odd(tmp_path, monkeypatch, "{'odd/number': 7}")
+
+
+def install_odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layouts: str) -> None:
+    name = f"odd_{tmp_path.name}"
+    variants = "".join(
+        registry(f"odd/{part}").partition("variants:\n")[2].replace("{num_blocks", f"{{builder: odd/{part}, num_blocks")
+        for part in [*PARTS, "missing", "gone"]
+    )
+    (tmp_path / "odd.yaml").write_text("schema: 1\nvariants:\n" + variants)
+    (tmp_path / f"{name}_parts.py").write_text(HEAD + "\n".join(PARTS.values()))
+    (tmp_path / f"{name}.py").write_text(
+        "from pathlib import Path\nfrom repvgg_zoo import Plugin\n"
+        f"parts = {{f'odd/{{part}}': f'{name}_parts:{{part}}' for part in {list(PARTS)!r}}}\n"
+        f"plugin = Plugin(Path(__file__).with_name('odd.yaml'), {{**parts, 'odd/gone': '{name}_gone:build'}},\n"
+        f"                {layouts})\n"
+    )
+    info = tmp_path / "odd-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[repvgg_zoo.plugins]\nodd = {name}:plugin\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("raises", PluginError, "fails to build with odd/raises: KeyError: 'hidden'"),
+        ("refuses", ArgumentError, "no such head"),
+        ("nothing", PluginError, "built a NoneType with odd/nothing, which is no MegEngine module"),
+        ("an_array", PluginError, "built a list"),
+        ("bare", PluginError, "without in_chans and num_classes"),
+        ("text", PluginError, "brings odd/text as a str"),
+        ("gone", PluginError, "_gone:build: ModuleNotFoundError"),
+        ("missing", RegistryError, "no builder is called 'odd/missing'"),
+    ],
+)
+def test_a_builder_that_does_not_build_ends_in_an_error_of_ours(plugin, name, error, message):
+    with pytest.raises(error) as caught:
+        repvgg_zoo.create(f"odd/{name}")
+    assert message in str(caught.value)
+    assert not isinstance(caught.value, PluginError) or "(odd 1)" in str(caught.value)
+
+
+def test_a_builder_whose_package_is_not_installed_is_named():
+    from repvgg_zoo.factory import _build
+
+    architecture = replace(repvgg_zoo.model_info("RepVGG_A0").architecture, builder="elsewhere/head")
+    with pytest.raises(RegistryError, match="no plug-in elsewhere is installed") as caught:
+        _build(architecture, features_only=False, out_indices=None)
+    assert caught.value.hint == "install the plug-in"
+
+
+def test_a_builder_is_asked_for_features_only_if_it_can_give_them(plugin):
+    images = Tensor(np.zeros((1, 3, 32, 32), np.float32))
+    network = repvgg_zoo.create("odd/plain", num_classes=5)
+    assert network(images).shape == (1, 5)
+    with pytest.raises(ArgumentError, match="the builder odd/plain gives no feature maps"):
+        repvgg_zoo.create("odd/plain", features_only=True)
+    assert list(repvgg_zoo.create("odd/whole", features_only=True, out_indices=[2])(images)) == ["stage2"]
+    with pytest.raises(ArgumentError, match="out_indices is for networks without a head"):
+        repvgg_zoo.create("odd/whole", out_indices=[2])
+
+
+def test_a_head_that_is_megengines_own_is_started_anew(plugin, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    repvgg_zoo.save_checkpoint(path, repvgg_zoo.create("odd/mges", num_classes=5))
+    network = repvgg_zoo.create("odd/mges", checkpoint=path, num_classes=7)
+    assert network.linear.weight.shape[0] == 7 and network.linear.weight.numpy().any()
+
+
+@pytest.mark.parametrize(
+    ("layout", "error", "message"),
+    [
+        ("odd/number", PluginError, "brings odd/number as a int, where a Layout should be"),
+        ("odd/none", ArgumentError, "no layout is called 'odd/none': it has odd/number"),
+        ("even/none", ArgumentError, "no layout is called 'even/none': no plug-in even is installed"),
+    ],
+)
+def test_a_layout_that_is_not_there_is_told(plugin_with_a_bad_layout, tmp_path, layout, error, message):
+    path = tmp_path / "mine.safetensors"
+    network = repvgg_zoo.create("odd/whole")
+    for call in (
+        lambda: repvgg_zoo.save_checkpoint(path, network, layout=layout),
+        lambda: repvgg_zoo.load_checkpoint(path, layout=layout),
+    ):
+        with pytest.raises(error) as caught:
+            call()
+        assert message in str(caught.value)
+    assert not path.exists()
+
+
+def test_a_layout_of_ones_own_saves_and_loads(tmp_path):
+    theirs = replace(LAYOUTS["official"], name="theirs", heads={"linear": "top"})
+    network = repvgg_zoo.create("RepVGG_N0", pretrained=True)
+    path = tmp_path / "theirs.safetensors"
+    repvgg_zoo.save_checkpoint(path, network, layout=theirs)
+    checkpoint = repvgg_zoo.load_checkpoint(path, also=[theirs])
+    assert checkpoint.layout == "theirs"
+    assert np.array_equal(checkpoint.arrays["linear.weight"], network.linear.weight.numpy())
