@@ -50,8 +50,8 @@ def handled(argv: List[str]) -> Iterator[Outcome]:
         # The reader (head, less) has what it wanted. What Python flushes at exit must not fail a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         outcome.code = READER_GONE
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
         outcome.code = INTERRUPTED
     except Exception as error:
         outcome.code = exit_code(error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import textwrap
 from typing import List
 
 from ..registry import page
@@ -19,6 +21,7 @@ EXAMPLES = (
     "repvgg-zoo info a0.timm",
     "repvgg-zoo info RepVGG_N0.digits --json",
 )
+WIDTH = 80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +41,13 @@ def run(args: argparse.Namespace) -> int:
 
 def variant(model: ModelSpec) -> List[str]:
     """The registry's page of it, the first line in bold."""
-    first, *rest = page.page(model).rstrip("\n").split("\n")
-    return [paint(first, "bold"), *rest]
+    first, *rest = page.page(model).rstrip("\n").split("\n\n")
+    lines = [paint(first.partition("\n")[0], "bold"), *first.split("\n")[1:]]
+    for paragraph in rest:
+        is_prose = "  " not in paragraph
+        text = paragraph.replace("\n", " ") if is_prose else paragraph
+        lines += ["", *(part for line in text.split("\n") for part in wrapped(line))]
+    return lines
 
 
 def published(model: ModelSpec, checkpoint: CheckpointSpec) -> List[str]:
@@ -57,7 +65,7 @@ def published(model: ModelSpec, checkpoint: CheckpointSpec) -> List[str]:
     return [
         paint(f"{checkpoint.name}{default} {model.name}", "bold"),
         "",
-        *(line[2:] for line in page.described(checkpoint)),
+        *(part for line in page.described(checkpoint) for part in wrapped(line[2:])),
         "",
         *pairs(facts),
         "sources, in the order in which they are tried:",
@@ -65,3 +73,17 @@ def published(model: ModelSpec, checkpoint: CheckpointSpec) -> List[str]:
         "read from:",
         *(f"  {origin}" for origin in checkpoint.origin),
     ]
+
+
+def wrapped(line: str) -> List[str]:
+    """A line that is too long for a terminal in several; a value's further lines stand below its first."""
+    if len(line) <= WIDTH:
+        return [line]
+    label = re.match(r"\s*(?:\S+\s{2,})?", line)
+    return textwrap.wrap(
+        line,
+        WIDTH,
+        subsequent_indent=" " * (label.end() if label else 0),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -91,8 +91,8 @@ def lines(models: Sequence[ModelSpec]) -> List[str]:
         rows.append(
             [
                 model.name,
-                f"{model.params.deploy / 1e6:.2f}M",
-                f"{model.macs.deploy / 1e9:.3f}G",
+                short(model.params.deploy),
+                short(model.macs.deploy),
                 f"{model.architecture.image_size}",
                 "-" if accuracy is None else f"{accuracy:.2f}",
                 "-" if size is None else f"{size}",
@@ -145,6 +145,16 @@ def stated_by(model: ModelSpec) -> Optional[str]:
         return None
     checkpoint = None if model.default is None else model.checkpoint(model.default)
     return "paper" if checkpoint is None or checkpoint.top1 is None else checkpoint.publisher
+
+
+def short(number: int) -> str:
+    """A count as the tables of papers write it.
+
+    >>> from repvgg_zoo.cli.listing import short
+    >>> short(8_309_384), short(1_360_600_000)
+    ('8.31M', '1.36G')
+    """
+    return f"{number / 1e9:.2f}G" if number >= 1e9 else f"{number / 1e6:.2f}M"
 
 
 def number(text: str) -> int:

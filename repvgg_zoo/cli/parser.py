@@ -21,16 +21,16 @@ class Command(NamedTuple):
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
-        "list": Command("listing", "the variants as a table: cost, accuracy, checkpoints; filters and Pareto front"),
+        "list": Command("listing", "the variants as a table; filters, and the Pareto front"),
         "info": Command("info", "all that is known of one variant, or of one checkpoint"),
-        "fetch": Command("fetch", "bring checkpoints into the cache, verified, and print their paths"),
-        "verify": Command("verify", "hash the cache, a checkpoint or a file, and say whether it is right"),
-        "convert": Command("convert", "a checkpoint file to another layout, format or form"),
+        "fetch": Command("fetch", "bring checkpoints into the cache, verified; print their paths"),
+        "verify": Command("verify", "hash the cache, a checkpoint or a file: is it right?"),
+        "convert": Command("convert", "a checkpoint to another layout, format or form"),
         "compare": Command("compare", "how far the deploy form's numbers are from the train form's"),
-        "bench": Command("bench", "time both forms side by side: percentiles, images per second"),
-        "cache": Command("cache", "ls, rm, prune, verify, where: look after the cache folder"),
-        "bundle": Command("bundle", "pack, unpack, show: carry checkpoints to a machine without internet"),
-        "mirror": Command("mirror", "show, make: the mirrors in force, and a folder that serves as one"),
+        "bench": Command("bench", "time both forms: percentiles, images per second"),
+        "cache": Command("cache", "look after the cache: ls, rm, prune, verify, where"),
+        "bundle": Command("bundle", "for a machine without internet: pack, unpack, show"),
+        "mirror": Command("mirror", "the mirrors in force, and a folder that is one: show, make"),
         "doctor": Command("doctor", "what is wrong with this machine's set-up, and what to type"),
     }
 )
@@ -38,12 +38,12 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
 EXIT_CODES = """\
 exit codes:
   0    all is well
-  1    something that was checked is wrong: damage found, forms that differ, a fault in the set-up
+  1    what was checked is wrong: damage, forms that differ, a fault in the set-up
   2    the command line is wrong
   3    the registry has no such name, no weights for it, or is not valid
   4    a file could not be fetched, or is not the right one
   5    the cache, the disk or a file cannot be read or written
-  6    a checkpoint or bundle is damaged, unknown, or does not fit
+  6    a checkpoint or bundle is damaged, of no known kind, or does not fit
   7    a package is missing or too old
   70   a fault of repvgg-zoo itself, or of MegEngine
   130  stopped with Ctrl-C
