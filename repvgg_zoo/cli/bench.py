@@ -56,15 +56,21 @@ def run(args: argparse.Namespace) -> int:
     missing = not_measured(args)
     rows: List[Dict[str, Any]] = []
     with device(args.threads):
+        machine = machine_facts()  # before, or the load would be our own
         for model in models:
             size = args.image_size or model.architecture.image_size
             shape = (args.batch, model.architecture.in_chans, size, size)
             seconds = in_turns(contestants(model.name, shape), args)
             rows += [summary(model.name, form, shape, found) for form, found in seconds.items()]
-        facts = {"machine": machine_facts(), "threads": args.threads, "warm_up": args.warm_up}
     if any(row["p99_ms"] is None for row in rows):
         missing.append(f"p99: it needs {P99_ROUNDS} rounds (--rounds {P99_ROUNDS}, or more --seconds)")
-    facts.update(rows=rows, not_measured=missing)
+    facts = {
+        "machine": machine,
+        "threads": args.threads,
+        "warm_up": args.warm_up,
+        "rows": rows,
+        "not_measured": missing,
+    }
     show(args, facts, lines(facts))
     return 0
 

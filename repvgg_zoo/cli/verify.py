@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def is_path(target: str) -> bool:
-    """Whether a target is meant as a file: it exists, or no name of the registry looks like it."""
-    return Path(target).exists() or any(separator in target for separator in "/\\")
+    """Whether a target is meant as a file: it is one, or no name of the registry looks like it."""
+    return Path(target).is_file() or any(separator in target for separator in "/\\")
 
 
 def of_cache(root: Path) -> List[Dict[str, Any]]:
