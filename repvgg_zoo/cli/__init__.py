@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Tuple
 
 from .parser import COMMANDS, ArgumentParser, command_parser, top_help, unknown_command
 
@@ -55,7 +55,7 @@ def _help(names: List[str]) -> int:
     return 0
 
 
-def _command(name: str) -> "tuple[Any, ArgumentParser]":
+def _command(name: str) -> Tuple[Any, ArgumentParser]:
     if name not in COMMANDS:
         raise unknown_command(name)
     module = importlib.import_module(f".{COMMANDS[name].module}", __package__)
