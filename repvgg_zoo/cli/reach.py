@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from ..hub.names import is_stored_name
 from ..hub.settings import Settings
-from ..hub.sources import redact, sources_of
+from ..hub.sources import redact, rewritten, sources_of
 from ..registry.spec import FileSpec
 
 SECONDS = 3.0
@@ -38,14 +38,8 @@ class Answer:
 
 def mirrors(settings: Settings) -> List[Place]:
     """The mirrors in force, after the rewrite rules."""
-    places = []
-    for root in settings.mirrors:
-        for old, new in settings.rewrites:
-            if root.startswith(old):
-                root = new + root[len(old) :]
-                break
-        places.append(Place("mirror", root, redact(root)))
-    return places
+    roots = [rewritten(root, settings) for root in settings.mirrors]
+    return [Place("mirror", root, redact(root)) for root in roots]
 
 
 def hosts(files: Sequence[FileSpec], settings: Settings) -> List[Place]:
