@@ -10,7 +10,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, how it is ("ok", "warn" or "fail"), in words, and what to type if it is not right."""
+    """What was looked at, how it is ("ok", "warn" or "fail"), in words, and what to do if it is not right."""
 
     name: str
     status: str
@@ -28,6 +28,6 @@ def warn(name: str, text: str, fix: Optional[str] = None) -> Finding:
     return Finding(name, WARN, text, fix)
 
 
-def fail(name: str, text: str, fix: str) -> Finding:
-    """It does not work until this is typed."""
+def fail(name: str, text: str, fix: Optional[str] = None) -> Finding:
+    """It does not work until this is done."""
     return Finding(name, FAIL, text, fix)

@@ -27,7 +27,9 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="NAME|FILE", help="a variant, NAME.TAG, or a checkpoint file of the train form")
+    parser.add_argument(
+        "model", metavar="NAME|FILE", help="a variant, NAME.TAG, or a checkpoint file of the train form"
+    )
     parser.add_argument("--pretrained", action="store_true", help="take the default checkpoint, not random weights")
     parser.add_argument("--blocks", action="store_true", help="show every block, not only the three worst")
     parser.add_argument("--bound", type=float, metavar="X", help="largest relative error (default: 1e-5 for float32)")

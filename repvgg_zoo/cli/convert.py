@@ -169,4 +169,3 @@ def file_lines(verb: str, facts: Mapping[str, Any]) -> List[str]:
         f"       {facts['format']}, layout {facts['layout']}, {facts['form']} form, "
         f"{facts['arrays']} arrays of {', '.join(facts['dtypes'])}, {facts['numbers']:,} numbers",
     ]
-

@@ -49,7 +49,7 @@ def environment(offline: bool) -> List[Finding]:
     try:
         read_settings()
     except ZooError as error:
-        return [*found, fail("environment", error.message, error.hint or "")]
+        return [*found, fail("environment", error.message, error.hint)]
     shown = ", ".join(name for name in KNOWN if os.environ.get(name)) or "none of our variables is set"
     return [*found, ok("environment", shown)]
 
@@ -117,7 +117,7 @@ def locks(offline: bool) -> List[Finding]:
         lock.acquire(timeout=0)
         answer = another_process(path)
     except (OSError, NotImplementedError) as error:
-        return [locks_do_not_work(f"cannot be made ({error})")]
+        return [locks_do_not_work(f"cannot be made ({type(error).__name__})")]
     finally:
         with suppress(OSError):
             lock.release()
@@ -137,13 +137,13 @@ def another_process(path: Path) -> str:
         "else: print('let in')\n"
     )
     command = [sys.executable, "-c", code, str(path)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     return done.stdout.strip() or "break the process that tries them"
 
 
 def locks_do_not_work(what: str) -> Finding:
     """Nothing depends on locks, so this is a warning."""
-    text = f"file locks {what} here: several processes may each download the same file; all end with the right one"
+    text = f"file locks {what} here: processes may each download the same file"
     return warn("locks", text, f"export {settings.HOME}=/a/folder/on/a/local/disk")
 
 
@@ -168,16 +168,17 @@ def network(offline: bool) -> List[Finding]:
         return [ok("network", "not asked (offline)")]
     files = [checkpoint.file for model in default_registry().models for checkpoint in model.checkpoints]
     answers = reach.ask([*reach.mirrors(chosen), *reach.hosts(files, chosen)])
-    found = []
-    for one in answers:
-        text = f"{one.place.kind} {one.place.label} {one.text}"
-        if one.ok:
-            found.append(ok("network", text))
-        elif one.place.kind == "mirror":
-            found.append(warn("network", text, f"check {settings.MIRROR}: {one.place.label}"))
-        else:
-            found.append(warn("network", text))
-    if not any(one.ok for one in answers):
-        fix = f"export {settings.MIRROR}=URL, or https_proxy; without internet: repvgg-zoo bundle --help"
-        found.append(warn("network", "nobody answers: only what is in the cache can be used", fix))
-    return found
+    mirrors = [one for one in answers if one.place.kind == "mirror"]
+    hosts = [one for one in answers if one.place.kind == "host"]
+    found = [
+        ok("network", f"mirror {one.place.label} {one.text}")
+        if one.ok
+        else warn("network", f"mirror {one.place.label} {one.text}", f"check {settings.MIRROR}")
+        for one in mirrors
+    ]
+    silent = [one for one in hosts if not one.ok]
+    if len(silent) == len(hosts):
+        fix = "set https_proxy, or a mirror (docs/guides/downloads.md), or carry a bundle over"
+        return [*found, warn("network", f"none of the {len(hosts)} hosts that publish checkpoints answers", fix)]
+    found += [warn("network", f"{one.place.label} {one.text}") for one in silent]
+    return [*found, ok("network", f"{len(hosts) - len(silent)} of {count(len(hosts), 'host')} answer")]

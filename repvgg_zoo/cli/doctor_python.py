@@ -72,7 +72,7 @@ def opencv(installed: Callable[[str], Optional[str]]) -> Finding:
     if any(numbers(version) >= (4, 12) for version in have.values()):
         return warn("opencv", f"{text}; 4.12 and later ask for NumPy 2", fix)
     if len(have) > 1:
-        return warn("opencv", f"{text}: two overwrite each other's files", f"pip uninstall {list(have)[0]}")
+        return warn("opencv", f"{text}: two overwrite each other's files", f"pip uninstall {next(iter(have))}")
     return ok("opencv", text)
 
 
@@ -94,9 +94,7 @@ def imported(module: str, seconds: float) -> Tuple[float, Optional[str]]:
     """Seconds that importing a module took in a child process, and what went wrong if anything did."""
     code = f"import time; t = time.monotonic(); import {module}; print(time.monotonic() - t)"
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=seconds
-        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return seconds, f"it took more than {seconds:g} s"
     if done.returncode < 0:

@@ -10,7 +10,7 @@ from typing import List
 from ..registry import page
 from ..registry.spec import CheckpointSpec, ModelSpec
 from ..registry.zoo import find_model
-from .output import pairs, paint, plain, show
+from .output import paint, pairs, plain, show
 
 HELP = """
 What a variant is, what it costs, who published weights of it and how far each

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Optional
+from typing import Any, Dict, Optional
 
 from ..hub import bundle as bundles
 from ..hub import read_settings
@@ -51,7 +51,7 @@ def run_show(args: argparse.Namespace) -> int:
     places = [*reach.mirrors(settings), *reach.hosts([one.file for one in all_checkpoints()], settings)]
     answers = [] if offline else reach.ask(places)
     said = {answer.place: answer for answer in answers}
-    facts = {
+    facts: Dict[str, Any] = {
         "mirrors": [place.label for place in places if place.kind == "mirror"],
         "rewrites": [{"from": redact(old), "to": redact(new)} for old, new in settings.rewrites],
         "read_only_caches": settings.read_only,
