@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
 
 def run_pack(args: argparse.Namespace) -> int:
     path = packed(args.out, args)
-    facts = {"path": path, "files": described(bundle.read_bundle(path))}
+    files = described(bundle.read_bundle(path))
     lines = [
-        *listing(facts["files"]),
+        *listing(files),
         f"packed into {path}; on the other machine: repvgg-zoo bundle unpack {path.name}",
     ]
     show(args, {"path": path, "files": files}, lines)

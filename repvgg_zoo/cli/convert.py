@@ -21,7 +21,7 @@ SOURCE is a file, or a name of the registry, which is fetched. With --deploy the
 three branches of each block become one convolution, and the report says how
 exact that is. Needs NumPy only; values and dtypes are kept otherwise.
 
-Read: safetensors, MegEngine and PyTorch pickles, Paddle; no pickle can run code.
+Read: safetensors, MegEngine, PyTorch and Paddle pickles; none can run code.
 """
 EXAMPLES = (
     "repvgg-zoo convert RepVGG_N0 n0.pkl",

@@ -38,7 +38,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
 EXIT_CODES = """\
 exit codes:
   0    all is well
-  1    what was checked is wrong: damage, forms that differ, a fault in the set-up
+  1    what was checked is wrong: damage, forms that differ, a faulty set-up
   2    the command line is wrong
   3    the registry has no such name, no weights for it, or is not valid
   4    a file could not be fetched, or is not the right one
