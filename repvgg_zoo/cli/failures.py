@@ -72,6 +72,9 @@ def report(error: Exception, *, as_json: bool) -> None:
         print_json({"error": facts})
         return
     print(f"{paint('error', 'red', sys.stderr)}: {facts['message']}", file=sys.stderr)
+    for what in ("path", "url"):
+        if facts.get(what) and facts[what] not in facts["message"]:
+            print(f"{what}:  {facts[what]}", file=sys.stderr)
     if facts["hint"]:
         print(f"{paint('hint', 'cyan', sys.stderr)}:  {facts['hint']}", file=sys.stderr)
     if facts.get("usage"):

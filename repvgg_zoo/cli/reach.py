@@ -79,8 +79,9 @@ def _web(url: str, seconds: float) -> Tuple[bool, str]:
     import requests
 
     try:
-        # Any answer shows that the host is there; many have nothing to say at their root.
-        reply = requests.head(url, timeout=seconds, allow_redirects=False)
+        # Any answer shows that the host is there; many have nothing to say at their root, and some refuse HEAD.
+        with requests.get(url, timeout=seconds, allow_redirects=False, stream=True) as reply:
+            return reply.status_code < 500, f"answers (HTTP {reply.status_code})"
     except requests.Timeout:
         return False, f"no answer in {seconds:g} s"
     except requests.exceptions.SSLError:
@@ -91,7 +92,6 @@ def _web(url: str, seconds: float) -> Tuple[bool, str]:
         return False, "cannot be reached"
     except (requests.RequestException, ValueError) as error:
         return False, f"is no URL that can be asked ({type(error).__name__})"
-    return reply.status_code < 500, f"answers (HTTP {reply.status_code})"
 
 
 def _is_folder(where: str) -> bool:

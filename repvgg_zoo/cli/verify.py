@@ -101,12 +101,11 @@ def of_file(path: Path) -> Dict[str, Any]:
         "sha256": sha256,
         "known_as": [checkpoint.name for checkpoint in known],
     }
-    if not known:
-        claimed = [checkpoint for checkpoint in published() if path.name in names_of(checkpoint)]
-        if claimed:
-            expected = expected_digest(claimed[0].file)
-            problem = f"it has the name of {claimed[0].name}, whose SHA-256 is {expected}, but its own is {sha256}"
-            return {**facts, "status": "damaged", "problem": problem}
+    claimed = [checkpoint for checkpoint in published() if path.name in names_of(checkpoint)]
+    if claimed and not any(checkpoint in known for checkpoint in claimed):
+        expected = expected_digest(claimed[0].file)
+        problem = f"it has the name of {claimed[0].name}, whose SHA-256 is {expected}, but its own is {sha256}"
+        return {**facts, "status": "damaged", "problem": problem}
     try:
         checkpoint = load_checkpoint(path)
     except ZooError as error:
