@@ -84,7 +84,9 @@ def report(error: Exception, *, as_json: bool) -> None:
 def described(error: Exception) -> Dict[str, Any]:
     """The error's data: type, message, hint, and all else that it carries and that is not None."""
     if isinstance(error, errors.ZooError):
-        carried = {key: value for key, value in vars(error).items() if value is not None}
+        # ImportError keeps path where vars() does not see it.
+        own = {name: getattr(error, name) for name in ("path", "url", "expected", "actual")}
+        carried = {key: value for key, value in {**own, **vars(error)}.items() if value is not None}
         return {"type": type(error).__name__, "hint": error.hint, **carried}
     if isinstance(error, ModuleNotFoundError):
         name = error.name or "a package"

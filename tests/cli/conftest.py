@@ -59,7 +59,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     return one
 
 
-def spawn(*argv: str, **options: Any) -> "subprocess.Popen[str]":
+def spawn(*argv: str, **options: Any) -> subprocess.Popen[str]:
     """Starts a command line in a process of its own, its output piped."""
     command = [sys.executable, "-m", "repvgg_zoo", *argv]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
