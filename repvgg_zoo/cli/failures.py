@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Tuple, Type
 
 from .. import errors
@@ -31,11 +29,10 @@ FAMILIES: Tuple[Tuple[Type[BaseException], int], ...] = (
 )
 
 
-@dataclass
 class Outcome:
     """The exit code that a command line ends with."""
 
-    code: int = 0
+    code = 0
 
 
 @contextmanager
@@ -56,6 +53,8 @@ def handled(argv: List[str]) -> Iterator[Outcome]:
     except Exception as error:
         outcome.code = exit_code(error)
         if "--traceback" in argv:
+            import traceback
+
             traceback.print_exc()
         report(error, as_json="--json" in argv)
 

@@ -43,11 +43,12 @@ def variant(model: ModelSpec) -> List[str]:
     """The registry's page of it, the first line in bold."""
     first, *rest = page.page(model).rstrip("\n").split("\n\n")
     lines = [paint(first.partition("\n")[0], "bold"), *first.split("\n")[1:]]
-    for paragraph in rest:
+    code = rest.index("Example:") if "Example:" in rest else len(rest)  # breaking its lines would break it
+    for paragraph in rest[:code]:
         is_prose = "  " not in paragraph
         text = paragraph.replace("\n", " ") if is_prose else paragraph
         lines += ["", *(part for line in text.split("\n") for part in wrapped(line))]
-    return lines
+    return [*lines, "", *"\n\n".join(rest[code:]).split("\n")]
 
 
 def published(model: ModelSpec, checkpoint: CheckpointSpec) -> List[str]:

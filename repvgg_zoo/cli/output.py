@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import sys
 from pathlib import Path
@@ -23,14 +21,16 @@ def show(args: Any, data: Any, lines: Iterable[str]) -> None:
 
 def print_json(data: Any) -> None:
     """One JSON document on stdout."""
+    import json
+
     # JSON knows no infinity and no NaN; a reader that is strict would refuse the whole document.
     print(json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def plain(value: Any) -> Any:
     """Records, mappings, sequences and paths as what JSON knows; what it does not know becomes text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

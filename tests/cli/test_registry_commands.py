@@ -66,15 +66,18 @@ def test_the_front_holds_exactly_the_variants_that_no_other_beats(run):
 
 def test_info_shows_the_registrys_page_wrapped_for_a_terminal(run):
     shown = run("info", "repvgg-a0")
-    assert shown.code == 0 and max(map(len, shown.out.splitlines())) <= 80
     wanted = page(repvgg_zoo.model_info("RepVGG_A0"))
-    assert shown.out.split() == wanted.split()
+    assert shown.code == 0 and shown.out.split() == wanted.split()
+    prose, _, code = shown.out.partition("Example:")
+    assert max(map(len, prose.splitlines())) <= 80
+    assert code == wanted.partition("Example:")[2], "a line of code that is broken does not run"
 
 
 @pytest.mark.parametrize("name", [*repvgg_zoo.list_models(), "RepVGG_A0.timm", "d2se.openmmlab", "l2pse.official"])
 def test_info_of_every_name_fits_80_columns_and_is_json_too(run, name):
     shown = run("info", name)
-    too_long = [line for line in shown.out.splitlines() if len(line) > 80 and max(map(len, line.split())) < 60]
+    prose = shown.out.partition("Example:")[0]
+    too_long = [line for line in prose.splitlines() if len(line) > 80 and max(map(len, line.split())) < 60]
     assert shown.code == 0 and not too_long
     assert run("info", name, "--json").json["name"].lower().endswith(name.lower().rpartition("_")[2].split(".")[-1])
 
