@@ -62,7 +62,7 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self._work, self._home, programs = folder / "work", folder / "home", folder / "bin"
         for path in (self._work, self._home, programs):
-            path.mkdir()
+            path.mkdir(parents=True)
         program = programs / "repvgg-zoo"
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m repvgg_zoo "$@"\n')
         program.chmod(0o755)

@@ -12,11 +12,11 @@ from .guide import PAGE, Shell, commands, same
 
 
 def test_the_guide_shows_what_each_of_its_commands_prints(tmp_path: Path) -> None:
-    shell = Shell(tmp_path)
+    shell = Shell(tmp_path / "reader")
     for command, shown, machines_differ in commands(PAGE.read_text(encoding="utf-8")):
         printed = shell.run(command)
         assert same(shown, printed, machines_differ), (
-            f"$ {command}\n{printed}\nrenew the page: python -m tests.cli.guide"
+            f"$ {command}\n{printed}\npython -m tests.cli.guide renews the page"
         )
 
 
