@@ -103,7 +103,8 @@ def lines(facts: Dict[str, Any], every: bool) -> List[str]:
     origin = "random weights (--pretrained takes trained ones)" if weights is None else f"weights of {weights}"
     what = f"{len(blocks)} blocks" if every else f"the worst of {len(blocks)} blocks"
     return [
-        f"{facts['name']}, {origin}, {facts['dtype']}, two random images of {size} x {size}",
+        f"{facts['name']}, {origin},",
+        f"{facts['dtype']}, two random images of {size} x {size}",
         f"{verdict}; {what}, and the whole:",
         "",
         *table(["block", "relative", "max abs", "scale"], rows, right=["relative", "max abs", "scale"]),

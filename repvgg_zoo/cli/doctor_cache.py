@@ -19,7 +19,6 @@ from ..hub.clock import SYSTEM_CLOCK
 from ..hub.parts import orphans
 from ..hub.progress import size_text
 from ..hub.verify import hash_file
-from ..registry.zoo import default_registry
 from .checkup import Finding, fail, ok, warn
 from .output import count
 from .parser import closest
@@ -56,6 +55,8 @@ def environment(offline: bool) -> List[Finding]:
 
 def registry(offline: bool) -> List[Finding]:
     """Whether the registry can be read, and the files that came with this package are whole."""
+    from ..registry.zoo import default_registry
+
     models = default_registry().models
     published = sum(len(model.checkpoints) for model in models)
     found = [ok("registry", f"{count(len(models), 'variant')}, {count(published, 'checkpoint')}")]
@@ -161,6 +162,7 @@ def leftovers(offline: bool) -> List[Finding]:
 
 def network(offline: bool) -> List[Finding]:
     """Whether the mirrors and the hosts of the registry's sources answer."""
+    from ..registry.zoo import default_registry
     from . import reach
 
     chosen = read_settings()
@@ -178,7 +180,7 @@ def network(offline: bool) -> List[Finding]:
     ]
     silent = [one for one in hosts if not one.ok]
     if len(silent) == len(hosts):
-        fix = "set https_proxy, or a mirror (docs/guides/downloads.md), or carry a bundle over"
+        fix = "set https_proxy or a mirror, or carry a bundle over (repvgg-zoo bundle)"
         return [*found, warn("network", f"none of the {len(hosts)} hosts that publish checkpoints answers", fix)]
     found += [warn("network", f"{one.place.label} {one.text}") for one in silent]
     return [*found, ok("network", f"{len(hosts) - len(silent)} of {count(len(hosts), 'host')} answer")]

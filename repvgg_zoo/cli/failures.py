@@ -28,6 +28,13 @@ FAMILIES: Tuple[Tuple[Type[BaseException], int], ...] = (
     (OSError, 5),
 )
 
+DISTRIBUTIONS = {
+    "megengine": "'megengine>=1.13,<1.14' on CPython 3.8 to 3.10",
+    "cv2": "'opencv-python<4.12'",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+}
+
 
 class Outcome:
     """The exit code that a command line ends with."""
@@ -86,13 +93,17 @@ def described(error: Exception) -> Dict[str, Any]:
         # ImportError keeps path where vars() does not see it.
         own = {name: getattr(error, name) for name in ("path", "url", "expected", "actual")}
         carried = {key: value for key, value in {**own, **vars(error)}.items() if value is not None}
-        return {"type": type(error).__name__, "hint": error.hint, **carried}
+        facts = {"type": type(error).__name__, "hint": error.hint, **carried}
+        if isinstance(error, errors.UnknownModelError) and not error.suggestions:
+            facts["hint"] = "repvgg-zoo list shows every name"
+        return facts
     if isinstance(error, ModuleNotFoundError):
-        name = error.name or "a package"
+        name = (error.name or "a package").split(".")[0]
+        wanted = DISTRIBUTIONS.get(name, name)
         return {
             "type": type(error).__name__,
-            "message": f"{name} is not installed",
-            "hint": f"pip install {name}; repvgg-zoo doctor looks at the whole set-up",
+            "message": f"this needs {name}, which is not installed",
+            "hint": f"pip install {wanted}; repvgg-zoo doctor looks at the whole set-up",
         }
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

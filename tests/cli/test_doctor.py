@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
@@ -99,8 +102,10 @@ def test_a_variable_that_nobody_reads_is_told_with_the_one_that_was_meant(run, m
 def test_a_setting_that_cannot_be_meant_is_one_fault_and_not_six(run, monkeypatch):
     monkeypatch.setattr(doctor_python, "imported", lambda module, seconds: (0.1, None))
     monkeypatch.setenv("REPVGG_ZOO_OFFLINE", "maybe")
-    shown = run("doctor")
-    assert shown.code == 1 and "1 fault" in shown.out and "REPVGG_ZOO_OFFLINE is 'maybe'" in shown.out
+    facts = run("doctor", "--json")
+    assert facts.code == 1
+    told = [one["name"] for one in facts.json["checks"] if "REPVGG_ZOO_OFFLINE is 'maybe'" in one["text"]]
+    assert told == ["environment"] and not {"cache", "locks"} & {one["name"] for one in facts.json["checks"]}
 
 
 def test_a_cache_that_cannot_be_written_is_a_fault(monkeypatch, folder):
@@ -177,3 +182,25 @@ def test_a_check_that_breaks_does_not_hide_the_others():
     found = doctor.examined([("one", broken), ("two", lambda offline: [ok("two", "fine")])], True)
     assert [(one.name, one.status) for one in found] == [("one", FAIL), ("two", OK)]
     assert "a cat on the keyboard" in found[0].text
+
+
+def test_the_doctor_needs_none_of_the_packages_that_it_looks_for():
+    code = """
+        import sys
+
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in ("megengine", "numpy", "yaml", "requests", "filelock", "PIL", "safetensors"):
+                    raise ModuleNotFoundError("No module named " + name, name=name)
+
+        sys.meta_path.insert(0, Refuse())
+        from repvgg_zoo.cli import doctor_python, main
+
+        doctor_python.installed = lambda name: None
+        raise SystemExit(main(["doctor", "--json"]))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    checks = {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+    assert (done.returncode, done.stderr) == (1, "")
+    assert {"numpy", "pyyaml", "opencv", "MegEngine"} <= {name for name, one in checks.items() if one["status"] == FAIL}
+    assert checks["cache"]["status"] == OK and checks["Python"]["status"] == OK

@@ -22,7 +22,7 @@ def test_compare_finds_trained_forms_equal_and_names_the_worst_block(run):
 def test_compare_above_its_bound_has_exit_code_1(run):
     shown = run("compare", "RepVGG_N0.digits", "--bound", "1e-12")
     assert shown.code == 1 and "10 of 10 are above 1e-12" in shown.out
-    assert len(run("compare", "RepVGG_N0", "--blocks").out.splitlines()) == 4 + 10
+    assert len(run("compare", "RepVGG_N0", "--blocks").out.splitlines()) == 5 + 10
 
 
 def test_compare_takes_a_file_and_finds_its_variant(run):
