@@ -28,7 +28,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from . import failures
 
     with failures.handled(arguments) as outcome:
-        outcome.code = _run(arguments)
+        try:
+            outcome.code = _run(arguments)
+        finally:
+            if sys.stdout is not None:  # it is None where the caller has closed it
+                sys.stdout.flush()  # a reader that has gone is noticed here, where it is handled
     return outcome.code
 
 
@@ -42,7 +46,6 @@ def _run(arguments: List[str]) -> int:
         return 0
     module, parser = _command(arguments[0])
     code: int = module.run(parser.parse_args(arguments[1:]))
-    sys.stdout.flush()  # a reader that has gone is noticed here, where it is handled
     return code
 
 
@@ -51,7 +54,6 @@ def _help(names: List[str]) -> int:
         _command(names[0])[1].print_help()
     else:
         print(top_help(), end="")
-    sys.stdout.flush()
     return 0
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence
 
 from ..errors import ArgumentError
 from ..registry.zoo import find_model
@@ -122,7 +124,7 @@ def summary(name: str, form: str, shape: Sequence[int], seconds: Sequence[float]
     ordered = sorted(seconds)
 
     def percentile(percent: float) -> float:
-        return ordered[min(len(ordered) - 1, int(percent / 100 * len(ordered)))] * 1e3
+        return ordered[math.ceil(percent / 100 * len(ordered)) - 1] * 1e3
 
     return {
         "name": name,
@@ -150,25 +152,19 @@ def not_measured(args: argparse.Namespace) -> List[str]:
     return missing
 
 
-class device:
-    """MegEngine's default device for a while: so many threads of the CPU; the GPU's stays as it is."""
+@contextmanager
+def device(threads: int) -> Iterator[None]:
+    """MegEngine's default device for a while: so many threads of the CPU, or for one thread as it is."""
+    import megengine
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._before: Optional[str] = None
-
-    def __enter__(self) -> None:
-        import megengine
-
-        if self._threads > 1:
-            self._before = megengine.get_default_device()
-            megengine.set_default_device(f"multithread{self._threads}:0")
-
-    def __exit__(self, *exc: object) -> None:
-        import megengine
-
-        if self._before is not None:
-            megengine.set_default_device(self._before)
+    before = megengine.get_default_device()
+    if threads > 1:
+        megengine.set_default_device(f"multithread{threads}:0")
+    try:
+        yield
+    finally:
+        if threads > 1:
+            megengine.set_default_device(before)
 
 
 def lines(facts: Mapping[str, Any]) -> List[str]:

@@ -47,9 +47,11 @@ def paint(text: str, colour: str, stream: Optional[TextIO] = None) -> str:
     return f"\033[{_CODES[colour]}m{text}\033[0m" if text and has_colour(stream or sys.stdout) else text
 
 
-def has_colour(stream: TextIO) -> bool:
+def has_colour(stream: Optional[TextIO]) -> bool:
     """Whether the stream is a terminal, and the user has not said NO_COLOR."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+    return (
+        stream is not None and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+    )
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> List[str]:

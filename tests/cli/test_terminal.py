@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -103,6 +106,12 @@ def test_a_reader_that_leaves_early_is_no_error_worth_a_word(argv):
     err = process.stderr.read()
     assert (process.wait(timeout=30), err) == (141, "")
     process.stderr.close()
+
+
+@pytest.mark.parametrize("line", ["list A0", "info RepVGG_A4", "cache where --json"])
+def test_closed_streams_are_no_error(line):
+    command = f"{shlex.quote(sys.executable)} -m repvgg_zoo {line} >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], timeout=60).returncode == (3 if "A4" in line else 0)
 
 
 def test_the_exit_code_of_a_fault_of_ours_is_70_and_a_traceback_comes_when_asked_for(run, monkeypatch):
