@@ -35,11 +35,11 @@ def sources_of(file: FileSpec, settings: Settings) -> Tuple[Source, ...]:
     """Every place to try, best first; raises ArgumentError for a source of an unknown kind."""
     found: List[Source] = []
     for root in settings.mirrors:
-        found.append(_parse(_rewrite(f"{root.rstrip('/')}/{stored_name(file)}", settings)))
+        found.append(_parse(rewritten(f"{root.rstrip('/')}/{stored_name(file)}", settings)))
     for text in file.sources:
         is_gdrive = text.startswith("gdrive:")
         url = GDRIVE + quote(text[len("gdrive:") :], safe="") if is_gdrive else text
-        found.append(_parse(_rewrite(url, settings), is_gdrive))
+        found.append(_parse(rewritten(url, settings), is_gdrive))
     return tuple(dict.fromkeys(found))
 
 
@@ -61,7 +61,8 @@ def redact(url: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path}{'?…' if parts.query else ''}"
 
 
-def _rewrite(url: str, settings: Settings) -> str:
+def rewritten(url: str, settings: Settings) -> str:
+    """The URL after the first of the user's rules that fits it."""
     for old, new in settings.rewrites:
         if url.startswith(old):
             return new + url[len(old) :]

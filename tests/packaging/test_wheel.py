@@ -45,3 +45,19 @@ print(json.dumps({
     assert Path(said["package"]).resolve().parts[: len(place.parts)] == place.parts
     assert {"RepVGG_A0", "RepVGGplus_L2pse", "RepVGG_N0"} <= set(said["models"])
     assert said["bytes"] == said["size"]
+
+
+def test_an_installed_wheel_has_the_command_line_program(installed: Tuple[Path, Path], wheel: Path) -> None:
+    with zipfile.ZipFile(str(wheel)) as archive:
+        entries = archive.read(f"{dist_info(wheel)}/entry_points.txt").decode()
+    assert "repvgg-zoo = repvgg_zoo.cli:main" in entries
+    python, empty = installed
+    done = subprocess.run(
+        [str(python), "-m", "repvgg_zoo", "fetch", "RepVGG_N0", "--offline", "--json"],
+        cwd=str(empty),
+        env=clean_environment(empty / "cache"),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert json.loads(done.stdout)[0]["name"] == "RepVGG_N0.digits"

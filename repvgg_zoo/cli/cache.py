@@ -1,0 +1,207 @@
+"""repvgg-zoo cache: look after the cache folder."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+from ..errors import ArgumentError, UnknownModelError, ZooError
+from ..hub import manage, read_settings, stored_name
+from ..hub.progress import size_text
+from ..registry.spec import CheckpointSpec
+from ..registry.zoo import default_registry, find_weights
+from .output import count, show, table
+
+HELP = """
+Lists, removes, prunes and verifies the files of the cache folder. Only files
+that the loader itself made are ever touched.
+"""
+EXAMPLES = (
+    "repvgg-zoo fetch RepVGG_N0",
+    "repvgg-zoo cache where",
+    "repvgg-zoo cache ls",
+    "repvgg-zoo cache verify",
+    "repvgg-zoo cache rm RepVGG_N0 --dry-run",
+    "repvgg-zoo cache rm RepVGG_N0",
+    "repvgg-zoo cache prune --unknown --native --dry-run --json",
+)
+# What ``native`` keeps: arrays made of a publisher's file, see repvgg_zoo.native.
+_NATIVE = re.compile(r"[0-9a-f]{16}-(train|deploy)-v[0-9]+\.safetensors(\.stamp)?")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
+    where = actions.add_parser("where", help="print the folder")
+    where.set_defaults(action_run=run_where)
+    ls = actions.add_parser("ls", help="what is in it, with sizes")
+    ls.set_defaults(action_run=run_ls)
+    rm = actions.add_parser("rm", help="remove files")
+    rm.add_argument("names", nargs="+", metavar="NAME", help="a name of the registry, or a file as ls shows it")
+    rm.set_defaults(action_run=run_rm)
+    prune = actions.add_parser("prune", help="remove what serves nobody: unfinished downloads that nobody takes up")
+    prune.add_argument("--days", type=float, default=manage.DAYS, help="how long they may wait (default: %(default)g)")
+    prune.add_argument("--unknown", action="store_true", help="also files that the registry does not know (any more)")
+    prune.add_argument("--native", action="store_true", help="also what was made of publishers' files to load faster")
+    prune.set_defaults(action_run=run_prune)
+    for action in (rm, prune):
+        action.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    verify = actions.add_parser("verify", help="read every file and compare digests; exit code 1 for damage")
+    verify.set_defaults(action_run=run_verify)
+
+
+def run(args: argparse.Namespace) -> int:
+    code: int = args.action_run(args)
+    return code
+
+
+def run_where(args: argparse.Namespace) -> int:
+    settings = read_settings()
+    facts = {"cache": settings.cache, "exists": settings.cache.is_dir(), "read_only": settings.read_only}
+    show(args, facts, [str(settings.cache)])
+    return 0
+
+
+def run_ls(args: argparse.Namespace) -> int:
+    settings = read_settings()
+    names = checkpoints_by_file()
+    entries = [
+        {**described(entry), "root": root, "checkpoint": names.get(entry.path.name)}
+        for root in [*settings.read_only, settings.cache]
+        for entry in manage.ls(root)
+    ]
+    kept = native_files(settings.cache)
+    native = {"files": len(kept), "size": sum(path.stat().st_size for path in kept)}
+    show(args, {"cache": settings.cache, "entries": entries, "native": native}, listing(entries, native))
+    return 0
+
+
+def listing(entries: Sequence[Dict[str, Any]], native: Dict[str, int]) -> List[str]:
+    """A table for each folder, and the sum."""
+    if not entries and not native["files"]:
+        return ["the cache is empty"]
+    shown: List[str] = []
+    for root in dict.fromkeys(entry["root"] for entry in entries):
+        here = [entry for entry in entries if entry["root"] == root]
+        rows = [
+            [entry["kind"], size_text(entry["size"]), age(entry["modified"]), entry["checkpoint"] or entry["name"]]
+            for entry in here
+        ]
+        shown += [str(root), *table(["kind", "size", "age", "what"], rows, right=["size", "age"])]
+        shown.append(f"{count(len(here), 'file')}, {size_text(sum(entry['size'] for entry in here))}")
+    if native["files"]:
+        shown.append(f"native: {size_text(native['size'])} made of these files to load faster")
+    return shown
+
+
+def run_rm(args: argparse.Namespace) -> int:
+    root = read_settings().cache
+    removed = manage.rm(root, [file_name(root, name) for name in args.names], dry_run=args.dry_run)
+    return report(args, [described(entry) for entry in removed])
+
+
+def file_name(root: Path, name: str) -> str:
+    """The file that a name stands for: as the listing shows it, or by the registry."""
+    if any(name in (entry.path.name, *entry.path.name.split("-", 1)) for entry in manage.ls(root)):
+        return name
+    try:
+        checkpoint = find_weights(name)
+    except UnknownModelError:
+        return name  # manage.rm says which files there are
+    except ZooError as error:
+        raise ArgumentError(error.message, hint="repvgg-zoo cache ls shows what is here", actual=name) from error
+    stored = stored_name(checkpoint.file)
+    if not (root / stored).exists():
+        raise ArgumentError(
+            f"{checkpoint.name} is not in {root}; nothing was removed",
+            hint="repvgg-zoo cache ls shows what is here",
+            actual=name,
+        )
+    return stored
+
+
+def run_prune(args: argparse.Namespace) -> int:
+    root = read_settings().cache
+    known = [one.file for one in all_checkpoints()] if args.unknown else None
+    removed = manage.prune(root, days=args.days, known=known, dry_run=args.dry_run)
+    gone = [described(entry) for entry in removed]
+    if args.native:
+        for path in native_files(root):
+            status = path.stat()
+            gone.append(
+                {
+                    "name": f"native/{path.name}",
+                    "path": path,
+                    "kind": "native",
+                    "size": status.st_size,
+                    "modified": status.st_mtime,
+                }
+            )
+            if not args.dry_run:
+                path.unlink()
+    return report(args, gone)
+
+
+def report(args: argparse.Namespace, removed: Sequence[Dict[str, Any]]) -> int:
+    """What was removed, or would be."""
+    verb = "would remove" if args.dry_run else "removed"
+    total = sum(entry["size"] for entry in removed)
+    lines = [f"{verb} {entry['name']}, {size_text(entry['size'])}" for entry in removed]
+    lines.append(f"{verb} {count(len(removed), 'file')}, {size_text(total)}" if removed else "nothing to remove")
+    show(args, {"dry_run": args.dry_run, "removed": removed, "size": total}, lines)
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    from . import verify
+
+    args.targets = []
+    return verify.run(args)
+
+
+def described(entry: manage.Entry) -> Dict[str, Any]:
+    """An entry for a program."""
+    return {
+        "name": entry.path.name,
+        "path": entry.path,
+        "kind": entry.kind,
+        "size": entry.size,
+        "modified": entry.modified,
+        "sha256": entry.sha256,
+        "integrity": entry.integrity,
+    }
+
+
+def native_files(root: Path) -> List[Path]:
+    """What ``repvgg_zoo.native`` keeps in this cache."""
+    folder = root / "native"
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NATIVE.fullmatch(path.name) and not path.is_symlink())
+
+
+def all_checkpoints() -> List[CheckpointSpec]:
+    """Every checkpoint of the registry."""
+    return [checkpoint for model in default_registry().models for checkpoint in model.checkpoints]
+
+
+def checkpoints_by_file() -> Dict[str, str]:
+    """Full names by the name of the file in a cache."""
+    return {stored_name(checkpoint.file): checkpoint.name for checkpoint in all_checkpoints()}
+
+
+def age(modified: float) -> str:
+    """How long ago, in the largest unit that fits.
+
+    >>> import time
+    >>> from repvgg_zoo.cli.cache import age
+    >>> age(time.time() - 7300)
+    '2 h'
+    """
+    seconds = max(0.0, time.time() - modified)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"

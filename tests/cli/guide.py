@@ -1,0 +1,122 @@
+"""The console blocks of a page: what each command in them prints, and the page written anew with it.
+
+``python -m tests.cli.guide`` renews docs/guides/command-line.md. ``...`` stands for a path of the machine; in a block
+after ``<!-- machines differ -->`` numbers, spaces and what ``_DIFFERS`` lists are not compared either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Iterator, List, NamedTuple
+from unittest import mock
+
+from repvgg_zoo.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "guides" / "command-line.md"
+
+_BLOCK = re.compile(r"(<!-- machines differ -->\n)?```console\n(.*?)```\n", re.DOTALL)
+_DIFFERS = (
+    (re.compile(r"^on .+, ([0-9]+ cores)", re.MULTILINE), r"on a machine, \1"),
+    (re.compile(r"^the machine is busy.*\n", re.MULTILINE), ""),
+    # doctor: that each thing was looked at counts, not how it is here.
+    (re.compile(r"^(?:ok|warn) +(\S+) .*$", re.MULTILINE), r"\1"),
+    (re.compile(r"^ +fix: .*\n", re.MULTILINE), ""),
+    (re.compile(r"[0-9]+ (?:s|min|h)\b"), "a while"),
+    (re.compile(r"[0-9]+(?:\.[0-9]+)*(?:e[-+]?[0-9]+)?"), "#"),
+    (re.compile(r" +"), " "),
+)
+
+
+class Shown(NamedTuple):
+    """A command of the page and the output that stands below it."""
+
+    command: str
+    output: str
+    machines_differ: bool
+
+
+def commands(text: str) -> Iterator[Shown]:
+    """Every command of a page's console blocks, in order."""
+    for match in _BLOCK.finditer(text):
+        for part in re.split(r"^\$ ", match.group(2), flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            yield Shown(command, output, match.group(1) is not None)
+
+
+def same(shown: str, printed: str, machines_differ: bool) -> bool:
+    """Whether what was printed is what the page shows."""
+    if machines_differ:
+        for pattern, common in _DIFFERS:
+            shown, printed = pattern.sub(common, shown), pattern.sub(common, printed)
+    wanted = ".*?".join(map(re.escape, shown.split("...")))
+    return re.fullmatch(wanted, printed, re.DOTALL) is not None
+
+
+class Shell:
+    """Runs commands in one empty folder with a fresh cache, as a reader of the page would."""
+
+    def __init__(self, folder: Path) -> None:
+        self._work, self._home, programs = folder / "work", folder / "home", folder / "bin"
+        for path in (self._work, self._home, programs):
+            path.mkdir(parents=True)
+        program = programs / "repvgg-zoo"
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m repvgg_zoo "$@"\n')
+        program.chmod(0o755)
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("REPVGG_ZOO_", "XDG_", "MGE_"))
+        }
+        self._env = {
+            **kept,
+            "HOME": str(self._home),
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "80",
+        }
+
+    def run(self, command: str) -> str:
+        """What the command prints on stdout and stderr; in this process where it needs no shell, to be quick."""
+        words = shlex.split(command)
+        if words[0] != "repvgg-zoo" or "$" in command:
+            both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            done = subprocess.run(["sh", "-c", command], cwd=str(self._work), env=self._env, timeout=120, **both)
+            return done.stdout
+        printed, before = io.StringIO(), Path.cwd()
+        os.chdir(str(self._work))
+        try:
+            with mock.patch.dict(os.environ, self._env, clear=True):
+                with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                    main(words[1:])
+        finally:
+            os.chdir(str(before))
+        return printed.getvalue()
+
+    def neutral(self, text: str) -> str:
+        """The output without this machine's paths, as the page shows it."""
+        return text.replace(str(self._home), "...").replace(str(ROOT), "...").replace(sys.executable, "...")
+
+
+def renewed(text: str, shell: Shell) -> str:
+    """The page with what its commands print now."""
+
+    def block(match: re.Match[str]) -> str:
+        lines: List[str] = []
+        for part in re.split(r"^\$ ", match.group(2), flags=re.MULTILINE)[1:]:
+            command = part.partition("\n")[0]
+            lines += [f"$ {command}\n", shell.neutral(shell.run(command))]
+        return f"{match.group(1) or ''}```console\n{''.join(lines)}```\n"
+
+    return _BLOCK.sub(block, text)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8"), Shell(Path(folder))), encoding="utf-8")

@@ -1,0 +1,133 @@
+"""Help, examples and usage: everything that a user types first."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from repvgg_zoo.cli import main
+from repvgg_zoo.cli.parser import COMMANDS, EXAMPLES
+
+MODULES = {name: importlib.import_module(f"repvgg_zoo.cli.{one.module}") for name, one in COMMANDS.items()}
+
+
+def test_the_help_names_every_command_and_every_exit_code(run):
+    shown = run("--help")
+    assert shown.code == 0 and not shown.err
+    for name, command in COMMANDS.items():
+        assert f"  {name:9} {command.summary}\n" in shown.out
+    for code in (0, 1, 2, 3, 4, 5, 6, 7, 70, 130):
+        assert f"\n  {code:<4} " in shown.out
+
+
+@pytest.mark.parametrize("argv", [[], ["-h"], ["help"]])
+def test_no_command_at_all_shows_the_same_help(run, argv):
+    assert run(*argv).out == run("--help").out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_commands_help_ends_in_its_examples_and_fits_80_columns(run, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run(name, "--help")
+    assert shown.code == 0 and shown.out == run("help", name).out
+    examples = "".join(f"  {line}\n" for line in MODULES[name].EXAMPLES)
+    assert shown.out.endswith(f"examples:\n{examples}")
+    assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def test_the_top_help_fits_80_columns(run):
+    assert max(map(len, run("--help").out.splitlines())) <= 80
+
+
+# bench is here with its fewest rounds; doctor asks the network.
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "doctor"])
+def test_the_examples_of_the_help_work_in_their_order(name, folder):
+    bin_folder = folder.parent / "bin"
+    bin_folder.mkdir()
+    script = bin_folder / "repvgg-zoo"
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m repvgg_zoo "$@"\n')
+    script.chmod(0o755)
+    # One child for all: commands without shell syntax run in it one after the other.
+    for line in MODULES[name].EXAMPLES:
+        words = shlex.split(line)
+        if words[0] == "repvgg-zoo" and "$" not in line:
+            code = main(words[1:])
+        else:
+            done = subprocess.run(["sh", "-c", f'PATH="{bin_folder}:$PATH"; {line}'], timeout=60)
+            code = done.returncode
+        assert code == 0, line
+
+
+def test_the_examples_of_the_top_help_are_those_of_commands():
+    for line in EXAMPLES:
+        assert shlex.split(line)[1] in COMMANDS
+
+
+@pytest.mark.parametrize(
+    ("argv", "message", "hint"),
+    [
+        (["lst"], "there is no command 'lst'", "did you mean repvgg-zoo list?"),
+        (["frobnicate"], "there is no command 'frobnicate'", "repvgg-zoo --help lists the commands"),
+        (["--frob"], "there is no option --frob", "--help"),
+        (["info"], "required: NAME", "repvgg-zoo info --help"),
+        (["list", "--min-top1", "much"], "invalid float value: 'much'", "repvgg-zoo list --help"),
+        (["list", "--max-macs", "five"], "invalid number value: 'five'", "repvgg-zoo list --help"),
+        (["list", "--pareto", "--nonsense"], "unrecognized arguments: --nonsense", "repvgg-zoo list --help"),
+        (["list", "--par"], "unrecognized arguments: --par", "repvgg-zoo list --help"),
+        (["cache"], "required: ACTION", "repvgg-zoo cache --help"),
+        (["cache", "rm"], "required: NAME", "repvgg-zoo cache rm --help"),
+    ],
+)
+def test_a_wrong_command_line_says_what_is_wrong_and_where_to_look(run, argv, message, hint):
+    shown = run(*argv)
+    assert (shown.code, shown.out) == (2, "")
+    assert message in shown.err and hint in shown.err and "usage: repvgg-zoo" in shown.err
+    error = run(*argv, "--json")
+    assert error.code == 2 and error.err == ""
+    assert error.json["error"]["type"] == "UsageError" and message in error.json["error"]["message"]
+
+
+def test_the_version_is_the_packages(run):
+    import repvgg_zoo
+
+    assert run("--version").out == f"repvgg-zoo {repvgg_zoo.__version__}\n"
+
+
+def test_light_commands_import_no_framework():
+    code = """
+        import sys
+
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in ("megengine", "cv2"):
+                    raise ImportError("blocked: " + name)
+
+        sys.meta_path.insert(0, Refuse())
+        from repvgg_zoo.cli import main
+        for line in ("--help", "list --pareto", "info RepVGG_A0", "info RepVGG_N0.digits", "fetch RepVGG_N0",
+                     "verify RepVGG_N0", "verify", "cache ls", "bundle pack b.zip RepVGG_N0", "bundle show b.zip",
+                     "mirror make m RepVGG_N0", "mirror show --offline", "cache prune"):
+            code = main(line.split())
+            assert code == 0, (line, code)
+            assert "numpy" not in sys.modules, line
+        assert main("convert RepVGG_N0 n0.safetensors --deploy --check".split()) == 0
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+
+def test_help_of_one_command_imports_no_other():
+    code = """
+        import sys
+        from repvgg_zoo.cli import main
+        main(["list", "--help"])
+        loaded = {name for name in sys.modules if name.startswith("repvgg_zoo.cli.")}
+        wanted = {f"repvgg_zoo.cli.{name}" for name in ("parser", "failures", "output", "listing")}
+        assert loaded == wanted, loaded
+        assert not {"requests", "numpy"} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, stdout=subprocess.DEVNULL, timeout=60)

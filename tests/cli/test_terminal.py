@@ -1,0 +1,128 @@
+"""A real terminal, a pipe, a reader that leaves, and Ctrl-C."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import repvgg_zoo
+from repvgg_zoo._data import hub_folder
+from repvgg_zoo.hub import stored_name
+from repvgg_zoo.hub.parts import KEEP_BYTES
+from tests.hub.server import Answer
+
+from .conftest import piped, spawn
+from .terminal import Terminal
+
+FILE = repvgg_zoo.model_info("RepVGG_N0").checkpoint("digits").file
+BODY = hub_folder().joinpath(stored_name(FILE)).read_bytes()
+
+
+def on_terminal(*argv, **env):
+    terminal = Terminal(*argv, env=env)
+    return terminal.finish(), terminal.screen
+
+
+def test_a_terminal_gets_colour_and_a_pipe_gets_the_same_text_without(run):
+    code, screen = on_terminal("list", "A*")
+    assert code == 0 and screen.startswith("\033[1mname ")
+    plain = piped("list", "A*")
+    assert plain.code == 0 and plain.err == "" and "\033" not in plain.out
+    for escape in ("\033[1m", "\033[2m", "\033[0m"):
+        screen = screen.replace(escape, "")
+    assert screen == plain.out == run("list", "A*").out
+
+
+@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_a_terminal_that_wants_no_colour_gets_none(env):
+    code, screen = on_terminal("list", "A0", **env)
+    assert code == 0 and "RepVGG_A0" in screen and "\033" not in screen
+
+
+def test_an_error_on_a_terminal_is_red_and_has_no_traceback():
+    code, screen = on_terminal("info", "RepVGG_A4")
+    assert code == 3 and screen.startswith("\033[31merror\033[0m: no model is called 'RepVGG_A4'\n")
+    assert "Traceback" not in screen
+
+
+def wait_until(condition):
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def slow_mirror(server, monkeypatch, *answers):
+    url = server.serve(f"/{stored_name(FILE)}", *answers)
+    monkeypatch.setenv("REPVGG_ZOO_MIRROR", url.rpartition("/")[0])
+
+
+def test_progress_is_shown_on_a_terminal_and_the_path_stands_on_a_line_of_its_own(server, monkeypatch, folder):
+    slow_mirror(server, monkeypatch, Answer(BODY))
+    server.gate = lambda: time.sleep(0.2)
+    code, screen = on_terminal("fetch", "RepVGG_N0")
+    assert code == 0 and f"{FILE.name}  1.0 MB of 1.0 MB (100%)" in screen
+    assert screen.splitlines()[-1] == str(folder.parent / "cache" / stored_name(FILE))
+
+
+def test_a_pipe_gets_the_path_and_no_progress(server, monkeypatch, folder):
+    slow_mirror(server, monkeypatch, Answer(BODY))
+    shown = piped("fetch", "RepVGG_N0")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out == f"{folder.parent / 'cache' / stored_name(FILE)}\n"
+
+
+def test_ctrl_c_stops_a_slow_fetch_without_traceback_and_the_next_one_goes_on(server, monkeypatch, folder):
+    half = Answer(BODY, etag='"1"', cut=len(BODY) // 2, stall=True)
+    slow_mirror(server, monkeypatch, half, Answer(BODY, etag='"1"'))
+    terminal = Terminal("fetch", "RepVGG_N0")
+    terminal.wait_for(" of 1.0 MB")
+    wait_until(lambda: any(part.stat().st_size >= KEEP_BYTES for part in (folder.parent / "cache").glob("*.part")))
+    terminal.press("\x03")
+    assert terminal.finish() == 130
+    assert "Traceback" not in terminal.screen and "the same command goes on where this one was" in terminal.screen
+    assert piped("fetch", "RepVGG_N0").code == 0
+    assert server.requests[-1].headers["Range"].startswith("bytes=")
+
+
+def test_an_interrupt_of_a_piped_command_ends_it_with_130_and_one_line(server, monkeypatch):
+    slow_mirror(server, monkeypatch, Answer(BODY, cut=1000, stall=True))
+    process = spawn("fetch", "RepVGG_N0", "--json")
+    wait_until(lambda: server.sent)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and out == "" and "Traceback" not in err and "stopped" in err
+
+
+@pytest.mark.parametrize("argv", [["info", "RepVGG_A0", "--json"], ["list", "--help"], ["--help"]])
+def test_a_reader_that_leaves_early_is_no_error_worth_a_word(argv):
+    process = spawn(*argv)
+    process.stdout.close()  # as head does, before anything was written
+    err = process.stderr.read()
+    assert (process.wait(timeout=30), err) == (141, "")
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("line", ["list A0", "info RepVGG_A4", "cache where --json"])
+def test_closed_streams_are_no_error(line):
+    command = f"{shlex.quote(sys.executable)} -m repvgg_zoo {line} >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], timeout=60).returncode == (3 if "A4" in line else 0)
+
+
+def test_the_exit_code_of_a_fault_of_ours_is_70_and_a_traceback_comes_when_asked_for(run, monkeypatch):
+    from repvgg_zoo.cli import listing
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("a cat on the keyboard")
+
+    monkeypatch.setattr(listing, "list_models", broken)
+    shown = run("list")
+    assert shown.code == 70 and "error: RuntimeError: a cat on the keyboard" in shown.err
+    assert "Traceback" not in shown.err and "--traceback" in shown.err
+    assert "in broken" in run("list", "--traceback").err
+    assert run("list", "--json").json["error"]["type"] == "RuntimeError"
