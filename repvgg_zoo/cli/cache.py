@@ -12,7 +12,7 @@ from ..errors import ArgumentError, UnknownModelError, ZooError
 from ..hub import manage, read_settings, stored_name
 from ..hub.progress import size_text
 from ..registry.spec import CheckpointSpec
-from ..registry.zoo import default_registry, find_weights
+from ..registry.zoo import find_weights, whole_registry
 from .output import count, show, table
 
 HELP = """
@@ -184,7 +184,7 @@ def native_files(root: Path) -> List[Path]:
 
 def all_checkpoints() -> List[CheckpointSpec]:
     """Every checkpoint of the registry."""
-    return [checkpoint for model in default_registry().models for checkpoint in model.checkpoints]
+    return [checkpoint for model in whole_registry().models for checkpoint in model.checkpoints]
 
 
 def checkpoints_by_file() -> Dict[str, str]:

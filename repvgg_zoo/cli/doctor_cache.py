@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import List
 
 from .._data import hub_folder
-from ..errors import CacheError, ZooError
+from ..errors import CacheError, PluginError, ZooError
 from ..hub import cache as caches
 from ..hub import manage, read_settings, settings
 from ..hub.clock import SYSTEM_CLOCK
@@ -32,6 +32,8 @@ KNOWN = (
     settings.OFFLINE,
     settings.ALLOW_UNVERIFIED,
     settings.PROGRESS,
+    "REPVGG_ZOO_REGISTRY",
+    "REPVGG_ZOO_PLUGINS",
     "REPVGG_ZOO_PYTHON",  # ./dev's
 )
 NEEDED, COMFORTABLE = 50_000_000, 2_000_000_000  # bytes: one small checkpoint, and the largest with its native form
@@ -54,12 +56,17 @@ def environment(offline: bool) -> List[Finding]:
 
 
 def registry(offline: bool) -> List[Finding]:
-    """Whether the registry can be read, and the files that came with this package are whole."""
-    from ..registry.zoo import default_registry
+    """Whether the registry and others' can be read, and the files that came with this package are whole."""
+    from ..registry.zoo import survey
 
-    models = default_registry().models
+    whole, failures = survey()
+    models = whole.models
     published = sum(len(model.checkpoints) for model in models)
     found = [ok("registry", f"{count(len(models), 'variant')}, {count(published, 'checkpoint')}")]
+    for failure in failures:
+        name = "plug-ins" if isinstance(failure, PluginError) else "registry"
+        where = f"{failure.path}: " if failure.path and failure.path not in failure.message else ""
+        found.append(fail(name, f"{where}{failure.message}", failure.hint))
     for path in sorted(hub_folder().glob("*.safetensors")):
         if not hash_file(path).startswith(path.name.partition("-")[0]):
             found.append(fail("registry", f"{path} is damaged", "pip install --force-reinstall --no-deps repvgg-zoo"))
@@ -162,13 +169,13 @@ def leftovers(offline: bool) -> List[Finding]:
 
 def network(offline: bool) -> List[Finding]:
     """Whether the mirrors and the hosts of the registry's sources answer."""
-    from ..registry.zoo import default_registry
+    from ..registry.zoo import whole_registry
     from . import reach
 
     chosen = read_settings()
     if offline or chosen.offline:
         return [ok("network", "not asked (offline)")]
-    files = [checkpoint.file for model in default_registry().models for checkpoint in model.checkpoints]
+    files = [checkpoint.file for model in whole_registry().models for checkpoint in model.checkpoints]
     answers = reach.ask([*reach.mirrors(chosen), *reach.hosts(files, chosen)])
     mirrors = [one for one in answers if one.place.kind == "mirror"]
     hosts = [one for one in answers if one.place.kind == "host"]

@@ -9,7 +9,7 @@ from ..checkpoints import Checkpoint
 from ..checkpoints.blocks import BLOCK
 from ..errors import LayoutError
 from ..registry.spec import ModelSpec
-from ..registry.zoo import default_registry
+from ..registry.zoo import whole_registry
 
 _STAGE = re.compile(r"(stage\d)")
 _KERNELS = ("rbr_dense.conv.weight", "rbr_reparam.weight")
@@ -19,7 +19,7 @@ _WIDTHS = (64, 128, 256, 512)  # of stages 1 to 4 at a multiplier of 1 (paper, t
 def variant_of(checkpoint: Checkpoint) -> ModelSpec:
     """The variant whose blocks, widths, groups and SE are the file's; raises LayoutError if there is none."""
     found = shape_of(checkpoint.arrays)
-    for model in default_registry().models:
+    for model in whole_registry().models:
         if wanted(model) == found:
             return model
     _, blocks, widths, groups, has_se = found

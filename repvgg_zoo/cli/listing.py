@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pareto",
         action="store_true",
-        help="only the front of top-1 against MACs: no other variant for as many classes is both as good and as cheap",
+        help="only the front of top-1 against MACs: no other variant, on the same data, is both as good and as cheap",
     )
 
 
@@ -111,20 +111,20 @@ def lines(models: Sequence[ModelSpec]) -> List[str]:
 def front(models: Sequence[ModelSpec]) -> List[str]:
     """The names on the Pareto front of top-1 against the MACs at which it was measured.
 
-    Variants for other classes (digits, ImageNet) do not compete. A top-1 that was measured at another image size than
-    the registry's MACs is held against those of its own size: convolutions cost as the image's area.
+    Variants whose top-1 is of other data (digits, ImageNet) do not compete. A top-1 that was measured at another image
+    size than the registry's MACs is held against those of its own size: convolutions cost as the image's area.
     """
     points = []
     for model in models:
         accuracy, size = top1(model), top1_size(model)
         if accuracy is not None and size is not None:
             cost = model.macs.deploy * (size / model.architecture.image_size) ** 2
-            points.append((model.name, model.architecture.num_classes, accuracy, cost))
+            points.append((model.name, dataset(model), accuracy, cost))
     return [
         name
-        for name, classes, accuracy, cost in points
+        for name, data, accuracy, cost in points
         if not any(
-            other == classes and better >= accuracy and cheaper <= cost and (better, cheaper) != (accuracy, cost)
+            other == data and better >= accuracy and cheaper <= cost and (better, cheaper) != (accuracy, cost)
             for _, other, better, cheaper in points
         )
     ]
@@ -137,6 +137,11 @@ def top1_size(model: ModelSpec) -> Optional[int]:
     if stated_by(model) == "paper":
         return None if model.paper is None else model.paper.image_size
     return model.checkpoint(str(model.default)).preprocessing.image_size
+
+
+def dataset(model: ModelSpec) -> str:
+    """What the variant's top-1 was measured on; the paper's figures are of ImageNet-1k."""
+    return "ImageNet-1k" if model.default is None else model.checkpoint(model.default).dataset
 
 
 def stated_by(model: ModelSpec) -> Optional[str]:

@@ -11,7 +11,7 @@ from ..hub import read_settings, stored_name
 from ..hub.progress import size_text
 from ..hub.verify import expected_digest, hash_file, proves
 from ..registry.spec import CheckpointSpec
-from ..registry.zoo import default_registry, find_weights
+from ..registry.zoo import find_weights, whole_registry
 from .output import count, paint, pairs, show
 
 HELP = """
@@ -126,7 +126,7 @@ def of_file(path: Path) -> Dict[str, Any]:
 
 def published() -> List[CheckpointSpec]:
     """Every checkpoint of the registry that states a digest."""
-    models = default_registry().models
+    models = whole_registry().models
     return [one for model in models for one in model.checkpoints if one.file.integrity != "none"]
 
 

@@ -13,7 +13,7 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 from .names import natural_key
 from .page import BACKENDS
 from .spec import CheckpointSpec, ModelSpec, Preprocessing
-from .zoo import default_registry
+from .zoo import shipped_registry
 
 REPOSITORY = "owner/repvgg_zoo"
 IMAGENET = "ImageNet-1k"
@@ -236,4 +236,4 @@ publisher states it; "-" is not stated. Parameters are those of the merged form.
 """
 
 if __name__ == "__main__":
-    print(card(default_registry().models), end="")
+    print(card(shipped_registry().models), end="")

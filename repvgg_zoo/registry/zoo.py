@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .._data import registry_path
-from ..errors import PluginError, RegistryError, UnknownModelError
+from ..errors import PluginError, RegistryError, UnknownModelError, ZooError
 from .names import claims, find_checkpoint, natural_key, normalised, resolve, spellings, suggestions, without_family
 from .plugins import MODE, Found, Plugin, find_plugins, in_namespace, load_plugin, only, plugin_mode, tell
 from .reader import load_registry, registry_from_mapping
@@ -142,15 +142,22 @@ def default_registry() -> Registry:
 
 def whole_registry() -> Registry:
     """All that can be found: the default registry, the environment's files and every plug-in that works."""
-    known, failures = _with_files(_own())
+    registry, failures = survey()
     for error in failures:
         tell(error)
+    return registry
+
+
+def survey() -> Tuple[Registry, List[ZooError]]:
+    """The whole registry, and the errors of the files and plug-ins that cannot be used."""
+    known, of_files = _with_files(_own())
+    failures: List[ZooError] = [*of_files]
     for claimants in find_plugins().values():
         try:
             known = _with_plugin(known, claimants)
         except PluginError as error:
-            tell(error)
-    return combined(known)
+            failures.append(error)
+    return combined(known), failures
 
 
 @functools.lru_cache(maxsize=32)

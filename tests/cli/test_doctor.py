@@ -14,6 +14,7 @@ import pytest
 
 from repvgg_zoo.cli import doctor, doctor_cache, doctor_python
 from repvgg_zoo.cli.checkup import FAIL, OK, WARN, ok
+from tests.registry.installed import install
 
 
 def test_this_machine_is_well(run):
@@ -204,3 +205,22 @@ def test_the_doctor_needs_none_of_the_packages_that_it_looks_for():
     assert (done.returncode, done.stderr) == (1, "")
     assert {"numpy", "pyyaml", "opencv", "MegEngine"} <= {name for name, one in checks.items() if one["status"] == FAIL}
     assert checks["cache"]["status"] == OK and checks["Python"]["status"] == OK
+
+
+def test_a_file_and_a_plug_in_that_cannot_be_used_are_faults(run, tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    install(site, "acme", code="raise RuntimeError('no licence')")
+    monkeypatch.setenv("REPVGG_ZOO_REGISTRY", str(tmp_path / "mine.yaml"))
+    monkeypatch.syspath_prepend(str(site))
+    found = {one.name: one for one in doctor_cache.registry(True) if one.status == FAIL}
+    assert "mine.yaml" in found["registry"].text
+    assert "acme" in found["plug-ins"].text and "no licence" in found["plug-ins"].text and found["plug-ins"].fix
+
+
+def test_the_plug_ins_are_counted_and_their_variables_are_known(run, tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    install(site, "acme")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("REPVGG_ZOO_PLUGINS", "strict")
+    assert doctor_cache.registry(True)[0].text == "17 variants, 70 checkpoints"
+    assert [one.status for one in doctor_cache.environment(True)] == [OK]
