@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 from typing import Any, List, Tuple
@@ -36,20 +37,20 @@ class Structure:
             return arrays[0]
         return dict(zip(self.keys, arrays)) if self.kind == "dict" else arrays
 
-    @classmethod
-    def of(cls, output: Any) -> Structure:
-        """The structure of a network's output; raises ArgumentError for one that is nested or holds other things."""
-        if isinstance(output, Tensor):
-            return cls("array", ("",))
-        if isinstance(output, dict) and output and all(isinstance(value, Tensor) for value in output.values()):
-            return cls("dict", tuple(output))
-        if isinstance(output, (list, tuple)) and output and all(isinstance(value, Tensor) for value in output):
-            return cls("tuple", ("",) * len(output))
-        raise ArgumentError(
-            f"cannot compile a network that returns {type(output).__name__}",
-            expected="a tensor, or a dict, list or tuple of tensors",
-            actual=type(output).__name__,
-        )
+
+def flat_outputs(output: Any) -> Tuple[Structure, List[Tensor]]:
+    """Structure and tensors of a network's output; raises ArgumentError for one that holds anything else."""
+    if isinstance(output, Tensor):
+        return Structure("array", ("",)), [output]
+    if isinstance(output, dict) and output and all(isinstance(value, Tensor) for value in output.values()):
+        return Structure("dict", tuple(output)), list(output.values())
+    if isinstance(output, (list, tuple)) and output and all(isinstance(value, Tensor) for value in output):
+        return Structure("tuple", ("",) * len(output)), list(output)
+    raise ArgumentError(
+        f"cannot compile a network that returns {type(output).__name__}",
+        expected="a tensor, or a dict, list or tuple of tensors",
+        actual=type(output).__name__,
+    )
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Dumped:
     data: bytes
     structure: Structure
     reference: Arrays
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the graph's bytes, 64 hex digits."""
+        return hashlib.sha256(self.data).hexdigest()
 
 
 def dump(network: M.Module, x: NDArray[Any]) -> Dumped:
@@ -71,12 +77,9 @@ def dump(network: M.Module, x: NDArray[Any]) -> Dumped:
     structures: List[Structure] = []
 
     def flat(data: Tensor) -> List[Tensor]:
-        output = network(data)
-        structure = Structure.of(output)
+        structure, tensors = flat_outputs(network(data))
         structures.append(structure)
-        if structure.kind == "array":
-            return [output]
-        return [output[key] for key in structure.keys] if structure.kind == "dict" else list(output)
+        return tensors
 
     traced = trace(flat, symbolic=True, capture_as_const=True)
     reference = tuple(tensor.numpy() for tensor in traced(Tensor(x, device=DUMP_DEVICE)))

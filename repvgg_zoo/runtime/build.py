@@ -1,0 +1,198 @@
+"""From a network to a runner: what was kept if it still holds, else dump, measure the candidates, check, keep."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
+
+import megengine.module as M
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EquivalenceError
+from .graph import Arrays, Dumped, Structure, dump
+from .plans import Plan
+from .runners import LiteRunner
+from .store import Record, Store, key_of
+
+BOUND = 1e-4  # of the output's scale; winograd in float32 differs from direct convolution by up to 6e-6
+SAMPLES = 2000  # values of each output that are kept for the check of a later start
+CHOOSING_SECONDS = 20.0  # no further candidate is tried after this
+MEASURING_SECONDS = 0.5  # for each candidate, after its first runs
+PROBES = 2  # different images in the check, so that images cannot be mixed up unnoticed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A runner that has passed its check, and what it returns; ``error`` is its distance from the eager network."""
+
+    runner: LiteRunner
+    structure: Structure
+    plan: Plan
+    error: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be built: ``shape`` is (N, C, H, W), ``facts`` are all that the choices depend on."""
+
+    shape: Tuple[int, int, int, int]
+    threads: int
+    plans: Tuple[Plan, ...]
+    facts: Mapping[str, Any]
+
+    @property
+    def batch(self) -> int:
+        return self.shape[0]
+
+
+def build(network: Callable[[], M.Module], digest: Optional[str], job: Job, store: Store) -> Built:
+    """The fastest runner of ``network``, which is made (in eval mode, the caller's own) only if nothing was kept.
+
+    ``digest`` identifies the network, None if only its dumped graph can. Raises EquivalenceError if no candidate gives
+    the eager network's output, RuntimeError if MegEngine cannot trace the network or Lite cannot run it.
+    """
+    probe = probe_input(job.shape)
+    dumped: Optional[Dumped] = None
+    if digest is None:
+        dumped = dump(network(), probe)
+        digest = dumped.sha256
+    key = key_of({**job.facts, "network": digest, "shape": job.shape, "threads": job.threads})
+    record = store.read(key)
+    if record is not None:
+        kept = _rebuilt(record, job, store, probe)
+        if kept is not None:
+            return kept
+    if dumped is None:
+        dumped = dump(network(), probe)
+    graph = store.keep_graph(dumped.data)
+    built = _fastest(graph, dumped, job, probe)
+    samples = tuple(_sample(array) for array in dumped.reference)
+    assert built.runner.algorithms is not None
+    store.keep(key, Record(dumped.sha256, built.plan.name, dumped.structure, built.runner.algorithms, samples))
+    return built
+
+
+def probe_input(shape: Tuple[int, int, int, int]) -> NDArray[Any]:
+    """The images that a network checks itself with: the same in every process."""
+    return np.random.RandomState(0).standard_normal((PROBES, *shape[1:])).astype(np.float32)
+
+
+def _rebuilt(record: Record, job: Job, store: Store, probe: NDArray[Any]) -> Optional[Built]:
+    """The runner of a record, or None if it no longer works."""
+    plan = {plan.name: plan for plan in job.plans}.get(record.plan)
+    graph = store.find_graph(record.graph)
+    if plan is None or graph is None:
+        return None
+    try:
+        runner = LiteRunner(graph, record.structure.names, job.shape, job.threads, plan, record.algorithms)
+    except RuntimeError as error:
+        logger.warning("what was kept of a compiled network cannot be used (%s); compiling anew", error)
+        return None
+    found = [np.array(_sample(array)) for array in _answers(runner, probe, job.batch)]
+    error = _distance([np.array(values) for values in record.samples], found)
+    if not error <= BOUND:
+        logger.warning("a compiled network no longer gives what it gave (%.1e); compiling anew", error)
+        runner.close()
+        return None
+    return Built(runner, record.structure, plan, error)
+
+
+def _fastest(graph: Union[Path, bytes], dumped: Dumped, job: Job, probe: NDArray[Any]) -> Built:
+    """Builds the candidates one after another, so that memory holds one at a time, and gives the fastest right one."""
+    started = time.monotonic()
+    errors: Dict[str, float] = {}
+    seconds: Dict[str, float] = {}
+    last: Optional[Built] = None
+    tables: Dict[str, Optional[bytes]] = {}
+    for plan in job.plans:
+        if seconds and time.monotonic() - started > CHOOSING_SECONDS:
+            break
+        if last is not None:
+            last.runner.close()
+            last = None
+        runner = LiteRunner(graph, dumped.structure.names, job.shape, job.threads, plan)
+        errors[plan.name] = error = _distance(dumped.reference, _answers(runner, probe, job.batch))
+        if not error <= BOUND:
+            runner.close()
+            continue
+        last = Built(runner, dumped.structure, plan, error)
+        tables[plan.name] = runner.algorithms
+        seconds[plan.name] = _seconds(runner, job.shape) if len(job.plans) > 1 else 0.0
+    if not seconds:
+        raise _refusal(errors)
+    best = min(seconds, key=lambda name: seconds[name])
+    logger.debug("seconds of each plan: %s; taking %s", seconds, best)
+    if last is not None and last.plan.name == best:
+        return last
+    if last is not None:
+        last.runner.close()
+    plan = next(plan for plan in job.plans if plan.name == best)
+    runner = LiteRunner(graph, dumped.structure.names, job.shape, job.threads, plan, tables[best])
+    return Built(runner, dumped.structure, plan, errors[best])
+
+
+def _seconds(runner: LiteRunner, shape: Tuple[int, ...]) -> float:
+    """The least time of a run: other programs can only add to it."""
+    x = np.zeros(shape, np.float32)
+    times: List[float] = []
+    end = time.monotonic() + MEASURING_SECONDS
+    while len(times) < 3 or time.monotonic() < end:
+        start = time.perf_counter()
+        runner(x)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _answers(runner: LiteRunner, probe: NDArray[Any], batch: int) -> Arrays:
+    """The runner's outputs for the probe; the other places of a batch hold the same images, and are looked at too."""
+    count = -(-max(batch, len(probe)) // batch) * batch
+    places = np.arange(count) % len(probe)
+    outputs = [runner(probe[places[start : start + batch]]) for start in range(0, count, batch)]
+    whole = [np.concatenate(pieces) for pieces in zip(*outputs)]
+    # The worst copy of each image stands for all of them.
+    return tuple(_worst(array, len(probe)) for array in whole)
+
+
+def _worst(array: NDArray[Any], probes: int) -> NDArray[Any]:
+    first = array[:probes].copy()
+    for start in range(probes, len(array), probes):
+        copy = array[start : start + probes]
+        if not np.allclose(copy, first[: len(copy)], rtol=0, atol=BOUND * float(np.max(np.abs(first), initial=0.0))):
+            first[: len(copy)] = np.nan
+    return first
+
+
+def _sample(array: NDArray[Any]) -> Tuple[float, ...]:
+    flat = array.reshape(-1)
+    return tuple(flat[:: max(1, -(-flat.size // SAMPLES))].tolist())
+
+
+def _distance(reference: Any, found: Any) -> float:
+    """The largest max |reference - found| / max |reference| of all outputs; infinite where values are not finite."""
+    return max(_relative(a, b) for a, b in zip(reference, found))
+
+
+def _relative(reference: NDArray[Any], found: NDArray[Any]) -> float:
+    if reference.shape != found.shape:
+        return float("inf")
+    difference = float(np.max(np.abs(reference - found), initial=0.0))
+    scale = float(np.max(np.abs(reference), initial=0.0))
+    if not np.isfinite(difference):
+        return float("inf")
+    return difference / scale if scale else (0.0 if difference == 0 else float("inf"))
+
+
+def _refusal(errors: Mapping[str, float]) -> EquivalenceError:
+    worst = min(errors.values())
+    return EquivalenceError(
+        f"the compiled network differs from the eager one by {worst:.1e} of the output's scale",
+        expected=f"at most {BOUND:g}",
+        actual=dict(errors),
+        hint="weights with values that are not finite do this; otherwise run the network itself, and report it",
+    )
