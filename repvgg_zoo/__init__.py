@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from .registry.zoo import list_models, model_info, register
     from .reparam.convert import to_deploy
     from .reparam.report import compare_forms
+    from .runtime.compile import CompiledModel, compile
     from .vision import preprocess
 
 __all__ = [
+    "CompiledModel",
     "compare_forms",
+    "compile",
     "create",
     "fetch",
     "list_models",
@@ -33,7 +36,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CompiledModel": "runtime.compile",
     "compare_forms": "reparam.report",
+    "compile": "runtime.compile",
     "create": "factory",
     "fetch": "hub.named",
     "list_models": "registry.zoo",

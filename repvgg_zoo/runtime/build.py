@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EquivalenceError
+from ..reparam.convert import relative_error
 from .graph import Arrays, Dumped, Structure, dump
 from .plans import Plan
 from .runners import LiteRunner
@@ -91,11 +92,10 @@ def _rebuilt(record: Record, job: Job, store: Store, probe: NDArray[Any]) -> Opt
         return None
     try:
         runner = LiteRunner(graph, record.structure.names, job.shape, job.threads, plan, record.algorithms)
-    except RuntimeError as error:
-        logger.warning("what was kept of a compiled network cannot be used (%s); compiling anew", error)
+    except RuntimeError as failure:
+        logger.warning("what was kept of a compiled network cannot be used (%s); compiling anew", failure)
         return None
-    found = [np.array(_sample(array)) for array in _answers(runner, probe, job.batch)]
-    error = _distance([np.array(values) for values in record.samples], found)
+    error = _distance(runner, record.samples, probe, job.batch, thin=True)
     if not error <= BOUND:
         logger.warning("a compiled network no longer gives what it gave (%.1e); compiling anew", error)
         runner.close()
@@ -117,7 +117,7 @@ def _fastest(graph: Union[Path, bytes], dumped: Dumped, job: Job, probe: NDArray
             last.runner.close()
             last = None
         runner = LiteRunner(graph, dumped.structure.names, job.shape, job.threads, plan)
-        errors[plan.name] = error = _distance(dumped.reference, _answers(runner, probe, job.batch))
+        errors[plan.name] = error = _distance(runner, dumped.reference, probe, job.batch)
         if not error <= BOUND:
             runner.close()
             continue
@@ -149,43 +149,31 @@ def _seconds(runner: LiteRunner, shape: Tuple[int, ...]) -> float:
     return min(times)
 
 
-def _answers(runner: LiteRunner, probe: NDArray[Any], batch: int) -> Arrays:
-    """The runner's outputs for the probe; the other places of a batch hold the same images, and are looked at too."""
-    count = -(-max(batch, len(probe)) // batch) * batch
-    places = np.arange(count) % len(probe)
-    outputs = [runner(probe[places[start : start + batch]]) for start in range(0, count, batch)]
-    whole = [np.concatenate(pieces) for pieces in zip(*outputs)]
-    # The worst copy of each image stands for all of them.
-    return tuple(_worst(array, len(probe)) for array in whole)
+def _distance(runner: LiteRunner, reference: Arrays, probe: NDArray[Any], batch: int, thin: bool = False) -> float:
+    """How far the runner's outputs for the probe are from the reference, relative to each output's scale.
+
+    The probe's images are repeated to fill whole batches, and every place of every batch is looked at. ``thin`` says
+    that the reference holds samples only.
+    """
+    places = np.arange(-(-max(batch, len(probe)) // batch) * batch) % len(probe)
+    answers = [runner(probe[places[start : start + batch]]) for start in range(0, len(places), batch)]
+    worst = 0.0
+    for expected, pieces in zip(reference, zip(*answers)):
+        found = np.concatenate(pieces)
+        if len(found) != len(places):
+            return float("inf")
+        found = _sample(found) if thin else found
+        expected = expected[places]
+        if found.shape != expected.shape:
+            return float("inf")
+        worst = max(worst, relative_error(expected.astype(np.float64), found.astype(np.float64))[2])
+    return worst
 
 
-def _worst(array: NDArray[Any], probes: int) -> NDArray[Any]:
-    first = array[:probes].copy()
-    for start in range(probes, len(array), probes):
-        copy = array[start : start + probes]
-        if not np.allclose(copy, first[: len(copy)], rtol=0, atol=BOUND * float(np.max(np.abs(first), initial=0.0))):
-            first[: len(copy)] = np.nan
-    return first
-
-
-def _sample(array: NDArray[Any]) -> Tuple[float, ...]:
-    flat = array.reshape(-1)
-    return tuple(flat[:: max(1, -(-flat.size // SAMPLES))].tolist())
-
-
-def _distance(reference: Any, found: Any) -> float:
-    """The largest max |reference - found| / max |reference| of all outputs; infinite where values are not finite."""
-    return max(_relative(a, b) for a, b in zip(reference, found))
-
-
-def _relative(reference: NDArray[Any], found: NDArray[Any]) -> float:
-    if reference.shape != found.shape:
-        return float("inf")
-    difference = float(np.max(np.abs(reference - found), initial=0.0))
-    scale = float(np.max(np.abs(reference), initial=0.0))
-    if not np.isfinite(difference):
-        return float("inf")
-    return difference / scale if scale else (0.0 if difference == 0 else float("inf"))
+def _sample(array: NDArray[Any]) -> NDArray[Any]:
+    """Up to ``SAMPLES`` values of each image: (N, ...) to (N, values)."""
+    flat = array.reshape(len(array), -1)
+    return flat[:, :: max(1, -(-flat.shape[1] // SAMPLES))]
 
 
 def _refusal(errors: Mapping[str, float]) -> EquivalenceError:

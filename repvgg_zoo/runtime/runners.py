@@ -11,7 +11,7 @@ import numpy as np
 from megengine import Tensor
 from numpy.typing import NDArray
 
-from .graph import Arrays, flat_outputs
+from .graph import Arrays, Structure, flat_outputs
 from .lite import LiteNetwork
 from .plans import Plan
 
@@ -74,6 +74,10 @@ class EagerRunner:
     def __call__(self, x: NDArray[Any]) -> Arrays:
         _, tensors = flat_outputs(self._network(Tensor(x, device=self._device)))
         return tuple(tensor.numpy().copy() for tensor in tensors)
+
+    def structure(self, x: NDArray[Any]) -> Structure:
+        """What the network returns, found by running it."""
+        return flat_outputs(self._network(Tensor(x, device=self._device)))[0]
 
     def close(self) -> None:
         del self._network

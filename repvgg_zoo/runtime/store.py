@@ -15,9 +15,12 @@ import logging
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Tuple, Union
+from typing import Any, Mapping, Optional, Tuple, Union
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .graph import Structure
 
@@ -28,19 +31,19 @@ _CHUNK = 1 << 20
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Record:
     """The choices of one compilation: ``graph`` is the SHA-256 of the dumped graph, ``plan`` a plan's name.
 
-    ``algorithms`` is the table of each network of the plan, as Lite dumps it. ``samples`` holds some of the eager
-    network's values for each output, on the input that the network checks itself with.
+    ``algorithms`` is the table that Lite dumps, the same for each network of the plan. ``samples`` holds, for each
+    output, some of the eager network's values for each image that the network checks itself with.
     """
 
     graph: str
     plan: str
     structure: Structure
     algorithms: bytes
-    samples: Tuple[Tuple[float, ...], ...]
+    samples: Tuple[NDArray[Any], ...]
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
@@ -117,7 +120,13 @@ class Store:
 
 
 def _encoded(record: Record) -> bytes:
-    body = {**asdict(record), "algorithms": base64.b64encode(record.algorithms).decode("ascii")}
+    body = {
+        "graph": record.graph,
+        "plan": record.plan,
+        "structure": [record.structure.kind, list(record.structure.keys)],
+        "algorithms": base64.b64encode(record.algorithms).decode("ascii"),
+        "samples": [array.tolist() for array in record.samples],
+    }
     return json.dumps({"body": body, "sha256": _body_digest(body)}).encode()
 
 
@@ -127,10 +136,13 @@ def _decoded(data: bytes) -> Optional[Record]:
         body = whole["body"]
         if whole["sha256"] != _body_digest(body):
             return None
-        structure = Structure(body["structure"]["kind"], tuple(body["structure"]["keys"]))
-        samples: List[Tuple[float, ...]] = [tuple(values) for values in body["samples"]]
+        kind, keys = body["structure"]
         return Record(
-            body["graph"], body["plan"], structure, base64.b64decode(body["algorithms"]), samples=tuple(samples)
+            body["graph"],
+            body["plan"],
+            Structure(kind, tuple(keys)),
+            base64.b64decode(body["algorithms"]),
+            tuple(np.array(values, np.float32) for values in body["samples"]),
         )
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
