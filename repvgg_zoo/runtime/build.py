@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from ..errors import EquivalenceError
 from ..reparam.convert import relative_error
-from .graph import Arrays, Dumped, Structure, dump
+from .graph import Arrays, Structure, Traced, dump
+from .lite import BUILDING
 from .plans import Plan
 from .runners import LiteRunner
 from .store import Record, Store, key_of
@@ -52,31 +54,38 @@ class Job:
         return self.shape[0]
 
 
-def build(network: Callable[[], M.Module], digest: Optional[str], job: Job, store: Store) -> Built:
-    """The fastest runner of ``network``, which is made (in eval mode, the caller's own) only if nothing was kept.
+def build(make: Callable[[], M.Module], digest: Optional[str], job: Job, store: Store) -> Built:
+    """The fastest runner of a network, which ``make`` makes (see ``private_copy``) only if nothing was kept.
 
     ``digest`` identifies the network, None if only its dumped graph can. Raises EquivalenceError if no candidate gives
     the eager network's output, RuntimeError if MegEngine cannot trace the network or Lite cannot run it.
     """
     probe = probe_input(job.shape)
-    dumped: Optional[Dumped] = None
+    found: Optional[Tuple[str, Union[Path, bytes], Traced]] = None
     if digest is None:
-        dumped = dump(network(), probe)
-        digest = dumped.sha256
+        found = _dumped(make, probe, store)
+        digest = found[0]
     key = key_of({**job.facts, "network": digest, "shape": job.shape, "threads": job.threads})
     record = store.read(key)
     if record is not None:
         kept = _rebuilt(record, job, store, probe)
         if kept is not None:
             return kept
-    if dumped is None:
-        dumped = dump(network(), probe)
-    graph = store.keep_graph(dumped.data)
-    built = _fastest(graph, dumped, job, probe)
-    samples = tuple(_sample(array) for array in dumped.reference)
+    sha256, graph, traced = found if found is not None else _dumped(make, probe, store)
+    built = _fastest(graph, traced, job, probe)
+    samples = tuple(_sample(array) for array in traced.reference)
     assert built.runner.algorithms is not None
-    store.keep(key, Record(dumped.sha256, built.plan.name, dumped.structure, built.runner.algorithms, samples))
+    store.keep(key, Record(sha256, built.plan.name, traced.structure, built.runner.algorithms, samples))
     return built
+
+
+def _dumped(make: Callable[[], M.Module], probe: NDArray[Any], store: Store) -> Tuple[str, Union[Path, bytes], Traced]:
+    """The graph's SHA-256, its file (or its bytes, if they could not be written), and what was seen in tracing."""
+    with BUILDING:
+        data, traced = dump(make(), probe)
+    sha256 = hashlib.sha256(data).hexdigest()
+    path = store.keep_graph(sha256, data)
+    return sha256, data if path is None else path, traced
 
 
 def probe_input(shape: Tuple[int, int, int, int]) -> NDArray[Any]:
@@ -103,7 +112,7 @@ def _rebuilt(record: Record, job: Job, store: Store, probe: NDArray[Any]) -> Opt
     return Built(runner, record.structure, plan, error)
 
 
-def _fastest(graph: Union[Path, bytes], dumped: Dumped, job: Job, probe: NDArray[Any]) -> Built:
+def _fastest(graph: Union[Path, bytes], traced: Traced, job: Job, probe: NDArray[Any]) -> Built:
     """Builds the candidates one after another, so that memory holds one at a time, and gives the fastest right one."""
     started = time.monotonic()
     errors: Dict[str, float] = {}
@@ -116,12 +125,12 @@ def _fastest(graph: Union[Path, bytes], dumped: Dumped, job: Job, probe: NDArray
         if last is not None:
             last.runner.close()
             last = None
-        runner = LiteRunner(graph, dumped.structure.names, job.shape, job.threads, plan)
-        errors[plan.name] = error = _distance(runner, dumped.reference, probe, job.batch)
+        runner = LiteRunner(graph, traced.structure.names, job.shape, job.threads, plan)
+        errors[plan.name] = error = _distance(runner, traced.reference, probe, job.batch)
         if not error <= BOUND:
             runner.close()
             continue
-        last = Built(runner, dumped.structure, plan, error)
+        last = Built(runner, traced.structure, plan, error)
         tables[plan.name] = runner.algorithms
         seconds[plan.name] = _seconds(runner, job.shape) if len(job.plans) > 1 else 0.0
     if not seconds:
@@ -133,8 +142,8 @@ def _fastest(graph: Union[Path, bytes], dumped: Dumped, job: Job, probe: NDArray
     if last is not None:
         last.runner.close()
     plan = next(plan for plan in job.plans if plan.name == best)
-    runner = LiteRunner(graph, dumped.structure.names, job.shape, job.threads, plan, tables[best])
-    return Built(runner, dumped.structure, plan, errors[best])
+    runner = LiteRunner(graph, traced.structure.names, job.shape, job.threads, plan, tables[best])
+    return Built(runner, traced.structure, plan, errors[best])
 
 
 def _seconds(runner: LiteRunner, shape: Tuple[int, ...]) -> float:

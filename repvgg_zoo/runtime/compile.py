@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import threading
 import warnings
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Optional, Tuple, Type, Union
+from typing import Any, Callable, Optional, Tuple, Type, Union
 
 import megengine
 import megengine.module as M
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import __version__
 from ..errors import ArgumentError, ClosedError
-from ..hub.settings import read_settings
+from ..hub import fetch_file, read_settings
+from ..hub.cache import read_stamp
+from ..registry.names import find_checkpoint
 from ..registry.spec import CheckpointSpec, ModelSpec
+from ..registry.zoo import find_model
 from ..reparam.convert import evaluating, find_blocks, to_deploy
 from .build import Job, build, probe_input
-from .graph import Structure
-from .identity import network_digest, processor, usable_cores
+from .graph import Structure, private_copy
+from .identity import checkpoint_digest, network_digest, processor, usable_cores
 from .plans import candidates
 from .runners import EagerRunner, Runner
 from .store import Store
@@ -54,22 +58,17 @@ def compile(
     Raises ArgumentError, EquivalenceError if the compiled network's output is more than 1e-4 of its scale away from
     the eager network's, and what ``create`` raises.
     """
-    source = _network(model_or_name)
-    spec, checkpoint = getattr(source, "spec", None), getattr(source, "checkpoint", None)
-    height, width = _image_size(image_size, spec, checkpoint)
-    batch_size = _positive("batch_size", batch_size)
-    shape = (batch_size, _channels(source), height, width)
+    source = _named(model_or_name) if isinstance(model_or_name, str) else _given(model_or_name)
+    height, width = _image_size(image_size, source)
+    shape = (_positive("batch_size", batch_size), source.channels, height, width)
     cores = usable_cores()
     threads = cores if threads is None else _positive("threads", threads)
     if threads > cores:
         # Lite's threads wait by spinning, so that more of them than cores is many times slower, not a little.
         logger.warning("%d threads asked for, %d cores usable; taking %d", threads, cores, cores)
         threads = cores
-
-    network = _deployed(source, owned=isinstance(model_or_name, str))
-    private = network is not model_or_name
-    runner, structure, plan, error = _runner(network, private, shape, threads, low_memory)
-    return CompiledModel(runner, structure, shape, threads, plan, error, spec, checkpoint)
+    runner, structure, plan, error = _run_by_lite(source, shape, threads, low_memory) or _run_eagerly(source, shape)
+    return CompiledModel(runner, structure, shape, threads, plan, error, source.spec, source.checkpoint)
 
 
 class CompiledModel:
@@ -188,67 +187,94 @@ def _filled(x: NDArray[Any], size: int) -> NDArray[Any]:
     return np.ascontiguousarray(x)
 
 
-def _network(model_or_name: Union[str, M.Module]) -> M.Module:
-    if isinstance(model_or_name, str):
-        from ..factory import create
+@dataclass(frozen=True)
+class _Source:
+    """A network to compile: ``make`` gives a private copy of its deploy form, ``digest`` what identifies it."""
 
-        return create(model_or_name, pretrained=True, deploy=True)
-    if not isinstance(model_or_name, M.Module):
+    make: Callable[[], M.Module]
+    digest: Callable[[], Optional[str]]
+    channels: int
+    spec: Optional[ModelSpec]
+    checkpoint: Optional[CheckpointSpec]
+
+
+def _named(name: str) -> _Source:
+    """A published checkpoint: nothing of it is read as long as what was kept can be used."""
+    from ..factory import create
+
+    spec, tag = find_model(name)
+    checkpoint = find_checkpoint(spec, tag)
+    stamp = read_stamp(fetch_file(checkpoint.file))
+    if stamp is None:  # the cache takes no stamps
+        return _given(create(name, pretrained=True, deploy=True))
+    digest = checkpoint_digest(stamp.sha256, checkpoint, spec.architecture)
+    return _Source(
+        make=lambda: private_copy(create(name, pretrained=True, deploy=True)),
+        digest=lambda: digest,
+        channels=spec.architecture.in_chans,
+        spec=spec,
+        checkpoint=checkpoint,
+    )
+
+
+def _given(network: M.Module) -> _Source:
+    if not isinstance(network, M.Module):
         raise ArgumentError(
-            f"compile takes a name or a MegEngine module, not {type(model_or_name).__name__}",
+            f"compile takes a name or a MegEngine module, not {type(network).__name__}",
             expected="a name such as 'RepVGG_A0', or a network",
-            actual=type(model_or_name).__name__,
+            actual=type(network).__name__,
         )
-    return model_or_name
 
-
-def _deployed(network: M.Module, owned: bool) -> M.Module:
-    """The deploy form in eval mode; the user's own network if it is that already."""
-    if any(not block.deploy for block in find_blocks(network).values()):
+    def make() -> M.Module:
+        if all(block.deploy for block in find_blocks(network).values()):
+            return private_copy(network)
         with evaluating(network):
-            return to_deploy(network, inplace=owned)
-    return network
+            return private_copy(to_deploy(network))
+
+    return _Source(
+        make=make,
+        digest=lambda: network_digest(network),
+        channels=_channels(network),
+        spec=getattr(network, "spec", None),
+        checkpoint=getattr(network, "checkpoint", None),
+    )
 
 
-def _runner(
-    network: M.Module, private: bool, shape: Tuple[int, int, int, int], threads: int, low_memory: bool
-) -> Tuple[Runner, Structure, str, float]:
-    """Runner, structure, plan and error; ``private`` says that the network is not the user's."""
+_Running = Tuple[Runner, Structure, str, float]
 
-    def own() -> M.Module:
-        copied = network if private else copy.deepcopy(network)
-        copied.eval()
-        return copied
 
+def _run_by_lite(
+    source: _Source, shape: Tuple[int, int, int, int], threads: int, low_memory: bool
+) -> Optional[_Running]:
+    """Runner, structure, plan and error, or None, with a warning, where Lite is missing or cannot run the network."""
     try:
         import megenginelite
     except (ImportError, OSError) as error:
-        # Without a level of its own this warning comes once, by Python's rule of once for each place.
-        warnings.warn(
-            f"MegEngine Lite is missing ({error}): networks run eagerly, 3 to 4 times as slowly", stacklevel=1
-        )
-        return (*_eager(own(), shape), "eager", 0.0)
+        # It is shown once: Python shows a warning once for each place in the code that gives it.
+        text = f"MegEngine Lite is missing ({error}); compiled networks run eagerly, 3 to 4 times as slowly"
+        warnings.warn(text, RuntimeWarning, stacklevel=1)
+        return None
     plans = candidates(shape[0], threads, low_memory)
     facts = {
         "lite": megenginelite.__version__,
         "megengine": megengine.__version__,
         "plans": [repr(plan) for plan in plans],
         "processor": processor(),
+        "repvgg_zoo": __version__,
     }
-    job = Job(shape, threads, plans, facts)
     try:
-        built = build(own, network_digest(network), job, Store(read_settings().cache))
+        built = build(source.make, source.digest(), Job(shape, threads, plans, facts), Store(read_settings().cache))
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         logger.warning("this network cannot be compiled (%s); it runs eagerly, 3 to 4 times as slowly", reason)
-        return (*_eager(own(), shape), "eager", 0.0)
+        return None
     return built.runner, built.structure, built.plan.name, built.error
 
 
-def _eager(network: M.Module, shape: Tuple[int, int, int, int]) -> Tuple[Runner, Structure]:
-    runner = EagerRunner(network)
+def _run_eagerly(source: _Source, shape: Tuple[int, int, int, int]) -> _Running:
+    runner = EagerRunner(source.make())
     try:
-        return runner, runner.structure(probe_input(shape)[:1])
+        return runner, runner.structure(probe_input(shape)[:1]), "eager", 0.0
     except RuntimeError as error:
         raise ArgumentError(
             f"the network cannot run on (1, {', '.join(map(str, shape[1:]))}) float32: {str(error).splitlines()[0]}",
@@ -256,14 +282,12 @@ def _eager(network: M.Module, shape: Tuple[int, int, int, int]) -> Tuple[Runner,
         ) from error
 
 
-def _image_size(
-    given: Optional[ImageSize], spec: Optional[ModelSpec], checkpoint: Optional[CheckpointSpec]
-) -> Tuple[int, int]:
+def _image_size(given: Optional[ImageSize], source: _Source) -> Tuple[int, int]:
     if given is None:
-        if checkpoint is not None:
-            given = checkpoint.preprocessing.image_size
-        elif spec is not None:
-            given = spec.architecture.image_size
+        if source.checkpoint is not None:
+            given = source.checkpoint.preprocessing.image_size
+        elif source.spec is not None:
+            given = source.spec.architecture.image_size
         else:
             raise ArgumentError(
                 "image_size is needed for a network that repvgg_zoo.create did not make",

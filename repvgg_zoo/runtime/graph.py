@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import io
 from dataclasses import dataclass
 from typing import Any, List, Tuple
 
+import megengine.functional as F
 import megengine.module as M
 from megengine import Tensor
 from megengine.jit import trace
@@ -53,27 +54,25 @@ def flat_outputs(output: Any) -> Tuple[Structure, List[Tensor]]:
     )
 
 
-@dataclass(frozen=True)
-class Dumped:
-    """A dumped graph, what it returns, and what the eager network returned for the input it was traced with."""
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """What a network returns, in structure and, for the input it was traced with, in numbers."""
 
-    data: bytes
     structure: Structure
     reference: Arrays
 
-    @property
-    def sha256(self) -> str:
-        """The SHA-256 of the graph's bytes, 64 hex digits."""
-        return hashlib.sha256(self.data).hexdigest()
+
+# MegEngine's dump puts the input on "xpux" whatever the default device is, and fails, or makes a graph of two devices
+# that Lite runs four times as slowly, if a parameter is on any other, be it another name of the same processor.
+DUMP_DEVICE = "xpux"
 
 
-def dump(network: M.Module, x: NDArray[Any]) -> Dumped:
-    """Traces ``network``, which must be in eval mode and the caller's own, on ``x`` (N, C, H, W) float32.
+def dump(network: M.Module, x: NDArray[Any]) -> Tuple[bytes, Traced]:
+    """Traces ``network``, a ``private_copy``, on ``x`` (N, C, H, W) float32; the graph takes any N.
 
-    The graph takes any N. The network is left on the device that MegEngine's dump insists on. Raises ArgumentError for
-    outputs of a kind that cannot be compiled, and what MegEngine raises for a forward that cannot be traced.
+    Needs about seven times the weights' memory for a moment. Raises ArgumentError for outputs of a kind that cannot be
+    compiled, and what MegEngine raises for a forward that cannot be traced.
     """
-    _place(network)
     structures: List[Structure] = []
 
     def flat(data: Tensor) -> List[Tensor]:
@@ -82,7 +81,7 @@ def dump(network: M.Module, x: NDArray[Any]) -> Dumped:
         return tensors
 
     traced = trace(flat, symbolic=True, capture_as_const=True)
-    reference = tuple(tensor.numpy() for tensor in traced(Tensor(x, device=DUMP_DEVICE)))
+    reference = tuple(tensor.numpy().copy() for tensor in traced(Tensor(x, device=DUMP_DEVICE)))
     stream = io.BytesIO()
     traced.dump(
         stream,
@@ -92,15 +91,14 @@ def dump(network: M.Module, x: NDArray[Any]) -> Dumped:
         enable_nchw88=True,
         enable_fuse_conv_bias_nonlinearity=True,
     )
-    return Dumped(stream.getvalue(), structures[0], reference)
+    return stream.getvalue(), Traced(structures[0], reference)
 
 
-# MegEngine's dump puts the input on "xpux" whatever the default device is, and fails, or makes a graph of two devices
-# that Lite runs four times as slowly, if a parameter is on any other, be it another name of the same processor.
-DUMP_DEVICE = "xpux"
-
-
-def _place(network: M.Module) -> None:
-    for tensor in (*network.parameters(), *network.buffers()):
-        if str(tensor.device).split(":")[0] != DUMP_DEVICE:
-            tensor._reset(Tensor(tensor.numpy(), device=DUMP_DEVICE))
+def private_copy(network: M.Module) -> M.Module:
+    """A copy of ``network`` in eval mode, on the device that ``dump`` needs."""
+    # Copied by MegEngine's own operator: deepcopy would take .numpy() of each tensor, which the tensor then keeps.
+    tensors = (*network.parameters(), *network.buffers())
+    placed = {id(tensor): type(tensor)(F.copy(tensor, device=DUMP_DEVICE)) for tensor in tensors}
+    copied = copy.deepcopy(network, placed)
+    copied.eval()
+    return copied

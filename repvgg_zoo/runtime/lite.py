@@ -8,6 +8,7 @@ from ctypes import c_char_p
 from pathlib import Path
 from typing import Any, Optional, Tuple, Union
 
+import megengine
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,6 +60,8 @@ class LiteNetwork:
             self(np.zeros(shape, np.float32))
             lite.LiteGlobal.dump_persistent_cache(str(table))
             self.algorithms = table.read_bytes()
+            # Lite and MegEngine share the table: MegEngine's own, with the user's fast-run results, is put back.
+            megengine._persistent_cache.reg()
 
     def __call__(self, x: NDArray[Any]) -> Tuple[NDArray[Any], ...]:
         """Runs on a C-contiguous float32 array of the network's shape; the results are the caller's own."""

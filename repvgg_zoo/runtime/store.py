@@ -17,7 +17,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Optional, Tuple, Union
+from typing import Any, Mapping, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,10 +83,10 @@ class Store:
             return None
         return path
 
-    def keep_graph(self, data: bytes) -> Union[Path, bytes]:
-        """Writes a graph and gives its file, or the bytes themselves if it could not be written."""
-        path = self._graph(_sha256(data))
-        return path if self._publish(path, data) else data
+    def keep_graph(self, sha256: str, data: bytes) -> Optional[Path]:
+        """Writes a graph and gives its file, None if it cannot be written."""
+        path = self._graph(sha256)
+        return path if self._publish(path, data) else None
 
     def keep(self, key: str, record: Record) -> None:
         """Writes a record."""
