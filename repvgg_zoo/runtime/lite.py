@@ -10,6 +10,7 @@ from typing import Any, Optional, Tuple, Union
 
 import megengine
 import numpy as np
+from megengine.core._imperative_rt.utils import Logger
 from numpy.typing import NDArray
 
 from .graph import INPUT
@@ -55,13 +56,18 @@ class LiteNetwork:
             if algorithms is not None:
                 table.write_bytes(algorithms)
             lite.LiteGlobal.set_persistent_cache(str(table))
-            _load(network, graph)
-            self._input = network.get_io_tensor(INPUT)
-            self(np.zeros(shape, np.float32))
-            lite.LiteGlobal.dump_persistent_cache(str(table))
-            self.algorithms = table.read_bytes()
-            # Lite and MegEngine share the table: MegEngine's own, with the user's fast-run results, is put back.
-            megengine._persistent_cache.reg()
+            # The first run would warn that its shapes might change, which they do not.
+            level = Logger.set_log_level(Logger.LogLevel.Error)
+            try:
+                _load(network, graph)
+                self._input = network.get_io_tensor(INPUT)
+                self(np.zeros(shape, np.float32))
+                lite.LiteGlobal.dump_persistent_cache(str(table))
+                self.algorithms = table.read_bytes()
+            finally:
+                Logger.set_log_level(level)
+                # Lite and MegEngine share the table: MegEngine's own, with the user's profiling, is put back.
+                megengine._persistent_cache.reg()
 
     def __call__(self, x: NDArray[Any]) -> Tuple[NDArray[Any], ...]:
         """Runs on a C-contiguous float32 array of the network's shape; the results are the caller's own."""
