@@ -26,6 +26,7 @@ from ..reparam.convert import evaluating, find_blocks, to_deploy
 from .build import Job, build, probe_input
 from .graph import Structure, private_copy
 from .identity import checkpoint_digest, network_digest, processor, usable_cores
+from .lite import BUILDING
 from .plans import candidates
 from .runners import EagerRunner, Runner
 from .store import Store
@@ -58,16 +59,14 @@ def compile(
     Raises ArgumentError, EquivalenceError if the compiled network's output is more than 1e-4 of its scale away from
     the eager network's, and what ``create`` raises.
     """
-    source = _named(model_or_name) if isinstance(model_or_name, str) else _given(model_or_name)
-    height, width = _image_size(image_size, source)
-    shape = (_positive("batch_size", batch_size), source.channels, height, width)
-    cores = usable_cores()
-    threads = cores if threads is None else _positive("threads", threads)
-    if threads > cores:
-        # Lite's threads wait by spinning, so that more of them than cores is many times slower, not a little.
-        logger.warning("%d threads asked for, %d cores usable; taking %d", threads, cores, cores)
-        threads = cores
-    runner, structure, plan, error = _run_by_lite(source, shape, threads, low_memory) or _run_eagerly(source, shape)
+    # What can be checked is checked before anything is fetched.
+    batch_size = _positive("batch_size", batch_size)
+    size = None if image_size is None else _height_and_width(image_size)
+    threads = _threads(threads)
+    with BUILDING:
+        source = _named(model_or_name) if isinstance(model_or_name, str) else _given(model_or_name)
+        shape = (batch_size, source.channels, *(size or _height_and_width(_own_size(source))))
+        runner, structure, plan, error = _run_by_lite(source, shape, threads, low_memory) or _run_eagerly(source, shape)
     return CompiledModel(runner, structure, shape, threads, plan, error, source.spec, source.checkpoint)
 
 
@@ -282,21 +281,32 @@ def _run_eagerly(source: _Source, shape: Tuple[int, int, int, int]) -> _Running:
         ) from error
 
 
-def _image_size(given: Optional[ImageSize], source: _Source) -> Tuple[int, int]:
-    if given is None:
-        if source.checkpoint is not None:
-            given = source.checkpoint.preprocessing.image_size
-        elif source.spec is not None:
-            given = source.spec.architecture.image_size
-        else:
-            raise ArgumentError(
-                "image_size is needed for a network that repvgg_zoo.create did not make",
-                expected="a number, or (height, width)",
-            )
-    pair = given if isinstance(given, (tuple, list)) else (given, given)
+def _own_size(source: _Source) -> int:
+    """The image size that the network was made for."""
+    if source.checkpoint is not None:
+        return source.checkpoint.preprocessing.image_size
+    if source.spec is not None:
+        return source.spec.architecture.image_size
+    raise ArgumentError(
+        "image_size is needed for a network that repvgg_zoo.create did not make",
+        expected="a number, or (height, width)",
+    )
+
+
+def _height_and_width(image_size: ImageSize) -> Tuple[int, int]:
+    pair = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     if len(pair) != 2:
-        raise ArgumentError(f"image_size is {given!r}", expected="a number, or (height, width)", actual=given)
+        raise ArgumentError(f"image_size is {image_size!r}", expected="a number, or (height, width)", actual=image_size)
     return _positive("image_size", pair[0]), _positive("image_size", pair[1])
+
+
+def _threads(wanted: Optional[int]) -> int:
+    cores = usable_cores()
+    threads = cores if wanted is None else _positive("threads", wanted)
+    if threads > cores:
+        # Lite's threads wait by spinning, so that more of them than cores is many times slower, not a little.
+        logger.warning("%d threads asked for, %d cores usable; taking %d", threads, cores, cores)
+    return min(threads, cores)
 
 
 def _channels(network: M.Module) -> int:

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from .graph import INPUT
 from .plans import Plan
 
-# Lite has one table of algorithms for the whole process, which is set before a network is loaded and read at its first
-# run; MegEngine's tracing is of the whole process as well. So one network is built at a time. The lock holds no data.
-BUILDING = threading.RLock()
+# MegEngine's tracing is of the whole process: operators that another thread runs meanwhile end in the trace or in an
+# error. So is the table of algorithms, set before a network is loaded and read at its first run. So one network is
+# compiled at a time.
+BUILDING = threading.Lock()
 
 
 class LiteNetwork:
     """A graph that has run once, so that every algorithm is chosen; not for several threads at once.
+    Whoever makes one holds ``BUILDING``.
 
     ``shape`` is that of all inputs. ``algorithms`` is what an earlier network with the same graph, shape, threads and
     machine had chosen, None to profile. Afterwards it is what this one chose. Raises what Lite raises: RuntimeError.
@@ -51,7 +53,7 @@ class LiteNetwork:
 
         self._network: Any = network
         self._outputs = outputs
-        with BUILDING, tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder:
             table = Path(folder, "algorithms")
             if algorithms is not None:
                 table.write_bytes(algorithms)
