@@ -28,7 +28,7 @@ from .graph import Structure, private_copy
 from .identity import checkpoint_digest, network_digest, processor, usable_cores
 from .lite import BUILDING
 from .plans import candidates
-from .runners import EagerRunner, Runner
+from .runners import EagerRunner, Runner, cannot_run
 from .store import Store
 
 ImageSize = Union[int, Tuple[int, int]]
@@ -55,6 +55,8 @@ def compile(
     outcome is kept in the zoo's cache, so that later calls, also in other processes, take a fraction of the time.
     Where MegEngine Lite is missing (macOS) or cannot run the network, the result runs the eager network and a warning
     says so.
+
+    MegEngine works only in the thread that imported it, so compile there; the result may be called from any thread.
 
     Raises ArgumentError, EquivalenceError if the compiled network's output is more than 1e-4 of its scale away from
     the eager network's, and what ``create`` raises.
@@ -271,14 +273,11 @@ def _run_by_lite(
 
 
 def _run_eagerly(source: _Source, shape: Tuple[int, int, int, int]) -> _Running:
-    runner = EagerRunner(source.make())
     try:
+        runner = EagerRunner(source.make())
         return runner, runner.structure(probe_input(shape)[:1]), "eager", 0.0
     except RuntimeError as error:
-        raise ArgumentError(
-            f"the network cannot run on (1, {', '.join(map(str, shape[1:]))}) float32: {str(error).splitlines()[0]}",
-            actual=shape,
-        ) from error
+        raise cannot_run(error) from error
 
 
 def _own_size(source: _Source) -> int:

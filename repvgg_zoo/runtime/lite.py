@@ -16,18 +16,17 @@ from numpy.typing import NDArray
 from .graph import INPUT
 from .plans import Plan
 
-# MegEngine's tracing is of the whole process: operators that another thread runs meanwhile end in the trace or in an
-# error. So is the table of algorithms, set before a network is loaded and read at its first run. So one network is
-# compiled at a time.
+# The table of algorithms is of the whole process: set before a network is loaded and read at its first run. So one
+# network is compiled at a time.
 BUILDING = threading.Lock()
 
 
 class LiteNetwork:
     """A graph that has run once, so that every algorithm is chosen; not for several threads at once.
-    Whoever makes one holds ``BUILDING``.
 
     ``shape`` is that of all inputs. ``algorithms`` is what an earlier network with the same graph, shape, threads and
-    machine had chosen, None to profile. Afterwards it is what this one chose. Raises what Lite raises: RuntimeError.
+    machine had chosen, None to profile. Afterwards it is what this one chose. Whoever makes a network holds
+    ``BUILDING``. Raises what Lite raises: RuntimeError.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Protocol, Tuple, Union
@@ -11,6 +12,7 @@ import numpy as np
 from megengine import Tensor
 from numpy.typing import NDArray
 
+from ..errors import ArgumentError
 from .graph import Arrays, Structure, flat_outputs
 from .lite import LiteNetwork
 from .plans import Plan
@@ -72,12 +74,26 @@ class EagerRunner:
         self._device = next((str(tensor.device) for tensor in network.parameters()), None)
 
     def __call__(self, x: NDArray[Any]) -> Arrays:
-        _, tensors = flat_outputs(self._network(Tensor(x, device=self._device)))
-        return tuple(tensor.numpy().copy() for tensor in tensors)
+        try:
+            return tuple(tensor.numpy().copy() for tensor in self._outputs(x)[1])
+        except RuntimeError as error:
+            raise cannot_run(error) from error
 
     def structure(self, x: NDArray[Any]) -> Structure:
         """What the network returns, found by running it."""
-        return flat_outputs(self._network(Tensor(x, device=self._device)))[0]
+        return self._outputs(x)[0]
 
     def close(self) -> None:
         del self._network
+
+    def _outputs(self, x: NDArray[Any]) -> Tuple[Structure, List[Tensor]]:
+        return flat_outputs(self._network(Tensor(x, device=self._device)))
+
+
+def cannot_run(error: RuntimeError) -> ArgumentError:
+    """The error for a network that MegEngine cannot run."""
+    elsewhere = threading.current_thread() is not threading.main_thread()
+    return ArgumentError(
+        f"MegEngine cannot run this network: {str(error).splitlines()[0]}",
+        hint="MegEngine works only in the thread that imported it: compile there" if elsewhere else None,
+    )
