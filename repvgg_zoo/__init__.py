@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from .registry.zoo import list_models, model_info, register
     from .reparam.convert import to_deploy
     from .reparam.report import compare_forms
+    from .runtime.compile import CompiledModel, compile
     from .vision.predict import Prediction, predict
     from .vision.preprocess import preprocess
 
 __all__ = [
+    "CompiledModel",
     "Plugin",
     "Prediction",
     "compare_forms",
+    "compile",
     "create",
     "fetch",
     "list_models",
@@ -38,9 +41,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CompiledModel": "runtime.compile",
     "Plugin": "registry.plugins",
     "Prediction": "vision.predict",
     "compare_forms": "reparam.report",
+    "compile": "runtime.compile",
     "create": "factory",
     "fetch": "hub.named",
     "list_models": "registry.zoo",

@@ -176,3 +176,7 @@ class FormError(ZooError, ValueError):
 
 class EquivalenceError(ZooError, ArithmeticError):
     """Two forms of a network disagree by more than the bound, or the weights cannot be fused."""
+
+
+class ClosedError(ZooError, ValueError):
+    """A compiled network was called after it was closed, or in a process forked from its own."""
