@@ -76,23 +76,27 @@ def _lend(arrays: Sequence[NDArray[Any]]) -> List[Tensor]:
     block = libc.malloc(ctypes.c_size_t(max(1, len(arrays)) * size))
     tensors: List[Tensor] = []
     lent: List[int] = []
-    for index, array in enumerate(arrays):
-        assert array.flags.c_contiguous and array.dtype in (np.float32, np.float16)
-        record = DLManagedTensor.from_address(block + index * size)
-        shape = (ctypes.c_int64 * array.ndim)(*array.shape)
-        ctypes.memset(block + index * size, 0, size)
-        record.data, record.shape, record.ndim = array.ctypes.data, shape, array.ndim
-        record.device_type, record.type_code, record.type_lanes = DL_CPU, DL_FLOAT, 1
-        record.type_bits = 8 * array.itemsize
-        record.deleter = ctypes.cast(libc.sem_post, ctypes.c_void_p).value
-        tensor = from_dlpack(new_capsule(block + index * size, b"dltensor", None))
-        # MegEngine has read the record and comes back to it only for the deleter, which lies at the end and is called
-        # with the record's address; so the semaphore can lie at its start, in the place of what has been read.
-        libc.sem_init(ctypes.c_void_p(block + index * size), 0, 0)
-        lent.append(block + index * size)
-        # DLPack knows "cpu0" only, and an operator refuses inputs of two devices, be they two names of one.
-        tensors.append(tensor.to(device, _borrow=True))
-    threading.Thread(target=_keep, args=(libc, block, lent, arrays), name="repvgg_zoo-lent", daemon=True).start()
+    try:
+        for index, array in enumerate(arrays):
+            assert array.flags.c_contiguous and array.dtype in (np.float32, np.float16)
+            address = block + index * size
+            ctypes.memset(address, 0, size)
+            record = DLManagedTensor.from_address(address)
+            shape = (ctypes.c_int64 * array.ndim)(*array.shape)
+            record.data, record.shape, record.ndim = array.__array_interface__["data"][0], shape, array.ndim
+            record.device_type, record.type_code, record.type_lanes = DL_CPU, DL_FLOAT, 1
+            record.type_bits = 8 * array.itemsize
+            record.deleter = ctypes.cast(libc.sem_post, ctypes.c_void_p).value
+            tensor = from_dlpack(new_capsule(address, b"dltensor", None))
+            # MegEngine has read the record and comes back only for the deleter, which lies at the end and gets the
+            # record's address; so the semaphore can lie at the start, in the place of what has been read.
+            libc.sem_init(ctypes.c_void_p(address), 0, 0)
+            lent.append(address)
+            # DLPack knows "cpu0" only, and an operator refuses inputs of two devices, be they two names of one.
+            tensors.append(tensor.to(device, _borrow=True))
+    finally:
+        keeper = threading.Thread(target=_keep, args=(libc, block, lent, arrays), name="repvgg_zoo-lent", daemon=True)
+        keeper.start()
     return tensors
 
 
