@@ -78,7 +78,8 @@ def _lend(arrays: Sequence[NDArray[Any]]) -> List[Tensor]:
     lent: List[int] = []
     try:
         for index, array in enumerate(arrays):
-            assert array.flags.c_contiguous and array.dtype in (np.float32, np.float16)
+            assert array.flags.c_contiguous
+            assert array.dtype in (np.float32, np.float16)
             address = block + index * size
             ctypes.memset(address, 0, size)
             record = DLManagedTensor.from_address(address)

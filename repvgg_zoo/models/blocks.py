@@ -159,7 +159,7 @@ def identity_kernel(channels: int, groups: int) -> NDArray[Any]:
 
 
 class _TorchInit:
-    """Torch's default initialisation, which the official code relies on, for a MegEngine convolution or linear layer."""
+    """Torch's default initialisation, which the official code relies on, for MegEngine's layers."""
 
     weight: Tensor
     bias: Optional[Tensor]

@@ -17,8 +17,7 @@ from megengine import Tensor
 from megengine.autodiff import GradManager
 from megengine.optimizer import SGD
 
-from repvgg_zoo.checkpoints import load_checkpoint, load_state, save_checkpoint
-from repvgg_zoo.checkpoints import lending
+from repvgg_zoo.checkpoints import lending, load_checkpoint, load_state, save_checkpoint
 from repvgg_zoo.checkpoints.lending import lend
 from repvgg_zoo.models import RepVGG
 
@@ -59,7 +58,7 @@ def loaded(path: Path) -> RepVGG:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere weights are copied")
 def test_megengine_still_takes_memory_without_a_copy():
-    """It goes through a private argument and an assumption about when MegEngine reads what; a new one may break them."""
+    """It takes a private argument and an assumption about when MegEngine reads what; a new one may break them."""
     array = np.zeros((64, 1024), np.float32)
     (tensor,) = lend([array])
     assert tensor.device == Tensor(0.0).device
@@ -182,7 +181,7 @@ def load(lend=True):
 """
 
 
-def run(tmp_path: Path, script: str) -> "subprocess.CompletedProcess[str]":
+def run(tmp_path: Path, script: str) -> subprocess.CompletedProcess[str]:
     """Runs ``script`` after SCRIPT with the file of an RepVGG_A0 in the deploy form."""
     path = tmp_path / "a0.safetensors"
     if not path.exists():
@@ -190,9 +189,8 @@ def run(tmp_path: Path, script: str) -> "subprocess.CompletedProcess[str]":
         save_checkpoint(path, net.state_dict())
     return subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", SCRIPT + script, str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
+        capture_output=True,
+        text=True,
         timeout=120,
     )
 
