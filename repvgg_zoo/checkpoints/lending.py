@@ -16,7 +16,6 @@ import sys
 import threading
 from typing import Any, List, Optional, Sequence
 
-import megengine
 import numpy as np
 from megengine import Tensor
 from megengine.utils.dlpack import from_dlpack
@@ -46,30 +45,30 @@ class DLManagedTensor(ctypes.Structure):
     )
 
 
-def lend(arrays: Sequence[NDArray[Any]]) -> Optional[List[Tensor]]:
-    """A tensor for each array, float32 or float16 and contiguous, on the array's own memory; None where that is not
-    possible: beside a GPU, on other systems than Linux, or with a MegEngine that does it no more.
+def lend(arrays: Sequence[NDArray[Any]], device: Any) -> Optional[List[Tensor]]:
+    """A tensor on ``device`` for each array, float32 or float16 and contiguous, on the array's own memory.
+
+    None where that is not possible: on a GPU, on other systems than Linux, or with a MegEngine that does it no more.
 
     The arrays are kept until MegEngine has released every tensor that shares their memory. Nobody else may write to
     that memory, and a file that it is mapped from must not be cut; MegEngine itself may write to it.
     """
-    if not sys.platform.startswith("linux") or Tensor(0.0).device.physical_locator[0] != "cpu":
-        return None
     try:
-        return _lend(arrays)
-    # Whatever it is: a file of the C library or a private argument of MegEngine's that is gone, a record refused.
+        if not sys.platform.startswith("linux") or device.physical_locator[0] != "cpu":
+            return None
+        return _lend(arrays, device)
+    # Whatever it is: a function of the C library or a private argument of MegEngine's that is gone, a record refused.
     except Exception as error:
         logger.warning("MegEngine does not take memory as it did (%s); weights are copied", error)
         return None
 
 
-def _lend(arrays: Sequence[NDArray[Any]]) -> List[Tensor]:
+def _lend(arrays: Sequence[NDArray[Any]], device: Any) -> List[Tensor]:
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     new_capsule = ctypes.pythonapi.PyCapsule_New
     new_capsule.restype = ctypes.py_object
     new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    device = megengine.get_default_device()
 
     # Not Python's memory: MegEngine outlives the interpreter, and calls the last deleters after it is gone.
     size = ctypes.sizeof(DLManagedTensor)

@@ -53,7 +53,7 @@ def load_state(
             for key, tensor in tensors.items()
             if key in arrays
         }
-    shared = _lent(values) if lend else {}
+    shared = _lent(values, tensors) if lend else {}
     for key, value in values.items():
         tensor = tensors[key]
         # `tensor[...] = value` is the public way, but it takes two copies more. _reset is how MegEngine's own
@@ -61,13 +61,16 @@ def load_state(
         tensor._reset(shared.get(key, value))
 
 
-def _lent(values: Mapping[str, NDArray[Any]]) -> Dict[str, Tensor]:
+def _lent(values: Mapping[str, NDArray[Any]], tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     """The large ones of these arrays as tensors on the same memory; none where that is not possible."""
     from .lending import lend  # here, because it imports MegEngine
 
-    large = {key: value for key, value in values.items() if value.nbytes >= LEND_FROM and value.flags.c_contiguous}
-    tensors = lend(list(large.values()))
-    return {} if tensors is None else dict(zip(large, tensors))
+    large = [key for key, value in values.items() if value.nbytes >= LEND_FROM and value.flags.c_contiguous]
+    devices = {str(tensors[key].device) for key in large}
+    if len(devices) != 1:
+        return {}
+    lent = lend([values[key] for key in large], tensors[large[0]].device)
+    return {} if lent is None else dict(zip(large, lent))
 
 
 def same_shape(one: Shape, other: Shape) -> bool:

@@ -114,10 +114,8 @@ class RepVGGBlock(M.Module):
         equivalent = centre * scale_3x3 + self.rbr_1x1.conv.weight * scale_1x1
         return outer + (equivalent**2 / (scale_3x3**2 + scale_1x1**2)).sum()
 
-    def install_fused(self, kernel: NDArray[Any], bias: NDArray[Any]) -> None:
-        """Switches to the deploy form with these values; they must have ``rbr_reparam``'s shapes and this dtype."""
-        assert self.rbr_dense is not None
-        weight = self.rbr_dense.conv.weight
+    def install_fused(self, weight: Parameter, bias: Parameter) -> None:
+        """Switches to the deploy form with these parameters, which must have ``rbr_reparam``'s shapes."""
         conv = Conv2d(
             self.in_channels,
             self.out_channels,
@@ -127,8 +125,7 @@ class RepVGGBlock(M.Module):
             groups=self.groups,
             init_weights=False,
         )
-        conv.weight = Parameter(kernel, dtype=weight.dtype, device=weight.device)
-        conv.bias = Parameter(bias, dtype=weight.dtype, device=weight.device)
+        conv.weight, conv.bias = weight, bias
         conv.training = self.training
         self.rbr_dense = self.rbr_1x1 = self.rbr_identity = None
         self.rbr_reparam = conv

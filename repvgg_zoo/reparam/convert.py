@@ -10,9 +10,11 @@ from typing import Any, Dict, Iterator, List, Tuple
 import megengine.functional as F
 import megengine.module as M
 import numpy as np
-from megengine import Tensor
+from megengine import Parameter, Tensor
 from numpy.typing import NDArray
 
+from ..checkpoints.lending import lend
+from ..checkpoints.state import LEND_FROM
 from ..errors import ArgumentError, EquivalenceError
 from ..models.blocks import RepVGGBlock
 from .fusion import find_problems, fuse_block, raise_problems
@@ -55,10 +57,11 @@ def to_deploy(module: M.Module, *, inplace: bool = False, check: bool = True) ->
     fused = fuse_all(blocks)
     if check:
         check_all(blocks, fused)
-    target = module if inplace else copy.deepcopy(module)
+    parameters = {name: as_parameters(fused.pop(name), blocks[name].rbr_dense.conv.weight) for name in list(fused)}
+    target = module if inplace else copy_without_branches(module, [blocks[name] for name in parameters])
     for name, block in find_blocks(target).items():
-        if name in fused:
-            block.install_fused(*fused.pop(name))
+        if name in parameters:
+            block.install_fused(*parameters[name])
     for part in target.modules():
         if hasattr(part, "switch_to_deploy"):
             part.switch_to_deploy()
@@ -79,6 +82,20 @@ def fuse_all(blocks: Dict[str, RepVGGBlock]) -> Dict[str, Fused]:
         problems += [f"{name}.{problem}" if name else problem for problem in find_problems(arrays)]
     raise_problems(problems)
     return {name: fuse_block(arrays, eps=blocks[name].rbr_dense.bn.eps) for name, arrays in train.items()}
+
+
+def as_parameters(fused: Fused, like: Tensor) -> List[Parameter]:
+    """Fused values as parameters of the dtype and on the device of ``like``; the kernel's memory is lent, not copied."""
+    kernel, bias = fused
+    lent = lend([kernel], like.device) if kernel.nbytes >= LEND_FROM else None
+    placed = {"dtype": like.dtype, "device": like.device}
+    return [Parameter(kernel, **placed) if lent is None else Parameter(lent[0]), Parameter(bias, **placed)]
+
+
+def copy_without_branches(module: M.Module, blocks: List[RepVGGBlock]) -> M.Module:
+    """A deep copy in which the branches of these blocks are None, since it is the heavy part that nobody needs."""
+    branches = [part for block in blocks for part in (block.rbr_dense, block.rbr_1x1, block.rbr_identity)]
+    return copy.deepcopy(module, {id(branch): None for branch in branches})
 
 
 def block_arrays(block: RepVGGBlock) -> Dict[str, NDArray[Any]]:
