@@ -6,7 +6,6 @@ left out or put in front.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple
@@ -47,7 +46,7 @@ def find_checkpoint(model: ModelSpec, tag: Optional[str] = None) -> CheckpointSp
     tags = {normalised(checkpoint.tag): checkpoint for checkpoint in model.checkpoints}
     if normalised(tag) not in tags:
         names = [checkpoint.tag for checkpoint in model.checkpoints]
-        close = difflib.get_close_matches(tag, names, 3) or names
+        close = _close_matches(tag, names, 3) or names
         raise UnknownModelError(
             f"{model.name} has no checkpoint {tag!r}",
             name=f"{model.name}.{tag}",
@@ -83,7 +82,7 @@ def suggestions(registry: Registry, name: str) -> List[str]:
     """Up to three canonical names that look like ``name``, closest first."""
     index = index_of(registry)
     variant = normalised(name).partition(".")[0]
-    close = difflib.get_close_matches(variant, list(index), 6, cutoff=0.5)
+    close = _close_matches(variant, list(index), 6, cutoff=0.5)
     return list(dict.fromkeys(index[claim][0].name for claim in close))[:3]
 
 
@@ -102,3 +101,9 @@ def natural_key(name: str) -> List[Tuple[int, int, str]]:
 def _spellings(name: str) -> Tuple[str, ...]:
     plain = normalised(name)
     return (plain, plain[len("create") :]) if plain.startswith("create") else (plain,)
+
+
+def _close_matches(word: str, words: List[str], count: int, cutoff: float = 0.6) -> List[str]:
+    import difflib  # here, because a name that is known needs none of it
+
+    return difflib.get_close_matches(word, words, count, cutoff)
