@@ -338,6 +338,8 @@ def _filled_in(spec: CheckpointSpec) -> CheckpointSpec:
     """``{variant}``, ``{name}`` and ``{stem}`` (the file's name without its extension) filled in."""
 
     def fill(text: str) -> str:
+        if "{" not in text:
+            return text
         file = spec.file.name
         return text.replace("{variant}", spec.variant).replace("{name}", file).replace("{stem}", Path(file).stem)
 

@@ -85,7 +85,7 @@ def fuse_all(blocks: Dict[str, RepVGGBlock]) -> Dict[str, Fused]:
 
 
 def as_parameters(fused: Fused, like: Tensor) -> List[Parameter]:
-    """Fused values as parameters of the dtype and on the device of ``like``; the kernel's memory is lent, not copied."""
+    """Fused values as parameters with the dtype and device of ``like``; the kernel's memory is lent, not copied."""
     kernel, bias = fused
     lent = lend([kernel], like.device) if kernel.nbytes >= LEND_FROM else None
     placed = {"dtype": like.dtype, "device": like.device}
