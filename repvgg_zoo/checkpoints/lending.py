@@ -14,7 +14,7 @@ import ctypes
 import logging
 import sys
 import threading
-from typing import Any, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 from megengine import Tensor
@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 logger = logging.getLogger(__name__)
 
 DL_CPU, DL_FLOAT = 1, 2
+
+# Below this many bytes an array is copied sooner than lent.
+LEND_FROM = 1 << 16
 
 
 class DLManagedTensor(ctypes.Structure):
@@ -43,6 +46,15 @@ class DLManagedTensor(ctypes.Structure):
         ("manager_ctx", ctypes.c_void_p),
         ("deleter", ctypes.c_void_p),
     )
+
+
+def lend_large(arrays: Mapping[str, NDArray[Any]], like: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """Those of the arrays that are worth it, lent to the device of the tensors ``like``; none where that fails."""
+    large = [key for key, array in arrays.items() if array.nbytes >= LEND_FROM and array.flags.c_contiguous]
+    if len({str(like[key].device) for key in large}) != 1:
+        return {}
+    lent = lend([arrays[key] for key in large], like[large[0]].device)
+    return {} if lent is None else dict(zip(large, lent))
 
 
 def lend(arrays: Sequence[NDArray[Any]], device: Any) -> Optional[List[Tensor]]:

@@ -10,15 +10,10 @@ from numpy.typing import NDArray
 from ..errors import StateError
 
 if TYPE_CHECKING:
-    from megengine import Tensor
     from megengine.module import Module
 
 Shape = Tuple[int, ...]
 SHOWN = 10
-
-
-# Below this many bytes an array is copied sooner than lent.
-LEND_FROM = 1 << 16
 
 
 def load_state(
@@ -35,6 +30,8 @@ def load_state(
     re-parameterisation is where they are refused. Raises StateError with every key that is missing, unexpected,
     misshapen or not made of real numbers.
     """
+    from .lending import lend_large  # here, because it imports MegEngine
+
     tensors = dict(module.named_tensors())
     missing = [key for key in tensors if key not in arrays and key not in keep]
     unexpected = [key for key in arrays if key not in tensors]
@@ -49,28 +46,17 @@ def load_state(
 
     with np.errstate(over="ignore"):
         values = {
-            key: arrays[key].astype(tensor.dtype, copy=False).reshape(tuple(tensor.shape))
+            key: arrays[key].astype(tensor.dtype, order="C", copy=not lend).reshape(tuple(tensor.shape))
             for key, tensor in tensors.items()
             if key in arrays
         }
-    shared = _lent(values, tensors) if lend else {}
+    # Copies are lent too: a tensor made of an array takes its memory from MegEngine's pool, which is a quarter larger.
+    shared = lend_large(values, tensors)
     for key, value in values.items():
         tensor = tensors[key]
         # `tensor[...] = value` is the public way, but it takes two copies more. _reset is how MegEngine's own
         # load_state_dict does it; neither looks at the shape.
         tensor._reset(shared.get(key, value))
-
-
-def _lent(values: Mapping[str, NDArray[Any]], tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """The large ones of these arrays as tensors on the same memory; none where that is not possible."""
-    from .lending import lend  # here, because it imports MegEngine
-
-    large = [key for key, value in values.items() if value.nbytes >= LEND_FROM and value.flags.c_contiguous]
-    devices = {str(tensors[key].device) for key in large}
-    if len(devices) != 1:
-        return {}
-    lent = lend([values[key] for key in large], tensors[large[0]].device)
-    return {} if lent is None else dict(zip(large, lent))
 
 
 def same_shape(one: Shape, other: Shape) -> bool:

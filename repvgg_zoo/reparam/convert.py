@@ -13,8 +13,7 @@ import numpy as np
 from megengine import Parameter, Tensor
 from numpy.typing import NDArray
 
-from ..checkpoints.lending import lend
-from ..checkpoints.state import LEND_FROM
+from ..checkpoints.lending import lend_large
 from ..errors import ArgumentError, EquivalenceError
 from ..models.blocks import RepVGGBlock
 from .fusion import find_problems, fuse_block, raise_problems
@@ -57,7 +56,7 @@ def to_deploy(module: M.Module, *, inplace: bool = False, check: bool = True) ->
     fused = fuse_all(blocks)
     if check:
         check_all(blocks, fused)
-    parameters = {name: as_parameters(fused.pop(name), blocks[name].rbr_dense.conv.weight) for name in list(fused)}
+    parameters = as_parameters(fused, blocks)
     target = module if inplace else copy_without_branches(module, [blocks[name] for name in parameters])
     for name, block in find_blocks(target).items():
         if name in parameters:
@@ -84,12 +83,16 @@ def fuse_all(blocks: Dict[str, RepVGGBlock]) -> Dict[str, Fused]:
     return {name: fuse_block(arrays, eps=blocks[name].rbr_dense.bn.eps) for name, arrays in train.items()}
 
 
-def as_parameters(fused: Fused, like: Tensor) -> List[Parameter]:
-    """Fused values as parameters with the dtype and device of ``like``; the kernel's memory is lent, not copied."""
-    kernel, bias = fused
-    lent = lend([kernel], like.device) if kernel.nbytes >= LEND_FROM else None
-    placed = {"dtype": like.dtype, "device": like.device}
-    return [Parameter(kernel, **placed) if lent is None else Parameter(lent[0]), Parameter(bias, **placed)]
+def as_parameters(fused: Dict[str, Fused], blocks: Dict[str, RepVGGBlock]) -> Dict[str, Tuple[Parameter, Parameter]]:
+    """Fused kernels and biases as parameters with their block's dtype and device; large kernels are lent."""
+    like = {name: blocks[name].rbr_dense.conv.weight for name in fused}
+    lent = lend_large({name: kernel for name, (kernel, _) in fused.items()}, like)
+    parameters = {}
+    for name, (kernel, bias) in fused.items():
+        placed = {"dtype": like[name].dtype, "device": like[name].device}
+        weight = Parameter(lent[name]) if name in lent else Parameter(kernel, **placed)
+        parameters[name] = (weight, Parameter(bias, **placed))
+    return parameters
 
 
 def copy_without_branches(module: M.Module, blocks: List[RepVGGBlock]) -> M.Module:
