@@ -45,7 +45,7 @@ def save_checkpoint(
     arrays = published(_arrays(arrays_or_module), layout)
     if not file.parent.is_dir():
         raise ArgumentError(f"{file.parent} is not a folder", path=file, hint="make the folder first")
-    _write_whole(file, lambda stream: write(stream, arrays))
+    write_whole(file, lambda stream: write(stream, arrays))
 
 
 def published(arrays: Mapping[str, NDArray[Any]], layout: Union[str, Layout]) -> Dict[str, NDArray[Any]]:
@@ -102,7 +102,7 @@ def _format(path: Path, format: Optional[str]) -> str:
     return chosen
 
 
-def _write_safetensors(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_safetensors(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Writes what the library would, byte for byte, but array by array.
 
     ``safetensors.numpy.save`` makes two copies of the whole in memory first: on B3, 0.9 GB and three times as long. Its
@@ -135,20 +135,24 @@ def _contiguous(arrays: Mapping[str, NDArray[Any]]) -> Dict[str, NDArray[Any]]:
 
 
 WRITERS: Mapping[str, Callable[[BinaryIO, Mapping[str, NDArray[Any]]], None]] = {
-    "safetensors": _write_safetensors,
+    "safetensors": write_safetensors,
     "megengine": _write_pickle,
 }
 
 
-def _write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Writes beside ``path``, then renames: a reader sees the old file or the new one, and a crash leaves no half."""
+def write_whole(path: Path, write: Callable[[BinaryIO], None], *, durable: bool = True) -> None:
+    """Writes beside ``path``, then renames: a reader sees the old file or the new one, and a crash leaves no half.
+
+    A file that is not ``durable`` may be cut short by a power failure, for a caller who can tell and make it again.
+    """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     stream = part.open("xb")  # with the permissions that the umask gives, unlike tempfile's
     try:
         with stream:
             write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())  # or a power cut could leave the new name on an empty file
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())  # or a power cut could leave the new name on an empty file
         part.replace(path)
     except BaseException:
         part.unlink()

@@ -12,6 +12,7 @@ import numpy as np
 from megengine import Parameter, Tensor
 from numpy.typing import NDArray
 
+from ..errors import ArgumentError
 from ..registry.spec import SESpec
 
 
@@ -113,10 +114,8 @@ class RepVGGBlock(M.Module):
         equivalent = centre * scale_3x3 + self.rbr_1x1.conv.weight * scale_1x1
         return outer + (equivalent**2 / (scale_3x3**2 + scale_1x1**2)).sum()
 
-    def install_fused(self, kernel: NDArray[Any], bias: NDArray[Any]) -> None:
-        """Switches to the deploy form with these values; they must have ``rbr_reparam``'s shapes and this dtype."""
-        assert self.rbr_dense is not None
-        weight = self.rbr_dense.conv.weight
+    def install_fused(self, weight: Parameter, bias: Parameter) -> None:
+        """Switches to the deploy form with these parameters, which must have ``rbr_reparam``'s shapes."""
         conv = Conv2d(
             self.in_channels,
             self.out_channels,
@@ -126,8 +125,7 @@ class RepVGGBlock(M.Module):
             groups=self.groups,
             init_weights=False,
         )
-        conv.weight = Parameter(kernel, dtype=weight.dtype, device=weight.device)
-        conv.bias = Parameter(bias, dtype=weight.dtype, device=weight.device)
+        conv.weight, conv.bias = weight, bias
         conv.training = self.training
         self.rbr_dense = self.rbr_1x1 = self.rbr_identity = None
         self.rbr_reparam = conv
@@ -158,21 +156,13 @@ def identity_kernel(channels: int, groups: int) -> NDArray[Any]:
 
 
 class _TorchInit:
-    """Torch's default initialisation, which the official code relies on, for a MegEngine convolution or linear layer.
-
-    ``init_weights=False`` leaves zeros, for a caller who is about to load weights.
-    """
+    """Torch's default initialisation, which the official code relies on, for MegEngine's layers."""
 
     weight: Tensor
     bias: Optional[Tensor]
 
-    def __init__(self, *args: Any, init_weights: bool = True, **kwargs: Any) -> None:
-        self._init_weights = init_weights
-        super().__init__(*args, **kwargs)
-
     def reset_parameters(self) -> None:
-        if self._init_weights:
-            self.initialise()
+        """MegEngine's constructors call this; the ones below draw numbers once the parameters have their shapes."""
 
     def initialise(self) -> None:
         """Draws weight and bias uniformly from +-1/sqrt(fan in)."""
@@ -184,11 +174,53 @@ class _TorchInit:
 
 
 class Conv2d(_TorchInit, M.Conv2d):
-    """MegEngine's convolution, initialised as torch initialises its own."""
+    """MegEngine's convolution, initialised as torch initialises its own.
+
+    ``init_weights=False`` leaves zeros that take no memory, for a caller who is about to load weights.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        groups: int = 1,
+        init_weights: bool = True,
+        **options: Any,
+    ) -> None:
+        if in_channels % groups or out_channels % groups:
+            raise ArgumentError(
+                f"{in_channels} channels to {out_channels} cannot be cut into {groups} groups",
+                actual=groups,
+                hint="take a number of groups that divides both",
+            )
+        # MegEngine fills every new parameter, which for B3 takes longer than loading it; so the layer is made with the
+        # fewest channels and gets its parameters afterwards.
+        super().__init__(groups, groups, kernel_size, groups=groups, **options)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        kernel = (out_channels // groups, in_channels // groups, kernel_size, kernel_size)
+        self.weight = unfilled(kernel if groups == 1 else (groups, *kernel))
+        if self.bias is not None:
+            self.bias = unfilled((1, out_channels, 1, 1))
+        if init_weights:
+            self.initialise()
 
 
 class Linear(_TorchInit, M.Linear):
-    """MegEngine's linear layer, initialised as torch initialises its own."""
+    """MegEngine's linear layer, initialised as torch initialises its own; ``init_weights`` is that of Conv2d."""
+
+    def __init__(self, in_features: int, out_features: int, *, init_weights: bool = True) -> None:
+        super().__init__(1, 1)
+        self.in_features, self.out_features = in_features, out_features
+        self.weight, self.bias = unfilled((out_features, in_features)), unfilled((out_features,))
+        if init_weights:
+            self.initialise()
+
+
+def unfilled(shape: Tuple[int, ...]) -> Parameter:
+    """A float32 parameter of zeros that takes memory only once it is written to: a view of a single zero."""
+    return Parameter(F.broadcast_to(Tensor(np.zeros((1,) * len(shape), np.float32)), shape))
 
 
 def _conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, init: bool) -> M.Module:

@@ -6,7 +6,6 @@ left out or put in front.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple
@@ -48,7 +47,7 @@ def find_checkpoint(model: ModelSpec, tag: Optional[str] = None) -> CheckpointSp
     tags = {normalised(checkpoint.tag): checkpoint for checkpoint in model.checkpoints}
     if normalised(tag) not in tags:
         names = [checkpoint.tag for checkpoint in model.checkpoints]
-        close = difflib.get_close_matches(tag, names, 3) or names
+        close = _close_matches(tag, names, 3) or names
         raise UnknownModelError(
             f"{model.name} has no checkpoint {tag!r}",
             name=f"{model.name}.{tag}",
@@ -84,7 +83,7 @@ def suggestions(registry: Registry, name: str) -> List[str]:
     """Up to three canonical names that look like ``name``, closest first."""
     index = index_of(registry)
     variant = normalised(name).partition(".")[0]
-    close = difflib.get_close_matches(variant, list(index), 6, cutoff=0.5)
+    close = _close_matches(variant, list(index), 6, cutoff=0.5)
     return list(dict.fromkeys(index[claim][0].name for claim in close))[:3]
 
 
@@ -110,3 +109,9 @@ def spellings(name: str) -> Tuple[str, ...]:
     """The name as it is compared, and without the official functions' ``create``."""
     plain = normalised(name)
     return (plain, plain[len("create") :]) if plain.startswith("create") else (plain,)
+
+
+def _close_matches(word: str, words: List[str], count: int, cutoff: float = 0.6) -> List[str]:
+    import difflib  # here, because a name that is known needs none of it
+
+    return difflib.get_close_matches(word, words, count, cutoff)

@@ -7,7 +7,6 @@ The grammar is that of the records in ``spec``: ``decode`` follows their annotat
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import re
 import typing
@@ -85,6 +84,7 @@ class Document:
     def __init__(self, path: Optional[Path]) -> None:
         self.path = path
         self.folder = None if path is None else path.resolve().parent
+        self._decoded: Dict[Tuple[int, Any], Tuple[Node, Any]] = {}
 
     def fail(self, node: Any, message: str, expected: Any, *, actual: Any = None, hint: Optional[str] = None) -> None:
         line = node.start_mark.line + 1
@@ -175,7 +175,18 @@ class Document:
         return entries
 
     def decode(self, node: Node, kind: Any) -> Any:
-        """The value of ``node`` as ``kind``: a scalar type, Optional, a tuple type, or a record."""
+        """The value of ``node`` as ``kind``: a scalar type, Optional, a tuple type, or a record.
+
+        Values are frozen, and a publisher's nodes stand in each of its checkpoints, so each is decoded once. The node
+        is kept beside its value, or another could come to have its id.
+        """
+        if (id(node), kind) not in self._decoded:
+            self._decoded[id(node), kind] = (node, self._decode(node, kind))
+        return self._decoded[id(node), kind][1]
+
+    def _decode(self, node: Node, kind: Any) -> Any:
+        if kind in NAMES:
+            return self._scalar(node, kind)
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         if origin is Union:
             if node.tag == f"{CORE}null":
@@ -185,9 +196,7 @@ class Document:
             return tuple((name, self._option(value)) for name, (_, value) in self.mapping(node).items())
         if origin is tuple:
             return self._tuple(node, arguments)
-        if dataclasses.is_dataclass(kind):
-            return self.record(node, kind, self.mapping(node))
-        return self._scalar(node, kind)
+        return self.record(node, kind, self.mapping(node))
 
     def _tuple(self, node: Node, arguments: Tuple[Any, ...]) -> Tuple[Any, ...]:
         if not isinstance(node, yaml.SequenceNode) or node.tag != f"{CORE}seq":
@@ -252,6 +261,8 @@ class Document:
     def check_fields(self, entries: Entries, known: Tuple[str, ...]) -> None:
         for key, (key_node, _) in entries.items():
             if key not in known:
+                import difflib  # here and not above, because a registry without mistakes needs none of it
+
                 close = difflib.get_close_matches(key, known, 1)
                 hint = f"did you mean {close[0]!r}?" if close else None
                 self.fail(key_node, f"unknown field {key!r}", ", ".join(known), actual=key, hint=hint)
@@ -332,9 +343,11 @@ class Document:
                     )
 
 
+_NODES: Mapping[type, Any] = {yaml.ScalarEvent: yaml.ScalarNode, yaml.SequenceStartEvent: yaml.SequenceNode}
+
+
 def _node(event: Any, resolver: Any) -> Any:
-    kinds = {yaml.ScalarEvent: yaml.ScalarNode, yaml.SequenceStartEvent: yaml.SequenceNode}
-    kind = kinds.get(type(event), yaml.MappingNode)
+    kind = _NODES.get(type(event), yaml.MappingNode)
     scalar = kind is yaml.ScalarNode
     tag = event.tag
     if tag is None or tag == "!":
@@ -348,6 +361,8 @@ def _filled_in(spec: CheckpointSpec) -> CheckpointSpec:
     """``{variant}``, ``{name}`` and ``{stem}`` (the file's name without its extension) filled in."""
 
     def fill(text: str) -> str:
+        if "{" not in text:
+            return text
         file = spec.file.name
         return text.replace("{variant}", spec.variant).replace("{name}", file).replace("{stem}", Path(file).stem)
 

@@ -10,9 +10,10 @@ from typing import Any, Dict, Iterator, List, Tuple
 import megengine.functional as F
 import megengine.module as M
 import numpy as np
-from megengine import Tensor
+from megengine import Parameter, Tensor
 from numpy.typing import NDArray
 
+from ..checkpoints.lending import lend_large
 from ..errors import ArgumentError, EquivalenceError
 from ..models.blocks import RepVGGBlock
 from .check import BLOCK_BOUNDS
@@ -53,10 +54,11 @@ def to_deploy(module: M.Module, *, inplace: bool = False, check: bool = True) ->
     fused = fuse_all(blocks)
     if check:
         check_all(blocks, fused)
-    target = module if inplace else copy.deepcopy(module)
+    parameters = as_parameters(fused, blocks)
+    target = module if inplace else copy_without_branches(module, [blocks[name] for name in parameters])
     for name, block in find_blocks(target).items():
-        if name in fused:
-            block.install_fused(*fused.pop(name))
+        if name in parameters:
+            block.install_fused(*parameters[name])
     for part in target.modules():
         if hasattr(part, "switch_to_deploy"):
             part.switch_to_deploy()
@@ -77,6 +79,24 @@ def fuse_all(blocks: Dict[str, RepVGGBlock]) -> Dict[str, Fused]:
         problems += [f"{name}.{problem}" if name else problem for problem in find_problems(arrays)]
     raise_problems(problems)
     return {name: fuse_block(arrays, eps=blocks[name].rbr_dense.bn.eps) for name, arrays in train.items()}
+
+
+def as_parameters(fused: Dict[str, Fused], blocks: Dict[str, RepVGGBlock]) -> Dict[str, Tuple[Parameter, Parameter]]:
+    """Fused kernels and biases as parameters with their block's dtype and device; large kernels are lent."""
+    like = {name: blocks[name].rbr_dense.conv.weight for name in fused}
+    lent = lend_large({name: kernel for name, (kernel, _) in fused.items()}, like)
+    parameters = {}
+    for name, (kernel, bias) in fused.items():
+        placed = {"dtype": like[name].dtype, "device": like[name].device}
+        weight = Parameter(lent[name]) if name in lent else Parameter(kernel, **placed)
+        parameters[name] = (weight, Parameter(bias, **placed))
+    return parameters
+
+
+def copy_without_branches(module: M.Module, blocks: List[RepVGGBlock]) -> M.Module:
+    """A deep copy in which the branches of these blocks are None, since it is the heavy part that nobody needs."""
+    branches = [part for block in blocks for part in (block.rbr_dense, block.rbr_1x1, block.rbr_identity)]
+    return copy.deepcopy(module, {id(branch): None for branch in branches})
 
 
 def block_arrays(block: RepVGGBlock) -> Dict[str, NDArray[Any]]:
