@@ -1,0 +1,199 @@
+"""How long a network takes from a file to weights in memory, and how much memory: ours and torch in the same run.
+
+``python -m benchmarks.loading`` has RepVGG_B3 (123 M parameters in train form, 493 MB) written with random weights in
+the publishers' own formats, and loads it in turn with ours and with torch. Each load is in a new process with the
+imports done, from a warm page cache, and ends when every page of every weight was touched; a second load follows in the
+same process ("again"). No figure counts before the network's logits were held against timm's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+from .record import Record, peers_environment, peers_python, spread
+
+HERE = Path(__file__).resolve().parent
+NAME = "bench/RepVGG_B3"
+# Bytes of all float32 tensors of a form, BN statistics included.
+WEIGHTS = {"train": 4 * 123_193_000, "deploy": 4 * 110_964_072}
+
+# What is compared, what with, and the most that their quotient should be.
+QUESTIONS = (
+    ("deploy form, kept from before", "ours: deploy, kept", "torch: deploy, meta + mmap + assign", 1.0),
+    ("train form, kept from before", "ours: train, kept", "torch: train, build + copy", 0.6),
+    ("first load of timm's safetensors, deploy", "ours: deploy, first, timm", "read + sha256, timm", 2.5),
+    ("first load of an official torch file, deploy", "ours: deploy, first, official", "read + sha256, official", 2.5),
+)
+# name: (who, form, tag, what of the cache is removed first)
+CONTENDERS = {
+    "ours: deploy, kept": ("ours", "deploy", "timm", ""),
+    "torch: deploy, meta + mmap + assign": ("torch", "deploy", "", ""),
+    "ours: train, kept": ("ours", "train", "timm", ""),
+    "torch: train, build + copy": ("torch", "train", "", ""),
+    "ours: deploy, first, timm": ("ours", "deploy", "timm", "native"),
+    "read + sha256, timm": ("read", "", "timm.safetensors", ""),
+    "ours: deploy, first, official": ("ours", "deploy", "official", "native"),
+    "read + sha256, official": ("read", "", "official.pth", ""),
+    "ours: deploy, first and fetched, timm": ("ours", "deploy", "timm", "."),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is not None:
+        print(json.dumps(measure(**json.loads(options.child))))
+        return
+    record = Record.open(options.results)
+    if record.of("loading"):
+        print("loading: measured already")
+        return
+    with tempfile.TemporaryDirectory(prefix="repvgg-zoo-bench-") as name:
+        folder = Path(name)
+        write_files(folder)
+        report(record, compete(folder, options.rounds))
+
+
+def write_files(folder: Path) -> None:
+    """The publishers' files, by timm and torch themselves, and a registry of our own that names them."""
+    command = [peers_python(), str(HERE / "peers" / "write_weights.py"), str(folder)]
+    subprocess.run(command, env=peers_environment(), check=True)
+    (folder / "registry.json").write_text(json.dumps(registry(folder)))
+
+
+def registry(folder: Path) -> Dict[str, Any]:
+    import repvgg_zoo
+
+    model = repvgg_zoo.model_info("RepVGG_B3")
+    files = {"timm": ("timm.safetensors", "safetensors"), "official": ("official.pth", "torch")}
+    checkpoints = {}
+    for tag, (name, format) in files.items():
+        path = folder / name
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        checkpoints[tag] = {
+            "file": {"name": name, "sources": [path.as_uri()], "size": path.stat().st_size, "sha256": sha256},
+            "publisher": "random weights",
+            "format": format,
+            "layout": tag,
+            "form": "train",
+            "licence": "none",
+            "origin": ["a benchmark"],
+            "preprocessing": {
+                "image_size": 224,
+                "resize": 256,
+                "interpolation": "bilinear",
+                "backend": "pillow",
+                "colour": "RGB",
+                "mean": [0.485, 0.456, 0.406],
+                "std": [0.229, 0.224, 0.225],
+            },
+        }
+    variant = {
+        "family": "RepVGG-B",
+        "architecture": {
+            "num_blocks": list(model.architecture.num_blocks),
+            "width_multiplier": list(model.architecture.width_multiplier),
+        },
+        "params": {"train": model.params.train, "deploy": model.params.deploy},
+        "macs": {"train": model.macs.train, "deploy": model.macs.deploy},
+        "checkpoints": checkpoints,
+    }
+    return {"schema": 1, "variants": {NAME: variant}}
+
+
+def compete(folder: Path, rounds: int) -> Dict[str, List[Dict[str, Any]]]:
+    """Every contender in every round, in turn, so that a noisy neighbour disturbs all alike; round 0 only warms up."""
+    found: Dict[str, List[Dict[str, Any]]] = {name: [] for name in CONTENDERS}
+    for round_ in range(rounds + 1):
+        for name, (who, form, tag, removed) in CONTENDERS.items():
+            if removed:
+                shutil.rmtree(folder / "cache" / removed, ignore_errors=True)
+            sample = run(folder, who, form, tag)
+            if round_:
+                found[name].append(sample)
+        print(f"loading: round {round_} of {rounds}", file=sys.stderr, flush=True)
+    return found
+
+
+def run(folder: Path, who: str, form: str, tag: str) -> Dict[str, Any]:
+    """One contender once, in a process of its own: its samples, or why there are none."""
+    job = json.dumps({"who": who, "form": form, "tag": tag, "folder": str(folder)})
+    command, environment = [sys.executable, "-m", "benchmarks.loading", "--child", job], dict(os.environ)
+    if who == "torch":
+        command = [peers_python(), str(HERE / "peers" / "load.py"), form, str(folder)]
+        environment = peers_environment()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        return {"failed": (done.stderr.strip().splitlines() or ["no output"])[-1]}
+    sample: Dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    if not sample.get("error", 0) <= 1e-4:
+        return {"failed": f"its logits are {sample['error']:.1e} off"}
+    return sample
+
+
+def measure(who: str, form: str, tag: str, folder: str) -> Dict[str, Any]:
+    """In the child process: two samples of the seconds and the growth of memory, and how far the logits are off."""
+    if who == "read":
+        began = time.perf_counter()
+        hashlib.sha256((Path(folder) / tag).read_bytes()).hexdigest()
+        return {"samples": [{"seconds": time.perf_counter() - began}]}
+    os.environ["REPVGG_ZOO_HOME"] = str(Path(folder) / "cache")
+    import megengine
+    import numpy as np
+
+    import repvgg_zoo
+
+    repvgg_zoo.register(json.loads((Path(folder) / "registry.json").read_text()))
+    repvgg_zoo.model_info(NAME)
+    create = repvgg_zoo.create  # so that the import of its module is over
+    samples = []
+    for _ in range(2):
+        before = resident()
+        began = time.perf_counter()
+        network = create(NAME, pretrained=tag, deploy=form == "deploy", progress=False)
+        for tensor in network.tensors():
+            tensor.numpy().reshape(-1)[::1024].sum()
+        seconds = time.perf_counter() - began
+        samples.append({"seconds": seconds, "grown": resident() - before})
+        logits = network(megengine.Tensor(np.load(f"{folder}/image.npy"))).numpy()
+        del network, tensor
+    expected = np.load(f"{folder}/logits.npy")
+    return {"samples": samples, "error": float(np.abs(logits - expected).max() / np.abs(expected).max())}
+
+
+def resident() -> float:
+    """Bytes of this process in memory, mapped files included."""
+    return 1024.0 * int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
+
+
+def report(record: Record, found: Dict[str, List[Dict[str, Any]]]) -> None:
+    """Writes a row for each contender and one for each question."""
+    for name, samples in found.items():
+        failed = [sample["failed"] for sample in samples if "failed" in sample]
+        if failed:
+            record.add("loading", {"contender": name}, failed=failed[0])
+            continue
+        first = [sample["samples"][0] for sample in samples]
+        again = [sample["samples"][1] for sample in samples if len(sample["samples"]) > 1]
+        measured = {"seconds": spread([sample["seconds"] for sample in first])}
+        if again:
+            measured["again"] = spread([sample["seconds"] for sample in again])
+            measured["grown"] = spread([sample["grown"] / WEIGHTS[CONTENDERS[name][1]] for sample in first])
+        record.add("loading", {"contender": name}, **measured)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Loads RepVGG_B3 in torch once (usage: load.py deploy|train FOLDER) and prints what it cost, as JSON.
+
+`deploy` is torch's quickest way: the plain network built on the meta device, its file mapped and assigned. `train` is
+the ordinary one: timm's network built as it builds itself, and the mapped file copied into it. Both then touch every
+page. The second sample is a second load in the same process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Dict, List
+
+import numpy as np
+import timm
+import torch
+from networks import layers, torch_network, torch_state
+from torch import nn
+
+
+def deploy(folder: Path) -> nn.Module:
+    network = layers(torch.load(folder / "deploy.pth", mmap=True, weights_only=True))
+    with torch.device("meta"):
+        built = torch_network(network)
+    built.load_state_dict(torch_state(built, network), assign=True)
+    return built.eval()
+
+
+def train(folder: Path) -> nn.Module:
+    built = timm.create_model("repvgg_b3")
+    built.load_state_dict(torch.load(folder / "timm.pth", mmap=True, weights_only=True))
+    return built.eval()
+
+
+def main(form: str, folder: Path) -> None:
+    load = {"deploy": deploy, "train": train}[form]
+    samples: List[Dict[str, float]] = []
+    for _ in range(2):
+        before = resident()
+        began = time.perf_counter()
+        network = load(folder)
+        for tensor in network.state_dict().values():
+            tensor.reshape(-1)[::1024].sum()
+        seconds = time.perf_counter() - began
+        samples.append({"seconds": seconds, "grown": resident() - before})
+        error = difference(network, folder)
+        del network
+    print(json.dumps({"samples": samples, "error": error}))
+
+
+def difference(network: nn.Module, folder: Path) -> float:
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(np.load(folder / "image.npy"))).numpy()
+    expected = np.load(folder / "logits.npy")
+    return float(np.abs(logits - expected).max() / np.abs(expected).max())
+
+
+def resident() -> float:
+    """Bytes of this process in memory, mapped files included."""
+    return 1024.0 * int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
