@@ -20,9 +20,8 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterable, List
 
-from .record import Record, peers_environment, peers_python, spread
+from .record import Record, peers_environment, peers_python, resident, spread
 
-HERE = Path(__file__).resolve().parent
 NAME = "bench/RepVGG_B3"
 DEPLOY, TORCH_DEPLOY = "ours, deploy form, kept", "torch, plain deploy network: meta build, mmap, assign"
 TRAIN, TORCH_TRAIN = "ours, train form, kept", "torch, timm's repvgg_b3: build, mmap, copy"
@@ -75,7 +74,7 @@ def main() -> None:
 
 def write_files(folder: Path) -> None:
     """The publishers' files, by timm and torch themselves, and a registry of our own that names them."""
-    command = [peers_python(), str(HERE / "peers" / "write_weights.py"), str(folder)]
+    command = [peers_python(), "-m", "benchmarks.contenders.write_weights", str(folder)]
     subprocess.run(command, env=peers_environment(), check=True)
     (folder / "registry.json").write_text(json.dumps(registry(folder)))
 
@@ -139,7 +138,7 @@ def run(folder: Path, who: str, form: str, tag: str, cache: str) -> Dict[str, An
     job = json.dumps({"who": who, "form": form, "tag": tag, "folder": str(folder), "cache": cache})
     command, environment = [sys.executable, "-m", "benchmarks.loading", "--child", job], dict(os.environ)
     if who == "torch":
-        command = [peers_python(), str(HERE / "peers" / "load.py"), form, str(folder)]
+        command = [peers_python(), "-m", "benchmarks.contenders.load", form, str(folder)]
         environment = peers_environment()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
@@ -186,11 +185,6 @@ def touch(tensors: Iterable[Any]) -> None:
     sums = [tensor.reshape(-1)[::1024].sum() for tensor in tensors]
     for value in sums:
         value.numpy()
-
-
-def resident() -> float:
-    """Bytes of this process in memory, mapped files included."""
-    return 1024.0 * int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
 
 
 def report(record: Record, found: Dict[str, List[Dict[str, Any]]]) -> None:

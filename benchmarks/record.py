@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -130,6 +130,11 @@ def processor_times() -> List[int]:
     return [sum(ticks) - ticks[3] - ticks[4], sum(ticks)]  # the fourth is idle, the fifth waiting for disks
 
 
+def resident(process: Union[int, str] = "self") -> float:
+    """Bytes of a process in memory, mapped files included."""
+    return 1024.0 * int(Path(f"/proc/{process}/status").read_text().split("VmRSS:")[1].split()[0])
+
+
 def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
@@ -146,6 +151,5 @@ def peers_python() -> str:
 
 
 def peers_environment() -> Dict[str, str]:
-    """Environment variables for a peer: timm finds the stand-in for torchvision, and nothing of ours."""
-    stand_in = str(ROOT / "tests" / "peers")
-    return {**os.environ, "PYTHONPATH": stand_in}
+    """Environment variables for a peer: it finds these files, and timm the stand-in for torchvision that it needs."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "peers")])}

@@ -1,4 +1,4 @@
-"""Writes RepVGG_B3 with random weights as its publishers do (usage: write_weights.py FOLDER), for benchmarks/loading.py.
+"""Writes RepVGG_B3 with random weights as its publishers do (``-m benchmarks.contenders.write_weights FOLDER``), for benchmarks/loading.py.
 
 timm.safetensors is timm's own state dict as its hub serves it; official.pth is the same weights under the official
 repository's keys, in torch's zip; deploy.pth are the fused convolutions of a plain torch network, and logits.npy is
@@ -15,10 +15,11 @@ from typing import Mapping
 import numpy as np
 import timm
 import torch
-from networks import official_key
 from safetensors.torch import save_file
 from timm.utils.model import reparameterize_model
 from torch import nn
+
+from .networks import official_key
 
 
 def main(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Loads RepVGG_B3 in torch once (usage: load.py deploy|train FOLDER) and prints what it cost, as JSON.
+"""Loads RepVGG_B3 in torch once (``-m benchmarks.contenders.load deploy|train FOLDER``) and prints what it cost, as JSON.
 
 `deploy` is torch's quickest way: the plain network built on the meta device, its file mapped and assigned. `train` is
 the ordinary one: timm's network built as it builds itself, and the mapped file copied into it. Both then touch every
@@ -16,8 +16,12 @@ from typing import Dict, Iterable, List
 import numpy as np
 import timm
 import torch
-from networks import layers, torch_network, torch_state
 from torch import nn
+
+from benchmarks.record import resident
+
+from .networks import layers
+from .torch_network import torch_network, torch_state
 
 
 def deploy(folder: Path) -> nn.Module:
@@ -62,11 +66,6 @@ def difference(network: nn.Module, folder: Path) -> float:
         logits = network(torch.from_numpy(np.load(folder / "image.npy"))).numpy()
     expected = np.load(folder / "logits.npy")
     return float(np.abs(logits - expected).max() / np.abs(expected).max())
-
-
-def resident() -> float:
-    """Bytes of this process in memory, mapped files included."""
-    return 1024.0 * int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
 
 
 if __name__ == "__main__":
