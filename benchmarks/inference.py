@@ -146,13 +146,12 @@ class Contender:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)} if is_ours else peers_environment()
         environment.update(REPVGG_ZOO_HOME=str(folder / "cache"), OMP_NUM_THREADS=str(len(cores)))
         self.process = subprocess.Popen(
-            [sys.executable if is_ours else peers_python(), "-m", "benchmarks.contenders.serve", name],
+            [sys.executable if is_ours else peers_python(), "-m", "benchmarks.contenders.serve", name, json.dumps(cores)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / f"{name}.log").open("w"),
             text=True,
             env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
 
     def load(self, weights: Path, threads: int) -> None:

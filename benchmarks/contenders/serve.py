@@ -1,7 +1,7 @@
 """A process that runs one network on command, so that contenders can take turns while all others sleep.
 
-``python -m benchmarks.contenders.serve CONTENDER`` reads a JSON object a line from its standard input and answers with
-one a line: ``{"load": {"weights", "images", "logits", "threads"}}`` builds the network for the images in that file and
+``python -m benchmarks.contenders.serve CONTENDER CORES`` binds itself to these cores (a JSON list), reads a JSON object
+a line from its standard input and answers with one a line: ``{"load": {"weights", "images", "logits", "threads"}}`` builds the network for the images in that file and
 writes what it answers to ``logits``; ``{"burst": n}`` runs it n times and gives each time in nanoseconds.
 
 Images are float32 (N, 3, H, W). A run takes them as a NumPy array and ends with the logits as one, so that conversions
@@ -29,7 +29,8 @@ Loaded = Tuple[Run, Dict[str, str]]
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def main(name: str) -> None:
+def main(name: str, cores: List[int]) -> None:
+    os.sched_setaffinity(0, cores)  # before any runtime counts them
     # The driver stops those whose turn it is not; one that was stopped when the driver was killed would stay forever.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "w")
@@ -175,4 +176,4 @@ CONTENDERS: Dict[str, Callable[[Path, Array, int], Loaded]] = {
 }
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], json.loads(sys.argv[2]))
