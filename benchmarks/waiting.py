@@ -26,7 +26,7 @@ COMMANDS: Dict[str, Sequence[str]] = {
     BARE: [sys.executable, "-c", "pass"],
     "import repvgg_zoo": [sys.executable, "-c", "import repvgg_zoo"],
     "list_models() after the import": [sys.executable, "-c", "import repvgg_zoo; repvgg_zoo.list_models()"],
-    "repvgg-zoo list": [sys.executable, "-c", "from repvgg_zoo.cli import main; main()", "list"],
+    "repvgg-zoo list": [sys.executable, "-m", "repvgg_zoo", "list"],
     "./dev demo": [str(ROOT / "dev"), "demo", "--picture", "{folder}/demo.png"],
 }
 BOUNDS = {
