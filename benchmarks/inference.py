@@ -3,7 +3,8 @@
 ``python -m benchmarks.inference`` times each variant at batch 1 with 1 and 2 threads and at batch 8 with 2. Each
 contender is a process of its own, bound to the same cores and given the same weights and images; before anything is
 timed its logits must agree with the reference's. Then they take turns in bursts of a few runs, in a new random order
-each time, while all others are stopped (SIGSTOP), so that no threads that spin for work can disturb. A figure is the median of the bursts' medians, NumPy array in to NumPy array out.
+each time, while all others are stopped (SIGSTOP), so that no threads that spin for work can disturb. A figure is the
+median of the bursts' medians, NumPy array in to NumPy array out.
 
 ``--variants A0,B1 --settings 1x1,8x2`` (batch x threads) and ``--bursts`` choose less or more.
 """
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--bursts", type=int, help="for every row, instead of 20 at batch 1 and 8 at batch 8")
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    record = Record.open(options.results)
+    record = Record.resume(options.results)
     for name in options.variants.split(","):
         for setting in options.settings.split(","):
             batch, threads = (int(text) for text in setting.split("x"))
@@ -70,11 +71,13 @@ def race(
         return known
     import repvgg_zoo
 
-    size = key.get("image_size") or repvgg_zoo.model_info(key["variant"]).architecture.image_size
+    architecture = repvgg_zoo.model_info(key["variant"]).architecture
+    size = key.get("image_size", architecture.image_size)
+    shape = (key["batch"], architecture.in_chans, size, size)
     with tempfile.TemporaryDirectory(prefix="repvgg-zoo-bench-") as name:
         folder = Path(name)
         write_network(folder, key["variant"])
-        images = np.random.RandomState(1).standard_normal((key["batch"], 3, size, size)).astype(np.float32)
+        images = np.random.RandomState(1).standard_normal(shape).astype(np.float32)
         np.save(folder / "images.npy", images)
         noise = disturbance()
         began = time.perf_counter()
@@ -143,10 +146,11 @@ class Contender:
         self.runs, self.warm = 1, False
         self.loaded: Dict[str, Any] = {}
         is_ours = name in OUR_PROCESSES
+        python = sys.executable if is_ours else peers_python()
         environment = {**os.environ, "PYTHONPATH": str(ROOT)} if is_ours else peers_environment()
         environment.update(REPVGG_ZOO_HOME=str(folder / "cache"), OMP_NUM_THREADS=str(len(cores)))
         self.process = subprocess.Popen(
-            [sys.executable if is_ours else peers_python(), "-m", "benchmarks.contenders.serve", name, json.dumps(cores)],
+            [python, "-m", "benchmarks.contenders.serve", name, json.dumps(cores)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / f"{name}.log").open("w"),
@@ -174,7 +178,8 @@ class Contender:
             self.medians.append(statistics.median(times[self.warm :]) / 1e6)
 
     def ask(self, **request: Any) -> Dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()

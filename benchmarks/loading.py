@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterable, List
 
-from .record import Record, peers_environment, peers_python, resident, spread
+from .record import Record, disturbance, peers_environment, peers_python, resident, spread
 
 NAME = "bench/RepVGG_B3"
 DEPLOY, TORCH_DEPLOY = "ours, deploy form, kept", "torch, plain deploy network: meta build, mmap, assign"
@@ -62,14 +62,16 @@ def main() -> None:
     if options.child is not None:
         print(json.dumps(measure(**json.loads(options.child))))
         return
-    record = Record.open(options.results)
+    record = Record.resume(options.results)
     if record.of("loading"):
         print("loading: measured already")
         return
     with tempfile.TemporaryDirectory(prefix="repvgg-zoo-bench-") as name:
         folder = Path(name)
         write_files(folder)
-        report(record, compete(folder, options.rounds))
+        noise = disturbance()
+        found = compete(folder, options.rounds)
+        report(record, found, max(noise, disturbance()))
 
 
 def write_files(folder: Path) -> None:
@@ -120,7 +122,7 @@ def registry(folder: Path) -> Dict[str, Any]:
 
 
 def compete(folder: Path, rounds: int) -> Dict[str, List[Dict[str, Any]]]:
-    """Every contender in every round, in turn, so that a noisy neighbour disturbs all alike; round 0 fills the caches."""
+    """Every contender in every round, in turn, for a noisy neighbour disturbs all alike; round 0 fills the caches."""
     found: Dict[str, List[Dict[str, Any]]] = {name: [] for name in CONTENDERS}
     for round_ in range(rounds + 1):
         for name, (who, form, tag, cache, removed) in CONTENDERS.items():
@@ -187,7 +189,7 @@ def touch(tensors: Iterable[Any]) -> None:
         value.numpy()
 
 
-def report(record: Record, found: Dict[str, List[Dict[str, Any]]]) -> None:
+def report(record: Record, found: Dict[str, List[Dict[str, Any]]], noise: float) -> None:
     """Writes a row for each contender and one for each question."""
     for name, samples in found.items():
         failed = [sample["failed"] for sample in samples if "failed" in sample]
@@ -201,7 +203,7 @@ def report(record: Record, found: Dict[str, List[Dict[str, Any]]]) -> None:
             measured["touch"] = spread([sample["touch"] for sample in first])
             measured["again"] = spread([sample["seconds"] for sample in again])
             measured["grown"] = spread([sample["grown"] / WEIGHTS[CONTENDERS[name][1]] for sample in first])
-        record.add("loading", {"contender": name}, **measured)
+        record.add("loading", {"contender": name}, disturbance=noise, **measured)
     for question, ours, other, quantity, bound in BOUNDS:
         rows = [record.find("loading", {"contender": name}) or {} for name in (ours, other)]
         if all(quantity in row for row in rows):

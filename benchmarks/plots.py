@@ -1,4 +1,4 @@
-"""Draws a record's pictures (``python -m benchmarks.plots RECORD.json FOLDER``); needs matplotlib, as .venv-bench has."""
+"""Draws a record's pictures (``python -m benchmarks.plots RECORD.json FOLDER``) with matplotlib, from .venv-bench."""
 
 from __future__ import annotations
 
@@ -56,18 +56,22 @@ def accuracy(rows: Sequence[Row]) -> Any:
         if not points:
             continue
         times, accuracies, _ = zip(*points)
-        big = name == "ours"
-        axes.plot(times, accuracies, marker, color=colour, label=title, markersize=7 if big else 5, zorder=3 if big else 2)
-    for row in rows:
+        size, layer = (7, 3) if name == "ours" else (5, 2)
+        axes.plot(times, accuracies, marker, color=colour, label=title, markersize=size, zorder=layer)
+    below = float("-inf")
+    for row in sorted(rows, key=lambda row: top1(row["variant"])):
         left = min(ms(row, name) for name in STYLES if has(row, name))
+        crowded = top1(row["variant"]) - below < 0.4  # its label would stand on the last one
+        below = top1(row["variant"])
         axes.annotate(
             row["variant"].replace("RepVGG_", ""),
-            (left, top1(row["variant"])),
-            xytext=(-7, 0),
+            (left, below),
+            xytext=(-7, 5 if crowded else 0),
             textcoords="offset points",
             ha="right",
             va="center",
         )
+    axes.margins(x=0.08)
     logarithmic(axes)
     axes.set(xlabel="milliseconds for one image (batch 1, 2 threads)", ylabel="top-1 on ImageNet, per cent (paper)")
     axes.legend(loc="lower right", frameon=False)
@@ -89,7 +93,7 @@ def ratio(rows: Sequence[Row]) -> Any:
     axes.axvline(1, color="#333333", linewidth=1)
     axes.set_yticks(range(len(variants)), [name.replace("RepVGG_", "") for name in variants])
     axes.invert_yaxis()
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=min(0.6, axes.get_xlim()[0]), right=max(1.1, axes.get_xlim()[1]))
     axes.set(xlabel="our time over the best peer's (left of the line: ours is faster)")
     axes.legend(loc="lower left", frameon=False)
     return figure

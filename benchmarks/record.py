@@ -33,14 +33,26 @@ class Record:
         self.rows = list(rows)
 
     @classmethod
-    def open(cls, path: Optional[Path] = None) -> Record:
-        """The record in ``path``, by default today's of this machine; an empty one where there is none yet."""
+    def read(cls, path: Path) -> Record:
+        """What a file holds."""
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return cls(path, kept["machine"], kept["rows"])
+
+    @classmethod
+    def resume(cls, path: Optional[Path] = None) -> Record:
+        """The record to add to: ``path``, or today's of this machine, with what it holds already.
+
+        Ends the program if that was measured with another state of the code: a table must not mix the two.
+        """
         here = machine()
         path = path or RESULTS / f"{here['date']}-{slug(here['cpu'])}.json"
-        if path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            return cls(path, kept["machine"], kept["rows"])
-        return cls(path, here, [])
+        if not path.exists():
+            return cls(path, here, [])
+        record = cls.read(path)
+        then, now = (one["commit"].replace("-dirty", "") for one in (record.machine, here))
+        if then != now:
+            sys.exit(f"{path} was measured at commit {then}, and this is {now}: delete it, or choose another --results")
+        return record
 
     def find(self, benchmark: str, key: Mapping[str, Any]) -> Optional[Row]:
         for row in self.rows:
@@ -106,7 +118,8 @@ def instructions() -> List[str]:
 
 
 def commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
 

@@ -25,6 +25,33 @@ PICTURES = {
     "growth": "Milliseconds against the batch and against the size of the image, for each runtime",
 }
 
+INTRODUCTION = """\
+Measured on {date} at commit `{commit}` on {cores} cores of an {cpu} ({instructions}), {memory_gib} GiB, {system}, with
+{versions}. The contenders of a table took turns, so that whatever disturbed one disturbed all. Another machine gives
+other figures; quotients change less. To repeat it:"""
+
+COMMANDS = """\
+```sh
+./dev bench                                             # everything, about 25 minutes on two cores
+./dev bench inference --variants A0,B1 --settings 1x2   # a part; --help tells the options
+./dev bench report                                      # this page, from the newest record
+```"""
+
+INFERENCE = """\
+The deploy form in float32 with random weights, NumPy array in to NumPy array out; the same weights, images, threads and
+cores for everyone. Each contender is a process of its own, which is stopped while it is another's turn. Before the
+clock starts, all logits must agree within 1e-4 of their scale. torch runs a plain `Sequential` in inference mode, ONNX
+Runtime its default settings, OpenVINO its latency hint; *ours* is `repvgg_zoo.compile`.
+
+Milliseconds for one image, medians of bursts. The last column is ours over the best of torch, ONNX Runtime and
+OpenVINO: below 1, ours is faster than all of them."""
+
+LOADING = """\
+RepVGG_B3 (493 MB in train form, 444 MB in deploy form) from files in the publishers' own formats, page cache warm, each
+time in a new process with the imports done, until every page of every weight was touched. *Kept* means that an earlier
+call left native arrays in the cache; *again* is a second load in the same process; *memory* is what the process grew
+by, over the size of the weights."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,7 +60,7 @@ def main() -> None:
     parser.add_argument("--no-pictures", action="store_true", help="leave the pictures as they are")
     options = parser.parse_args()
     path = options.results or newest()
-    record = Record.open(path)
+    record = Record.read(path)
     pictures = options.page.parent / "performance"
     if not options.no_pictures:
         command = [peers_python(), "-m", "benchmarks.plots", str(path.resolve()), str(pictures.resolve())]
@@ -53,7 +80,7 @@ def newest() -> Path:
 def page(record: Record, pictures: Sequence[str]) -> str:
     """The whole page in Markdown."""
     parts = [
-        "<!-- Made by `./dev bench report` from a record in benchmarks/results; change benchmarks/report.py instead. -->",
+        "<!-- Made by `./dev bench report` from a record in benchmarks/results: change benchmarks/report.py. -->",
         "# Performance",
         *introduction(record),
         *inference(record, pictures),
@@ -66,17 +93,8 @@ def page(record: Record, pictures: Sequence[str]) -> str:
 
 
 def introduction(record: Record) -> List[str]:
-    machine = record.machine
-    instructions = ", ".join(machine["instructions"])
-    parts = [
-        f"Measured on {machine['date']} at commit `{machine['commit']}` on {machine['cores']} cores of an {machine['cpu']} "
-        f"({instructions}), {machine['memory_gib']} GiB, {machine['system']}, with {versions(record)}. "
-        "All contenders of a table ran in the same hour, in turn; the numbers of another machine will differ, their "
-        "quotients less so. To repeat it:",
-        "```sh\n./dev bench                                         # everything, about 25 minutes on two cores\n"
-        "./dev bench inference --variants A0,B1 --settings 1x2   # a part; --help tells the options\n"
-        "./dev bench report                                  # this page from the newest record\n```",
-    ]
+    machine = {**record.machine, "instructions": ", ".join(record.machine["instructions"])}
+    parts = [INTRODUCTION.format(**{**machine, "versions": versions(record)}), COMMANDS]
     noisy = [row for row in record.rows if row.get("disturbance", 0) > QUIET]
     if noisy:
         parts.append(
@@ -104,12 +122,7 @@ def inference(record: Record, pictures: Sequence[str]) -> List[str]:
         return []
     parts = [
         "## Inference",
-        "The deploy form in float32 with random weights, NumPy array in to NumPy array out; the same weights, images, "
-        "threads and cores for everyone. Each contender is a process of its own that is stopped while it is another's "
-        "turn. Before the clock starts, all logits must agree within 1e-4 of their scale. torch runs a plain `Sequential` "
-        "in inference mode; ONNX Runtime its default settings; OpenVINO its latency hint in float32; *ours* is "
-        "`repvgg_zoo.compile`. Milliseconds for one image, medians of bursts; the last column is ours over the best of "
-        "torch, ONNX Runtime and OpenVINO, so less than 1 is faster than all of them.",
+        INFERENCE,
     ]
     parts += [picture(name) for name in ("accuracy", "ratio") if name in pictures]
     notes: List[str] = []
@@ -201,10 +214,7 @@ def loading(record: Record) -> List[str]:
         lines.append([row["contender"], f"{row['seconds']['median']:.3f}", again, grown])
     return [
         "## Loading",
-        "RepVGG_B3 (493 MB in train form, 444 MB in deploy form) from files in the publishers' own formats, page cache "
-        "warm, each time in a new process with the imports done, until every page of every weight was touched. *Kept* "
-        "means that an earlier call left native arrays in the cache. *Again* is a second load in the same process; "
-        "*memory* is what the process grew by over the size of the weights.",
+        LOADING,
         table(["what", "seconds", "again", "memory / weights"], lines),
     ]
 
@@ -222,10 +232,10 @@ def waiting(record: Record) -> List[str]:
 
 def bounds(record: Record) -> List[str]:
     """The project's own targets, held or not."""
-    lines = [
-        [row["question"], f"{row['value']:.3g}", f"{row['bound']:g}", "yes" if row["value"] <= row["bound"] else "**no**"]
-        for row in record.of("bounds")
-    ]
+    lines = []
+    for row in record.of("bounds"):
+        held = "yes" if row["value"] <= row["bound"] else "**no**"
+        lines.append([row["question"], f"{row['value']:.3g}", f"{row['bound']:g}", held])
     if not lines:
         return []
     return ["## Targets", table(["what", "measured", "at most", "held"], lines)]

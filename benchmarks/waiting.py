@@ -1,6 +1,6 @@
 """What a user waits for besides downloads and inference: imports, listings, the demo, re-parameterising.
 
-``python -m benchmarks.waiting`` starts each command afresh, in turn, and takes medians; commands begin with warm caches.
+``python -m benchmarks.waiting`` starts each command afresh, in turn, and takes medians, with warm caches.
 An import counts over a bare interpreter's start. `to_deploy` of RepVGG_B3 is held against the same fusion by timm in
 torch, both with one call before that does not count.
 """
@@ -18,10 +18,9 @@ import time
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from .record import ROOT, Record, peers_environment, peers_python, spread
+from .record import ROOT, Record, disturbance, peers_environment, peers_python, spread
 
 BARE = "a bare interpreter"
-# What is measured: its command, and the most that it should take, in seconds over the bare interpreter where it says so.
 COMMANDS: Dict[str, Sequence[str]] = {
     BARE: [sys.executable, "-c", "pass"],
     "import repvgg_zoo": [sys.executable, "-c", "import repvgg_zoo"],
@@ -29,6 +28,7 @@ COMMANDS: Dict[str, Sequence[str]] = {
     "repvgg-zoo list": [sys.executable, "-m", "repvgg_zoo", "list"],
     "./dev demo": [str(ROOT / "dev"), "demo", "--picture", "{folder}/demo.png"],
 }
+# Over which other command the seconds count, if any, and the most that they should be.
 BOUNDS = {
     "import repvgg_zoo": (BARE, 0.030),
     "list_models() after the import": ("import repvgg_zoo", 0.060),
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    record = Record.open(options.results)
+    record = Record.resume(options.results)
     if record.of("waiting"):
         print("waiting: measured already")
         return
@@ -82,6 +82,7 @@ def time_commands(record: Record, rounds: int) -> None:
     """Every command in every round, in turn; the first round only warms caches."""
     found: Dict[str, List[float]] = {name: [] for name in COMMANDS}
     failed: Dict[str, str] = {}
+    noise = disturbance()
     with tempfile.TemporaryDirectory(prefix="repvgg-zoo-bench-") as folder:
         for round_ in range(rounds + 1):
             for name, command in COMMANDS.items():
@@ -92,11 +93,12 @@ def time_commands(record: Record, rounds: int) -> None:
                     failed[name] = problem
                 elif round_:
                     found[name].append(seconds)
+    noise = max(noise, disturbance())
     for name in COMMANDS:
         if name in failed:
             record.add("waiting", {"command": name}, failed=failed[name])
             continue
-        record.add("waiting", {"command": name}, seconds=spread(found[name]))
+        record.add("waiting", {"command": name}, disturbance=noise, seconds=spread(found[name]))
         if name in BOUNDS:
             base, bound = BOUNDS[name]
             value = statistics.median(found[name]) - (statistics.median(found[base]) if base else 0)

@@ -1,4 +1,4 @@
-"""Loads RepVGG_B3 in torch once (``-m benchmarks.contenders.load deploy|train FOLDER``) and prints what it cost, as JSON.
+"""Loads RepVGG_B3 in torch and prints what it cost, as JSON (``-m benchmarks.contenders.load deploy|train FOLDER``).
 
 `deploy` is torch's quickest way: the plain network built on the meta device, its file mapped and assigned. `train` is
 the ordinary one: timm's network built as it builds itself, and the mapped file copied into it. Both then touch every

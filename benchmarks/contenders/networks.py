@@ -26,12 +26,12 @@ class Layer(NamedTuple):
 def layers(state: Mapping[str, Any]) -> List[Layer]:
     """The layers in the order in which data flows through them; arrays and tensors of any kind are passed on."""
     found = []
-    channels = 3
+    channels = 0  # of what enters; the stem has no groups
     blocks = {key[: key.index(".rbr_reparam")] for key in state if ".rbr_reparam" in key}
     for name in sorted(blocks, key=order):
         weight, bias = pair(state, f"{name}.rbr_reparam")
         gate = (pair(state, f"{name}.se.down"), pair(state, f"{name}.se.up")) if f"{name}.se.up.bias" in state else None
-        groups = channels // weight.shape[1]
+        groups = channels // weight.shape[1] or 1
         found.append(Layer(name, weight, bias, 1 if order(name)[1] else 2, groups, gate))
         channels = weight.shape[0]
     return [*found, Layer("linear", *pair(state, "linear"))]

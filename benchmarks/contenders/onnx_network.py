@@ -1,4 +1,4 @@
-"""The deploy network as an ONNX model, for ONNX Runtime and OpenVINO: only Conv, Relu, pooling, Gemm, and SE's parts."""
+"""The deploy network as an ONNX model, for ONNX Runtime and OpenVINO: Conv, Relu, pooling, Gemm, and SE's parts."""
 
 from __future__ import annotations
 

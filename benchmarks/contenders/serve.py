@@ -1,8 +1,9 @@
 """A process that runs one network on command, so that contenders can take turns while all others sleep.
 
-``python -m benchmarks.contenders.serve CONTENDER CORES`` binds itself to these cores (a JSON list), reads a JSON object
-a line from its standard input and answers with one a line: ``{"load": {"weights", "images", "logits", "threads"}}`` builds the network for the images in that file and
-writes what it answers to ``logits``; ``{"burst": n}`` runs it n times and gives each time in nanoseconds.
+``python -m benchmarks.contenders.serve CONTENDER CORES`` binds itself to these cores (a JSON list). It reads a JSON
+object a line from its standard input and answers with one a line: ``{"load": {"weights", "images", "logits",
+"threads"}}`` builds the network for the images in that file and writes what it answers to ``logits``; ``{"burst": n}``
+runs it n times and gives each time in nanoseconds.
 
 Images are float32 (N, 3, H, W). A run takes them as a NumPy array and ends with the logits as one, so that conversions
 count as they do for a user.

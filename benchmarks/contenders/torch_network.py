@@ -41,7 +41,11 @@ class Squeeze(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, channels, 1), nn.Sigmoid()
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, width, 1),
+            nn.ReLU(),
+            nn.Conv2d(width, channels, 1),
+            nn.Sigmoid(),
         )
 
     def forward(self, x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Writes RepVGG_B3 with random weights as its publishers do (``-m benchmarks.contenders.write_weights FOLDER``), for benchmarks/loading.py.
+"""Writes RepVGG_B3 with random weights as its publishers do (``-m benchmarks.contenders.write_weights FOLDER``).
 
 timm.safetensors is timm's own state dict as its hub serves it; official.pth is the same weights under the official
 repository's keys, in torch's zip; deploy.pth are the fused convolutions of a plain torch network, and logits.npy is
