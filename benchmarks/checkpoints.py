@@ -2,15 +2,14 @@
 
 ``python -m benchmarks.checkpoints`` writes RepVGG_B3 (123 M parameters in train form, 493 MB) with random weights as
 native safetensors, as a MegEngine pickle and under timm's keys, then reads each in turn, several rounds. Every reader
-ends with the sum of every array, so that lazily mapped ones are paid for; `reading` is without that. torch is measured
-where it is installed, or by an interpreter that has it, named in REPVGG_ZOO_TORCH_PYTHON.
+ends with the sum of every array, so that lazily mapped ones are paid for; `reading` is without that. torch runs in the
+peers' environment.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping
 
 import numpy as np
+
+from .record import peers_environment, peers_python
 
 # For a reader in another interpreter: writes a file of its own once, then reads it as often as asked.
 TORCH = """
@@ -89,10 +90,8 @@ def compete(folder: Path, rounds: int) -> Dict[str, List[List[float]]]:
 
 
 def by_torch(folder: Path, rounds: int) -> List[List[float]]:
-    python = os.environ.get("REPVGG_ZOO_TORCH_PYTHON", sys.executable)
-    command = [python, "-c", TORCH, str(folder), str(rounds)]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    command = [peers_python(), "-c", TORCH, str(folder), str(rounds)]
+    done = subprocess.run(command, capture_output=True, text=True, env=peers_environment(), check=False)
     if done.returncode != 0:
         print(f"torch is left out: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return []

@@ -1,0 +1,156 @@
+"""Draws a record's pictures (``python -m benchmarks.plots RECORD.json FOLDER``) with matplotlib, from .venv-bench."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+import matplotlib
+
+matplotlib.use("svg")
+
+from matplotlib import pyplot as plt
+
+Row = Dict[str, Any]
+
+# The colours are Okabe and Ito's, which people with any colour vision tell apart.
+STYLES = {
+    "ours": ("#D55E00", "o", "repvgg_zoo"),
+    "onnxruntime": ("#0072B2", "s", "ONNX Runtime"),
+    "openvino": ("#009E73", "^", "OpenVINO"),
+    "torch": ("#999999", "v", "torch"),
+    "torch channels-last": ("#56B4E9", "D", "torch, channels-last"),
+    "megengine eager": ("#CC79A7", "x", "MegEngine eager"),
+}
+PEERS = ("torch", "torch channels-last", "onnxruntime", "openvino")
+SETTINGS = {(1, 1): ("#E69F00", "o"), (1, 2): ("#D55E00", "s"), (8, 2): ("#0072B2", "D")}
+
+
+def main(record: Path, folder: Path, suffix: str = "svg") -> None:
+    rows = json.loads(record.read_text(encoding="utf-8"))["rows"]
+    inference = [row for row in rows if row["benchmark"] == "inference"]
+    growing = [row for row in rows if row["benchmark"] == "growth"]
+    folder.mkdir(parents=True, exist_ok=True)
+    plt.rcParams.update({"font.size": 9, "axes.grid": True, "grid.color": "#e6e6e6", "axes.axisbelow": True})
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "repvgg_zoo"})
+    for name, draw, chosen in (
+        ("accuracy", accuracy, [row for row in inference if (row["batch"], row["threads"]) == (1, 2)]),
+        ("ratio", ratio, inference),
+        ("growth", growth, growing),
+    ):
+        path = folder / f"{name}.{suffix}"
+        path.unlink(missing_ok=True)
+        if chosen:
+            figure = draw(chosen)
+            figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if suffix == "svg" else None, dpi=120)
+            plt.close(figure)
+
+
+def accuracy(rows: Sequence[Row]) -> Any:
+    """Top-1 against time: up and to the left is better."""
+    figure, axes = plt.subplots(figsize=(7.5, 4.6))
+    for name, (colour, marker, title) in STYLES.items():
+        points = sorted((ms(row, name), top1(row["variant"]), row["variant"]) for row in rows if has(row, name))
+        if not points:
+            continue
+        times, accuracies, _ = zip(*points)
+        size, layer = (7, 3) if name == "ours" else (5, 2)
+        axes.plot(times, accuracies, marker, color=colour, label=title, markersize=size, zorder=layer)
+    below = float("-inf")
+    for row in sorted(rows, key=lambda row: top1(row["variant"])):
+        left = min(ms(row, name) for name in STYLES if has(row, name))
+        crowded = top1(row["variant"]) - below < 0.4  # its label would stand on the last one
+        below = top1(row["variant"])
+        axes.annotate(
+            row["variant"].replace("RepVGG_", ""),
+            (left, below),
+            xytext=(-7, 5 if crowded else 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+        )
+    axes.margins(x=0.08)
+    logarithmic(axes)
+    axes.set(xlabel="milliseconds for one image (batch 1, 2 threads)", ylabel="top-1 on ImageNet, per cent (paper)")
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def ratio(rows: Sequence[Row]) -> Any:
+    """Ours over the best peer, a point for each setting."""
+    variants: List[str] = list(dict.fromkeys(row["variant"] for row in rows))
+    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.32 * len(variants)))
+    for (batch, threads), (colour, marker) in SETTINGS.items():
+        points = []
+        for row in rows:
+            peers = [ms(row, name) for name in PEERS if has(row, name)]
+            if (row["batch"], row["threads"]) == (batch, threads) and peers and has(row, "ours"):
+                points.append((ms(row, "ours") / min(peers), variants.index(row["variant"])))
+        label = f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
+        axes.plot(*(zip(*points) if points else ((), ())), marker, color=colour, label=label, linestyle="none")
+    axes.axvline(1, color="#333333", linewidth=1)
+    axes.set_yticks(range(len(variants)), [name.replace("RepVGG_", "") for name in variants])
+    axes.invert_yaxis()
+    axes.set_xlim(left=min(0.6, axes.get_xlim()[0]), right=max(1.1, axes.get_xlim()[1]))
+    axes.set(xlabel="our time over the best peer's (left of the line: ours is faster)")
+    axes.legend(loc="lower left", frameon=False)
+    return figure
+
+
+def growth(rows: Sequence[Row]) -> Any:
+    """Time for one image against the batch, and against the size of the image."""
+    figure, (by_batch, by_size) = plt.subplots(1, 2, figsize=(9, 3.8), sharey=False)
+    for name, (colour, marker, title) in STYLES.items():
+        for threads, line in ((2, "-"), (1, "--")):
+            mine = [row for row in rows if row["threads"] == threads and has(row, name)]
+            batches = sorted((row["batch"], ms(row, name)) for row in mine if row["image_size"] == 224)
+            sizes = sorted((row["image_size"], ms(row, name)) for row in mine if row["batch"] == 1)
+            label = f"{title}, {threads} thread{'s' if threads > 1 else ''}"
+            for axes, points in ((by_batch, batches), (by_size, sizes)):
+                if points:
+                    axes.plot(*zip(*points), line, marker=marker, markersize=4, color=colour, label=label)
+    by_batch.set_xscale("log", base=2)
+    batches_seen = sorted({row["batch"] for row in rows})
+    by_batch.set_xticks(batches_seen, batches_seen)
+    by_batch.set_ylim(bottom=0)
+    by_batch.set(xlabel="batch (224 pixels)", ylabel="milliseconds for one image")
+    sizes_seen = sorted({row["image_size"] for row in rows})
+    by_size.set_xticks(sizes_seen, sizes_seen)
+    by_size.set_ylim(bottom=0)
+    by_size.set(xlabel="pixels on a side (batch 1)")
+    handles, labels = by_size.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4, frameon=False)
+    figure.suptitle(rows[0]["variant"])
+    return figure
+
+
+def logarithmic(axes: Any) -> None:
+    """A logarithmic axis with plain numbers on it."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if low <= tick <= high]
+    axes.set_xticks(ticks, ticks)
+    axes.minorticks_off()
+
+
+def top1(variant: str) -> float:
+    """The paper's figure, from the registry, which needs no MegEngine."""
+    import repvgg_zoo
+
+    paper = repvgg_zoo.model_info(variant).paper
+    return paper.top1 if paper else float("nan")
+
+
+def ms(row: Row, name: str) -> float:
+    value: float = row["contenders"][name]["ms"]["median"]
+    return value
+
+
+def has(row: Row, name: str) -> bool:
+    return "ms" in row["contenders"].get(name, {})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:4])
