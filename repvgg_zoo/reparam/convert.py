@@ -13,7 +13,7 @@ import numpy as np
 from megengine import Parameter, Tensor
 from numpy.typing import NDArray
 
-from ..checkpoints.lending import lend_large
+from ..checkpoints.lending import borrow, lend_large
 from ..errors import ArgumentError, EquivalenceError
 from ..models.blocks import RepVGGBlock
 from .check import BLOCK_BOUNDS
@@ -100,8 +100,8 @@ def copy_without_branches(module: M.Module, blocks: List[RepVGGBlock]) -> M.Modu
 
 
 def block_arrays(block: RepVGGBlock) -> Dict[str, NDArray[Any]]:
-    """The tensors of a block by their state keys, without copies where MegEngine gives none."""
-    return {name: tensor.numpy() for name, tensor in block.named_tensors()}
+    """The tensors of a block by their state keys; large ones are views of MegEngine's memory."""
+    return borrow(dict(block.named_tensors()))
 
 
 def check_all(blocks: Dict[str, RepVGGBlock], fused: Dict[str, Fused]) -> None:

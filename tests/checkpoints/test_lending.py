@@ -18,7 +18,7 @@ from megengine.autodiff import GradManager
 from megengine.optimizer import SGD
 
 from repvgg_zoo.checkpoints import lending, load_checkpoint, load_state, save_checkpoint
-from repvgg_zoo.checkpoints.lending import lend
+from repvgg_zoo.checkpoints.lending import borrow, lend
 from repvgg_zoo.models import RepVGG
 
 SMALL = ((1, 1, 1, 1), (1.0, 1.0, 1.0, 0.5))
@@ -64,6 +64,19 @@ def test_megengine_still_takes_memory_without_a_copy():
     assert tensor.device == Tensor(0.0).device
     array[3, 4] = 7
     assert tensor.numpy()[3, 4] == 7
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_borrowed_values_are_those_of_the_tensor_and_outlive_it(dtype):
+    made = Tensor(np.arange(1 << 16).reshape(256, 256) % 1000, dtype=dtype)
+    tensors = {"computed": made + 1, "part of one": made[3:, 1:], "spread": F.broadcast_to(made[:1], (256, 256))}
+    expected = {key: tensor.numpy() for key, tensor in tensors.items()}
+    arrays = borrow(tensors)
+    del tensors, made
+    assert wait_until(lambda: True)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[key], strict=True)
+        assert not array.flags.writeable
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
