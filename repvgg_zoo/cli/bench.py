@@ -1,4 +1,4 @@
-"""repvgg-zoo bench: how fast the forms of a network are, told with all that the figures depend on."""
+"""repvgg-zoo bench: how fast a network is in each form and compiled, told with all that the figures depend on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from ..errors import ArgumentError
 from ..registry.zoo import find_model
@@ -16,10 +16,11 @@ from .machine import has_gpu, prepare_megengine, usable_cores
 from .output import paint, show, table
 
 HELP = """
-Times one forward pass of both forms of each network: the same weights (random;
-speed does not depend on them), the same input, taken in turns so that a busy
-machine is busy for both, after a warm-up. The time is from the call, the input
-being at hand, until the output is a NumPy array.
+Times one forward pass of each network, in both forms as MegEngine runs them and
+compiled (repvgg_zoo.compile): the same weights (random; speed does not depend
+on them), the same input, taken in turns so that a busy machine is busy for all,
+after a warm-up. The time is from the call, the input being at hand, until the
+output is a NumPy array.
 """
 EXAMPLES = (
     "repvgg-zoo bench RepVGG_N0 --rounds 20",
@@ -36,6 +37,7 @@ class Contestant:
 
     form: str
     call: Callable[[], Any]
+    eager: bool = False  # although it was meant to be compiled
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
         for model in models:
             size = args.image_size or model.architecture.image_size
             shape = (args.batch, model.architecture.in_chans, size, size)
-            seconds = in_turns(contestants(model.name, shape), args)
+            with contestants(model.name, shape, args.threads) as taking_part:
+                seconds = in_turns(taking_part, args)
+            if any(one.eager for one in taking_part):
+                missing.append(f"{model.name} compiled: MegEngine Lite does not run it here, so that row is eager")
             rows += [summary(model.name, form, shape, found) for form, found in seconds.items()]
     if any(row["p99_ms"] is None for row in rows):
         missing.append(f"p99: it needs {P99_ROUNDS} rounds (--rounds {P99_ROUNDS}, or more --seconds)")
@@ -77,13 +82,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def contestants(name: str, shape: Sequence[int]) -> List[Contestant]:
+@contextmanager
+def contestants(name: str, shape: Tuple[int, int, int, int], threads: int) -> Iterator[List[Contestant]]:
     """Every way to run this network that is here; a further one is one more entry."""
     import megengine
     import numpy as np
 
     from ..factory import create
     from ..reparam.convert import find_blocks, to_deploy
+    from ..runtime.compile import compile
 
     images = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
     x = megengine.Tensor(images)
@@ -94,10 +101,12 @@ def contestants(name: str, shape: Sequence[int]) -> List[Contestant]:
     left = [block for block, part in find_blocks(deploy).items() if not part.deploy]
     if left:
         raise ArgumentError(f"{name} still has branches after to_deploy: {', '.join(left)}", actual=left)
-    return [
-        Contestant("train", lambda: train(x).numpy()),
-        Contestant("deploy", lambda: deploy(x).numpy()),
-    ]
+    with compile(deploy, batch_size=shape[0], image_size=shape[2:], threads=threads) as compiled:
+        yield [
+            Contestant("train", lambda: train(x).numpy()),
+            Contestant("deploy", lambda: deploy(x).numpy()),
+            Contestant("compiled", lambda: compiled(images), eager=compiled.plan == "eager"),
+        ]
 
 
 def in_turns(
@@ -186,7 +195,7 @@ def lines(facts: Mapping[str, Any]) -> List[str]:
     for name in dict.fromkeys(row["name"] for row in rows):
         of_name = {row["form"]: row["p50_ms"] for row in rows if row["name"] == name}
         first = of_name.pop("train")
-        shown += [f"{name}: {form} form {first / found:.2f} times as fast as train" for form, found in of_name.items()]
+        shown += [f"{name}: {form} {first / found:.2f} times as fast as train" for form, found in of_name.items()]
     shown += [
         "",
         f"on {machine['cpu']}, {machine['cores']} cores, load {machine['load']}",

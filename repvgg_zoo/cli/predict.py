@@ -42,18 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     checkpoint = find_weights(args.model)
     check(args)
-    fetched(checkpoint.file, args)  # with this command's options; create then finds it in the cache
+    fetched(checkpoint.file, args)  # with this command's options; compile then finds it in the cache
     prepare_megengine()
-    from ..factory import create
+    from ..runtime.compile import compile
     from ..vision.predict import predict
 
-    network = create(checkpoint.variant, pretrained=checkpoint.tag, deploy=True)
     found: List[Dict[str, Any]] = []
-    for image in args.images:
-        try:
-            found.append({"image": image, "predictions": predict(network, image, topk=args.topk), "error": None})
-        except ArgumentError as error:
-            found.append({"image": image, "predictions": [], "error": error.message})
+    with compile(checkpoint.name) as network:
+        for image in args.images:
+            try:
+                found.append({"image": image, "predictions": predict(network, image, topk=args.topk), "error": None})
+            except ArgumentError as error:
+                found.append({"image": image, "predictions": [], "error": error.message})
     first = found[0]
     drawn: Optional[Path] = args.picture if first["predictions"] else None
     if drawn is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, List, Optional, Sequence, Tuple, Union, overload
+from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,12 +47,12 @@ def predict(
 ) -> Union[List[Prediction], List[List[Prediction]]]:
     """The ``topk`` likeliest classes of an image, the likeliest first; fewer if the network has fewer classes.
 
-    A list or tuple of images gives a list of such lists. A name loads that checkpoint in its deploy form at every call,
-    so for many pictures pass them all at once, or the network that ``create`` or ``compile`` made. An image is whatever
+    A list or tuple of images gives a list of such lists. A name is compiled and closed again at every call, so for many
+    pictures pass them all at once, or the network that ``compile`` or ``create`` made. An image is whatever
     ``preprocess`` takes, and is prepared as the checkpoint's publisher does it. A network in training mode is evaluated
     in eval mode and put back. ``labels`` are the names of your own classes, for a network with a head of its own.
 
-    Raises ArgumentError for what is no image, no network or no classifier, and what ``create`` raises for a name.
+    Raises ArgumentError for what is no image, no network or no classifier, and what ``compile`` raises for a name.
 
     >>> import numpy as np, repvgg_zoo
     >>> one = np.zeros((8, 8), np.uint8)
@@ -62,17 +63,17 @@ def predict(
     if isinstance(topk, bool) or not isinstance(topk, (int, np.integer)) or topk < 1:
         raise ArgumentError(f"topk is {topk!r}", expected="a whole number from 1 on", actual=topk)
     checkpoint = checkpoint_of(model_or_name)
-    network = _created(model_or_name) if isinstance(model_or_name, str) else model_or_name
-    names = labels_of(checkpoint) if labels is None else tuple(map(Label, labels))
     several = isinstance(image, (list, tuple))
-    found = []
-    for picture in image if isinstance(image, (list, tuple)) else (image,):
-        logits = _logits(network, to_input(picture, checkpoint.preprocessing)[None])
-        if labels is not None and len(names) != len(logits):
-            raise ArgumentError(
-                f"{len(names)} labels for {len(logits)} classes", expected=len(logits), actual=len(names)
-            )
-        found.append(likeliest(logits, names, int(topk)))
+    # Before the network is compiled, so that a picture that cannot be read is told at once.
+    pictures = image if isinstance(image, (list, tuple)) else (image,)
+    inputs = [to_input(picture, checkpoint.preprocessing)[None] for picture in pictures]
+    with _opened(model_or_name) as network:
+        logits = [_logits(network, x) for x in inputs]
+    names = labels_of(checkpoint) if labels is None else tuple(map(Label, labels))
+    for one in logits if labels is not None else ():
+        if len(one) != len(names):
+            raise ArgumentError(f"{len(names)} labels for {len(one)} classes", expected=len(one), actual=len(names))
+    found = [likeliest(one, names, int(topk)) for one in logits]
     return found if several else found[0]
 
 
@@ -85,10 +86,16 @@ def likeliest(logits: NDArray[Any], names: Sequence[Label], topk: int) -> List[P
     return [Prediction(int(i), known[i].name, float(shares[i]), known[i].synset or None) for i in order]
 
 
-def _created(name: str) -> Any:
-    from ..factory import create
+@contextmanager
+def _opened(model_or_name: Any) -> Iterator[Any]:
+    """The network; for a name a compiled one, which is closed afterwards."""
+    if not isinstance(model_or_name, str):
+        yield model_or_name
+        return
+    from ..runtime.compile import compile
 
-    return create(name, pretrained=True, deploy=True)
+    with compile(model_or_name) as network:
+        yield network
 
 
 def _logits(network: Any, inputs: NDArray[Any]) -> NDArray[Any]:

@@ -82,9 +82,11 @@ def test_arrays_of_another_width_fit_no_variant(run):
     assert error.code == 6 and "fits no variant" in error.json["error"]["message"]
 
 
-def test_bench_times_both_forms_of_each_name_and_says_what_it_did_not_measure(run):
+def test_bench_times_both_forms_and_the_compiled_network_and_says_what_it_did_not_measure(run):
     facts = run("bench", "n0", "--rounds", "3", "--batch", "2", "--image-size", "16", "--warm-up", "1", "--json").json
-    assert [(row["name"], row["form"]) for row in facts["rows"]] == [("RepVGG_N0", "train"), ("RepVGG_N0", "deploy")]
+    assert [(row["name"], row["form"]) for row in facts["rows"]] == [
+        ("RepVGG_N0", form) for form in ("train", "deploy", "compiled")
+    ]
     for row in facts["rows"]:
         assert row["input"] == [2, 1, 16, 16] and row["rounds"] == 3 and row["p99_ms"] is None
         assert 0 < row["min_ms"] <= row["p50_ms"] <= row["p90_ms"] <= row["max_ms"]
