@@ -88,9 +88,7 @@ def create(
             deploy=deploy,
             init_weights=False,
         )
-        # What comes from the registry is nobody else's: files of the cache are replaced whole and never written to. A
-        # file of the user's own may be written over while the network lives.
-        load_adapted(network, arrays, lend=chosen is not None)
+        load_adapted(network, arrays)
         network.eval()
     network.spec = spec
     network.checkpoint = chosen

@@ -16,13 +16,8 @@ Shape = Tuple[int, ...]
 SHOWN = 10
 
 
-def load_state(
-    module: Module, arrays: Mapping[str, NDArray[Any]], *, keep: Collection[str] = (), lend: bool = False
-) -> None:
+def load_state(module: Module, arrays: Mapping[str, NDArray[Any]], *, keep: Collection[str] = ()) -> None:
     """Gives all parameters and BN statistics of ``module`` the values of native arrays, or leaves it as it is.
-
-    Values are copied, unless ``lend`` says that the arrays' memory is nobody else's and stays as it is for as long as
-    the network lives; large ones then share it.
 
     The network keeps its dtype and device: values are cast once, as they are written. A vector of (C,) fits a tensor
     of (1, C, 1, 1) and the other way round, since MegEngine saves BN in the one and holds it in the other. Keys in
@@ -30,8 +25,6 @@ def load_state(
     re-parameterisation is where they are refused. Raises StateError with every key that is missing, unexpected,
     misshapen or not made of real numbers.
     """
-    from .lending import lend_large  # here, because it imports MegEngine
-
     tensors = dict(module.named_tensors())
     missing = [key for key in tensors if key not in arrays and key not in keep]
     unexpected = [key for key in arrays if key not in tensors]
@@ -46,17 +39,14 @@ def load_state(
 
     with np.errstate(over="ignore"):
         values = {
-            key: arrays[key].astype(tensor.dtype, order="C", copy=not lend).reshape(tuple(tensor.shape))
+            key: arrays[key].astype(tensor.dtype, order="C", copy=False).reshape(tuple(tensor.shape))
             for key, tensor in tensors.items()
             if key in arrays
         }
-    # Copies are lent too: a tensor made of an array takes its memory from MegEngine's pool, which is a quarter larger.
-    shared = lend_large(values, tensors)
     for key, value in values.items():
-        tensor = tensors[key]
         # `tensor[...] = value` is the public way, but it takes two copies more. _reset is how MegEngine's own
         # load_state_dict does it; neither looks at the shape.
-        tensor._reset(shared.get(key, value))
+        tensors[key]._reset(value)
 
 
 def same_shape(one: Shape, other: Shape) -> bool:

@@ -13,9 +13,9 @@ import numpy as np
 from megengine import Parameter, Tensor
 from numpy.typing import NDArray
 
-from ..checkpoints.lending import borrow, lend_large
 from ..errors import ArgumentError, EquivalenceError
 from ..models.blocks import RepVGGBlock
+from .borrowing import borrow
 from .check import BLOCK_BOUNDS
 from .fusion import find_problems, fuse_block, raise_problems
 
@@ -82,14 +82,12 @@ def fuse_all(blocks: Dict[str, RepVGGBlock]) -> Dict[str, Fused]:
 
 
 def as_parameters(fused: Dict[str, Fused], blocks: Dict[str, RepVGGBlock]) -> Dict[str, Tuple[Parameter, Parameter]]:
-    """Fused kernels and biases as parameters with their block's dtype and device; large kernels are lent."""
-    like = {name: blocks[name].rbr_dense.conv.weight for name in fused}
-    lent = lend_large({name: kernel for name, (kernel, _) in fused.items()}, like)
+    """Fused kernels and biases as parameters with their block's dtype and device."""
     parameters = {}
     for name, (kernel, bias) in fused.items():
-        placed = {"dtype": like[name].dtype, "device": like[name].device}
-        weight = Parameter(lent[name]) if name in lent else Parameter(kernel, **placed)
-        parameters[name] = (weight, Parameter(bias, **placed))
+        like = blocks[name].rbr_dense.conv.weight
+        placed = {"dtype": like.dtype, "device": like.device}
+        parameters[name] = (Parameter(kernel, **placed), Parameter(bias, **placed))
     return parameters
 
 

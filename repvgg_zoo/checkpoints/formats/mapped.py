@@ -30,7 +30,7 @@ def map_file(path: PathLike) -> Buffer:
                 raise CheckpointFormatError(
                     "This is not a regular file.", hint="Pass the checkpoint's file.", path=path
                 )
-            return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY) if status.st_size else b""
+            return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if status.st_size else b""
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:
