@@ -63,7 +63,7 @@ def test_deleting_and_replacing_the_file_under_a_network_is_harmless(saved):
 
 def run(script, *arguments):
     command = [sys.executable, "-W", "error::UserWarning", "-c", script, *map(str, arguments)]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
