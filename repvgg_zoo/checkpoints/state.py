@@ -25,6 +25,8 @@ def load_state(module: Module, arrays: Mapping[str, NDArray[Any]], *, keep: Coll
     re-parameterisation is where they are refused. Raises StateError with every key that is missing, unexpected,
     misshapen or not made of real numbers.
     """
+    from megengine import Tensor  # here, because files are read where there is no MegEngine
+
     tensors = dict(module.named_tensors())
     missing = [key for key in tensors if key not in arrays and key not in keep]
     unexpected = [key for key in arrays if key not in tensors]
@@ -44,9 +46,10 @@ def load_state(module: Module, arrays: Mapping[str, NDArray[Any]], *, keep: Coll
             if key in arrays
         }
     for key, value in values.items():
+        tensor = tensors[key]
         # `tensor[...] = value` is the public way, but it takes two copies more. _reset is how MegEngine's own
-        # load_state_dict does it; neither looks at the shape.
-        tensors[key]._reset(value)
+        # load_state_dict does it; neither looks at the shape. no_cache keeps MegEngine from holding on to a copy.
+        tensor._reset(Tensor(value, device=tensor.device, no_cache=True))
 
 
 def same_shape(one: Shape, other: Shape) -> bool:
