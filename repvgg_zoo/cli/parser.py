@@ -28,7 +28,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "convert": Command("convert", "a checkpoint to another layout, format or form"),
         "predict": Command("predict", "what a network sees in pictures"),
         "compare": Command("compare", "how far the deploy form's numbers are from the train form's"),
-        "bench": Command("bench", "time both forms: percentiles, images per second"),
+        "bench": Command("bench", "time both forms and compiled: percentiles"),
         "cache": Command("cache", "look after the cache: ls, rm, prune, verify, where"),
         "bundle": Command("bundle", "for a machine without internet: pack, unpack, show"),
         "mirror": Command("mirror", "the mirrors in force, and a folder that is one: show, make"),

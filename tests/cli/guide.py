@@ -1,6 +1,6 @@
 """The console blocks of a page: what each command in them prints, and the page written anew with it.
 
-``python -m tests.cli.guide`` renews docs/guides/command-line.md. ``...`` stands for a path of the machine; in a block
+``python -m tests.cli.guide`` renews the pages that have such blocks. ``...`` stands for a path of the machine; in a block
 after ``<!-- machines differ -->`` numbers, spaces and what ``_DIFFERS`` lists are not compared either.
 """
 
@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import Iterator, List, NamedTuple
 from unittest import mock
 
+import numpy as np
+from PIL import Image
+
 from repvgg_zoo.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "guides" / "command-line.md"
+PAGES = (PAGE, PAGE.with_name("offline.md"), PAGE.with_name("publishing.md"))
 
 _BLOCK = re.compile(r"(<!-- machines differ -->\n)?```console\n(.*?)```\n", re.DOTALL)
 _DIFFERS = (
@@ -62,12 +66,14 @@ def same(shown: str, printed: str, machines_differ: bool) -> bool:
 
 
 class Shell:
-    """Runs commands in one empty folder with a fresh cache, as a reader of the page would."""
+    """Runs commands in a folder that holds one picture, with a fresh cache, as a reader of the page would."""
 
     def __init__(self, folder: Path) -> None:
         self._work, self._home, programs = folder / "work", folder / "home", folder / "bin"
         for path in (self._work, self._home, programs):
             path.mkdir(parents=True)
+        with np.load(ROOT / "hub" / "digits-test.npz", allow_pickle=False) as digits:
+            Image.fromarray(digits["images"][0]).save(self._work / "digit.png")
         program = programs / "repvgg-zoo"
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m repvgg_zoo "$@"\n')
         program.chmod(0o755)
@@ -101,7 +107,9 @@ class Shell:
 
     def neutral(self, text: str) -> str:
         """The output without this machine's paths, as the page shows it."""
-        return text.replace(str(self._home), "...").replace(str(ROOT), "...").replace(sys.executable, "...")
+        for place in (sys.executable, str(self._home), str(self._work), str(ROOT)):
+            text = text.replace(place, "...")
+        return text
 
 
 def renewed(text: str, shell: Shell) -> str:
@@ -118,5 +126,6 @@ def renewed(text: str, shell: Shell) -> str:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8"), Shell(Path(folder))), encoding="utf-8")
+    for page in PAGES:
+        with tempfile.TemporaryDirectory() as folder:
+            page.write_text(renewed(page.read_text(encoding="utf-8"), Shell(Path(folder))), encoding="utf-8")

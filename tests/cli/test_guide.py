@@ -1,4 +1,4 @@
-"""The guide to the command line shows what the commands print."""
+"""The guides show what the commands print."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import pytest
 
 from repvgg_zoo.cli.parser import COMMANDS
 
-from .guide import PAGE, Shell, commands, same
+from .guide import PAGE, PAGES, Shell, commands, same
 
 
-def test_the_guide_shows_what_each_of_its_commands_prints(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_guide_shows_what_each_of_its_commands_prints(tmp_path: Path, page: Path) -> None:
     shell = Shell(tmp_path / "reader")
-    for command, shown, machines_differ in commands(PAGE.read_text(encoding="utf-8")):
+    for command, shown, machines_differ in commands(page.read_text(encoding="utf-8")):
         printed = shell.run(command)
         assert same(shown, printed, machines_differ), (
-            f"$ {command}\n{printed}\npython -m tests.cli.guide renews the page"
+            f"$ {command}\n{printed}\npython -m tests.cli.guide renews the pages"
         )
 
 
