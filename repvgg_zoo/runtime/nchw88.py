@@ -55,7 +55,8 @@ class Block:
 
     def channels(self, start: int, stop: int) -> Block:
         """A dense block without SE that computes output channels ``start`` to ``stop`` only."""
-        assert self.groups == 1 and self.gate is None
+        assert self.groups == 1
+        assert self.gate is None
         return replace(self, kernel=self.kernel[start:stop], bias=self.bias[start:stop])
 
 
@@ -77,9 +78,8 @@ def numbers_of(network: M.Module) -> Optional[Tuple[Tuple[Block, ...], Head]]:
             return None
         conv, gate = module.rbr_reparam, None
         if module.se is not None:
-            down, up = module.se.down, module.se.up
-            gate = tuple(tensor.numpy() for tensor in (down.weight, down.bias, up.weight, up.bias))
-            gate = (gate[0][:, :, 0, 0], gate[1].reshape(1, -1), gate[2][:, :, 0, 0], gate[3].reshape(1, -1))
+            (down, down_bias), (up, up_bias) = map(_matrix, (module.se.down, module.se.up))
+            gate = down, down_bias, up, up_bias
         blocks.append(Block(conv.weight.numpy(), conv.bias.numpy().reshape(-1), module.stride, gate))
     picture, *rest = blocks
     widths = [block.kernel.shape[axis] for block in rest for axis in (-3, -4)]
@@ -88,6 +88,10 @@ def numbers_of(network: M.Module) -> Optional[Tuple[Tuple[Block, ...], Head]]:
     if picture.out_channels % LANES or any(block.groups > 1 and block.stride > 1 for block in rest):
         return None
     return tuple(blocks), Head(network.linear.weight.numpy(), network.linear.bias.numpy().reshape(1, -1))
+
+
+def _matrix(conv1x1: Any) -> Tuple[NDArray[Any], NDArray[Any]]:
+    return conv1x1.weight.numpy()[:, :, 0, 0], conv1x1.bias.numpy().reshape(1, -1)
 
 
 class Segment(M.Module):
