@@ -17,10 +17,10 @@ TILE_BLOCKS = (8, 16, 24)  # how many winograd tiles MegEngine multiplies at onc
 IDENTITY, RELU = 0, 1  # MegEngine's numbers of what is fused behind a convolution
 NCHW88 = 6
 
-# What two Zen 3 cores were seen to do, for each core. Only their proportions matter.
+# What a Zen 3 core was seen to do. Only the proportions matter.
 MULTIPLY_ADDS = 35e9  # a second, in winograd's matrix products
-TRANSFORMED = 10e9  # bytes a second, of tiles on their way into and out of winograd's domain
-STREAMED = 12e9  # bytes a second, of weights that no cache holds
+TRANSFORMED = {6: 20e9, 2: 60e9}  # bytes a second, of tiles on their way into and out of winograd's domain
+STREAMED = 8e9  # bytes a second, of weights: once for each block of tiles, from outside the core's own caches
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _seconds(one: Convolution, variant: Winograd, threads: int) -> float:
     busy = [0.0] * threads
     for block in blocks * shares * one.batch:
         multiply = max(block * weights / MULTIPLY_ADDS, 4 * weights / STREAMED)
-        transform = 4 * points * block * (one.in_channels + outs) * 3 / TRANSFORMED
+        transform = 4 * points * block * (one.in_channels + outs) * 3 / TRANSFORMED[variant.output]
         idle = busy.index(min(busy))
         busy[idle] += multiply + transform
     return max(busy)
