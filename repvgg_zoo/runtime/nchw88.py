@@ -70,7 +70,7 @@ class Head:
 
 def numbers_of(network: M.Module) -> Optional[Tuple[Tuple[Block, ...], Head]]:
     """The blocks of a deploy-form RepVGG classifier and its head; None for any other network."""
-    if not isinstance(network, RepVGG) or network.linear is None:
+    if not isinstance(network, RepVGG) or network.linear is None or network.linear.bias is None:
         return None
     blocks: List[Block] = []
     for module in (network.stage0, *(block for stage in range(1, 5) for block in getattr(network, f"stage{stage}"))):
