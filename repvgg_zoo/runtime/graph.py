@@ -1,4 +1,4 @@
-"""From a module to a dumped graph: traced once, in the layout and with the fusions that are fast on a CPU."""
+"""From a module to a dumped graph: traced once, as it is or laid out and fused as is fast on a CPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, List, Tuple
 import megengine.functional as F
 import megengine.module as M
 from megengine import Tensor
+from megengine.core._imperative_rt.core2 import _clear_algorithm_cache
 from megengine.jit import trace
 from numpy.typing import NDArray
 
@@ -67,8 +68,14 @@ class Traced:
 DUMP_DEVICE = "xpux"
 
 
-def dump(network: M.Module, x: NDArray[Any]) -> Tuple[bytes, Traced]:
-    """Traces ``network``, a ``private_copy``, on ``x`` (N, C, H, W) float32; the graph takes any N.
+def look_at(network: M.Module, x: NDArray[Any]) -> Traced:
+    """What ``network``, a ``private_copy``, returns for ``x``. Raises ArgumentError if that cannot be compiled."""
+    structure, tensors = flat_outputs(network(Tensor(x, device=DUMP_DEVICE)))
+    return Traced(structure, tuple(tensor.numpy().copy() for tensor in tensors))
+
+
+def dump(network: M.Module, x: NDArray[Any], *, optimize: bool) -> bytes:
+    """Traces ``network``, a ``private_copy``, on ``x``; with ``optimize``, MegEngine lays it out for the CPU's lanes.
 
     Needs about seven times the weights' memory for a moment. Raises ArgumentError for outputs of a kind that cannot be
     compiled, and what MegEngine raises for a forward that cannot be traced.
@@ -81,17 +88,19 @@ def dump(network: M.Module, x: NDArray[Any]) -> Tuple[bytes, Traced]:
         return tensors
 
     traced = trace(flat, symbolic=True, capture_as_const=True)
-    reference = tuple(tensor.numpy().copy() for tensor in traced(Tensor(x, device=DUMP_DEVICE)))
+    traced(Tensor(x, device=DUMP_DEVICE))
     stream = io.BytesIO()
     traced.dump(
         stream,
         arg_names=[INPUT],
         output_names=list(structures[0].names),
-        optimize_for_inference=True,
-        enable_nchw88=True,
-        enable_fuse_conv_bias_nonlinearity=True,
+        optimize_for_inference=optimize,
+        **({"enable_nchw88": True, "enable_fuse_conv_bias_nonlinearity": True} if optimize else {}),
     )
-    return stream.getvalue(), Traced(structures[0], reference)
+    # Tracing ran every convolution with MegEngine's usual algorithm and noted how much memory that needs, by shape; an
+    # algorithm from a table would be given as much.
+    _clear_algorithm_cache()
+    return stream.getvalue()
 
 
 def private_copy(network: M.Module) -> M.Module:

@@ -8,40 +8,48 @@ threads run the blocks of stride 1.
 
 from __future__ import annotations
 
-import io
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
-import megengine.module as M
 import numpy as np
-from megengine import Tensor
-from megengine.core._imperative_rt.core2 import _clear_algorithm_cache
-from megengine.jit import trace
-from numpy.typing import NDArray
 
 from .algorithms import table
-from .nchw88 import LANES, Block, Head, Segment, after, numbers_of
+from .nchw88 import LANES, Block, Head, Segment, after
+from .plans import Part, Step
+
+Shape = Tuple[int, ...]
+# Dumps a segment for an input of this shape, and gives the graph's SHA-256.
+Dump = Callable[[Segment, Shape], str]
 
 
-def staged(network: M.Module, shape: Tuple[int, int, int, int], threads: int) -> Optional[Stages]:
-    """A runner for inputs of ``shape`` (N, C, H, W), or None for a network or a size that cannot be cut like this.
-
-    Raises RuntimeError if MegEngine cannot build it.
-    """
-    numbers = numbers_of(network)
-    if numbers is None or threads < 2:
-        return None
-    blocks, head = numbers
-    if any(block.gate is not None for block in blocks):
+def stages(
+    blocks: Sequence[Block], head: Head, shape: Shape, threads: int, tiles: Sequence[int], dump: Dump
+) -> Optional[Tuple[Step, ...]]:
+    """The steps for inputs of ``shape`` (N, C, H, W), or None for a network or a size that cannot be cut like this."""
+    if threads < 2 or any(block.gate is not None for block in blocks):
         return None  # SE needs every row and every channel
     halving = [block for block in blocks if block.stride > 1]
     if len(halving) < 4 or blocks[-1].stride == 1 or min(block.out_channels for block in halving) < LANES * threads:
         return None
     spans = row_spans(blocks[: _first_stretch(blocks)], shape[2], threads)
-    return None if spans is None else Stages(blocks, head, shape, threads, spans)
+    return None if spans is None else tuple(_Cutter(threads, tiles, dump).cut(blocks, head, shape, spans))
+
+
+def rewritten(
+    blocks: Sequence[Block], head: Head, shape: Shape, threads: int, tiles: Sequence[int], dump: Dump, parts: int
+) -> Tuple[Step, ...]:
+    """The step for inputs of ``shape``: ``parts`` networks, each with its share of the batch and of the threads."""
+    batch, channels, height, width = shape
+    share = (batch // parts, channels, height, width)
+    segment = Segment(blocks, share[0], height, width, head)
+    algorithms = table(segment.convolutions, threads // parts, tiles)
+    return (side_by_side(dump(segment, share), share, threads, parts, algorithms),)
+
+
+def side_by_side(graph: str, shape: Shape, threads: int, parts: int, algorithms: Optional[bytes] = None) -> Step:
+    """``parts`` networks of one graph, each with ``shape`` and its share of the threads."""
+    spans = [(shape[0] * part, shape[0] * (part + 1)) for part in range(parts)]
+    return Step(tuple(Part(graph, shape, threads // parts, algorithms, reads=span) for span in spans))
 
 
 @dataclass(frozen=True)
@@ -85,88 +93,49 @@ def row_spans(blocks: Sequence[Block], height: int, parts: int) -> Optional[Tupl
     return None
 
 
-class Stages:
-    """Runs float32 arrays of one shape, not for several threads at once; ``close`` gives its threads back."""
+@dataclass(frozen=True)
+class _Cutter:
+    threads: int
+    tiles: Sequence[int]
+    dump: Dump
 
-    def __init__(
-        self,
-        blocks: Sequence[Block],
-        head: Head,
-        shape: Tuple[int, int, int, int],
-        threads: int,
-        spans: Sequence[RowSpan],
-    ) -> None:
-        self._threads = threads
-        self._picture = np.zeros(shape, np.float32)
-        self._helpers = ThreadPoolExecutor(threads - 1)
-        cut = _first_stretch(blocks)
-        self._steps = [self._by_rows(blocks[:cut], spans)]
-        for run in _stretches(blocks[cut:]):
+    def cut(self, blocks: Sequence[Block], head: Head, shape: Shape, spans: Sequence[RowSpan]) -> Iterator[Step]:
+        batch, _, height, width = shape
+        first = _first_stretch(blocks)
+        yield self._by_rows(blocks[:first], shape, spans)
+        for block in blocks[:first]:
+            height, width = after(height, block.stride), after(width, block.stride)
+        for run in _stretches(blocks[first:]):
+            inputs = (batch, run[0].in_channels // LANES, height, width, LANES)
             if run[0].stride > 1:
-                self._steps.append(self._by_channels(run[0], head if run[0] is blocks[-1] else None))
+                yield self._by_channels(run[0], head if run[0] is blocks[-1] else None, inputs)
+                height, width = after(height, run[0].stride), after(width, run[0].stride)
             else:
-                self._steps.append(self._whole(run))
+                yield Step((self._part(Segment(run, batch, height, width), inputs, self.threads),), join=1)
 
-    def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
-        """The logits of a batch; the result is the caller's own."""
-        self._picture[...] = x
-        for networks in self._steps:
-            others = [self._helpers.submit(network.run) for network in networks[1:]]
-            networks[0].run()
-            for other in others:
-                other.result()
-        return np.asarray(sum(network.output for network in self._steps[-1]))
-
-    def close(self) -> None:
-        """Gives threads and memory back."""
-        self._helpers.shutdown()
-        self._steps = []
-
-    def _by_rows(self, blocks: Sequence[Block], spans: Sequence[RowSpan]) -> List[_Network]:
-        batch, _, _, width = self._picture.shape
-        networks = []
+    def _by_rows(self, blocks: Sequence[Block], shape: Shape, spans: Sequence[RowSpan]) -> Step:
+        batch, channels, _, width = shape
+        parts = []
         for span in spans:
-            rows = self._picture[:, :, span.first : span.last]
-            segment = Segment(blocks, batch, span.last - span.first, width)
-            network = _Network(segment, [(np.s_[...], rows)], rows.shape, threads=1)
-            network.output = network.output[:, :, span.skip : span.skip + span.keep]
-            networks.append(network)
-        self._axis = 2
-        return networks
+            rows = span.last - span.first
+            part = self._part(Segment(blocks, batch, rows, width), (batch, channels, rows, width))
+            parts.append(replace(part, reads=(span.first, span.last), keeps=(span.skip, span.skip + span.keep)))
+        return Step(tuple(parts), cut=2, join=2)
 
-    def _by_channels(self, block: Block, head: Optional[Head]) -> List[_Network]:
-        sources, shape = self._sources()
-        batch, _, height, width, _ = shape
-        edges = [LANES * (block.out_channels // LANES * part // self._threads) for part in range(self._threads + 1)]
-        networks = []
+    def _by_channels(self, block: Block, head: Optional[Head], inputs: Shape) -> Step:
+        batch, _, height, width, _ = inputs
+        edges = [LANES * (block.out_channels // LANES * part // self.threads) for part in range(self.threads + 1)]
+        parts = []
         for start, stop in zip(edges, edges[1:]):
             share = None
             if head is not None:  # the bias belongs to the sum of the shares
                 share = Head(head.weight[:, start:stop], head.bias if start == 0 else np.zeros_like(head.bias))
-            segment = Segment([block.channels(start, stop)], batch, height, width, share)
-            networks.append(_Network(segment, sources, shape, threads=1))
-        self._axis = 1
-        return networks
+            parts.append(self._part(Segment([block.channels(start, stop)], batch, height, width, share), inputs))
+        return Step(tuple(parts), join=1 if head is None else None)
 
-    def _whole(self, blocks: Sequence[Block]) -> List[_Network]:
-        sources, shape = self._sources()
-        batch, _, height, width, _ = shape
-        segment = Segment(blocks, batch, height, width)
-        self._axis = 1
-        return [_Network(segment, sources, shape, self._threads)]
-
-    def _sources(self) -> Tuple[List[_Source], Tuple[int, ...]]:
-        """Where the next step finds its input: the last step's outputs, and where each of them goes."""
-        sources: List[_Source] = []
-        done = 0
-        for network in self._steps[-1]:
-            size = network.output.shape[self._axis]
-            place = (slice(None),) * self._axis + (slice(done, done + size),)
-            sources.append((place, network.output))
-            done += size
-        shape = list(network.output.shape)
-        shape[self._axis] = done
-        return sources, tuple(shape)
+    def _part(self, segment: Segment, shape: Shape, threads: int = 1) -> Part:
+        algorithms = table(segment.convolutions, threads, self.tiles)
+        return Part(self.dump(segment, shape), shape, threads, algorithms)
 
 
 def _first_stretch(blocks: Sequence[Block]) -> int:
@@ -183,53 +152,3 @@ def _stretches(blocks: Sequence[Block]) -> List[List[Block]]:
             runs.append([])
         runs[-1].append(block)
     return runs
-
-
-_Source = Tuple[Any, NDArray[Any]]  # a place in a network's input, and the array that goes there
-
-
-class _Network:
-    """A segment in MegEngine Lite, which has run once: oneDNN keeps what it prepares in a map without a lock."""
-
-    def __init__(self, segment: Segment, sources: List[_Source], shape: Tuple[int, ...], threads: int) -> None:
-        import megenginelite as lite
-
-        options = lite.LiteOptions()
-        options.weight_preprocess = options.comp_node_seq_record_level = 1
-        network = lite.LiteNetwork(lite.LiteConfig(device_type=lite.LiteDeviceType.LITE_CPU, option=options))
-        network.threads_number = threads
-        strategy = lite.LiteAlgoSelectStrategy
-        # Together these say: the table's algorithm, else the usual one, and no measuring.
-        network.set_network_algo_policy(strategy.LITE_ALGO_PROFILE | strategy.LITE_ALGO_HEURISTIC)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "algorithms")
-            path.write_bytes(table(segment.convolutions, threads))
-            lite.LiteGlobal.set_persistent_cache(str(path))
-            network.load(io.BufferedReader(io.BytesIO(_dumped(segment, shape))))
-            entry = network.get_io_tensor("data")
-            entry.set_data_by_copy(np.zeros(shape, np.float32))
-            network.forward()
-            network.wait()
-        self._network = network
-        self._sources = sources
-        self._input = entry.get_data_by_share()
-        self.output: NDArray[Any] = network.get_io_tensor("output").get_data_by_share()
-
-    def run(self) -> None:
-        for place, array in self._sources:
-            self._input[place] = array
-        self._network.forward()
-        self._network.wait()
-
-
-def _dumped(segment: Segment, shape: Tuple[int, ...]) -> bytes:
-    for tensor in segment.parameters():  # MegEngine's dump takes no other device
-        tensor._reset(Tensor(tensor.numpy(), device="xpux"))
-    forward: Callable[..., Any] = trace(segment.forward, symbolic=True, capture_as_const=True)
-    forward(Tensor(np.zeros(shape, np.float32), device="xpux"))
-    stream = io.BytesIO()
-    forward.dump(stream, arg_names=["data"], output_names=["output"], optimize_for_inference=False)  # type: ignore[attr-defined]
-    # Tracing ran every convolution with MegEngine's usual algorithm and noted how much memory that needs, by shape;
-    # the table's would be given as much.
-    _clear_algorithm_cache()
-    return stream.getvalue()
