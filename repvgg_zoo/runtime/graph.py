@@ -70,8 +70,7 @@ DUMP_DEVICE = "xpux"
 
 def look_at(network: M.Module, x: NDArray[Any]) -> Traced:
     """What ``network``, a ``private_copy``, returns for ``x``. Raises ArgumentError if that cannot be compiled."""
-    structure, tensors = flat_outputs(network(Tensor(x, device=DUMP_DEVICE)))
-    return Traced(structure, tuple(tensor.numpy().copy() for tensor in tensors))
+    return _trace(network, x)[1]
 
 
 def dump(network: M.Module, x: NDArray[Any], *, optimize: bool) -> bytes:
@@ -80,6 +79,19 @@ def dump(network: M.Module, x: NDArray[Any], *, optimize: bool) -> bytes:
     Needs about seven times the weights' memory for a moment. Raises ArgumentError for outputs of a kind that cannot be
     compiled, and what MegEngine raises for a forward that cannot be traced.
     """
+    traced, seen = _trace(network, x)
+    stream = io.BytesIO()
+    traced.dump(
+        stream,
+        arg_names=[INPUT],
+        output_names=list(seen.structure.names),
+        optimize_for_inference=optimize,
+        **({"enable_nchw88": True, "enable_fuse_conv_bias_nonlinearity": True} if optimize else {}),
+    )
+    return stream.getvalue()
+
+
+def _trace(network: M.Module, x: NDArray[Any]) -> Tuple[trace, Traced]:
     structures: List[Structure] = []
 
     def flat(data: Tensor) -> List[Tensor]:
@@ -87,20 +99,13 @@ def dump(network: M.Module, x: NDArray[Any], *, optimize: bool) -> bytes:
         structures.append(structure)
         return tensors
 
+    # Symbolic also where only the numbers are wanted: on this device, MegEngine's eager mode was seen to hang.
     traced = trace(flat, symbolic=True, capture_as_const=True)
-    traced(Tensor(x, device=DUMP_DEVICE))
-    stream = io.BytesIO()
-    traced.dump(
-        stream,
-        arg_names=[INPUT],
-        output_names=list(structures[0].names),
-        optimize_for_inference=optimize,
-        **({"enable_nchw88": True, "enable_fuse_conv_bias_nonlinearity": True} if optimize else {}),
-    )
-    # Tracing ran every convolution with MegEngine's usual algorithm and noted how much memory that needs, by shape; an
+    reference = tuple(tensor.numpy().copy() for tensor in traced(Tensor(x, device=DUMP_DEVICE)))
+    # Every convolution was run with MegEngine's usual algorithm, and how much memory that needs was noted by shape; an
     # algorithm from a table would be given as much.
     _clear_algorithm_cache()
-    return stream.getvalue()
+    return traced, Traced(structures[0], reference)
 
 
 def private_copy(network: M.Module) -> M.Module:

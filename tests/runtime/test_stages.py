@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, Tuple
+
 import megengine.module as M
 import numpy as np
 import pytest
@@ -10,8 +13,10 @@ from numpy.typing import NDArray
 
 from repvgg_zoo.models import RepVGG
 from repvgg_zoo.registry.spec import SESpec
-from repvgg_zoo.runtime.nchw88 import Block, Segment, numbers_of
-from repvgg_zoo.runtime.stages import _Network, row_spans, staged
+from repvgg_zoo.runtime import compile as compile_module
+from repvgg_zoo.runtime.compile import CompiledModel, compile
+from repvgg_zoo.runtime.nchw88 import Block, numbers_of
+from repvgg_zoo.runtime.stages import row_spans
 
 BOUND = 2e-5  # of the logits' scale; winograd F(6, 3) in float32 was seen to differ by up to 8e-6
 
@@ -36,52 +41,71 @@ def distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
+GROUPED = {"groups": 2, "num_blocks": [2, 2, 2, 1]}
+SE = {"se": SESpec(reduction=16, position="before_relu")}
+MAPS = {"features_only": True, "out_indices": [3]}
+
+
+@pytest.fixture(autouse=True)
+def own_cache_and_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPVGG_ZOO_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(compile_module, "usable_cores", lambda: 4)
+
+
+def compiled(eager: RepVGG, shape: Tuple[int, ...], threads: int, low_memory: bool = False) -> CompiledModel:
+    return compile(eager, batch_size=shape[0], image_size=shape[2:], threads=threads, low_memory=low_memory)
+
+
+def only(output: Any) -> Any:
+    """A network's one output, be it logits or a feature map."""
+    return next(iter(output.values())) if isinstance(output, dict) else output
+
+
 @pytest.mark.parametrize(
-    ("options", "shape", "threads"),
+    ("plan", "options", "shape", "threads"),
     [
-        ({}, (1, 3, 64, 64), 2),
-        ({}, (2, 3, 72, 40), 2),
-        ({}, (1, 3, 97, 83), 3),
-        ({"num_blocks": [4, 2, 2, 1]}, (1, 3, 64, 64), 2),
-        ({"groups": 2, "num_blocks": [2, 2, 2, 1]}, (1, 3, 64, 64), 2),
-        ({"in_chans": 1}, (1, 1, 64, 64), 2),
+        ("stages", {}, (1, 3, 64, 64), 2),
+        ("stages", {}, (2, 3, 72, 40), 2),
+        ("stages", {}, (1, 3, 97, 83), 3),
+        ("stages", {"num_blocks": [4, 2, 2, 1]}, (1, 3, 64, 64), 2),
+        ("stages", GROUPED, (1, 3, 64, 64), 2),
+        ("stages", {"in_chans": 1}, (1, 1, 64, 64), 2),
+        ("rewritten", {}, (3, 3, 64, 64), 1),
+        ("rewritten", {}, (1, 3, 16, 64), 4),  # too few rows to be cut
+        ("rewritten", SE, (1, 3, 64, 64), 2),
+        ("rewritten", GROUPED, (1, 3, 64, 64), 1),
+        ("rewritten-split", SE, (4, 3, 64, 64), 2),
+        ("whole", MAPS, (1, 3, 64, 64), 2),
+        ("whole-split", MAPS, (4, 3, 64, 64), 2),
+        ("stages-low-memory", {}, (1, 3, 64, 64), 2),
+        ("rewritten-low-memory", SE, (2, 3, 64, 64), 2),
+        ("whole-low-memory", MAPS, (2, 3, 64, 64), 2),
     ],
     ids=str,
 )
-def test_stages_give_the_eager_networks_logits_for_every_input(options: dict, shape: tuple, threads: int) -> None:
+def test_every_plan_gives_the_eager_networks_logits_on_this_start_and_the_next(
+    plan: str, options: dict, shape: tuple, threads: int
+) -> None:
     eager = network(**options)
-    stages = staged(eager, shape, threads)
-    assert stages is not None
-    for seed in range(2):
-        x = pictures(*shape, seed=seed)
-        assert distance(stages(x), eager(Tensor(x)).numpy()) < BOUND
-    stages.close()
+    inputs = [pictures(*shape, seed=seed) for seed in range(2)]
+    answers = []
+    for _ in range(2):
+        with compiled(eager, shape, threads, plan.endswith("low-memory")) as model:
+            assert model.plan == plan
+            answers.append([only(model(x)) for x in inputs])
+    for x, first, second in zip(inputs, *answers):
+        assert distance(first, only(eager(Tensor(x))).numpy()) < BOUND
+        assert np.array_equal(first, second)
 
 
-def test_earlier_results_stay_as_they_were() -> None:
-    stages = staged(network(), (1, 3, 64, 64), 2)
-    assert stages is not None
-    first = stages(pictures(1, 3, 64, 64))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_earlier_results_stay_as_they_were(threads: int) -> None:
+    model = compiled(network(), (1, 3, 64, 64), threads)
+    first = model(pictures(1, 3, 64, 64))
     kept = first.copy()
-    stages(pictures(1, 3, 64, 64, seed=1))
+    model(pictures(1, 3, 64, 64, seed=1))
     assert np.array_equal(first, kept)
-    stages.close()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"se": SESpec(reduction=16, position="before_relu")}, {"groups": 2, "num_blocks": [2, 2, 2, 1]}],
-    ids=["dense", "SE", "grouped"],
-)
-def test_a_segment_of_the_whole_network_gives_its_logits(options: dict) -> None:
-    eager = network(**options)
-    numbers = numbers_of(eager)
-    assert numbers is not None
-    blocks, head = numbers
-    x = pictures(3, 3, 64, 64)
-    alone = _Network(Segment(blocks, 3, 64, 64, head), [(np.s_[...], x)], x.shape, threads=2)
-    alone.run()
-    assert distance(alone.output, eager(Tensor(x)).numpy()) < BOUND
+    model.close()
 
 
 @pytest.mark.parametrize(
@@ -97,10 +121,6 @@ def test_a_segment_of_the_whole_network_gives_its_logits(options: dict) -> None:
 )
 def test_networks_that_cannot_be_rewritten_are_left_alone(other: object) -> None:
     assert numbers_of(other()) is None
-
-
-def test_se_needs_the_whole_picture_so_it_is_not_shared_out() -> None:
-    assert staged(network(se=SESpec(reduction=16, position="before_relu")), (1, 3, 64, 64), 2) is None
 
 
 @pytest.mark.parametrize("height", [16, 57, 64, 224, 225])
