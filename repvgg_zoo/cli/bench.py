@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
+from .._machine import usable_cores
 from ..errors import ArgumentError
 from ..registry.zoo import find_model
 from .machine import facts as machine_facts
-from .machine import has_gpu, prepare_megengine, usable_cores
+from .machine import has_gpu, prepare_megengine
 from .output import paint, show, table
 
 HELP = """

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict
+
+from .._machine import cpu_name, usable_cores
 
 
 def prepare_megengine() -> None:
@@ -22,13 +23,6 @@ def prepare_megengine() -> None:
 def has_gpu() -> bool:
     """Whether an NVIDIA driver is here; MegEngine's wheels know no other GPU."""
     return Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi") is not None
-
-
-def usable_cores() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def facts() -> Dict[str, Any]:
@@ -49,12 +43,3 @@ def facts() -> Dict[str, Any]:
         "repvgg_zoo": __version__,
         "device": megengine.get_default_device(),
     }
-
-
-def cpu_name() -> str:
-    """The processor's name as its maker writes it."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

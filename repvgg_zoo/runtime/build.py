@@ -1,15 +1,12 @@
-"""From a network to a runner: what was kept if it still holds, else dump, measure the candidates, check, keep."""
+"""From a network to a runner: what was kept if it still holds, else rewrite, dump, check, keep."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
-import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import megengine.module as M
 import numpy as np
@@ -17,15 +14,15 @@ from numpy.typing import NDArray
 
 from ..errors import EquivalenceError
 from ..reparam.convert import relative_error
-from .graph import Arrays, Structure, Traced, dump
-from .plans import Plan
+from .graph import Arrays, Structure, Traced, dump, look_at, private_copy
+from .nchw88 import Block, Head, Segment, numbers_of
+from .plans import Plan, Step
 from .runners import LiteRunner
-from .store import Record, Store, key_of
+from .stages import rewritten, side_by_side, stages
+from .store import Graphs, Record, Store, key_of
 
 BOUND = 1e-4  # of the output's scale; winograd in float32 differs from direct convolution by up to 6e-6
 SAMPLES = 2000  # values of each output that are kept for the check of a later start
-CHOOSING_SECONDS = 20.0  # no further candidate is tried after this
-MEASURING_SECONDS = 0.5  # for each candidate, after its first runs
 PROBES = 2  # different images in the check, so that images cannot be mixed up unnoticed
 
 logger = logging.getLogger(__name__)
@@ -56,39 +53,69 @@ class Job:
 
 
 def build(make: Callable[[], M.Module], digest: Optional[str], job: Job, store: Store) -> Built:
-    """The fastest runner of a network, which ``make`` makes (see ``private_copy``) only if nothing was kept.
+    """The runner of a network, which ``make`` makes (see ``private_copy``) only if nothing was kept.
 
-    ``digest`` identifies the network, None if only its dumped graph can. Raises EquivalenceError if no candidate gives
+    ``digest`` identifies the network, None if only its dumped graph can. Raises EquivalenceError if no plan gives
     the eager network's output, RuntimeError if MegEngine cannot trace the network or Lite cannot run it.
     """
     probe = probe_input(job.shape)
-    found: Optional[Tuple[str, Union[Path, bytes], Traced]] = None
+    graphs = Graphs(store)
+    network: Optional[M.Module] = None
+    whole: Optional[str] = None
     if digest is None:
-        found = _dumped(make, probe, store)
-        digest = found[0]
+        network = make()
+        digest = whole = _add(graphs, network, probe, optimize=True)
     key = key_of({**job.facts, "network": digest, "shape": job.shape, "threads": job.threads})
     record = store.read(key)
     if record is not None:
         kept = _rebuilt(record, job, store, probe)
         if kept is not None:
             return kept
-    sha256, graph, traced = found if found is not None else _dumped(make, probe, store)
-    built = _fastest(graph, traced, job, probe)
+    network = make() if network is None else network
+    traced = look_at(network, probe)
+    # A network that is known by its graph only has code of the user's, which cannot be rewritten.
+    numbers = None if whole is not None else numbers_of(network)
+    if numbers is None and whole is None:
+        whole = _add(graphs, network, probe, optimize=True)
+    del network
+    built = _first_right(_Steps(job, graphs, numbers, whole), traced, job, probe)
     samples = tuple(_sample(array) for array in traced.reference)
-    assert built.runner.algorithms is not None
-    store.keep(key, Record(sha256, built.plan.name, traced.structure, built.runner.algorithms, samples))
+    store.keep(key, Record(built.plan.name, built.runner.steps, traced.structure, samples))
     return built
 
 
-def _dumped(make: Callable[[], M.Module], probe: NDArray[Any], store: Store) -> Tuple[str, Union[Path, bytes], Traced]:
-    """The graph's SHA-256, its file (or its bytes, if they could not be written), and what was seen in tracing."""
-    data, traced = dump(make(), probe)
-    sha256 = hashlib.sha256(data).hexdigest()
-    path = store.keep_graph(sha256, data)
-    graph = data if path is None else path
-    del data
+@dataclass(frozen=True)
+class _Steps:
+    """Turns plans into steps: from the ``numbers`` of a network that can be rewritten, or else its ``whole`` graph."""
+
+    job: Job
+    graphs: Graphs
+    numbers: Optional[Tuple[Tuple[Block, ...], Head]]
+    whole: Optional[str]
+
+    def of(self, plan: Plan) -> Optional[Tuple[Step, ...]]:
+        """The plan's steps, None if it does not suit the network."""
+        shape, threads = self.job.shape, self.job.threads
+        parts = threads if plan.split else 1
+        if self.numbers is None:
+            if plan.form != "whole" or self.whole is None:
+                return None
+            return (side_by_side(self.whole, (shape[0] // parts, *shape[1:]), threads, parts),)
+        if plan.form == "stages":
+            return stages(*self.numbers, shape, threads, plan.tiles, self._dump)
+        if plan.form == "rewritten":
+            return rewritten(*self.numbers, shape, threads, plan.tiles, self._dump, parts)
+        return None
+
+    def _dump(self, segment: Segment, shape: Tuple[int, ...]) -> str:
+        return _add(self.graphs, private_copy(segment), np.zeros(shape, np.float32), optimize=False)
+
+
+def _add(graphs: Graphs, network: M.Module, x: NDArray[Any], *, optimize: bool) -> str:
+    """Dumps a network, and gives the graph's SHA-256."""
+    sha256 = graphs.add(dump(network, x, optimize=optimize))
     _return_freed_memory()
-    return sha256, graph, traced
+    return sha256
 
 
 def _return_freed_memory() -> None:
@@ -105,11 +132,12 @@ def probe_input(shape: Tuple[int, int, int, int]) -> NDArray[Any]:
 def _rebuilt(record: Record, job: Job, store: Store, probe: NDArray[Any]) -> Optional[Built]:
     """The runner of a record, or None if it no longer works."""
     plan = {plan.name: plan for plan in job.plans}.get(record.plan)
-    graph = store.find_graph(record.graph)
-    if plan is None or graph is None:
+    names = {part.graph for step in record.steps for part in step.parts}
+    graphs = {name: path for name, path in ((name, store.find_graph(name)) for name in names) if path is not None}
+    if plan is None or not names or len(graphs) < len(names):
         return None
     try:
-        runner = LiteRunner(graph, record.structure.names, job.shape, job.threads, plan, record.algorithms)
+        runner = LiteRunner(record.steps, record.structure.names, plan.preprocess, graphs.__getitem__)
     except RuntimeError as failure:
         logger.warning("what was kept of a compiled network cannot be used (%s); compiling anew", failure)
         return None
@@ -121,50 +149,19 @@ def _rebuilt(record: Record, job: Job, store: Store, probe: NDArray[Any]) -> Opt
     return Built(runner, record.structure, plan, error)
 
 
-def _fastest(graph: Union[Path, bytes], traced: Traced, job: Job, probe: NDArray[Any]) -> Built:
-    """Builds the candidates one after another, so that memory holds one at a time, and gives the fastest right one."""
-    started = time.monotonic()
+def _first_right(steps: _Steps, traced: Traced, job: Job, probe: NDArray[Any]) -> Built:
+    """The first plan that suits the network and gives the eager network's output."""
     errors: Dict[str, float] = {}
-    seconds: Dict[str, float] = {}
-    last: Optional[Built] = None
-    tables: Dict[str, Optional[bytes]] = {}
     for plan in job.plans:
-        if seconds and time.monotonic() - started > CHOOSING_SECONDS:
-            break
-        if last is not None:
-            last.runner.close()
-            last = None
-        runner = LiteRunner(graph, traced.structure.names, job.shape, job.threads, plan)
-        errors[plan.name] = error = _distance(runner, traced.reference, probe, job.batch)
-        if not error <= BOUND:
-            runner.close()
+        how = steps.of(plan)
+        if how is None:
             continue
-        last = Built(runner, traced.structure, plan, error)
-        tables[plan.name] = runner.algorithms
-        seconds[plan.name] = _seconds(runner, job.shape) if len(job.plans) > 1 else 0.0
-    if not seconds:
-        raise _refusal(errors)
-    best = min(seconds, key=lambda name: seconds[name])
-    logger.debug("seconds of each plan: %s; taking %s", seconds, best)
-    if last is not None and last.plan.name == best:
-        return last
-    if last is not None:
-        last.runner.close()
-    plan = next(plan for plan in job.plans if plan.name == best)
-    runner = LiteRunner(graph, traced.structure.names, job.shape, job.threads, plan, tables[best])
-    return Built(runner, traced.structure, plan, errors[best])
-
-
-def _seconds(runner: LiteRunner, shape: Tuple[int, ...]) -> float:
-    """The least time of a run: other programs can only add to it."""
-    x = np.zeros(shape, np.float32)
-    times: List[float] = []
-    end = time.monotonic() + MEASURING_SECONDS
-    while len(times) < 3 or time.monotonic() < end:
-        start = time.perf_counter()
-        runner(x)
-        times.append(time.perf_counter() - start)
-    return min(times)
+        runner = LiteRunner(how, traced.structure.names, plan.preprocess, steps.graphs.find)
+        errors[plan.name] = error = _distance(runner, traced.reference, probe, job.batch)
+        if error <= BOUND:
+            return Built(runner, traced.structure, plan, error)
+        runner.close()
+    raise _refusal(errors)
 
 
 def _distance(runner: LiteRunner, reference: Arrays, probe: NDArray[Any], batch: int, thin: bool = False) -> float:

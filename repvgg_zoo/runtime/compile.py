@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
+from .._machine import usable_cores
 from ..errors import ArgumentError, ClosedError
 from ..hub import fetch_file, read_settings
 from ..hub.cache import read_stamp
@@ -25,7 +26,7 @@ from ..registry.zoo import find_model
 from ..reparam.convert import evaluating, find_blocks, to_deploy
 from .build import Job, build, probe_input
 from .graph import Structure, private_copy
-from .identity import checkpoint_digest, network_digest, processor, usable_cores
+from .identity import checkpoint_digest, network_digest, processor
 from .lite import BUILDING
 from .plans import candidates
 from .runners import EagerRunner, Runner, cannot_run

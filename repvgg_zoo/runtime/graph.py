@@ -1,4 +1,4 @@
-"""From a module to a dumped graph: traced once, in the layout and with the fusions that are fast on a CPU."""
+"""From a module to a dumped graph: traced once, as it is or laid out and fused as is fast on a CPU."""
 
 from __future__ import annotations
 
@@ -67,12 +67,30 @@ class Traced:
 DUMP_DEVICE = "xpux"
 
 
-def dump(network: M.Module, x: NDArray[Any]) -> Tuple[bytes, Traced]:
-    """Traces ``network``, a ``private_copy``, on ``x`` (N, C, H, W) float32; the graph takes any N.
+def look_at(network: M.Module, x: NDArray[Any]) -> Traced:
+    """What ``network``, a ``private_copy``, returns for ``x``. Raises ArgumentError if that cannot be compiled."""
+    return _trace(network, x)[1]
+
+
+def dump(network: M.Module, x: NDArray[Any], *, optimize: bool) -> bytes:
+    """Traces ``network``, a ``private_copy``, on ``x``; with ``optimize``, MegEngine lays it out for the CPU's lanes.
 
     Needs about seven times the weights' memory for a moment. Raises ArgumentError for outputs of a kind that cannot be
     compiled, and what MegEngine raises for a forward that cannot be traced.
     """
+    traced, seen = _trace(network, x)
+    stream = io.BytesIO()
+    traced.dump(
+        stream,
+        arg_names=[INPUT],
+        output_names=list(seen.structure.names),
+        optimize_for_inference=optimize,
+        **({"enable_nchw88": True, "enable_fuse_conv_bias_nonlinearity": True} if optimize else {}),
+    )
+    return stream.getvalue()
+
+
+def _trace(network: M.Module, x: NDArray[Any]) -> Tuple[trace, Traced]:
     structures: List[Structure] = []
 
     def flat(data: Tensor) -> List[Tensor]:
@@ -82,16 +100,7 @@ def dump(network: M.Module, x: NDArray[Any]) -> Tuple[bytes, Traced]:
 
     traced = trace(flat, symbolic=True, capture_as_const=True)
     reference = tuple(tensor.numpy().copy() for tensor in traced(Tensor(x, device=DUMP_DEVICE)))
-    stream = io.BytesIO()
-    traced.dump(
-        stream,
-        arg_names=[INPUT],
-        output_names=list(structures[0].names),
-        optimize_for_inference=True,
-        enable_nchw88=True,
-        enable_fuse_conv_bias_nonlinearity=True,
-    )
-    return stream.getvalue(), Traced(structures[0], reference)
+    return traced, Traced(structures[0], reference)
 
 
 def private_copy(network: M.Module) -> M.Module:

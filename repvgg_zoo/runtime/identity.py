@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import platform
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, List, Optional
 
@@ -15,6 +13,7 @@ import megengine.module as M
 import numpy as np
 
 from .. import models
+from .._machine import cpu_facts
 from ..registry.spec import Architecture, CheckpointSpec
 
 PLAIN = (bool, int, float, str, type(None))
@@ -82,18 +81,8 @@ def _own_source() -> bytes:
 
 def processor() -> str:
     """The processor's model and abilities: what the choice of algorithms depends on."""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0].splitlines()
-        facts = dict(line.split(":", 1) for line in lines if ":" in line)
-        wanted = {key.strip(): value.strip() for key, value in facts.items()}
-        names = ("vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "flags")
-        if "flags" in wanted:
-            return "; ".join(f"{name}: {wanted.get(name, '')}" for name in names)
-    return f"{platform.machine()} {platform.processor()}"
-
-
-def usable_cores() -> int:
-    """How many cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    facts = cpu_facts()
+    if "flags" not in facts:
+        return f"{platform.machine()} {platform.processor()}"
+    names = ("vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "flags")
+    return "; ".join(f"{name}: {facts.get(name, '')}" for name in names)

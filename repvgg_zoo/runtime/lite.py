@@ -1,4 +1,4 @@
-"""One dumped graph in MegEngine Lite: options, threads, the algorithms that were chosen by profiling."""
+"""One dumped graph in MegEngine Lite: options, threads, and the algorithms that were chosen for it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import tempfile
 import threading
 from ctypes import c_char_p
 from pathlib import Path
-from typing import Any, Optional, Tuple, Union
+from typing import Any, List, Optional, Tuple, Union
 
 import megengine
 import numpy as np
+from megengine.core._imperative_rt.core2 import _clear_algorithm_cache
 from megengine.core._imperative_rt.utils import Logger
 from numpy.typing import NDArray
 
 from .graph import INPUT
-from .plans import Plan
 
-# The table of algorithms is of the whole process: set before a network is loaded and read at its first run. So one
-# network is compiled at a time.
+# The table of algorithms is of the whole process: set before a network is loaded and read at its first run. What
+# oneDNN prepares at a first run it keeps in a map without a lock. So one network is compiled at a time.
 BUILDING = threading.Lock()
 
 
 class LiteNetwork:
     """A graph that has run once, so that every algorithm is chosen; not for several threads at once.
 
-    ``shape`` is that of all inputs. ``algorithms`` is what an earlier network with the same graph, shape, threads and
-    machine had chosen, None to profile. Afterwards it is what this one chose. Whoever makes a network holds
-    ``BUILDING``. Raises what Lite raises: RuntimeError.
+    ``shape`` is that of the input. ``algorithms`` is a table: without one, every algorithm is measured, and what was
+    chosen is then the attribute ``algorithms``; with one, what is not in it is left to MegEngine and nothing is
+    measured. ``input`` and ``outputs`` are the network's own memory. Whoever makes a network holds ``BUILDING``.
+    Raises what Lite raises: RuntimeError.
     """
 
     def __init__(
@@ -35,23 +36,22 @@ class LiteNetwork:
         outputs: Tuple[str, ...],
         shape: Tuple[int, ...],
         threads: int,
-        plan: Plan,
+        preprocess: bool,
         algorithms: Optional[bytes] = None,
     ) -> None:
         import megenginelite as lite  # takes half a second, and is missing on macOS
 
         options = lite.LiteOptions()
-        options.weight_preprocess = int(plan.preprocess)
+        options.weight_preprocess = int(preprocess)
         options.comp_node_seq_record_level = 1
         network = lite.LiteNetwork(lite.LiteConfig(device_type=lite.LiteDeviceType.LITE_CPU, option=options))
         network.threads_number = threads
         strategy = lite.LiteAlgoSelectStrategy
-        network.set_network_algo_policy(strategy.LITE_ALGO_PROFILE | strategy.LITE_ALGO_OPTIMIZED)
-        if plan.workspace:
-            network.set_network_algo_workspace_limit(plan.workspace)
+        # PROFILE with HEURISTIC means: the table's algorithm, else the usual one, and no measuring.
+        other = strategy.LITE_ALGO_OPTIMIZED if algorithms is None else strategy.LITE_ALGO_HEURISTIC
+        network.set_network_algo_policy(strategy.LITE_ALGO_PROFILE | other)
 
         self._network: Any = network
-        self._outputs = outputs
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder, "algorithms")
             if algorithms is not None:
@@ -59,27 +59,35 @@ class LiteNetwork:
             lite.LiteGlobal.set_persistent_cache(str(table))
             # The first run would warn that its shapes might change, which they do not.
             level = Logger.set_log_level(Logger.LogLevel.Error)
+            # MegEngine notes, by shape only, how much memory a convolution needs. An algorithm or number of threads
+            # that needs more would be given as much, and write beyond it. So notes go neither in nor out.
+            _clear_algorithm_cache()
             try:
                 _load(network, graph)
-                self._input = network.get_io_tensor(INPUT)
-                self(np.zeros(shape, np.float32))
-                lite.LiteGlobal.dump_persistent_cache(str(table))
-                self.algorithms = table.read_bytes()
+                entry = network.get_io_tensor(INPUT)
+                entry.set_data_by_copy(np.zeros(shape, np.float32))
+                self.run()
+                if algorithms is None:
+                    lite.LiteGlobal.dump_persistent_cache(str(table))
+                    algorithms = table.read_bytes()
             finally:
+                _clear_algorithm_cache()
                 Logger.set_log_level(level)
                 # Lite and MegEngine share the table: MegEngine's own, with the user's profiling, is put back.
                 megengine._persistent_cache.reg()
+        self.algorithms = algorithms
+        self.input: NDArray[Any] = entry.get_data_by_share()
+        self.outputs: List[NDArray[Any]] = [network.get_io_tensor(name).get_data_by_share() for name in outputs]
 
-    def __call__(self, x: NDArray[Any]) -> Tuple[NDArray[Any], ...]:
-        """Runs on a C-contiguous float32 array of the network's shape; the results are the caller's own."""
-        self._input.set_data_by_copy(x)
+    def run(self) -> None:
+        """Computes the outputs from what is in the input."""
         self._network.forward()
         self._network.wait()
-        return tuple(self._network.get_io_tensor(name).to_numpy().copy() for name in self._outputs)
 
     def close(self) -> None:
-        """Gives its memory back."""
-        self._input = self._network = None
+        """Gives its memory back; its arrays must not be used any more."""
+        del self.input, self.outputs
+        self._network = None
 
 
 def _load(network: Any, graph: Union[Path, bytes]) -> None:

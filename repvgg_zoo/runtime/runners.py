@@ -1,11 +1,12 @@
-"""What runs a batch: Lite networks side by side, or the eager network where there is no Lite."""
+"""What runs a batch: Lite networks side by side and one after another, or the eager network where there is no Lite."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Protocol, Tuple, Union
+from typing import Any, Callable, List, Optional, Protocol, Sequence, Tuple, Union
 
 import megengine.module as M
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from ..errors import ArgumentError
 from .graph import Arrays, Structure, flat_outputs
 from .lite import LiteNetwork
-from .plans import Plan
+from .plans import Part, Step
 
 
 class Runner(Protocol):
@@ -29,41 +30,94 @@ class Runner(Protocol):
 
 
 class LiteRunner:
-    """The networks of a plan, each in a thread of its own with its share of the batch."""
+    """Runs steps: the networks of each one side by side, each in a thread of its own.
+
+    ``steps`` are afterwards those that were given, with the algorithms that were measured filled in. ``find`` gives a
+    graph's file, or its bytes. Whoever makes one holds ``BUILDING``. Raises what Lite raises: RuntimeError.
+    """
 
     def __init__(
         self,
-        graph: Union[Path, bytes],
+        steps: Sequence[Step],
         outputs: Tuple[str, ...],
-        shape: Tuple[int, ...],
-        threads: int,
-        plan: Plan,
-        algorithms: Optional[bytes] = None,
+        preprocess: bool,
+        find: Callable[[str], Union[Path, bytes]],
     ) -> None:
-        self.share = shape[0] // plan.parts
-        part = (self.share, *shape[1:])
-        self.algorithms = algorithms
-        self._networks: List[LiteNetwork] = []
-        for _ in range(plan.parts):
-            network = LiteNetwork(graph, outputs, part, threads // plan.parts, plan, self.algorithms)
-            self.algorithms = network.algorithms
-            self._networks.append(network)
-        self._helpers = ThreadPoolExecutor(plan.parts - 1) if plan.parts > 1 else None
+        self._workers: List[List[_Worker]] = []
+        filled: List[Step] = []
+        sources: List[_Source] = []
+        for step in steps:
+            parts: List[Part] = []
+            workers: List[_Worker] = []
+            for part in step.parts:
+                # Networks with the same graph are measured once, so that all of them compute alike.
+                measured = next((other.algorithms for other in parts if other.graph == part.graph), None)
+                table = part.algorithms if part.algorithms is not None else measured
+                names = outputs if step is steps[-1] else outputs[:1]
+                network = LiteNetwork(find(part.graph), names, part.shape, part.threads, preprocess, table)
+                parts.append(replace(part, algorithms=network.algorithms))
+                workers.append(_Worker(network, step, part, sources))
+            sources = _sources(step, workers)
+            self._workers.append(workers)
+            filled.append(replace(step, parts=tuple(parts)))
+        self.steps = tuple(filled)
+        most = max(len(step.parts) for step in self.steps)
+        self._helpers = ThreadPoolExecutor(most - 1) if most > 1 else None
 
     def __call__(self, x: NDArray[Any]) -> Arrays:
-        first, *others = self._networks
-        if self._helpers is None:
-            return first(x)
-        parts = [x[start : start + self.share] for start in range(0, len(x), self.share)]
-        promises = [self._helpers.submit(network, part) for network, part in zip(others, parts[1:])]
-        results = [first(parts[0]), *(promise.result() for promise in promises)]
-        return tuple(np.concatenate(pieces) for pieces in zip(*results))
+        for first, *others in self._workers:
+            promises = [self._helpers.submit(other, x) for other in others] if self._helpers is not None else []
+            first(x)
+            for promise in promises:
+                promise.result()
+        results = zip(*(worker.outputs for worker in self._workers[-1]))
+        join = self.steps[-1].join
+        # Both make new arrays, which are the caller's own.
+        return tuple(np.sum(shares, axis=0) if join is None else np.concatenate(shares, join) for shares in results)
 
     def close(self) -> None:
         if self._helpers is not None:
             self._helpers.shutdown()
-        for network in self._networks:
+        networks = [worker.network for workers in self._workers for worker in workers]
+        self._workers.clear()
+        for network in networks:
             network.close()
+
+
+_Source = Tuple[Any, NDArray[Any]]  # a place in a network's input, and the array that goes there
+
+
+class _Worker:
+    """A network that fetches its input: from ``sources``, or its part of the images where there are none."""
+
+    def __init__(self, network: LiteNetwork, step: Step, part: Part, sources: List[_Source]) -> None:
+        self.network = network
+        self._sources = sources
+        self._reads = _along(step.cut, part.reads)
+        keeps = _along(step.join or 0, part.keeps)
+        self.outputs = [array[keeps] for array in network.outputs]
+
+    def __call__(self, x: NDArray[Any]) -> None:
+        for place, array in self._sources or [(..., x[self._reads])]:
+            self.network.input[place] = array
+        self.network.run()
+
+
+def _sources(step: Step, workers: Sequence[_Worker]) -> List[_Source]:
+    """Where the next step finds its input, which is the joined outputs of this one."""
+    sources: List[_Source] = []
+    done = 0
+    for worker in workers:
+        (array,) = worker.outputs[:1]
+        size = array.shape[step.join or 0]
+        sources.append((_along(step.join or 0, (done, done + size)), array))
+        done += size
+    return sources
+
+
+def _along(axis: int, span: Optional[Tuple[int, int]]) -> Any:
+    """The index for a span of one axis; None is all of it."""
+    return ... if span is None else (slice(None),) * axis + (slice(*span),)
 
 
 class EagerRunner:

@@ -1,4 +1,4 @@
-"""What is kept of a compilation: the dumped graph and a record of the choices, in the folder ``compiled`` of the cache.
+"""What is kept of a compilation: dumped graphs and a record of the choices, in the folder ``compiled`` of the cache.
 
 A graph's file is named by the SHA-256 of its bytes and a record's by its key, and both get their names in one step
 when they are whole. So processes that compile the same network at once cannot disturb each other: the graphs are the
@@ -17,14 +17,15 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .graph import Structure
+from .plans import Part, Step
 
-FORMAT = 1  # to be raised whenever a record would be read differently
+FORMAT = 2  # to be raised whenever a record would be read differently
 DRAFT_SECONDS = 3600.0  # a draft older than this was left by a process that died
 _CHUNK = 1 << 20
 
@@ -33,16 +34,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """The choices of one compilation: ``graph`` is the SHA-256 of the dumped graph, ``plan`` a plan's name.
+    """The choices of one compilation: ``plan`` is a plan's name, and ``steps`` are how it runs the network.
 
-    ``algorithms`` is the table that Lite dumps, the same for each network of the plan. ``samples`` holds, for each
-    output, some of the eager network's values for each image that the network checks itself with.
+    ``samples`` holds, for each output, some of the eager network's values for each image that the network checks
+    itself with.
     """
 
-    graph: str
     plan: str
+    steps: Tuple[Step, ...]
     structure: Structure
-    algorithms: bytes
     samples: Tuple[NDArray[Any], ...]
 
 
@@ -83,14 +83,14 @@ class Store:
             return None
         return path
 
+    def keep(self, key: str, record: Record) -> None:
+        """Writes a record."""
+        self._publish(self._record(key), _encoded(record))
+
     def keep_graph(self, sha256: str, data: bytes) -> Optional[Path]:
         """Writes a graph and gives its file, None if it cannot be written."""
         path = self._graph(sha256)
         return path if self._publish(path, data) else None
-
-    def keep(self, key: str, record: Record) -> None:
-        """Writes a record."""
-        self._publish(self._record(key), _encoded(record))
 
     def _record(self, key: str) -> Path:
         return self.folder / f"{key}.json"
@@ -119,15 +119,37 @@ class Store:
                     path.unlink()
 
 
+class Graphs:
+    """The graphs of a compilation under way: in the store, or in memory if they cannot be written."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._graphs: Dict[str, Union[Path, bytes]] = {}
+
+    def add(self, data: bytes) -> str:
+        """Takes a dumped graph and gives its SHA-256."""
+        sha256 = _sha256(data)
+        self._graphs[sha256] = self._store.keep_graph(sha256, data) or data
+        return sha256
+
+    def find(self, sha256: str) -> Union[Path, bytes]:
+        """The graph's file, or its bytes."""
+        return self._graphs[sha256]
+
+
 def _encoded(record: Record) -> bytes:
     body = {
-        "graph": record.graph,
         "plan": record.plan,
+        "steps": [[[_row(part) for part in step.parts], step.cut, step.join] for step in record.steps],
         "structure": [record.structure.kind, list(record.structure.keys)],
-        "algorithms": base64.b64encode(record.algorithms).decode("ascii"),
         "samples": [array.tolist() for array in record.samples],
     }
     return json.dumps({"body": body, "sha256": _body_digest(body)}).encode()
+
+
+def _row(part: Part) -> List[Any]:
+    algorithms = base64.b64encode(part.algorithms or b"").decode("ascii")
+    return [part.graph, part.shape, part.threads, algorithms, part.reads, part.keeps]
 
 
 def _decoded(data: bytes) -> Optional[Record]:
@@ -137,15 +159,17 @@ def _decoded(data: bytes) -> Optional[Record]:
         if whole["sha256"] != _body_digest(body):
             return None
         kind, keys = body["structure"]
-        return Record(
-            body["graph"],
-            body["plan"],
-            Structure(kind, tuple(keys)),
-            base64.b64decode(body["algorithms"]),
-            tuple(np.array(values, np.float32) for values in body["samples"]),
-        )
+        steps = tuple(Step(tuple(map(_part, rows)), cut, join) for rows, cut, join in body["steps"])
+        samples = tuple(np.array(values, np.float32) for values in body["samples"])
+        return Record(body["plan"], steps, Structure(kind, tuple(keys)), samples)
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
+
+
+def _part(row: List[Any]) -> Part:
+    graph, shape, threads, algorithms, reads, keeps = row
+    spans = (None if span is None else (int(span[0]), int(span[1])) for span in (reads, keeps))
+    return Part(graph, tuple(shape), threads, base64.b64decode(algorithms), *spans)
 
 
 def _body_digest(body: Any) -> str:

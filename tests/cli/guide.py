@@ -1,7 +1,7 @@
 """The console blocks of a page: what each command in them prints, and the page written anew with it.
 
-``python -m tests.cli.guide`` renews the pages that have such blocks. ``...`` stands for a path of the machine; in a block
-after ``<!-- machines differ -->`` numbers, spaces and what ``_DIFFERS`` lists are not compared either.
+``python -m tests.cli.guide`` renews the pages that have such blocks. ``...`` stands for a path of the machine; in a
+block after ``<!-- machines differ -->`` numbers, spaces and what ``_DIFFERS`` lists are not compared either.
 """
 
 from __future__ import annotations

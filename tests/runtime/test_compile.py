@@ -17,10 +17,10 @@ import pytest
 from megengine import Tensor
 
 import repvgg_zoo
+from repvgg_zoo._machine import usable_cores
 from repvgg_zoo.errors import ArgumentError, ClosedError, EquivalenceError, UnknownModelError
 from repvgg_zoo.models.blocks import RepVGGBlock
 from repvgg_zoo.runtime import compile as compile_module
-from repvgg_zoo.runtime.identity import usable_cores
 from tests.networks import fill, randomised
 
 # float32 rounding through a network of these depths is about 1e-6 of the output's scale, with winograd up to 6e-6.
