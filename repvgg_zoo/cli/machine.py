@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict
 
@@ -12,12 +13,25 @@ from .._machine import cpu_name, usable_cores
 
 
 def prepare_megengine() -> None:
-    """Where no GPU is, keeps MegEngine from looking for one; to be called before it is imported.
+    """Imports MegEngine; where no GPU is, keeps it from looking for one and from printing a banner about its absence.
 
-    It prints a banner about the missing driver otherwise. A library must not choose its user's device, a program may.
+    A library must not choose its user's device or touch its standard error, a program may.
     """
-    if not has_gpu():
-        os.environ.setdefault("MGE_DEFAULT_DEVICE", "cpux")
+    if has_gpu():
+        return
+    os.environ.setdefault("MGE_DEFAULT_DEVICE", "cpux")
+    import megengine
+
+    # Compiling needs the device "xpux" all the same, whose first use prints the banner straight to file descriptor 2.
+    with suppress(OSError):
+        kept = os.dup(2)
+        try:
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a descriptor, not a file
+                os.dup2(nowhere.fileno(), 2)
+            megengine.Tensor(0.0, device="xpux").numpy()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def has_gpu() -> bool:
