@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import Iterable, Optional, Sequence, Tuple
+from typing import Iterable, Optional, Tuple
 
 CATEGORY = b"profile:plat=cpu:ConvBiasForwardv5X0"
 TILE_BLOCKS = (8, 16, 24)  # how many winograd tiles MegEngine multiplies at once
@@ -64,20 +64,17 @@ class Winograd:
         return struct.pack("<I", 1) + _sized(descriptor) + _sized(b":1;0.001;0:\0")
 
 
-def table(convolutions: Iterable[Convolution], threads: int, tiles: Sequence[int] = (6, 2)) -> bytes:
-    """The table for these convolutions, choosing from winograds with these ``tiles``.
-
-    It is as ``LiteGlobal.set_persistent_cache`` reads it from a file.
-    """
-    rows = {one.key(): choose(one, threads, tiles).entry() for one in convolutions}
+def table(convolutions: Iterable[Convolution], threads: int) -> bytes:
+    """The table for these convolutions, as ``LiteGlobal.set_persistent_cache`` reads it from a file."""
+    rows = {one.key(): choose(one, threads).entry() for one in convolutions}
     body = b"".join(_sized(key) + _sized(value) for key, value in sorted(rows.items()))
     return struct.pack("<I", 1) + _sized(CATEGORY) + struct.pack("<I", len(rows)) + body
 
 
-def choose(one: Convolution, threads: int, tiles: Sequence[int] = (6, 2)) -> Winograd:
+def choose(one: Convolution, threads: int) -> Winograd:
     """The variant of winograd that should finish first on this many threads."""
     best: Optional[Tuple[float, Winograd]] = None
-    for output in tiles:
+    for output in (6, 2):
         for block in TILE_BLOCKS:
             variant = Winograd(output, block)
             seconds = _seconds(one, variant, threads)

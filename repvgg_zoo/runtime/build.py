@@ -102,9 +102,9 @@ class _Steps:
                 return None
             return (side_by_side(self.whole, (shape[0] // parts, *shape[1:]), threads, parts),)
         if plan.form == "stages":
-            return stages(*self.numbers, shape, threads, plan.tiles, self._dump)
+            return stages(*self.numbers, shape, threads, self._dump)
         if plan.form == "rewritten":
-            return rewritten(*self.numbers, shape, threads, plan.tiles, self._dump, parts)
+            return rewritten(*self.numbers, shape, threads, self._dump, parts)
         return None
 
     def _dump(self, segment: Segment, shape: Tuple[int, ...]) -> str:

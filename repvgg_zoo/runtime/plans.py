@@ -39,15 +39,13 @@ class Plan:
     ``form`` is "stages" (rewritten, and shared out over cores; see stages), "rewritten" (see nchw88) or "whole"
     (MegEngine's own passes, algorithms measured). With ``split``, there is one network for each thread, with its share
     of the batch. ``preprocess`` keeps weights as the chosen algorithms want them, otherwise they are transformed in
-    every run. ``tiles`` are the sizes of winograd's tiles to choose from: kept weights take 7.1 times the memory of
-    the 3x3 kernels for 6, and 1.8 times for 2.
+    every run: for winograd kept weights take up to 7.1 times the memory of the 3x3 kernels.
     """
 
     name: str
     form: str
     split: bool = False
     preprocess: bool = True
-    tiles: Tuple[int, ...] = (6, 2)
 
     def fits(self, batch: int, threads: int) -> bool:
         """Whether the plan makes sense for this batch and number of threads."""
@@ -69,8 +67,8 @@ PLANS = (
     Plan("whole", "whole"),
 )
 LOW_MEMORY_PLANS = (
-    Plan("stages-low-memory", "stages", tiles=(2,)),
-    Plan("rewritten-low-memory", "rewritten", tiles=(2,)),
+    Plan("stages-low-memory", "stages", preprocess=False),
+    Plan("rewritten-low-memory", "rewritten", preprocess=False),
     Plan("whole-low-memory", "whole", preprocess=False),
 )
 

@@ -22,9 +22,7 @@ Shape = Tuple[int, ...]
 Dump = Callable[[Segment, Shape], str]
 
 
-def stages(
-    blocks: Sequence[Block], head: Head, shape: Shape, threads: int, tiles: Sequence[int], dump: Dump
-) -> Optional[Tuple[Step, ...]]:
+def stages(blocks: Sequence[Block], head: Head, shape: Shape, threads: int, dump: Dump) -> Optional[Tuple[Step, ...]]:
     """The steps for inputs of ``shape`` (N, C, H, W), or None for a network or a size that cannot be cut like this."""
     if threads < 2 or any(block.gate is not None for block in blocks):
         return None  # SE needs every row and every channel
@@ -32,17 +30,17 @@ def stages(
     if len(halving) < 4 or blocks[-1].stride == 1 or min(block.out_channels for block in halving) < LANES * threads:
         return None
     spans = row_spans(blocks[: _first_stretch(blocks)], shape[2], threads)
-    return None if spans is None else tuple(_Cutter(threads, tiles, dump).cut(blocks, head, shape, spans))
+    return None if spans is None else tuple(_Cutter(threads, dump).cut(blocks, head, shape, spans))
 
 
 def rewritten(
-    blocks: Sequence[Block], head: Head, shape: Shape, threads: int, tiles: Sequence[int], dump: Dump, parts: int
+    blocks: Sequence[Block], head: Head, shape: Shape, threads: int, dump: Dump, parts: int
 ) -> Tuple[Step, ...]:
     """The step for inputs of ``shape``: ``parts`` networks, each with its share of the batch and of the threads."""
     batch, channels, height, width = shape
     share = (batch // parts, channels, height, width)
     segment = Segment(blocks, share[0], height, width, head)
-    algorithms = table(segment.convolutions, threads // parts, tiles)
+    algorithms = table(segment.convolutions, threads // parts)
     return (side_by_side(dump(segment, share), share, threads, parts, algorithms),)
 
 
@@ -96,7 +94,6 @@ def row_spans(blocks: Sequence[Block], height: int, parts: int) -> Optional[Tupl
 @dataclass(frozen=True)
 class _Cutter:
     threads: int
-    tiles: Sequence[int]
     dump: Dump
 
     def cut(self, blocks: Sequence[Block], head: Head, shape: Shape, spans: Sequence[RowSpan]) -> Iterator[Step]:
@@ -134,7 +131,7 @@ class _Cutter:
         return Step(tuple(parts), join=1 if head is None else None)
 
     def _part(self, segment: Segment, shape: Shape, threads: int = 1) -> Part:
-        algorithms = table(segment.convolutions, threads, self.tiles)
+        algorithms = table(segment.convolutions, threads)
         return Part(self.dump(segment, shape), shape, threads, algorithms)
 
 
