@@ -17,6 +17,7 @@ EXTRA = {
     errors.UnknownModelError: {"name": "x", "suggestions": ("a",)},
     errors.DiskFullError: {"needed": 5, "free": 1},
     errors.UnsafePickleError: {"blocked": ("os.system",)},
+    errors.PluginError: {"plugin": "acme", "distribution": "acme-repvgg 1.0"},
 }
 
 
