@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
+from repvgg_zoo._machine import cpu_facts, cpu_name, usable_cores
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -95,8 +97,8 @@ def machine() -> Dict[str, Any]:
     """What a reader must know to judge the figures; no name of host or user."""
     return {
         "date": datetime.date.today().isoformat(),
-        "cpu": cpu(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
         "instructions": instructions(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
@@ -105,15 +107,9 @@ def machine() -> Dict[str, Any]:
     }
 
 
-def cpu() -> str:
-    match = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return match.group(1).strip() if match else platform.processor() or platform.machine()
-
-
 def instructions() -> List[str]:
     """The vector instructions that matter here."""
-    match = re.search(r"flags\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    flags = match.group(1).split() if match else []
+    flags = cpu_facts().get("flags", "").split()
     return [name for name in ("avx2", "fma", "avx512f", "avx512_vnni", "amx_tile") if name in flags]
 
 

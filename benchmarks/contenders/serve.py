@@ -154,10 +154,7 @@ def ours(weights: Path, images: Array, threads: int) -> Loaded:
     import repvgg_zoo
 
     network = repvgg_zoo.create(variant(weights), checkpoint=weights, deploy=True)
-    compile = getattr(repvgg_zoo, "compile", None)
-    if compile is None:
-        raise NotImplementedError("this version of repvgg_zoo has no compile()")
-    compiled = compile(network, batch_size=len(images), image_size=images.shape[2:], threads=threads)
+    compiled = repvgg_zoo.compile(network, batch_size=len(images), image_size=images.shape[2:], threads=threads)
     return compiled, {"megengine": megengine.__version__, "repvgg_zoo": repvgg_zoo.__version__}
 
 

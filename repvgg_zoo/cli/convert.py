@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..checkpoints import load_checkpoint, save_checkpoint
+    from ..checkpoints.save import SUFFIXES
 
     if args.out.exists() and not args.force:
         raise ArgumentError(f"{args.out} exists already", path=args.out, hint="--force overwrites it")
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     arrays = checkpoint.arrays if fusion is None else fusion.arrays
     form = "deploy" if args.deploy else checkpoint.form
     save_checkpoint(args.out, arrays, layout=args.layout, format=args.format)
-    format = args.format or {".safetensors": "safetensors", ".pkl": "megengine"}[args.out.suffix.lower()]
+    format = args.format or SUFFIXES[args.out.suffix.lower()]
     wrote = described(args.out, format, args.layout, form, arrays)
     if args.check:
         check(args.out, args.layout, arrays)

@@ -19,6 +19,7 @@ from ..hub.clock import SYSTEM_CLOCK
 from ..hub.parts import orphans
 from ..hub.progress import size_text
 from ..hub.verify import hash_file
+from ..registry.plugins import FILES, MODE
 from .checkup import Finding, fail, ok, warn
 from .output import count
 from .parser import closest
@@ -32,8 +33,8 @@ KNOWN = (
     settings.OFFLINE,
     settings.ALLOW_UNVERIFIED,
     settings.PROGRESS,
-    "REPVGG_ZOO_REGISTRY",
-    "REPVGG_ZOO_PLUGINS",
+    FILES,
+    MODE,
     "REPVGG_ZOO_PYTHON",  # ./dev's
 )
 NEEDED, COMFORTABLE = 50_000_000, 2_000_000_000  # bytes: one small checkpoint, and the largest with its native form

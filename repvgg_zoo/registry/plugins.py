@@ -14,7 +14,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from ..errors import ArgumentError, PathLike, PluginError, RegistryError, ZooError
@@ -24,11 +23,10 @@ logger = logging.getLogger("repvgg_zoo.plugins")
 
 GROUP = "repvgg_zoo.plugins"
 MODE = "REPVGG_ZOO_PLUGINS"
+FILES = "REPVGG_ZOO_REGISTRY"  # registries without a package, read by zoo
 MODES = ("on", "strict", "off")
 NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 SLOW_SECONDS = 1.0
-
-_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +41,8 @@ class Plugin:
     """
 
     registry: Union[PathLike, Mapping[str, Any]]
-    builders: Mapping[str, Union[str, Callable[..., Any]]] = field(default=_NONE)
-    layouts: Mapping[str, Any] = field(default=_NONE)
+    builders: Mapping[str, Union[str, Callable[..., Any]]] = field(default_factory=dict)
+    layouts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

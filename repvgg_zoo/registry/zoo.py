@@ -16,13 +16,12 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 from .._data import registry_path
 from ..errors import PluginError, RegistryError, UnknownModelError, ZooError
 from .names import claims, find_checkpoint, natural_key, normalised, resolve, spellings, suggestions, without_family
-from .plugins import MODE, Found, Plugin, find_plugins, in_namespace, load_plugin, only, plugin_mode, tell
+from .plugins import FILES, MODE, Found, Plugin, find_plugins, in_namespace, load_plugin, only, plugin_mode, tell
 from .reader import load_registry, registry_from_mapping
 from .spec import CheckpointSpec, ModelSpec, Registry
 
 Patterns = Union[None, str, Iterable[str]]
 Registries = Tuple[Registry, ...]
-FILES = "REPVGG_ZOO_REGISTRY"
 
 
 def list_models(
@@ -135,13 +134,8 @@ def shipped_registry() -> Registry:
     return _from_file(registry_path())
 
 
-def default_registry() -> Registry:
-    """The shipped registry and all registered ones."""
-    return combined(_own())
-
-
 def whole_registry() -> Registry:
-    """All that can be found: the default registry, the environment's files and every plug-in that works."""
+    """All that can be found: ours, the registered ones, the environment's files and every plug-in that works."""
     registry, failures = survey()
     for error in failures:
         tell(error)

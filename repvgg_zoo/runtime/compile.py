@@ -52,8 +52,8 @@ def compile(
     checkpoint, or else the variant, was made for. ``threads`` is by default the number of cores that this process may
     use. ``low_memory`` keeps no weights in the form that the algorithms want, which is slower.
 
-    The first call for a network dumps it, profiles the algorithms, and compares the result with the eager network; the
-    outcome is kept in the zoo's cache, so that later calls, also in other processes, take a fraction of the time.
+    The first call for a network rewrites and dumps it, and compares the result with the eager network; the outcome is
+    kept in the zoo's cache, so that later calls, also in other processes, take a fraction of the time.
     Where MegEngine Lite is missing (macOS) or cannot run the network, the result runs the eager network and a warning
     says so.
 

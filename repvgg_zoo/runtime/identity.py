@@ -8,13 +8,13 @@ import platform
 from pathlib import Path
 from typing import Any, List, Optional
 
-import megengine.functional as F
 import megengine.module as M
 import numpy as np
 
 from .. import models
 from .._machine import cpu_facts
 from ..registry.spec import Architecture, CheckpointSpec
+from ..reparam.borrowing import borrow
 
 PLAIN = (bool, int, float, str, type(None))
 KNOWN = ("megengine", models.__name__)
@@ -33,9 +33,7 @@ def network_digest(network: M.Module) -> Optional[str]:
         if not _is_known(module):
             return None
         digest.update(f"{name}:{type(module).__module__}.{type(module).__qualname__}{_attributes(module)}\n".encode())
-    for name, tensor in network.named_tensors():
-        # .numpy() of the tensor itself would leave a second copy of the values in it.
-        array = np.ascontiguousarray(F.copy(tensor).numpy())
+    for name, array in borrow(dict(network.named_tensors())).items():
         digest.update(f"{name}:{array.dtype}{array.shape}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

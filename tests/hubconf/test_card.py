@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, List, Tuple
 
 import pytest
 import yaml
@@ -15,7 +15,7 @@ import repvgg_zoo
 from repvgg_zoo.registry.card import card
 from repvgg_zoo.registry.zoo import shipped_registry
 
-from .github import ROOT, GitHub, archive
+from .github import ROOT, GitHub
 
 (PATH,) = (ROOT / "hub" / "models").glob("*.md")
 TEXT = PATH.read_text(encoding="utf-8")
@@ -116,14 +116,6 @@ def test_every_model_that_its_first_block_names_loads_without_further_ado():
     for name in named:
         spec = repvgg_zoo.model_info(name)
         assert spec.checkpoint(spec.default).file.integrity != "none"
-
-
-@pytest.fixture(scope="module")
-def github(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitHub]:
-    running = GitHub(tmp_path_factory.mktemp("github"))
-    running.publish(archive())
-    yield running
-    running.close()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any, Dict
 
 import numpy as np
 import pytest
@@ -21,14 +21,6 @@ from .github import REPO, ROOT, GitHub, archive, bare_repository
 from .tour import ALIASES, SMALL, WHOLE
 
 START = f"import json, sys\nimport megengine.hub as hub\nREPO = {REPO!r}\n"
-
-
-@pytest.fixture(scope="module")
-def github(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitHub]:
-    running = GitHub(tmp_path_factory.mktemp("github"))
-    running.publish(archive())
-    yield running
-    running.close()
 
 
 def tour(github: GitHub, home: Path, **job: Any) -> Dict[str, Any]:
