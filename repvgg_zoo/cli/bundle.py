@@ -11,8 +11,9 @@ from ..hub import bundle
 from ..hub.progress import size_text
 from ..registry.spec import FileSpec
 from ..registry.zoo import find_weights
-from .fetch import add_fetching, fetched
+from .fetch import add_names, fetched
 from .output import count, show, table
+from .parser import run_action
 
 HELP = """
 A bundle is a folder, or one .zip file, with checkpoints, their descriptions and
@@ -30,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
     pack = actions.add_parser("pack", help="make a bundle, fetching what is not in the cache")
     pack.add_argument("out", type=Path, metavar="OUT", help="a new folder, or a new file that ends in .zip")
-    pack.add_argument("names", nargs="+", metavar="NAME", help="a variant (its default checkpoint) or NAME.TAG")
-    add_fetching(pack)
+    add_names(pack)
     pack.set_defaults(action_run=run_pack)
     unpack = actions.add_parser("unpack", help="bring a bundle's files into the cache; all of them, or none")
     unpack.add_argument("--allow-unverified", action="store_true", default=None, help="trust who made the bundle")
@@ -42,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("path", type=Path, metavar="BUNDLE", help="the folder or .zip file")
 
 
-def run(args: argparse.Namespace) -> int:
-    code: int = args.action_run(args)
-    return code
+run = run_action
 
 
 def run_pack(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from ..hub.progress import size_text
 from ..registry.spec import CheckpointSpec
 from ..registry.zoo import find_weights, whole_registry
 from .output import count, show, table
+from .parser import run_action
 
 HELP = """
 Lists, removes, prunes and verifies the files of the cache folder. Only files
@@ -52,9 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify.set_defaults(action_run=run_verify)
 
 
-def run(args: argparse.Namespace) -> int:
-    code: int = args.action_run(args)
-    return code
+run = run_action
 
 
 def run_where(args: argparse.Namespace) -> int:

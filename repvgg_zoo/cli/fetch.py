@@ -24,6 +24,11 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_names(parser)
+
+
+def add_names(parser: argparse.ArgumentParser) -> None:
+    """NAME..., and the options of every command that fetches."""
     parser.add_argument("names", nargs="+", metavar="NAME", help="a variant (its default checkpoint) or NAME.TAG")
     add_fetching(parser)
 

@@ -12,8 +12,9 @@ from ..hub.settings import CACHE_DIRS, MIRROR, REWRITE
 from ..hub.sources import redact
 from . import bundle, reach
 from .cache import all_checkpoints
-from .fetch import add_fetching
+from .fetch import add_names
 from .output import paint, show, table
+from .parser import run_action
 
 HELP = f"""
 show: the mirrors ({MIRROR}) and rewrite rules ({REWRITE})
@@ -35,14 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown.set_defaults(action_run=run_show)
     make = actions.add_parser("make", help="make a folder that is a mirror")
     make.add_argument("out", type=Path, metavar="DIR", help="a new folder")
-    make.add_argument("names", nargs="+", metavar="NAME", help="a variant (its default checkpoint) or NAME.TAG")
-    add_fetching(make)
+    add_names(make)
     make.set_defaults(action_run=run_make)
 
 
-def run(args: argparse.Namespace) -> int:
-    code: int = args.action_run(args)
-    return code
+run = run_action
 
 
 def run_show(args: argparse.Namespace) -> int:

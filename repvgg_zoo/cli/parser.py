@@ -126,3 +126,9 @@ def closest(name: str, known: Sequence[str]) -> Optional[str]:
     """The known word that looks most like ``name``, if any does."""
     found: List[str] = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.5)
     return found[0] if found else None
+
+
+def run_action(args: argparse.Namespace) -> int:
+    """Runs the chosen action of a command that has several, such as ``cache ls``."""
+    code: int = args.action_run(args)
+    return code
