@@ -1,12 +1,14 @@
-"""From a network to a runner: what was kept if it still holds, else rewrite, dump, check, keep."""
+"""From a network to a runner: what was kept if it still holds, else made anew, checked, and kept."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple, Union
 
 import megengine.module as M
 import numpy as np
@@ -14,11 +16,11 @@ from numpy.typing import NDArray
 
 from ..errors import EquivalenceError
 from ..reparam.convert import relative_error
-from .graph import Arrays, Structure, Traced, dump, look_at, private_copy
-from .nchw88 import Block, Head, Segment, numbers_of
-from .plans import Plan, Step
-from .runners import LiteRunner
-from .stages import rewritten, side_by_side, stages
+from .graph import Arrays, Seen, Structure, dump, look_at, private_copy
+from .numbers import Numbers
+from .plans import Plan
+from .program import Program, program_of
+from .runners import KernelRunner, LiteRunner, Runner
 from .store import Graphs, Record, Store, key_of
 
 BOUND = 1e-4  # of the output's scale; winograd in float32 differs from direct convolution by up to 6e-6
@@ -28,11 +30,15 @@ PROBES = 2  # different images in the check, so that images cannot be mixed up u
 logger = logging.getLogger(__name__)
 
 
+class NotCompilable(Exception):
+    """None of the plans is for this network."""
+
+
 @dataclass(frozen=True)
 class Built:
     """A runner that has passed its check, and what it returns; ``error`` is its distance from the eager network."""
 
-    runner: LiteRunner
+    runner: Runner
     structure: Structure
     plan: Plan
     error: float
@@ -47,73 +53,73 @@ class Job:
     plans: Tuple[Plan, ...]
     facts: Mapping[str, Any]
 
-    @property
-    def batch(self) -> int:
-        return self.shape[0]
+
+@dataclass(frozen=True)
+class Source:
+    """A network in the deploy form, maybe the user's own; each part is made when it is asked for.
+
+    ``digest`` identifies the network, or is None if only its dumped graph can, since it has code of the user's.
+    ``numbers`` are what our kernels need, or None if it is no RepVGG as this package builds it.
+    """
+
+    network: Callable[[], M.Module]
+    digest: Callable[[], Optional[str]]
+    numbers: Callable[[], Optional[Numbers]]
 
 
-def build(make: Callable[[], M.Module], digest: Optional[str], job: Job, store: Store) -> Built:
-    """The runner of a network, which ``make`` makes (see ``private_copy``) only if nothing was kept.
+def build(source: Source, job: Job, store: Store) -> Built:
+    """The runner of a network: the kept one if it still gives what it gave, else a new one.
 
-    ``digest`` identifies the network, None if only its dumped graph can. Raises EquivalenceError if no plan gives
-    the eager network's output, RuntimeError if MegEngine cannot trace the network or Lite cannot run it.
+    Raises EquivalenceError if no plan gives the eager network's output, NotCompilable if no plan is for it,
+    RuntimeError if MegEngine cannot trace it or Lite cannot run it.
     """
     probe = probe_input(job.shape)
     graphs = Graphs(store)
-    network: Optional[M.Module] = None
-    whole: Optional[str] = None
-    if digest is None:
-        network = make()
-        digest = whole = _add(graphs, network, probe, optimize=True)
-    key = key_of({**job.facts, "network": digest, "shape": job.shape, "threads": job.threads})
+    digest = source.digest()
+    graph = _add(graphs, source.network(), job) if digest is None else None
+    key = key_of({**job.facts, "network": digest or graph, "shape": job.shape, "threads": job.threads})
     record = store.read(key)
     if record is not None:
-        kept = _rebuilt(record, job, store, probe)
+        kept = _rebuilt(record, source, job, store, probe)
         if kept is not None:
             return kept
-    network = make() if network is None else network
-    traced = look_at(network, probe)
-    # A network that is known by its graph only has code of the user's, which cannot be rewritten.
-    numbers = None if whole is not None else numbers_of(network)
-    if numbers is None and whole is None:
-        whole = _add(graphs, network, probe, optimize=True)
-    del network
-    built = _first_right(_Steps(job, graphs, numbers, whole), traced, job, probe)
-    samples = tuple(_sample(array) for array in traced.reference)
-    store.keep(key, Record(built.plan.name, built.runner.steps, traced.structure, samples))
+    # Of a network that is known by its graph our kernels know nothing.
+    program = None if graph is not None else _program(source, job)
+    seen = look_at(private_copy(source.network()), probe)
+    runners: Iterable[Tuple[Plan, Callable[[], Runner]]]
+    if program is not None:
+        made = program
+        runners = [(plan, lambda: KernelRunner(made, job.threads)) for plan in job.plans if plan.kernels]
+    else:
+        graph = _add(graphs, source.network(), job) if graph is None else graph
+        dumped = graphs.find(graph)
+        lite = functools.partial(_lite, graph=dumped, structure=seen.structure, job=job)
+        runners = [(plan, functools.partial(lite, plan)) for plan in job.plans if not plan.kernels]
+    built = _first_right(runners, seen, job, probe)
+    algorithms = built.runner.algorithms if isinstance(built.runner, LiteRunner) else None
+    samples = tuple(_sample(array) for array in seen.reference)
+    store.keep(key, Record(built.plan.name, graph, algorithms, seen.structure, samples))
     return built
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """Turns plans into steps: from the ``numbers`` of a network that can be rewritten, or else its ``whole`` graph."""
-
-    job: Job
-    graphs: Graphs
-    numbers: Optional[Tuple[Tuple[Block, ...], Head]]
-    whole: Optional[str]
-
-    def of(self, plan: Plan) -> Optional[Tuple[Step, ...]]:
-        """The plan's steps, None if it does not suit the network."""
-        shape, threads = self.job.shape, self.job.threads
-        parts = threads if plan.split else 1
-        if self.numbers is None:
-            if plan.form != "whole" or self.whole is None:
-                return None
-            return (side_by_side(self.whole, (shape[0] // parts, *shape[1:]), threads, parts),)
-        if plan.form == "stages":
-            return stages(*self.numbers, shape, threads, self._dump)
-        if plan.form == "rewritten":
-            return rewritten(*self.numbers, shape, threads, self._dump, parts)
+def _program(source: Source, job: Job) -> Optional[Program]:
+    """The program for our kernels, None if they are not for this network or not among the plans."""
+    plan = next((plan for plan in job.plans if plan.kernels), None)
+    numbers = None if plan is None else source.numbers()
+    if plan is None or numbers is None:
         return None
-
-    def _dump(self, segment: Segment, shape: Tuple[int, ...]) -> str:
-        return _add(self.graphs, private_copy(segment), np.zeros(shape, np.float32), optimize=False)
+    return program_of(numbers, job.shape, job.threads, plan.low_memory)
 
 
-def _add(graphs: Graphs, network: M.Module, x: NDArray[Any], *, optimize: bool) -> str:
-    """Dumps a network, and gives the graph's SHA-256."""
-    sha256 = graphs.add(dump(network, x, optimize=optimize))
+def _add(graphs: Graphs, network: M.Module, job: Job) -> str:
+    """Dumps a network for Lite, and gives the graph's SHA-256. Raises NotCompilable if Lite is not among the plans."""
+    plans = [plan for plan in job.plans if not plan.kernels]
+    if not plans:
+        raise NotCompilable
+    batch, *rest = job.shape
+    split = plans[0].split
+    share = (batch // job.threads if split else batch, *rest)
+    sha256 = graphs.add(dump(private_copy(network), np.zeros(share, np.float32)))
     _return_freed_memory()
     return sha256
 
@@ -129,19 +135,27 @@ def probe_input(shape: Tuple[int, int, int, int]) -> NDArray[Any]:
     return np.random.RandomState(0).standard_normal((PROBES, *shape[1:])).astype(np.float32)
 
 
-def _rebuilt(record: Record, job: Job, store: Store, probe: NDArray[Any]) -> Optional[Built]:
+def _rebuilt(record: Record, source: Source, job: Job, store: Store, probe: NDArray[Any]) -> Optional[Built]:
     """The runner of a record, or None if it no longer works."""
     plan = {plan.name: plan for plan in job.plans}.get(record.plan)
-    names = {part.graph for step in record.steps for part in step.parts}
-    graphs = {name: path for name, path in ((name, store.find_graph(name)) for name in names) if path is not None}
-    if plan is None or not names or len(graphs) < len(names):
+    if plan is None:
         return None
-    try:
-        runner = LiteRunner(record.steps, record.structure.names, plan.preprocess, graphs.__getitem__)
-    except RuntimeError as failure:
-        logger.warning("what was kept of a compiled network cannot be used (%s); compiling anew", failure)
-        return None
-    error = _distance(runner, record.samples, probe, job.batch, thin=True)
+    runner: Runner
+    if plan.kernels:
+        program = _program(source, job)
+        if program is None:
+            return None
+        runner = KernelRunner(program, job.threads)
+    else:
+        path = None if record.graph is None else store.find_graph(record.graph)
+        if path is None:
+            return None
+        try:
+            runner = _lite(plan, path, record.structure, job, record.algorithms)
+        except RuntimeError as failure:
+            logger.warning("what was kept of a compiled network cannot be used (%s); compiling anew", failure)
+            return None
+    error = _distance(runner, record.samples, probe, job.shape[0], thin=True)
     if not error <= BOUND:
         logger.warning("a compiled network no longer gives what it gave (%.1e); compiling anew", error)
         runner.close()
@@ -149,22 +163,28 @@ def _rebuilt(record: Record, job: Job, store: Store, probe: NDArray[Any]) -> Opt
     return Built(runner, record.structure, plan, error)
 
 
-def _first_right(steps: _Steps, traced: Traced, job: Job, probe: NDArray[Any]) -> Built:
-    """The first plan that suits the network and gives the eager network's output."""
+def _first_right(
+    runners: Iterable[Tuple[Plan, Callable[[], Runner]]], seen: Seen, job: Job, probe: NDArray[Any]
+) -> Built:
+    """The first of the runners that gives the eager network's output."""
     errors: Dict[str, float] = {}
-    for plan in job.plans:
-        how = steps.of(plan)
-        if how is None:
-            continue
-        runner = LiteRunner(how, traced.structure.names, plan.preprocess, steps.graphs.find)
-        errors[plan.name] = error = _distance(runner, traced.reference, probe, job.batch)
+    for plan, make in runners:
+        runner = make()
+        errors[plan.name] = error = _distance(runner, seen.reference, probe, job.shape[0])
         if error <= BOUND:
-            return Built(runner, traced.structure, plan, error)
+            return Built(runner, seen.structure, plan, error)
         runner.close()
     raise _refusal(errors)
 
 
-def _distance(runner: LiteRunner, reference: Arrays, probe: NDArray[Any], batch: int, thin: bool = False) -> float:
+def _lite(
+    plan: Plan, graph: Union[Path, bytes], structure: Structure, job: Job, algorithms: Optional[bytes] = None
+) -> LiteRunner:
+    preprocess = not plan.low_memory
+    return LiteRunner(graph, structure.names, job.shape, job.threads, plan.split, preprocess, algorithms)
+
+
+def _distance(runner: Runner, reference: Arrays, probe: NDArray[Any], batch: int, thin: bool = False) -> float:
     """How far the runner's outputs for the probe are from the reference, relative to each output's scale.
 
     The probe's images are repeated to fill whole batches, and every place of every batch is looked at. ``thin`` says

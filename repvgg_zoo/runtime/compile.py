@@ -1,14 +1,16 @@
-"""compile: a network as MegEngine Lite runs it fastest on this machine, with numpy arrays going in and coming out."""
+"""compile: a network as it runs fastest on this machine, with numpy arrays going in and coming out."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Callable, Optional, Tuple, Type, Union
+from typing import Any, Dict, Optional, Tuple, Type, Union
 
 import megengine
 import megengine.module as M
@@ -17,17 +19,20 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from .._machine import usable_cores
+from ..adapt import in_form
 from ..errors import ArgumentError, ClosedError
 from ..hub import fetch_file, read_settings
 from ..hub.cache import read_stamp
+from ..native import load_fetched
 from ..registry.names import find_checkpoint
 from ..registry.spec import CheckpointSpec, ModelSpec
 from ..registry.zoo import find_model
 from ..reparam.convert import evaluating, find_blocks, to_deploy
-from .build import Job, build, probe_input
+from .build import Job, NotCompilable, Source, build, probe_input
 from .graph import Structure, private_copy
 from .identity import checkpoint_digest, network_digest, processor
 from .lite import BUILDING
+from .numbers import Numbers, numbers_from, numbers_of
 from .plans import candidates
 from .runners import EagerRunner, Runner, cannot_run
 from .store import Store
@@ -67,10 +72,11 @@ def compile(
     size = None if image_size is None else _height_and_width(image_size)
     threads = _threads(threads)
     with BUILDING:
-        source = _named(model_or_name) if isinstance(model_or_name, str) else _given(model_or_name)
-        shape = (batch_size, source.channels, *(size or _height_and_width(_own_size(source))))
-        runner, structure, plan, error = _run_by_lite(source, shape, threads, low_memory) or _run_eagerly(source, shape)
-    return CompiledModel(runner, structure, shape, threads, plan, error, source.spec, source.checkpoint)
+        subject = _named(model_or_name) if isinstance(model_or_name, str) else _given(model_or_name)
+        shape = (batch_size, subject.channels, *(size or _height_and_width(_own_size(subject))))
+        source = subject.source
+        runner, structure, plan, error = _compiled(source, shape, threads, low_memory) or _run_eagerly(source, shape)
+    return CompiledModel(runner, structure, shape, threads, plan, error, subject.spec, subject.checkpoint)
 
 
 class CompiledModel:
@@ -190,36 +196,35 @@ def _filled(x: NDArray[Any], size: int) -> NDArray[Any]:
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A network to compile: ``make`` gives a private copy of its deploy form, ``digest`` what identifies it."""
+class _Subject:
+    """What is to be compiled, and what is known of it."""
 
-    make: Callable[[], M.Module]
-    digest: Callable[[], Optional[str]]
+    source: Source
     channels: int
     spec: Optional[ModelSpec]
     checkpoint: Optional[CheckpointSpec]
 
 
-def _named(name: str) -> _Source:
-    """A published checkpoint: nothing of it is read as long as what was kept can be used."""
+def _named(name: str) -> _Subject:
+    """A published checkpoint: no MegEngine network is made of it as long as what was kept can be used."""
     from ..factory import create
 
     spec, tag = find_model(name)
     checkpoint = find_checkpoint(spec, tag)
-    stamp = read_stamp(fetch_file(checkpoint.file))
-    if stamp is None:  # the cache takes no stamps
+    path = fetch_file(checkpoint.file)
+    stamp = read_stamp(path)
+    if stamp is None or "/" in spec.architecture.builder:  # the cache takes no stamps, or a plug-in builds it
         return _given(create(name, pretrained=True, deploy=True))
     digest = checkpoint_digest(stamp.sha256, checkpoint, spec.architecture)
-    return _Source(
-        make=lambda: private_copy(create(name, pretrained=True, deploy=True)),
-        digest=lambda: digest,
-        channels=spec.architecture.in_chans,
-        spec=spec,
-        checkpoint=checkpoint,
-    )
+
+    def numbers() -> Numbers:
+        return numbers_from(in_form(load_fetched(path, checkpoint, deploy=True, cache=read_settings().cache), True))
+
+    source = Source(lambda: create(name, pretrained=True, deploy=True), lambda: digest, numbers)
+    return _Subject(source, spec.architecture.in_chans, spec, checkpoint)
 
 
-def _given(network: M.Module) -> _Source:
+def _given(network: M.Module) -> _Subject:
     if not isinstance(network, M.Module):
         raise ArgumentError(
             f"compile takes a name or a MegEngine module, not {type(network).__name__}",
@@ -227,45 +232,39 @@ def _given(network: M.Module) -> _Source:
             actual=type(network).__name__,
         )
 
-    def make() -> M.Module:
+    @functools.lru_cache(maxsize=None)
+    def deployed() -> M.Module:
         if all(block.deploy for block in find_blocks(network).values()):
-            return private_copy(network)
+            return network
         with evaluating(network):
-            return private_copy(to_deploy(network))
+            return to_deploy(network)
 
-    return _Source(
-        make=make,
-        digest=lambda: network_digest(network),
-        channels=_channels(network),
-        spec=getattr(network, "spec", None),
-        checkpoint=getattr(network, "checkpoint", None),
-    )
+    source = Source(deployed, lambda: network_digest(network), lambda: numbers_of(deployed()))
+    known = (getattr(network, name, None) for name in ("spec", "checkpoint"))
+    return _Subject(source, _channels(network), *known)
 
 
 _Running = Tuple[Runner, Structure, str, float]
 
 
-def _run_by_lite(
-    source: _Source, shape: Tuple[int, int, int, int], threads: int, low_memory: bool
-) -> Optional[_Running]:
-    """Runner, structure, plan and error, or None, with a warning, where Lite is missing or cannot run the network."""
-    try:
-        import megenginelite
-    except (ImportError, OSError) as error:
-        # It is shown once: Python shows a warning once for each place in the code that gives it.
-        text = f"MegEngine Lite is missing ({error}); compiled networks run eagerly, 3 to 4 times as slowly"
-        warnings.warn(text, RuntimeWarning, stacklevel=1)
-        return None
+def _compiled(source: Source, shape: Tuple[int, int, int, int], threads: int, low_memory: bool) -> Optional[_Running]:
+    """Runner, structure, plan and error, or None, with a warning, where nothing but MegEngine can run the network."""
     plans = candidates(shape[0], threads, low_memory)
     facts = {
-        "lite": megenginelite.__version__,
         "megengine": megengine.__version__,
         "plans": [repr(plan) for plan in plans],
         "processor": processor(),
         "repvgg_zoo": __version__,
+        **_engines(),
     }
+    plans = tuple(plan for plan in plans if ("llvmlite" if plan.kernels else "megenginelite") in facts)
     try:
-        built = build(source.make, source.digest(), Job(shape, threads, plans, facts), Store(read_settings().cache))
+        built = build(source, Job(shape, threads, plans, facts), Store(read_settings().cache))
+    except NotCompilable:
+        # It is shown once: Python shows a warning once for each place in the code that gives it.
+        text = "MegEngine Lite is missing; networks that need it run eagerly, 3 to 4 times as slowly"
+        warnings.warn(text, RuntimeWarning, stacklevel=1)
+        return None
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         logger.warning("this network cannot be compiled (%s); it runs eagerly, 3 to 4 times as slowly", reason)
@@ -273,20 +272,37 @@ def _run_by_lite(
     return built.runner, built.structure, built.plan.name, built.error
 
 
-def _run_eagerly(source: _Source, shape: Tuple[int, int, int, int]) -> _Running:
+def _engines() -> Dict[str, str]:
+    """What can run a compiled network here, and its version."""
+    found = {}
+    with suppress(ImportError, OSError):
+        import llvmlite
+
+        from .machine_code import is_supported
+
+        if is_supported():
+            found["llvmlite"] = llvmlite.__version__
+    with suppress(ImportError, OSError):
+        import megenginelite
+
+        found["megenginelite"] = megenginelite.__version__
+    return found
+
+
+def _run_eagerly(source: Source, shape: Tuple[int, int, int, int]) -> _Running:
     try:
-        runner = EagerRunner(source.make())
+        runner = EagerRunner(private_copy(source.network()))
         return runner, runner.structure(probe_input(shape)[:1]), "eager", 0.0
     except RuntimeError as error:
         raise cannot_run(error) from error
 
 
-def _own_size(source: _Source) -> int:
+def _own_size(subject: _Subject) -> int:
     """The image size that the network was made for."""
-    if source.checkpoint is not None:
-        return source.checkpoint.preprocessing.image_size
-    if source.spec is not None:
-        return source.spec.architecture.image_size
+    if subject.checkpoint is not None:
+        return subject.checkpoint.preprocessing.image_size
+    if subject.spec is not None:
+        return subject.spec.architecture.image_size
     raise ArgumentError(
         "image_size is needed for a network that repvgg_zoo.create did not make",
         expected="a number, or (height, width)",

@@ -1,4 +1,4 @@
-"""From a module to a dumped graph: traced once, as it is or laid out and fused as is fast on a CPU."""
+"""From a module to a dumped graph, laid out and fused as is fast on a CPU."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def flat_outputs(output: Any) -> Tuple[Structure, List[Tensor]]:
 
 
 @dataclass(frozen=True, eq=False)
-class Traced:
+class Seen:
     """What a network returns, in structure and, for the input it was traced with, in numbers."""
 
     structure: Structure
@@ -67,30 +67,18 @@ class Traced:
 DUMP_DEVICE = "xpux"
 
 
-def look_at(network: M.Module, x: NDArray[Any]) -> Traced:
+def look_at(network: M.Module, x: NDArray[Any]) -> Seen:
     """What ``network``, a ``private_copy``, returns for ``x``. Raises ArgumentError if that cannot be compiled."""
-    return _trace(network, x)[1]
+    structure, tensors = flat_outputs(network(Tensor(x, device=DUMP_DEVICE)))
+    return Seen(structure, tuple(tensor.numpy().copy() for tensor in tensors))
 
 
-def dump(network: M.Module, x: NDArray[Any], *, optimize: bool) -> bytes:
-    """Traces ``network``, a ``private_copy``, on ``x``; with ``optimize``, MegEngine lays it out for the CPU's lanes.
+def dump(network: M.Module, x: NDArray[Any]) -> bytes:
+    """Traces ``network``, a ``private_copy``, on ``x``, and has MegEngine lay it out for the CPU's lanes.
 
     Needs about seven times the weights' memory for a moment. Raises ArgumentError for outputs of a kind that cannot be
     compiled, and what MegEngine raises for a forward that cannot be traced.
     """
-    traced, seen = _trace(network, x)
-    stream = io.BytesIO()
-    traced.dump(
-        stream,
-        arg_names=[INPUT],
-        output_names=list(seen.structure.names),
-        optimize_for_inference=optimize,
-        **({"enable_nchw88": True, "enable_fuse_conv_bias_nonlinearity": True} if optimize else {}),
-    )
-    return stream.getvalue()
-
-
-def _trace(network: M.Module, x: NDArray[Any]) -> Tuple[trace, Traced]:
     structures: List[Structure] = []
 
     def flat(data: Tensor) -> List[Tensor]:
@@ -99,8 +87,17 @@ def _trace(network: M.Module, x: NDArray[Any]) -> Tuple[trace, Traced]:
         return tensors
 
     traced = trace(flat, symbolic=True, capture_as_const=True)
-    reference = tuple(tensor.numpy().copy() for tensor in traced(Tensor(x, device=DUMP_DEVICE)))
-    return traced, Traced(structures[0], reference)
+    traced(Tensor(x, device=DUMP_DEVICE))
+    stream = io.BytesIO()
+    traced.dump(
+        stream,
+        arg_names=[INPUT],
+        output_names=list(structures[0].names),
+        optimize_for_inference=True,
+        enable_nchw88=True,
+        enable_fuse_conv_bias_nonlinearity=True,
+    )
+    return stream.getvalue()
 
 
 def private_copy(network: M.Module) -> M.Module:

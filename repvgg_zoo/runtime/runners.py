@@ -1,12 +1,11 @@
-"""What runs a batch: Lite networks side by side and one after another, or the eager network where there is no Lite."""
+"""What runs a batch: our kernels, MegEngine Lite, or the eager network where there is neither."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Protocol, Sequence, Tuple, Union
+from typing import Any, Callable, List, Optional, Protocol, Tuple, Union
 
 import megengine.module as M
 import numpy as np
@@ -16,108 +15,123 @@ from numpy.typing import NDArray
 from ..errors import ArgumentError
 from .graph import Arrays, Structure, flat_outputs
 from .lite import LiteNetwork
-from .plans import Part, Step
+from .program import Program
+from .team import Team
 
 
 class Runner(Protocol):
     """Runs float32 arrays of one shape; not for several threads at once."""
 
     def __call__(self, x: NDArray[Any]) -> Arrays:
-        """The network's outputs for a batch, in order."""
+        """The network's outputs for a batch, in order, as arrays of the caller's own."""
 
     def close(self) -> None:
         """Give memory and threads back."""
 
 
-class LiteRunner:
-    """Runs steps: the networks of each one side by side, each in a thread of its own.
+class KernelRunner:
+    """Runs a program: each of ``threads`` threads does its share of every step."""
 
-    ``steps`` are afterwards those that were given, with the algorithms that were measured filled in. ``find`` gives a
-    graph's file, or its bytes. Whoever makes one holds ``BUILDING``. Raises what Lite raises: RuntimeError.
+    def __init__(self, program: Program, threads: int) -> None:
+        self._work: Optional[_Work] = _Work(program, threads)
+        self._team = Team(threads) if threads > 1 else None
+
+    def __call__(self, x: NDArray[Any]) -> Arrays:
+        work = self._work
+        assert work is not None
+        if self._team is None:
+            work.take(x)
+            work(0)
+        else:
+            self._team.run(work, prepare=lambda: work.take(x))
+        return tuple(
+            array.copy() if array.ndim == 2 else np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+            for array in work.program.outputs.values()
+        )
+
+    def close(self) -> None:
+        if self._team is not None:
+            self._team.close()
+        self._work = None
+
+
+class _Work:
+    """A program as the machine code reads it. Whoever runs it holds it, and so its memory and the images."""
+
+    def __init__(self, program: Program, threads: int) -> None:
+        from .machine_code import let_others_run, machine_code
+
+        self.program = program
+        self._code = machine_code()
+        self._images: Optional[NDArray[Any]] = None
+        calls = program.calls
+        self._steps = np.array([(self._code.addresses[call.kernel], call.arguments.ctypes.data) for call in calls])
+        self._barrier = np.zeros(16, np.int64)
+        self._threads = threads
+        self._let_others_run = let_others_run()
+
+    def take(self, x: NDArray[Any]) -> None:
+        """Sets the images, which must not be changed before the work is done."""
+        self._images = x
+        self.program.calls[0].arguments[0] = x.ctypes.data
+
+    def __call__(self, thread: int) -> None:
+        steps = self._steps
+        self._code.run(
+            steps.ctypes.data, len(steps), thread, self._threads, self._barrier.ctypes.data, self._let_others_run
+        )
+
+
+class LiteRunner:
+    """Runs a dumped graph: one Lite network with all threads, or one for each with its share of the batch.
+
+    ``shape`` is the whole batch's. ``algorithms`` is the table to choose from, afterwards what was chosen. Whoever
+    makes one holds ``BUILDING``. Raises what Lite raises: RuntimeError.
     """
 
     def __init__(
         self,
-        steps: Sequence[Step],
+        graph: Union[Path, bytes],
         outputs: Tuple[str, ...],
+        shape: Tuple[int, ...],
+        threads: int,
+        split: bool,
         preprocess: bool,
-        find: Callable[[str], Union[Path, bytes]],
+        algorithms: Optional[bytes] = None,
     ) -> None:
-        self._workers: List[List[_Worker]] = []
-        filled: List[Step] = []
-        sources: List[_Source] = []
-        for step in steps:
-            parts: List[Part] = []
-            workers: List[_Worker] = []
-            for part in step.parts:
-                # Networks with the same graph are measured once, so that all of them compute alike.
-                measured = next((other.algorithms for other in parts if other.graph == part.graph), None)
-                table = part.algorithms if part.algorithms is not None else measured
-                names = outputs if step is steps[-1] else outputs[:1]
-                network = LiteNetwork(find(part.graph), names, part.shape, part.threads, preprocess, table)
-                parts.append(replace(part, algorithms=network.algorithms))
-                workers.append(_Worker(network, step, part, sources))
-            sources = _sources(step, workers)
-            self._workers.append(workers)
-            filled.append(replace(step, parts=tuple(parts)))
-        self.steps = tuple(filled)
-        most = max(len(step.parts) for step in self.steps)
-        self._helpers = ThreadPoolExecutor(most - 1) if most > 1 else None
+        parts = threads if split else 1
+        self._share = shape[0] // parts
+        self._networks: List[LiteNetwork] = []
+        self.algorithms = algorithms
+        for _ in range(parts):
+            network = LiteNetwork(
+                graph, outputs, (self._share, *shape[1:]), threads // parts, preprocess, self.algorithms
+            )
+            # Measured once, so that all of them compute alike.
+            self.algorithms = network.algorithms
+            self._networks.append(network)
+        self._helpers = ThreadPoolExecutor(parts - 1) if parts > 1 else None
 
     def __call__(self, x: NDArray[Any]) -> Arrays:
-        for first, *others in self._workers:
-            promises = [self._helpers.submit(other, x) for other in others] if self._helpers is not None else []
-            first(x)
-            for promise in promises:
-                promise.result()
-        results = zip(*(worker.outputs for worker in self._workers[-1]))
-        join = self.steps[-1].join
-        # Both make new arrays, which are the caller's own.
-        return tuple(np.sum(shares, axis=0) if join is None else np.concatenate(shares, join) for shares in results)
+        jobs = [(network, x[i * self._share : (i + 1) * self._share]) for i, network in enumerate(self._networks)]
+        first, *others = jobs
+        promises = [self._helpers.submit(_run, *job) for job in others] if self._helpers is not None else []
+        _run(*first)
+        for promise in promises:
+            promise.result()
+        # It makes new arrays, which are the caller's own.
+        return tuple(np.concatenate(shares) for shares in zip(*(network.outputs for network in self._networks)))
 
     def close(self) -> None:
         if self._helpers is not None:
             self._helpers.shutdown()
-        networks = [worker.network for workers in self._workers for worker in workers]
-        self._workers.clear()
-        for network in networks:
-            network.close()
+        while self._networks:
+            self._networks.pop().close()
 
 
-_Source = Tuple[Any, NDArray[Any]]  # a place in a network's input, and the array that goes there
-
-
-class _Worker:
-    """A network that fetches its input: from ``sources``, or its part of the images where there are none."""
-
-    def __init__(self, network: LiteNetwork, step: Step, part: Part, sources: List[_Source]) -> None:
-        self.network = network
-        self._sources = sources
-        self._reads = _along(step.cut, part.reads)
-        keeps = _along(step.join or 0, part.keeps)
-        self.outputs = [array[keeps] for array in network.outputs]
-
-    def __call__(self, x: NDArray[Any]) -> None:
-        for place, array in self._sources or [(..., x[self._reads])]:
-            self.network.input[place] = array
-        self.network.run()
-
-
-def _sources(step: Step, workers: Sequence[_Worker]) -> List[_Source]:
-    """Where the next step finds its input, which is the joined outputs of this one."""
-    sources: List[_Source] = []
-    done = 0
-    for worker in workers:
-        (array,) = worker.outputs[:1]
-        size = array.shape[step.join or 0]
-        sources.append((_along(step.join or 0, (done, done + size)), array))
-        done += size
-    return sources
-
-
-def _along(axis: int, span: Optional[Tuple[int, int]]) -> Any:
-    """The index for a span of one axis; None is all of it."""
-    return ... if span is None else (slice(None),) * axis + (slice(*span),)
+def _run(network: LiteNetwork, images: NDArray[Any]) -> None:
+    network.input[...] = images
+    network.run()
 
 
 class EagerRunner:

@@ -17,15 +17,14 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .graph import Structure
-from .plans import Part, Step
 
-FORMAT = 2  # to be raised whenever a record would be read differently
+FORMAT = 3  # to be raised whenever a record would be read differently
 DRAFT_SECONDS = 3600.0  # a draft older than this was left by a process that died
 _CHUNK = 1 << 20
 
@@ -34,14 +33,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """The choices of one compilation: ``plan`` is a plan's name, and ``steps`` are how it runs the network.
+    """The choices of one compilation: ``plan`` is a plan's name.
 
+    For Lite, ``graph`` is the SHA-256 of the dumped graph, and ``algorithms`` the table of those that were chosen.
     ``samples`` holds, for each output, some of the eager network's values for each image that the network checks
     itself with.
     """
 
     plan: str
-    steps: Tuple[Step, ...]
+    graph: Optional[str]
+    algorithms: Optional[bytes]
     structure: Structure
     samples: Tuple[NDArray[Any], ...]
 
@@ -140,16 +141,12 @@ class Graphs:
 def _encoded(record: Record) -> bytes:
     body = {
         "plan": record.plan,
-        "steps": [[[_row(part) for part in step.parts], step.cut, step.join] for step in record.steps],
+        "graph": record.graph,
+        "algorithms": base64.b64encode(record.algorithms or b"").decode("ascii"),
         "structure": [record.structure.kind, list(record.structure.keys)],
         "samples": [array.tolist() for array in record.samples],
     }
     return json.dumps({"body": body, "sha256": _body_digest(body)}).encode()
-
-
-def _row(part: Part) -> List[Any]:
-    algorithms = base64.b64encode(part.algorithms or b"").decode("ascii")
-    return [part.graph, part.shape, part.threads, algorithms, part.reads, part.keeps]
 
 
 def _decoded(data: bytes) -> Optional[Record]:
@@ -159,17 +156,11 @@ def _decoded(data: bytes) -> Optional[Record]:
         if whole["sha256"] != _body_digest(body):
             return None
         kind, keys = body["structure"]
-        steps = tuple(Step(tuple(map(_part, rows)), cut, join) for rows, cut, join in body["steps"])
+        graph, algorithms = body["graph"], base64.b64decode(body["algorithms"])
         samples = tuple(np.array(values, np.float32) for values in body["samples"])
-        return Record(body["plan"], steps, Structure(kind, tuple(keys)), samples)
+        return Record(body["plan"], graph, algorithms or None, Structure(kind, tuple(keys)), samples)
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
-
-
-def _part(row: List[Any]) -> Part:
-    graph, shape, threads, algorithms, reads, keeps = row
-    spans = (None if span is None else (int(span[0]), int(span[1])) for span in (reads, keeps))
-    return Part(graph, tuple(shape), threads, base64.b64decode(algorithms), *spans)
 
 
 def _body_digest(body: Any) -> str:
