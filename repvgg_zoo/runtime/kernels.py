@@ -48,7 +48,6 @@ _BYTE, _INT, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _FLOATS, _INTS = _FLOAT.as_pointer(), _INT.as_pointer()
 _KERNEL = ir.FunctionType(ir.VoidType(), [_INTS, _INT, _INT])
-_ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
 
 
 def module() -> ir.Module:
@@ -341,18 +340,23 @@ def _emit_mean(made: ir.Module) -> None:
     x, out = code.floats("x"), code.floats("out")
     height, width, channels = (code.field(name) for name in ("height", "width", "channels"))
     image, row = code.field("image"), code.field("row")
-    vectors = to.sdiv(channels, _INT(LANES))
+    panels = to.sdiv(channels, _INT(PANEL))  # a panel is a line of the cache
+    halves = range(0, PANEL, LANES)
+    zeros = [ir.Constant(_VECTOR, [0.0] * LANES) for _ in halves]
     area = code.spread(to.sitofp(to.mul(height, width), _FLOAT))
-    with code.loop(*code.share(to.mul(code.field("images"), vectors))) as (unit, _):
-        n, channel = to.sdiv(unit, vectors), to.mul(to.srem(unit, vectors), _INT(LANES))
+    with code.loop(*code.share(to.mul(code.field("images"), panels))) as (unit, _):
+        n, channel = to.sdiv(unit, panels), to.mul(to.srem(unit, panels), _INT(PANEL))
         source = code.at(x, to.mul(n, image), channel)
-        with code.loop(_INT(0), height, [_ZEROS]) as (y, total):
+        with code.loop(_INT(0), height, zeros) as (y, totals):
             line = code.at(source, to.mul(y, row))
             # A sum for each row keeps rounding small: it grows with the longer side, not with the area.
-            with code.loop(_INT(0), width, [_ZEROS]) as (place, part):
-                part[0] = to.fadd(part[0], code.vector(code.at(line, to.mul(place, channels))))
-            total[0] = to.fadd(total[0], part[0])
-        code.put(to.fdiv(total[0], area), code.at(out, to.mul(n, channels), channel))
+            with code.loop(_INT(0), width, zeros) as (place, parts):
+                pixel = code.at(line, to.mul(place, channels))
+                parts[:] = [to.fadd(part, code.vector(code.at(pixel, half))) for part, half in zip(parts, halves)]
+            totals[:] = [to.fadd(total, part) for total, part in zip(totals, parts)]
+        target = code.at(out, to.mul(n, channels), channel)
+        for total, half in zip(totals, halves):
+            code.put(to.fdiv(total, area), code.at(target, half))
     to.ret_void()
 
 

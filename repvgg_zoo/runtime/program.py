@@ -17,7 +17,7 @@ from .winograd import TILES, Tile
 
 # What decides between the convolutions; measured on Zen 3, and only the proportion matters.
 MULTIPLY_ADDS = 45e9  # a second, on one core
-STREAMED = 12e9  # bytes of weights a second, from memory, on all cores together
+STREAMED = 5e9  # bytes of weights a second that are read beside the computing, on all cores together
 
 ROW_BLOCK = 96  # rows of a direct convolution that are computed with each panel of weights before the next
 HUGE = 1 << 21  # bytes of a huge page
@@ -193,7 +193,8 @@ class _Writer:
         groups, panels, _, channels, _ = kernel.shape
         ins, outs = x.memory.shape[-1], out.memory.shape[-1]
         flat = np.ascontiguousarray(kernel.transpose(2, 0, 1, 3, 4)).reshape(9, -1)
-        weights = _into(aligned((tile.points, flat.shape[1])), tile.weights(flat))
+        weights = aligned((tile.points, flat.shape[1]))
+        tile.weights(flat, weights)
         bias = _filled(block.bias, outs)
         ys, xs = (np.arange(0, size, tile.size) for size in (out.height, out.width))
         tile_in, tile_out = x.places(ys, xs), out.places(ys + 1, xs + 1)

@@ -28,11 +28,10 @@ class Tile:
     def points(self) -> int:
         return (self.size + 2) ** 2
 
-    def weights(self, kernels: NDArray[Any]) -> NDArray[Any]:
-        """3x3 kernels as points: (9, n) to (points, n), float32."""
+    def weights(self, kernels: NDArray[Any], out: NDArray[Any]) -> None:
+        """3x3 kernels as points: (9, n) to ``out`` (points, n), float32."""
         matrix = np.array(self.kernel)
-        both: NDArray[Any] = np.kron(matrix, matrix).astype(np.float32) @ kernels
-        return both
+        np.matmul(np.kron(matrix, matrix).astype(np.float32), kernels, out=out)
 
 
 TILES = (
