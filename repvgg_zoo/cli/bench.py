@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             with contestants(model.name, shape, args.threads) as taking_part:
                 seconds = in_turns(taking_part, args)
             if any(one.eager for one in taking_part):
-                missing.append(f"{model.name} compiled: MegEngine Lite does not run it here, so that row is eager")
+                missing.append(f"{model.name} compiled: nothing here compiles it, so that row is eager")
             rows += [summary(model.name, form, shape, found) for form, found in seconds.items()]
     if any(row["p99_ms"] is None for row in rows):
         missing.append(f"p99: it needs {P99_ROUNDS} rounds (--rounds {P99_ROUNDS}, or more --seconds)")

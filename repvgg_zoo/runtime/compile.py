@@ -50,17 +50,17 @@ def compile(
     threads: Optional[int] = None,
     low_memory: bool = False,
 ) -> CompiledModel:
-    """Compiles a network for inference on the CPU: three to four times as fast as MegEngine's eager mode.
+    """Compiles a network for inference on the CPU: several times as fast as MegEngine's eager mode.
 
     A name stands for the variant's default checkpoint, or the one of its tag. A network is left as it is; blocks in
     the train form are re-parameterised in a copy. ``image_size`` is one number or (height, width), by default what the
     checkpoint, or else the variant, was made for. ``threads`` is by default the number of cores that this process may
-    use. ``low_memory`` keeps no weights in the form that the algorithms want, which is slower.
+    use. ``low_memory`` keeps the weights once and as they are, which is slower.
 
-    The first call for a network rewrites and dumps it, and compares the result with the eager network; the outcome is
-    kept in the zoo's cache, so that later calls, also in other processes, take a fraction of the time.
-    Where MegEngine Lite is missing (macOS) or cannot run the network, the result runs the eager network and a warning
-    says so.
+    RepVGG and RepVGGplus are computed by kernels of our own, made for this processor; other networks by MegEngine Lite,
+    or, where that is missing (macOS) or cannot run them, by MegEngine itself, and a warning says so. The first call
+    compares the result with the eager network; what it gave is kept in the zoo's cache, so that later calls, also in
+    other processes, take a fraction of the time.
 
     MegEngine works only in the thread that imported it, so compile there; the result may be called from any thread.
 
@@ -320,7 +320,7 @@ def _threads(wanted: Optional[int]) -> int:
     cores = usable_cores()
     threads = cores if wanted is None else _positive("threads", wanted)
     if threads > cores:
-        # Lite's threads wait by spinning, so that more of them than cores is many times slower, not a little.
+        # The threads wait by spinning, so that more of them than cores is many times slower, not a little.
         logger.warning("%d threads asked for, %d cores usable; taking %d", threads, cores, cores)
     return min(threads, cores)
 
