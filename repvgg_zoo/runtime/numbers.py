@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, List, Mapping, Optional, Tuple
@@ -11,9 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models import RepVGG, RepVGGBlock, RepVGGplus
+from ..models.blocks import Conv2d, Linear, SEBlock
+from ..models.repvggplus import PlusStage
 from ..reparam.borrowing import borrow
 
 Matrix = Tuple[NDArray[Any], NDArray[Any]]  # (outputs, inputs), and a bias (outputs,)
+
+# A user may have put a module of MegEngine's in any place, which then computes what numbers do not tell.
+HOLDERS = (RepVGG, RepVGGplus, RepVGGBlock, SEBlock, PlusStage, M.Sequential)
+LAYERS = (Conv2d, Linear, M.Conv2d, M.Linear)
+LAYER = re.compile(r"linear|stage[^.]+(\.blocks)?(\.\d+)?\.(rbr_reparam|(se|post_se)\.(down|up))")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +70,11 @@ def numbers_of(network: M.Module) -> Optional[Numbers]:
 
     It must be one whose code is ours alone, see ``network_digest``.
     """
-    if type(network) not in (RepVGG, RepVGGplus):
+    if type(network) not in (RepVGG, RepVGGplus) or not all(_is_usual(*pair) for pair in network.named_modules()):
         return None
     blocks = {name: module for name, module in network.named_modules() if isinstance(module, RepVGGBlock)}
     strides = {name: _usual_stride(block) for name, block in blocks.items()}
-    if None in strides.values() or any(tensor.dtype != np.float32 for tensor in network.parameters()):
+    if None in strides.values() or any(tensor.dtype != np.float32 for tensor in network.tensors()):
         return None
     wanted = {} if network.linear is not None else {info.index: info.name for info in network.feature_info}
     numbers = numbers_from(borrow(dict(network.named_tensors())), wanted)
@@ -118,10 +126,17 @@ def _matrix(arrays: Mapping[str, NDArray[Any]], name: str) -> Matrix:
     return weight.reshape(len(weight), -1), arrays[f"{name}.bias"].reshape(-1)
 
 
+def _is_usual(name: str, module: M.Module) -> bool:
+    """Whether a module is one that numbers tell all of, in a place where they look for it."""
+    if type(module) in LAYERS:
+        return module.bias is not None and LAYER.fullmatch(name) is not None
+    return type(module) in HOLDERS
+
+
 def _usual_stride(block: RepVGGBlock) -> Optional[int]:
     """The stride, None for a block that is not as this package builds it."""
     convolution = block.rbr_reparam
     if convolution is None or convolution.bias is None or convolution.stride[0] != convolution.stride[1]:
         return None
     same = (convolution.kernel_size, convolution.padding, convolution.dilation) == ((3, 3), (1, 1), (1, 1))
-    return int(convolution.stride[0]) if same else None
+    return int(convolution.stride[0]) if same and convolution.padding_mode == "zeros" else None

@@ -44,10 +44,9 @@ class KernelRunner:
             work(0)
         else:
             self._team.run(work, prepare=lambda: work.take(x))
-        return tuple(
-            array.copy() if array.ndim == 2 else np.ascontiguousarray(array.transpose(0, 3, 1, 2))
-            for array in work.program.outputs.values()
-        )
+        outputs = work.program.outputs.values()
+        # copy, since ascontiguousarray would give out the program's own memory where a map is one pixel.
+        return tuple((array if array.ndim == 2 else array.transpose(0, 3, 1, 2)).copy() for array in outputs)
 
     def close(self) -> None:
         if self._team is not None:

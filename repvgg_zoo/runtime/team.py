@@ -19,10 +19,10 @@ class Team:
 
     def __init__(self, size: int) -> None:
         self._board = _Board(size)
+        self._end = weakref.finalize(self, self._board.post, None)  # also if not all of them can be started
         for number in range(size):
             # A daemon, since it waits for ever; it holds the board and not the team.
             threading.Thread(target=_serve, args=(self._board, number), daemon=True).start()
-        self._end = weakref.finalize(self, self._board.post, None)
 
     def run(self, work: Work, prepare: Callable[[], None]) -> None:
         """Has every thread do ``work``, and waits for all of them; ``prepare`` is called while none is at work."""
@@ -32,9 +32,10 @@ class Team:
         self._board.wait()
 
     def close(self) -> None:
-        """Ends the threads, once they have done what they are doing."""
-        self._board.wait()
-        self._end()
+        """Ends the threads, once they have done what they are doing; to close twice does nothing."""
+        if self._end.alive:
+            self._board.wait()
+            self._end()
 
 
 class _Board:
@@ -54,6 +55,7 @@ class _Board:
 
     def wait(self) -> None:
         with self.changed:
+            self.changed.notify_all()  # post may have been interrupted before it did
             self.changed.wait_for(lambda: self.busy == 0)
 
     def done(self) -> None:
