@@ -1,4 +1,4 @@
-"""Teams of threads: each does its share once a run, an interrupted caller breaks nothing, and none outlives its team."""
+"""Teams of threads: each does its share once a run, an interrupted caller breaks nothing, none outlives its team."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_each_thread_is_called_once_a_run_with_its_number(size):
     team = Team(size)
     for _ in range(20):
         calls = []
-        team.run(lambda number: calls.append((number, threading.get_ident())), nothing)
+        team.run(lambda number, calls=calls: calls.append((number, threading.get_ident())), nothing)
         assert sorted(number for number, _ in calls) == list(range(size))
         assert len({thread for _, thread in calls}) == size
         assert threading.get_ident() not in {thread for _, thread in calls}
