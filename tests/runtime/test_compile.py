@@ -88,6 +88,39 @@ def test_feature_maps_come_by_stage():
     assert all(distance(reference[key], found[key]) < BOUND for key in reference)
 
 
+def test_a_feature_map_of_one_pixel_is_the_callers_own():
+    network = small(features_only=True)
+    compiled = repvgg_zoo.compile(network, image_size=32)
+    x = images(2, 3, 32)
+    first, second = compiled(x[:1]), compiled(x[1:])
+    assert first["stage4"].shape[2:] == (1, 1)
+    reference = eager(network, x)
+    assert all(distance(reference[key][:1], first[key]) < BOUND for key in reference)
+    assert all(distance(reference[key][1:], second[key]) < BOUND for key in reference)
+
+
+def with_another_head(network):
+    network.linear = M.Sequential(M.Dropout(0.2), M.Linear(128, 10))
+
+
+def with_a_head_without_bias(network):
+    network.linear = M.Linear(128, 10, bias=False)
+
+
+def with_pooling_in_a_stage(network):
+    network.stage1 = M.Sequential(network.stage1[0], M.AvgPool2d(3, 1, 1))
+
+
+@pytest.mark.parametrize("change", [with_another_head, with_a_head_without_bias, with_pooling_in_a_stage])
+def test_a_repvgg_that_was_changed_is_run_by_lite(change):
+    network = small(deploy=True)
+    change(network)
+    x = images(1, 3, 32)
+    compiled = repvgg_zoo.compile(network, image_size=32)
+    assert compiled.plan == "lite"
+    assert distance(eager(network, x), compiled(x)) < BOUND
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 8])
 def test_any_number_of_images_may_be_given(count):
     network = small()

@@ -1,4 +1,4 @@
-"""Programs and kernels: what the definition gives in float64, for every shape, way of computing and team of threads."""
+"""Programs and kernels: what the definition gives in float64, for every shape, way and number of threads."""
 
 from __future__ import annotations
 

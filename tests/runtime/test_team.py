@@ -1,4 +1,4 @@
-"""Teams of threads: each thread does its share, an interrupted caller breaks nothing, none outlives its team."""
+"""Teams of threads: each does its share once a run, an interrupted caller breaks nothing, none outlives its team."""
 
 from __future__ import annotations
 
