@@ -96,7 +96,7 @@ def engine(request):
     return request.param
 
 
-lite_only = pytest.mark.parametrize("engine", ["lite"], scope="module")
+lite_only = pytest.mark.parametrize("engine", ["lite"], indirect=True)
 
 
 class Filled(NamedTuple):
