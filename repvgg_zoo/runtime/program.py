@@ -123,7 +123,9 @@ class _Writer:
             height, width = _after(x.height, block.stride), _after(x.width, block.stride)
             out = self._map(height, width, block.out_channels)
             relu = block.gate is None or block.gate.after_relu
-            tile = self._choose(block, out)
+            # A picture is filled up to less than the whole vectors that winograd takes.
+            suits = block.stride == 1 and x.memory.shape[-1] % PANEL == 0
+            tile = self._choose(block, out) if suits else None
             if tile is None:
                 self._direct(block, x, out, relu)
             else:
@@ -150,8 +152,6 @@ class _Writer:
 
     def _choose(self, block: Block, out: Map) -> Optional[Tile]:
         """The tile that should be fastest, None for a direct convolution."""
-        if block.stride != 1 or block.in_channels < PANEL:
-            return None
         weights = block.kernel.size // 9
 
         def seconds(points: int, tiles: int) -> float:

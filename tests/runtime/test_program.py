@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repvgg_zoo.runtime.kernels import PANEL
 from repvgg_zoo.runtime.program import _Writer, program_of
 from repvgg_zoo.runtime.runners import KernelRunner
 from repvgg_zoo.runtime.winograd import TILES
@@ -28,7 +27,7 @@ class Forced(_Writer):
         self._way = WAYS[way]
 
     def _choose(self, block, out):
-        return self._way if block.stride == 1 and block.in_channels >= PANEL else None
+        return self._way
 
 
 def forced(numbers, shape, way, threads=1):
@@ -71,6 +70,7 @@ NETWORKS = {
     "a column": ((2, 3, 21, 1), [Layer(16), Layer(24), Layer(16, 2), Layer(16)], 5),
     "sides that are no whole tiles": ((2, 3, 11, 13), [Layer(16), Layer(16), Layer(16), Layer(32, 2), Layer(32)], 3),
     "more channels than a picture has": ((1, 9, 6, 6), [Layer(16, 2), Layer(16)], 3),
+    "many channels and a first block of stride 1": ((1, 20, 6, 6), [Layer(16), Layer(16)], 3),
     "groups": ((2, 3, 10, 9), [Layer(64, 2), Layer(64, groups=2), Layer(64, groups=4), Layer(128, 2, groups=4)], 4),
     "groups that are no whole panels": ((2, 3, 9, 9), [Layer(24, 2), Layer(24, groups=3), Layer(48, groups=6)], 4),
     "groups of a few channels each": ((1, 3, 7, 7), [Layer(20), Layer(80, groups=5), Layer(10, 2, groups=10)], 4),
