@@ -151,7 +151,8 @@ CHOICES = {
     "maps of a tile take the small one": ((1, 3, 2, 2), [Layer(64), Layer(64)], set()),
     "a batch makes small maps worth it": ((64, 3, 2, 2), [Layer(64), Layer(64)], {"spread2", "gather2"}),
     "stride 2 is for none": ((1, 3, 32, 32), [Layer(64, 2), Layer(64, 2)], set()),
-    "few channels are for none": ((1, 3, 32, 32), [Layer(8), Layer(64)], set()),
+    "a picture is for none": ((1, 3, 32, 32), [Layer(64), Layer(64, 2)], set()),
+    "few channels are filled up": ((1, 3, 32, 32), [Layer(8), Layer(64)], {"spread4", "gather4"}),
 }
 
 
