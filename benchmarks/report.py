@@ -6,6 +6,7 @@ The pictures are drawn by ``benchmarks.plots`` in the peers' environment, which 
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence
@@ -32,7 +33,7 @@ other figures; quotients change less. To repeat it:"""
 
 COMMANDS = """\
 ```sh
-./dev bench                                             # everything, about 25 minutes on two cores
+./dev bench                                             # everything, about an hour on two cores
 ./dev bench inference --variants A0,B1 --settings 1x2   # a part; --help tells the options
 ./dev bench report                                      # this page, from the newest record
 ```"""
@@ -135,9 +136,27 @@ def inference(record: Record, pictures: Sequence[str]) -> List[str]:
         head = ["variant", *(TITLES.get(name, name) for name in COLUMNS), "ours / best peer"]
         parts.append(table(head, lines))
         parts.append(f"At least {bursts} bursts each.")
+    parts += summary(rows)
     if notes:
         parts.append("\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1)))
     return parts
+
+
+def summary(rows: Sequence[Row]) -> List[str]:
+    """The quotients of all rows in three figures, against the project's own targets."""
+    kinds: Dict[str, List[float]] = {"dense": [], "grouped or with SE": []}
+    for row in rows:
+        dense = not any(mark in row["variant"] for mark in ("g2", "g4", "se"))
+        kinds["dense" if dense else "grouped or with SE"].append(quotient(row))
+    both = [value for values in kinds.values() for value in values]
+    if not all(both) or any(value != value for value in both) or not all(kinds.values()):
+        return []
+    lines = [
+        [f"the worst of {len(values)} rows that are {kind}", f"{max(values):.2f}", f"{most:.2f}"]
+        for (kind, values), most in zip(kinds.items(), (0.9, 1.0))
+    ]
+    lines.append([f"the geometric mean of all {len(both)} rows", f"{statistics.geometric_mean(both):.2f}", "0.80"])
+    return ["### All rows", table(["ours / best peer", "measured", "target: at most"], lines)]
 
 
 def cells(row: Row, notes: List[str]) -> List[str]:
