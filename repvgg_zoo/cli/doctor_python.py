@@ -21,6 +21,7 @@ REQUIRED: Tuple[Tuple[str, str, Optional[str], str], ...] = (
     ("numpy", "1.21.2", "2", "MegEngine is built against NumPy 1"),
     ("setuptools", "59.0.1", "82", "MegEngine imports pkg_resources, which 82 no longer has"),
     ("filelock", "3.12", None, ""),
+    ("llvmlite", "0.41.1", None, ""),
     ("pillow", "9.1", None, ""),
     ("pyyaml", "6.0", None, ""),
     ("requests", "2.25", None, ""),
