@@ -95,7 +95,7 @@ def ratio(rows: Sequence[Row]) -> Any:
     axes.invert_yaxis()
     axes.set_xlim(left=min(0.6, axes.get_xlim()[0]), right=max(1.1, axes.get_xlim()[1]))
     axes.set(xlabel="our time over the best peer's (left of the line: ours is faster)")
-    axes.legend(loc="lower left", frameon=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=3, frameon=False)
     return figure
 
 
