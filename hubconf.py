@@ -24,6 +24,7 @@ _REQUIREMENTS = {
     "numpy": "numpy>=1.21.2,<2",
     "cv2": "opencv-python>=4.5.5.64,<4.12",
     "filelock": "filelock>=3.12",
+    "llvmlite": "llvmlite>=0.41.1",
     "PIL": "pillow>=9.1",
     "yaml": "pyyaml>=6.0",
     "requests": "requests>=2.25",
