@@ -56,7 +56,7 @@ def flat_outputs(output: Any) -> Tuple[Structure, List[Tensor]]:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What a network returns, in structure and, for the input it was traced with, in numbers."""
+    """What a network returns, in structure and, for the input it was given, in numbers."""
 
     structure: Structure
     reference: Arrays

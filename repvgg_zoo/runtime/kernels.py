@@ -7,14 +7,13 @@ float32 values. ``run`` goes through a list of kernels with its partners; after 
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Sequence, Tuple
 
 from llvmlite import ir
 
-from .winograd import TILES, Matrix, Tile
+from .code import FLOAT, FLOATS, INT, INTS, LANES, LINE, VECTOR, Code
+from .winograd import TILES, Tile
 
-LANES = 8  # channels in a vector
 PANEL = 2 * LANES  # output channels that product computes at once
 ROWS = 6  # rows that it computes at once: with 12 sums, 2 weights and a value all 16 registers of AVX2 are in use
 UNROLLED = 4  # steps of its innermost loop that are written out
@@ -44,10 +43,7 @@ FIELDS: Dict[str, Tuple[str, ...]] = {
     "gate": GATE,
 }
 
-_BYTE, _INT, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
-_VECTOR = ir.VectorType(_FLOAT, LANES)
-_FLOATS, _INTS = _FLOAT.as_pointer(), _INT.as_pointer()
-_KERNEL = ir.FunctionType(ir.VoidType(), [_INTS, _INT, _INT])
+_KERNEL = ir.FunctionType(ir.VoidType(), [INTS, INT, INT])
 
 
 def module() -> ir.Module:
@@ -66,147 +62,25 @@ def module() -> ir.Module:
     return made
 
 
-class _Code:
-    """A function being written: LLVM's builder with loops, vectors and the fields of a kernel's arguments."""
-
-    def __init__(self, made: ir.Module, name: str, kind: ir.FunctionType, fields: Sequence[str] = ()) -> None:
-        self.function = ir.Function(made, kind, name=name)
-        self.arguments: Sequence[Any] = self.function.args
-        self.to = ir.IRBuilder(self.function.append_basic_block())
-        self._module = made
-        self._fields = {field: index for index, field in enumerate(fields)}
-
-    def field(self, name: str) -> Any:
-        """A number of the kernel's arguments."""
-        return self.to.load(self.to.gep(self.arguments[0], [_INT(self._fields[name])]))
-
-    def floats(self, name: str) -> Any:
-        """A pointer of the kernel's arguments."""
-        return self.to.inttoptr(self.field(name), _FLOATS)
-
-    def ints(self, name: str) -> Any:
-        """A pointer to 64-bit numbers."""
-        return self.to.inttoptr(self.field(name), _INTS)
-
-    def share(self, total: Any) -> Tuple[Any, Any]:
-        """From where to where, of ``total`` things, this thread works."""
-        _, thread, threads = self.arguments
-        ends = [self.to.mul(total, thread), self.to.mul(total, self.to.add(thread, _INT(1)))]
-        first, last = (self.to.sdiv(end, threads) for end in ends)
-        return first, last
-
-    @contextmanager
-    def loop(
-        self, first: Any, last: Any, carried: Sequence[Any] = (), step: int = 1
-    ) -> Iterator[Tuple[Any, List[Any]]]:
-        """Counts from ``first`` to ``last``. The list has the values carried along; the body puts the next ones in, and
-        after the loop it has the last."""
-        before = self.to.block
-        head, body, after = (self.function.append_basic_block() for _ in range(3))
-        self.to.branch(head)
-        self.to.position_at_end(head)
-        index = self.to.phi(_INT)
-        index.add_incoming(first, before)
-        phis = [self.to.phi(value.type) for value in carried]
-        for phi, value in zip(phis, carried):
-            phi.add_incoming(value, before)
-        self.to.cbranch(self.to.icmp_signed("<", index, last), body, after)
-        self.to.position_at_end(body)
-        values = list(phis)
-        yield index, values
-        index.add_incoming(self.to.add(index, _INT(step)), self.to.block)
-        for phi, value in zip(phis, values):
-            phi.add_incoming(value, self.to.block)
-        self.to.branch(head)
-        self.to.position_at_end(after)
-        values[:] = phis
-
-    def at(self, pointer: Any, *terms: Any) -> Any:
-        """``pointer`` moved by the sum of the terms."""
-        for term in terms:
-            pointer = self.to.gep(pointer, [_INT(term) if isinstance(term, int) else term])
-        return pointer
-
-    def number(self, pointer: Any, index: Any) -> Any:
-        return self.to.load(self.at(pointer, index))
-
-    def vector(self, pointer: Any) -> Any:
-        return self.to.load(self.to.bitcast(pointer, _VECTOR.as_pointer()), align=4)
-
-    def put(self, value: Any, pointer: Any) -> None:
-        self.to.store(value, self.to.bitcast(pointer, _VECTOR.as_pointer()), align=4)
-
-    def spread(self, scalar: Any) -> Any:
-        """A vector with ``scalar`` in each lane."""
-        one = self.to.insert_element(ir.Constant(_VECTOR, ir.Undefined), scalar, _BYTE(0))
-        lanes = ir.Constant(ir.VectorType(_BYTE, LANES), [0] * LANES)
-        return self.to.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), lanes)
-
-    def multiply_add(self, one: Any, other: Any, added: Any) -> Any:
-        return self.to.call(self._intrinsic("llvm.fma.v8f32", _VECTOR, 3), [one, other, added])
-
-    def exponential(self, scalar: Any) -> Any:
-        return self.to.call(self._intrinsic("llvm.exp.f32", _FLOAT, 1), [scalar])
-
-    def prefetch(self, pointer: Any) -> None:
-        """Asks for the 64 bytes there, for the second level of the cache."""
-        name, flags = "llvm.prefetch.p0i8", [_BYTE(0), _BYTE(2), _BYTE(1)]
-        place = self.to.bitcast(pointer, ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [place.type, *[_BYTE] * 3])
-        function = self._module.globals.get(name) or ir.Function(self._module, kind, name=name)
-        self.to.call(function, [place, *flags])
-
-    def floor_of(self, relu: Any) -> Any:
-        """The least value that ``at_least`` lets through: 0 with ReLU, else none."""
-        zero, least = (ir.Constant(_FLOAT, value) for value in (0.0, float("-inf")))
-        return self.spread(self.to.select(self.to.icmp_signed("!=", relu, _INT(0)), zero, least))
-
-    def at_least(self, value: Any, floor: Any) -> Any:
-        return self.to.select(self.to.fcmp_ordered("<", value, floor), floor, value)  # NaN stays
-
-    def combination(self, factors: Sequence[float], values: Sequence[Any]) -> Any:
-        """The sum of the values, each with its factor."""
-        total = None
-        for factor, value in sorted(zip(factors, values), key=lambda pair: abs(pair[0]) != 1):
-            if factor == 0:
-                continue
-            if total is None:
-                total = value if factor == 1 else self.to.fmul(value, ir.Constant(_VECTOR, [factor] * LANES))
-            elif abs(factor) == 1:
-                total = self.to.fadd(total, value) if factor == 1 else self.to.fsub(total, value)
-            else:
-                total = self.multiply_add(value, ir.Constant(_VECTOR, [factor] * LANES), total)
-        return total
-
-    def transform(self, matrix: Matrix, values: Sequence[Sequence[Any]]) -> List[List[Any]]:
-        """The matrix times the square of vectors times the matrix transposed."""
-        half = [[self.combination(factors, column) for column in zip(*values)] for factors in matrix]
-        return [[self.combination(factors, row) for factors in matrix] for row in half]
-
-    def _intrinsic(self, name: str, kind: Any, count: int) -> ir.Function:
-        known = self._module.globals.get(name)
-        return known or ir.Function(self._module, ir.FunctionType(kind, [kind] * count), name=name)
-
-
 def _emit_rows(made: ir.Module, rows: int) -> ir.Function:
     """The heart of product: ``rows`` rows of one panel, all sums in registers."""
-    kinds = [_FLOATS, _INTS, _FLOATS, _FLOATS, _INT, _INT, _INTS, _FLOATS, _FLOATS, _INTS, _INT]
-    code = _Code(made, f"rows{rows}", ir.FunctionType(ir.VoidType(), kinds))
+    kinds = [FLOATS, INTS, FLOATS, FLOATS, INT, INT, INTS, FLOATS, FLOATS, INTS, INT]
+    code = Code(made, f"rows{rows}", ir.FunctionType(ir.VoidType(), kinds))
     code.function.linkage = "internal"
     x, row_in, weights, ahead, channels, taps, tap_places, bias, out, row_out, relu = code.arguments
-    bases = [code.at(x, code.number(row_in, _INT(row))) for row in range(rows)]
+    bases = [code.at(x, code.number(row_in, INT(row))) for row in range(rows)]
     halves = range(PANEL // LANES)
     start = [code.vector(code.at(bias, LANES * half)) for half in halves]
-    with code.loop(_INT(0), taps, [*start * rows, ahead, weights]) as (tap, carried):
+    with code.loop(INT(0), taps, [*start * rows, ahead, weights]) as (tap, carried):
         place = code.number(tap_places, tap)
         places = [code.at(base, place) for base in bases]
-        with code.loop(_INT(0), channels, carried, UNROLLED) as (channel, values):
+        with code.loop(INT(0), channels, carried, UNROLLED) as (channel, values):
             code.prefetch(values[-2])
-            values[-2] = code.at(values[-2], 64 // 4)
+            values[-2] = code.at(values[-2], LINE)
             for step in range(UNROLLED):
                 panel = [code.vector(code.at(values[-1], PANEL * step + LANES * half)) for half in halves]
                 for row in range(rows):
-                    value = code.spread(code.to.load(code.at(places[row], channel, step)))
+                    value = code.broadcast(code.to.load(code.at(places[row], channel, step)))
                     for half in halves:
                         index = row * len(halves) + half
                         values[index] = code.multiply_add(value, panel[half], values[index])
@@ -214,7 +88,7 @@ def _emit_rows(made: ir.Module, rows: int) -> ir.Function:
         carried[:] = values
     floor = code.floor_of(relu)
     for row in range(rows):
-        place = code.at(out, code.number(row_out, _INT(row)))
+        place = code.at(out, code.number(row_out, INT(row)))
         for half in halves:
             code.put(code.at_least(carried[row * len(halves) + half], floor), code.at(place, LANES * half))
     code.to.ret_void()
@@ -222,31 +96,31 @@ def _emit_rows(made: ir.Module, rows: int) -> ir.Function:
 
 
 def _emit_product(made: ir.Module, by_rows: Sequence[ir.Function]) -> None:
-    code = _Code(made, "product", _KERNEL, PRODUCT)
+    code = Code(made, "product", _KERNEL, PRODUCT)
     to = code.to
     channels, taps, panels, blocks = (code.field(name) for name in ("channels", "taps", "panels", "blocks"))
     relu, bias_step = code.field("relu"), code.field("bias_step")
     x, weights, bias, out = (code.floats(name) for name in ("x", "weights", "bias", "out"))
     names = ("tap_places", "group_in", "group_out", "row_in", "row_out", "cuts", "block_cuts")
     tap_places, group_in, group_out, row_in, row_out, cuts, block_cuts = (code.ints(name) for name in names)
-    size = to.mul(to.mul(taps, channels), _INT(PANEL))
+    size = to.mul(to.mul(taps, channels), INT(PANEL))
     units = to.mul(to.mul(code.field("groups"), blocks), panels)
     with code.loop(*code.share(units)) as (unit, _):
-        outer, panel = to.sdiv(unit, panels), to.srem(unit, panels)
-        group, block = to.sdiv(outer, blocks), to.srem(outer, blocks)
+        outer, panel = code.split(unit, panels)
+        group, block = code.split(outer, blocks)
         number = to.add(to.mul(group, panels), panel)
         here = code.at(weights, to.mul(number, size))
         source = code.at(x, code.number(group_in, group))
-        target = code.at(out, code.number(group_out, group), to.mul(panel, _INT(PANEL)))
+        target = code.at(out, code.number(group_out, group), to.mul(panel, INT(PANEL)))
         bias_here = code.at(bias, to.mul(number, bias_step))
-        first, last = code.number(block_cuts, block), code.number(block_cuts, to.add(block, _INT(1)))
+        first, last = code.number(block_cuts, block), code.number(block_cuts, to.add(block, INT(1)))
         # While these weights are used, the next ones are fetched: each of the first cuts asks for its part of them.
         ahead = code.at(here, size)
-        stretch = to.sdiv(size, _INT(UNROLLED))
+        stretch = to.sdiv(size, INT(UNROLLED))
         with code.loop(first, last) as (cut, _):
             turn = to.sub(cut, first)
-            turn = to.select(to.icmp_signed("<", turn, _INT(UNROLLED)), turn, _INT(UNROLLED - 1))
-            start, stop = code.number(cuts, cut), code.number(cuts, to.add(cut, _INT(1)))
+            turn = to.select(to.icmp_signed("<", turn, INT(UNROLLED)), turn, INT(UNROLLED - 1))
+            start, stop = code.number(cuts, cut), code.number(cuts, to.add(cut, INT(1)))
             ins, outs = code.at(row_in, start), code.at(row_out, start)
             arguments = [
                 source,
@@ -264,7 +138,7 @@ def _emit_product(made: ir.Module, by_rows: Sequence[ir.Function]) -> None:
             after = code.function.append_basic_block()
             switch = to.switch(to.sub(stop, start), after)
             for rows, function in enumerate(by_rows, start=1):
-                switch.add_case(_INT(rows), code.function.append_basic_block())
+                switch.add_case(INT(rows), code.function.append_basic_block())
                 to.position_at_end(switch.cases[-1][1])
                 to.call(function, arguments)
                 to.branch(after)
@@ -274,83 +148,86 @@ def _emit_product(made: ir.Module, by_rows: Sequence[ir.Function]) -> None:
 
 def _emit_spread(made: ir.Module, tile: Tile) -> None:
     """Winograd's transform of the input: a tile's pixels, with one more around, to its points."""
-    code = _Code(made, f"spread{tile.size}", _KERNEL, SPREAD)
+    code = Code(made, f"spread{tile.size}", _KERNEL, SPREAD)
     to = code.to
     x, out, tile_in = code.floats("x"), code.floats("out"), code.ints("tile_in")
     row, column, point, channels = (code.field(name) for name in ("row", "column", "point", "channels"))
-    vectors = to.sdiv(channels, _INT(LANES))
+    vectors = to.sdiv(channels, INT(LANES))
     side = range(tile.size + 2)
     with code.loop(*code.share(to.mul(code.field("tiles"), vectors))) as (unit, _):
-        index, channel = to.sdiv(unit, vectors), to.mul(to.srem(unit, vectors), _INT(LANES))
+        index, place = code.split(unit, vectors)
+        channel = to.mul(place, INT(LANES))
         source = code.at(x, code.number(tile_in, index), channel)
         target = code.at(out, to.mul(index, channels), channel)
-        rows = [code.at(source, to.mul(row, _INT(i))) for i in side]
-        pixels = [[code.vector(code.at(rows[i], to.mul(column, _INT(j)))) for j in side] for i in side]
+        rows = [code.at(source, to.mul(row, INT(i))) for i in side]
+        pixels = [[code.vector(code.at(rows[i], to.mul(column, INT(j)))) for j in side] for i in side]
         for i, line in enumerate(code.transform(tile.spread, pixels)):
             for j, value in enumerate(line):
-                code.put(value, code.at(target, to.mul(point, _INT(i * len(side) + j))))
+                code.put(value, code.at(target, to.mul(point, INT(i * len(side) + j))))
     to.ret_void()
 
 
 def _emit_gather(made: ir.Module, tile: Tile) -> None:
     """Winograd's transform of the output: a tile's points to its pixels, without those beyond the picture."""
-    code = _Code(made, f"gather{tile.size}", _KERNEL, GATHER)
+    code = Code(made, f"gather{tile.size}", _KERNEL, GATHER)
     to = code.to
     x, bias, out = (code.floats(name) for name in ("x", "bias", "out"))
     tile_out, heights, widths = (code.ints(name) for name in ("tile_out", "heights", "widths"))
     row, column, point, channels = (code.field(name) for name in ("row", "column", "point", "channels"))
     floor = code.floor_of(code.field("relu"))
-    vectors = to.sdiv(channels, _INT(LANES))
+    vectors = to.sdiv(channels, INT(LANES))
     side = range(tile.size + 2)
     with code.loop(*code.share(to.mul(code.field("tiles"), vectors))) as (unit, _):
-        index, channel = to.sdiv(unit, vectors), to.mul(to.srem(unit, vectors), _INT(LANES))
+        index, place = code.split(unit, vectors)
+        channel = to.mul(place, INT(LANES))
         source = code.at(x, to.mul(index, channels), channel)
         target = code.at(out, code.number(tile_out, index), channel)
         height, width = code.number(heights, index), code.number(widths, index)
-        points = [[code.vector(code.at(source, to.mul(point, _INT(i * len(side) + j)))) for j in side] for i in side]
+        points = [[code.vector(code.at(source, to.mul(point, INT(i * len(side) + j)))) for j in side] for i in side]
         added = code.vector(code.at(bias, channel))
         for i, line in enumerate(code.transform(tile.gather, points)):
             for j, value in enumerate(line):
-                inside = to.and_(to.icmp_signed("<", _INT(i), height), to.icmp_signed("<", _INT(j), width))
+                inside = to.and_(to.icmp_signed("<", INT(i), height), to.icmp_signed("<", INT(j), width))
                 with to.if_then(inside):
-                    pixel = code.at(target, to.mul(row, _INT(i)), to.mul(column, _INT(j)))
+                    pixel = code.at(target, to.mul(row, INT(i)), to.mul(column, INT(j)))
                     code.put(code.at_least(to.fadd(value, added), floor), pixel)
     to.ret_void()
 
 
 def _emit_picture(made: ir.Module) -> None:
-    code = _Code(made, "picture", _KERNEL, PICTURE)
+    code = Code(made, "picture", _KERNEL, PICTURE)
     to = code.to
     x, out = code.floats("x"), code.floats("out")
     height, width, channels = (code.field(name) for name in ("height", "width", "channels"))
     image, row, column = (code.field(name) for name in ("image", "row", "column"))
     with code.loop(*code.share(to.mul(code.field("images"), height))) as (line, _):
-        n, y = to.sdiv(line, height), to.srem(line, height)
+        n, y = code.split(line, height)
         target = code.at(out, to.mul(n, image), to.mul(y, row))
-        with code.loop(_INT(0), channels) as (channel, _):
+        with code.loop(INT(0), channels) as (channel, _):
             source = code.at(x, to.mul(to.add(to.mul(to.add(to.mul(n, channels), channel), height), y), width))
-            with code.loop(_INT(0), width) as (place, _):
+            with code.loop(INT(0), width) as (place, _):
                 to.store(code.number(source, place), code.at(target, to.mul(place, column), channel))
     to.ret_void()
 
 
 def _emit_mean(made: ir.Module) -> None:
-    code = _Code(made, "mean", _KERNEL, MEAN)
+    code = Code(made, "mean", _KERNEL, MEAN)
     to = code.to
     x, out = code.floats("x"), code.floats("out")
     height, width, channels = (code.field(name) for name in ("height", "width", "channels"))
     image, row = code.field("image"), code.field("row")
-    panels = to.sdiv(channels, _INT(PANEL))  # a panel is a line of the cache
+    panels = to.sdiv(channels, INT(PANEL))  # a panel is a line of the cache
     halves = range(0, PANEL, LANES)
-    zeros = [ir.Constant(_VECTOR, [0.0] * LANES) for _ in halves]
-    area = code.spread(to.sitofp(to.mul(height, width), _FLOAT))
+    zeros = [ir.Constant(VECTOR, [0.0] * LANES) for _ in halves]
+    area = code.broadcast(to.sitofp(to.mul(height, width), FLOAT))
     with code.loop(*code.share(to.mul(code.field("images"), panels))) as (unit, _):
-        n, channel = to.sdiv(unit, panels), to.mul(to.srem(unit, panels), _INT(PANEL))
+        n, panel = code.split(unit, panels)
+        channel = to.mul(panel, INT(PANEL))
         source = code.at(x, to.mul(n, image), channel)
-        with code.loop(_INT(0), height, zeros) as (y, totals):
+        with code.loop(INT(0), height, zeros) as (y, totals):
             line = code.at(source, to.mul(y, row))
             # A sum for each row keeps rounding small: it grows with the longer side, not with the area.
-            with code.loop(_INT(0), width, zeros) as (place, parts):
+            with code.loop(INT(0), width, zeros) as (place, parts):
                 pixel = code.at(line, to.mul(place, channels))
                 parts[:] = [to.fadd(part, code.vector(code.at(pixel, half))) for part, half in zip(parts, halves)]
             totals[:] = [to.fadd(total, part) for total, part in zip(totals, parts)]
@@ -361,29 +238,29 @@ def _emit_mean(made: ir.Module) -> None:
 
 
 def _emit_sigmoid(made: ir.Module) -> None:
-    code = _Code(made, "sigmoid", _KERNEL, SIGMOID)
+    code = Code(made, "sigmoid", _KERNEL, SIGMOID)
     to = code.to
-    x, one = code.floats("x"), ir.Constant(_FLOAT, 1.0)
+    x, one = code.floats("x"), ir.Constant(FLOAT, 1.0)
     with code.loop(*code.share(code.field("count"))) as (index, _):
         place = code.at(x, index)
-        power = code.exponential(to.fsub(ir.Constant(_FLOAT, 0.0), to.load(place)))
+        power = code.exponential(to.fsub(ir.Constant(FLOAT, 0.0), to.load(place)))
         to.store(to.fdiv(one, to.fadd(one, power)), place)
     to.ret_void()
 
 
 def _emit_gate(made: ir.Module) -> None:
-    code = _Code(made, "gate", _KERNEL, GATE)
+    code = Code(made, "gate", _KERNEL, GATE)
     to = code.to
     x, gate = code.floats("x"), code.floats("gate")
     height, width, channels = (code.field(name) for name in ("height", "width", "channels"))
     image, row = code.field("image"), code.field("row")
     floor = code.floor_of(code.field("relu"))
     with code.loop(*code.share(to.mul(code.field("images"), height))) as (line, _):
-        n, y = to.sdiv(line, height), to.srem(line, height)
+        n, y = code.split(line, height)
         pixels, factors = code.at(x, to.mul(n, image), to.mul(y, row)), code.at(gate, to.mul(n, channels))
-        with code.loop(_INT(0), width) as (place, _):
+        with code.loop(INT(0), width) as (place, _):
             pixel = code.at(pixels, to.mul(place, channels))
-            with code.loop(_INT(0), channels, step=LANES) as (channel, _):
+            with code.loop(INT(0), channels, step=LANES) as (channel, _):
                 here = code.at(pixel, channel)
                 scaled = to.fmul(code.vector(here), code.vector(code.at(factors, channel)))
                 code.put(code.at_least(scaled, floor), here)
@@ -394,40 +271,40 @@ def _emit_run(made: ir.Module) -> None:
     """``void run(list, count, thread, threads, barrier, let_others_run)``; the list has a kernel's address, then its
     arguments', for each step; barrier is two numbers, which begin as zeros: who has arrived, and the round."""
     pause = ir.FunctionType(ir.VoidType(), [])
-    kinds = [_INTS, _INT, _INT, _INT, _INTS, pause.as_pointer()]
-    code = _Code(made, "run", ir.FunctionType(ir.VoidType(), kinds))
+    kinds = [INTS, INT, INT, INT, INTS, pause.as_pointer()]
+    code = Code(made, "run", ir.FunctionType(ir.VoidType(), kinds))
     to = code.to
     steps, count, thread, threads, barrier, let_others_run = code.arguments
     arrived, round_ = barrier, code.at(barrier, 8)  # on a cache line of its own
-    with code.loop(_INT(0), count) as (step, _):
-        kernel = to.inttoptr(code.number(steps, to.mul(step, _INT(2))), _KERNEL.as_pointer())
-        arguments = to.inttoptr(code.number(steps, to.add(to.mul(step, _INT(2)), _INT(1))), _INTS)
+    with code.loop(INT(0), count) as (step, _):
+        kernel = to.inttoptr(code.number(steps, to.mul(step, INT(2))), _KERNEL.as_pointer())
+        arguments = to.inttoptr(code.number(steps, to.add(to.mul(step, INT(2)), INT(1))), INTS)
         to.call(kernel, [arguments, thread, threads])
         now = to.load_atomic(round_, "acquire", 8)
-        before_me = to.atomic_rmw("add", arrived, _INT(1), "acq_rel")
-        with to.if_else(to.icmp_signed("==", to.add(before_me, _INT(1)), threads)) as (last, others):
+        before_me = to.atomic_rmw("add", arrived, INT(1), "acq_rel")
+        with to.if_else(to.icmp_signed("==", to.add(before_me, INT(1)), threads)) as (last, others):
             with last:
-                to.store_atomic(_INT(0), arrived, "release", 8)
-                to.store_atomic(to.add(now, _INT(1)), round_, "release", 8)
+                to.store_atomic(INT(0), arrived, "release", 8)
+                to.store_atomic(to.add(now, INT(1)), round_, "release", 8)
             with others:
                 _wait(code, round_, now, let_others_run)
     to.ret_void()
 
 
-def _wait(code: _Code, place: Any, old: Any, let_others_run: Any) -> None:
+def _wait(code: Code, place: Any, old: Any, let_others_run: Any) -> None:
     """Looks at a number until it has changed."""
     to = code.to
     before = to.block
     look, idle, again, done = (code.function.append_basic_block() for _ in range(4))
     to.branch(look)
     to.position_at_end(look)
-    looks = to.phi(_INT)
-    looks.add_incoming(_INT(1), before)
+    looks = to.phi(INT)
+    looks.add_incoming(INT(1), before)
     to.cbranch(to.icmp_signed("!=", to.load_atomic(place, "acquire", 8), old), done, again)
     to.position_at_end(again)
-    next_ = to.add(looks, _INT(1))
+    next_ = to.add(looks, INT(1))
     looks.add_incoming(next_, again)
-    to.cbranch(to.icmp_signed("==", to.srem(looks, _INT(SPINS)), _INT(0)), idle, look)
+    to.cbranch(to.icmp_signed("==", to.srem(looks, INT(SPINS)), INT(0)), idle, look)
     to.position_at_end(idle)
     to.call(let_others_run, [])
     looks.add_incoming(next_, idle)

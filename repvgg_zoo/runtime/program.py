@@ -69,8 +69,11 @@ class Map:
 
 @dataclass(eq=False)
 class Program:
-    """Steps in order. ``picture`` is the call whose first argument is the images' address; ``outputs`` are views of the
-    results, (N, classes) or (N, H, W, C), by feature name or "" for logits. ``arrays`` is all memory the calls use."""
+    """Steps in order; the first argument of the first call is the images' address.
+
+    ``outputs`` are views of the results, (N, classes) or (N, H, W, C), by feature name or "" for logits. ``arrays`` is
+    all memory that the calls use.
+    """
 
     calls: List[Call] = field(default_factory=list)
     outputs: Dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -145,7 +148,7 @@ class _Writer:
 
     def _map(self, height: int, width: int, channels: int, multiple: int = PANEL) -> Map:
         largest = max(tile.size for tile in TILES)
-        sides = (-(-size // largest) * largest + 2 for size in (height, width))
+        sides = (_up(size, largest) + 2 for size in (height, width))
         shape = (self._images, *sides, _up(channels, multiple))
         free = self._free.get((shape, height, width))  # of the same size, so that the border is still zeros
         return Map(free.pop() if free else aligned(shape), height, width, channels)
@@ -223,7 +226,7 @@ class _Writer:
             self._product(
                 x=spread,
                 weights=weights,
-                bias=self._zeros(),
+                bias=self._scratch_of("zeros", PANEL),
                 out=products,
                 channels=channels,
                 tap_places=[0],
@@ -276,7 +279,7 @@ class _Writer:
         out = aligned((len(x), outs))
         self._product(
             x=x,
-            weights=_into(aligned((outs // PANEL, ins, PANEL)), filled.reshape(-1, PANEL, ins).transpose(0, 2, 1)),
+            weights=_packed(filled.reshape(-1, PANEL, ins).transpose(0, 2, 1)),
             bias=_filled(bias, outs),
             out=out,
             channels=ins,
@@ -318,9 +321,6 @@ class _Writer:
             self._scratch[name] = aligned((size,))
         return self._scratch[name]
 
-    def _zeros(self) -> NDArray[Any]:
-        return self._scratch_of("zeros", PANEL)
-
 
 def aligned(shape: Sequence[int]) -> NDArray[Any]:
     """Zeros that begin at a multiple of 64 bytes; large ones ask for huge pages, where the system has them."""
@@ -356,13 +356,11 @@ def _by_panels(kernel: NDArray[Any], ins: int, outs: int) -> NDArray[Any]:
     return kernel.reshape(groups, wide // PANEL, PANEL, deep, 9).transpose(0, 1, 4, 3, 2)
 
 
-def _packed(kernel: NDArray[Any]) -> NDArray[Any]:
-    return _into(aligned(kernel.shape), kernel)
-
-
-def _into(target: NDArray[Any], source: NDArray[Any]) -> NDArray[Any]:
-    target[...] = source
-    return target
+def _packed(array: NDArray[Any]) -> NDArray[Any]:
+    """A copy that lies together."""
+    copied = aligned(array.shape)
+    copied[...] = array
+    return copied
 
 
 def _filled(bias: NDArray[Any], size: int) -> NDArray[Any]:
