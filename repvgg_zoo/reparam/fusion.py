@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..checkpoints.blocks import BLOCK, has_identity
 from ..checkpoints.layouts import BN_TENSORS
+from ..checkpoints.state import as_vector
 from ..errors import EquivalenceError
 
 BN_EPS = 1e-5
@@ -121,7 +122,7 @@ def _shape_problems(shapes: Mapping[str, Tuple[int, ...]], prefix: str) -> List[
     for key, shape in shapes.items():
         if key == "rbr_1x1.conv.weight" and shape != (*dense[:-2], 1, 1):
             problems.append(f"{prefix}{key} of shape {shape} does not go with {prefix}rbr_dense.conv.weight of {dense}")
-        elif ".conv." not in key and (math.prod(shape) != outputs or max(shape, default=0) != outputs):
+        elif ".conv." not in key and as_vector(shape) != (outputs,):
             problems.append(f"{prefix}{key} of shape {shape} does not go with {outputs} channels")
     if IDENTITY[0] in shapes and inputs != outputs:
         problems.append(f"{prefix}rbr_identity cannot join {inputs} channels to {outputs}")

@@ -54,6 +54,8 @@ def test_an_identity_branch_where_none_belongs_is_refused(arrays, block):
         ("rbr_dense.bn.bias", (1,)),
         ("rbr_dense.bn.running_mean", (31,)),
         ("rbr_dense.bn.running_var", (4, 8)),
+        ("rbr_dense.bn.running_var", (1, 32, 1)),
+        ("rbr_dense.bn.running_var", (32, 1, 1, 1)),
         ("rbr_1x1.conv.weight", (32, 32, 3, 3)),
         ("rbr_1x1.conv.weight", (32, 1, 1, 1)),
         ("rbr_1x1.bn.weight", (32, 2)),
