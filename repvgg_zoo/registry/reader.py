@@ -11,7 +11,7 @@ import functools
 import re
 import typing
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple, Union
 
 import yaml
 
@@ -132,7 +132,7 @@ class Document:
         PyYAML's own composer recurses in C and dies of a file with enough brackets; here depth is bounded, and an
         anchor is refused before anything can refer to it.
         """
-        resolver = yaml.resolver.Resolver()
+        resolve = functools.lru_cache(maxsize=None)(yaml.resolver.Resolver().resolve)
         open_nodes: List[yaml.CollectionNode] = []
         root: Optional[Node] = None
         for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -149,7 +149,7 @@ class Document:
                 self.fail(event, "anchors and aliases are not allowed", "the values written out")
             if len(open_nodes) >= MAX_DEPTH:
                 self.fail(event, f"nested deeper than {MAX_DEPTH} levels", "a registry")
-            node = _node(event, resolver)
+            node = _node(event, resolve)
             if open_nodes:
                 open_nodes[-1].value.append(node)
             else:
@@ -167,7 +167,7 @@ class Document:
         for key_node, value_node in node.value:
             if key_node.tag == f"{CORE}merge":
                 self.fail(key_node, "merge keys are not allowed", "the values written out")
-            key = self.decode(key_node, str)
+            key = self._scalar(key_node, str)
             if key in entries:
                 first = entries[key][0].start_mark.line + 1
                 self.fail(key_node, f"duplicate key {key!r}, first at line {first}", "each key once")
@@ -180,13 +180,13 @@ class Document:
         Values are frozen, and a publisher's nodes stand in each of its checkpoints, so each is decoded once. The node
         is kept beside its value, or another could come to have its id.
         """
+        if kind in NAMES:  # sooner decoded than looked up
+            return self._scalar(node, kind)
         if (id(node), kind) not in self._decoded:
             self._decoded[id(node), kind] = (node, self._decode(node, kind))
         return self._decoded[id(node), kind][1]
 
     def _decode(self, node: Node, kind: Any) -> Any:
-        if kind in NAMES:
-            return self._scalar(node, kind)
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         if origin is Union:
             if node.tag == f"{CORE}null":
@@ -243,13 +243,12 @@ class Document:
     def record(self, node: Node, kind: Any, entries: Entries, **given: Any) -> Any:
         """A record of class ``kind`` from a mapping's entries; ``given`` fields come from elsewhere."""
         hints = _hints(kind)
-        fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in given}
-        self.check_fields(entries, tuple(fields))
+        self.check_fields(entries, tuple(name for name in hints if name not in given))
         values = dict(given)
-        for name, field in fields.items():
+        for name, hint in hints.items():
             if name in entries:
-                values[name] = self._field(entries[name][1], kind, name, hints[name])
-            elif field.default is dataclasses.MISSING:
+                values[name] = self._field(entries[name][1], kind, name, hint)
+            elif name not in given and name in _required(kind):
                 self.fail(node, f"the field {name!r} is missing", name)
         record = kind(**values)
         problem = check_record(record)
@@ -346,12 +345,12 @@ class Document:
 _NODES: Mapping[type, Any] = {yaml.ScalarEvent: yaml.ScalarNode, yaml.SequenceStartEvent: yaml.SequenceNode}
 
 
-def _node(event: Any, resolver: Any) -> Any:
+def _node(event: Any, resolve: Any) -> Any:
     kind = _NODES.get(type(event), yaml.MappingNode)
     scalar = kind is yaml.ScalarNode
     tag = event.tag
     if tag is None or tag == "!":
-        tag = resolver.resolve(kind, event.value if scalar else None, event.implicit)
+        tag = resolve(kind, event.value if scalar else None, event.implicit)
     node = kind(tag, event.value if scalar else [], event.start_mark, event.end_mark)
     node.style = event.style if scalar else None
     return node
@@ -393,3 +392,8 @@ def _kind(node: Node) -> str:
 @functools.lru_cache(maxsize=None)
 def _hints(kind: Any) -> Mapping[str, Any]:
     return typing.get_type_hints(kind)
+
+
+@functools.lru_cache(maxsize=None)
+def _required(kind: Any) -> FrozenSet[str]:
+    return frozenset(field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING)
