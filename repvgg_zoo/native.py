@@ -40,11 +40,12 @@ def load_fetched(path: Path, spec: CheckpointSpec, *, deploy: bool, cache: Path)
         return _made(path, spec, form)
     kept = cache / "native" / f"{source.sha256[:16]}-{form}-v{MAPPING_VERSION}.safetensors"
     found = _read_kept(kept, source)
-    if found is not None:
-        return replace(found, path=str(path))
-    made = _made(path, spec, form)
-    _keep(kept, made, source)
-    return made
+    if found is None:
+        made = _made(path, spec, form)
+        _keep(kept, made, source)
+        # A map of what was just written takes no memory, what was made does.
+        found = _read_kept(kept, source) or made
+    return replace(found, path=str(path))
 
 
 def _made(path: Path, spec: CheckpointSpec, form: str) -> Checkpoint:

@@ -25,7 +25,7 @@ def load_state(module: Module, arrays: Mapping[str, NDArray[Any]], *, keep: Coll
     re-parameterisation is where they are refused. Raises StateError with every key that is missing, unexpected,
     misshapen or not made of real numbers.
     """
-    from megengine import Tensor  # here, because files are read where there is no MegEngine
+    from .memory import tensor_of  # here, because files are read where there is no MegEngine
 
     tensors = dict(module.named_tensors())
     missing = [key for key in tensors if key not in arrays and key not in keep]
@@ -40,16 +40,12 @@ def load_state(module: Module, arrays: Mapping[str, NDArray[Any]], *, keep: Coll
         raise _state_error(arrays, missing, unexpected, misshapen, wrong_kind)
 
     with np.errstate(over="ignore"):
-        values = {
-            key: arrays[key].astype(tensor.dtype, order="C", copy=False).reshape(tuple(tensor.shape))
-            for key, tensor in tensors.items()
-            if key in arrays
-        }
-    for key, value in values.items():
-        tensor = tensors[key]
-        # `tensor[...] = value` is the public way, but it takes two copies more. _reset is how MegEngine's own
-        # load_state_dict does it; neither looks at the shape. no_cache keeps MegEngine from holding on to a copy.
-        tensor._reset(Tensor(value, device=tensor.device, no_cache=True))
+        for key, tensor in tensors.items():
+            if key in arrays:
+                # `tensor[...] = value` is the public way, but it takes two copies more. _reset is how MegEngine's own
+                # load_state_dict does it; neither looks at the shape.
+                values = arrays[key].reshape(tuple(tensor.shape))
+                tensor._reset(tensor_of(values, dtype=tensor.dtype, device=tensor.device))
 
 
 def same_shape(one: Shape, other: Shape) -> bool:

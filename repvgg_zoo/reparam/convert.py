@@ -13,9 +13,9 @@ import numpy as np
 from megengine import Parameter, Tensor
 from numpy.typing import NDArray
 
+from ..checkpoints.memory import borrow, tensor_of
 from ..errors import ArgumentError, EquivalenceError
 from ..models.blocks import RepVGGBlock
-from .borrowing import borrow
 from .check import BLOCK_BOUNDS
 from .fusion import find_problems, fuse_block, raise_problems
 
@@ -87,7 +87,7 @@ def as_parameters(fused: Dict[str, Fused], blocks: Dict[str, RepVGGBlock]) -> Di
     for name, (kernel, bias) in fused.items():
         like = blocks[name].rbr_dense.conv.weight
         placed = {"dtype": like.dtype, "device": like.device}
-        parameters[name] = (Parameter(kernel, **placed), Parameter(bias, **placed))
+        parameters[name] = (Parameter(tensor_of(kernel, **placed)), Parameter(tensor_of(bias, **placed)))
     return parameters
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from .. import models
 from .._machine import cpu_facts
+from ..checkpoints.memory import borrow
 from ..registry.spec import Architecture, CheckpointSpec
-from ..reparam.borrowing import borrow
 
 PLAIN = (bool, int, float, str, type(None))
 KNOWN = ("megengine", models.__name__)

@@ -11,10 +11,10 @@ import megengine.module as M
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoints.memory import borrow
 from ..models import RepVGG, RepVGGBlock, RepVGGplus
 from ..models.blocks import Conv2d, Linear, SEBlock
 from ..models.repvggplus import PlusStage
-from ..reparam.borrowing import borrow
 
 Matrix = Tuple[NDArray[Any], NDArray[Any]]  # (outputs, inputs), and a bias (outputs,)
 

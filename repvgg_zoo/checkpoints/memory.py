@@ -1,0 +1,87 @@
+"""borrow: the values of MegEngine's tensors as arrays on the same memory; tensor_of: a tensor made by one copy.
+
+``Tensor.numpy()`` copies the values, and the tensor keeps the copy for as long as it lives; ``Tensor(array)`` copies
+them twice, and the memory of the first copy is not given back at once. Tensors that are arrays without any copy were
+tried and given up: MegEngine 1.13 takes foreign memory through DLPack, but when such a tensor is copied to another
+device and let go, the thread that releases it can wait for itself for ever.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Dict, Mapping, Sequence
+
+import megengine
+import megengine.functional as F
+import numpy as np
+from megengine import Tensor
+from megengine.utils.dlpack import to_dlpack
+from numpy.typing import NDArray
+
+# Below this many bytes values are copied sooner than their memory is asked for.
+LARGE = 1 << 16
+
+
+def borrow(tensors: Mapping[str, Tensor]) -> Dict[str, NDArray[Any]]:
+    """The tensors' values as read-only arrays, large ones of the CPU without a copy."""
+    megengine._full_sync()  # what is borrowed may not be computed yet
+    return {
+        key: np.asarray(Borrowed(tensor)) if _may_lend(tensor.shape, tensor.dtype, tensor.device) else tensor.numpy()
+        for key, tensor in tensors.items()
+    }
+
+
+def tensor_of(array: NDArray[Any], *, dtype: Any, device: Any) -> Tensor:
+    """A new tensor of an array's values; a large one is made of zeros and written where it lies."""
+    if not _may_lend(array.shape, dtype, device):
+        values = array.astype(dtype, order="C", copy=False)
+        return Tensor(values, device=device, no_cache=True)  # which keeps MegEngine from holding on to a copy
+    made = F.zeros(array.shape, dtype=dtype, device=device)
+    megengine._full_sync()
+    np.copyto(np.asarray(Borrowed(made, readonly=False)), array, casting="unsafe")
+    return made
+
+
+class Borrowed:
+    """A tensor's memory as NumPy sees it; the capsule keeps it."""
+
+    def __init__(self, tensor: Tensor, *, readonly: bool = True) -> None:
+        self.capsule = to_dlpack(tensor)
+        get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        get_pointer.restype = ctypes.c_void_p
+        get_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+        record = DLManagedTensor.from_address(get_pointer(self.capsule, b"dltensor"))
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": tuple(tensor.shape),
+            "typestr": np.dtype(tensor.dtype).str,
+            "data": (record.data + record.byte_offset, readonly),
+        }
+
+
+class DLManagedTensor(ctypes.Structure):
+    """The record that DLPack passes (dlpack.h, version 0.7): a tensor, then who owns it."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("type_code", ctypes.c_uint8),
+        ("type_bits", ctypes.c_uint8),
+        ("type_lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.c_void_p),
+        ("byte_offset", ctypes.c_uint64),
+        ("manager_ctx", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+    )
+
+
+def _may_lend(shape: Sequence[int], dtype: Any, device: Any) -> bool:
+    """Whether a tensor has memory that NumPy can use, and is worth asking for it."""
+    return (
+        dtype in (np.float32, np.float16)
+        and int(np.prod(shape)) * np.dtype(dtype).itemsize >= LARGE
+        and device.physical_locator[0] == "cpu"
+    )

@@ -1,0 +1,80 @@
+"""MegEngine's memory is read and written in place; an array that was borrowed outlives its tensor."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+
+import megengine
+import megengine.functional as F
+import numpy as np
+import pytest
+from megengine import Tensor
+
+from repvgg_zoo.checkpoints.memory import borrow, tensor_of
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_borrowed_values_are_those_of_the_tensor_and_outlive_it(dtype):
+    made = Tensor(np.arange(1 << 16).reshape(256, 256) % 1000, dtype=dtype)
+    tensors = {"computed": made + 1, "part of one": made[3:, 1:], "spread": F.broadcast_to(made[:1], (256, 256))}
+    expected = {key: tensor.numpy() for key, tensor in tensors.items()}
+    arrays = borrow(tensors)
+    del tensors, made
+    gc.collect()
+    megengine._full_sync()
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[key], strict=True)
+        assert not array.flags.writeable
+
+
+def test_a_large_tensor_is_not_copied():
+    """It rests on where DLPack's record has the address; a MegEngine that changes it would be noticed here."""
+    tensor = Tensor(np.zeros((64, 1024), np.float32))
+    first, second = borrow({"x": tensor})["x"], borrow({"x": tensor})["x"]
+    assert np.shares_memory(first, second)
+
+
+SIZES = [(1,), (127,), (128, 128), (40, 3, 57, 5), (256, 1 << 10)]
+KINDS = [np.float16, np.float32, np.float64, np.int32]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tensor_of_an_array_has_its_values_and_memory_of_its_own(dtype, kind):
+    arrays = [
+        (np.arange(np.prod(shape)) % 2000 + index).reshape(shape).astype(kind) for index, shape in enumerate(SIZES)
+    ]
+    arrays += [arrays[-1].T, arrays[-1][:, ::2], np.broadcast_to(arrays[2][:1], (300, 128))]
+    tensors = [tensor_of(array, dtype=dtype, device=Tensor(0.0).device) for array in arrays]
+    expected = [array.astype(dtype) for array in arrays]
+    highest = [tensor.max() for tensor in tensors]  # computed on what was written
+    for array in arrays:
+        if array.flags.writeable:
+            array[...] = -1
+    for tensor, value, top in zip(tensors, expected, highest):
+        assert isinstance(tensor, Tensor) and tensor.dtype == dtype
+        np.testing.assert_array_equal(tensor.numpy(), value, strict=True)
+        assert top.numpy() == value.max()
+    changed = tensors[2] + 0
+    tensors[2][...] = 5
+    np.testing.assert_array_equal(changed.numpy(), expected[2])
+
+
+def test_a_large_tensor_is_written_where_it_lies_and_nothing_is_left_of_a_copy():
+    """64 MB as one array: a second copy, kept or not yet given back, would be 64 MB more (MegEngine's own makes it)."""
+    code = (
+        "import gc, numpy as np, megengine\n"
+        "from megengine import Tensor\n"
+        "from repvgg_zoo.checkpoints.memory import tensor_of\n"
+        "def resident(): return 1024 * int(open('/proc/self/status').read().split('VmRSS:')[1].split()[0])\n"
+        "parts = [np.ones(1 << 20, np.float32) for _ in range(16)]\n"
+        "device = Tensor(0.0).device\n"
+        "tensor_of(parts[0], dtype=np.float32, device=device).numpy()\n"
+        "before = resident()\n"
+        "tensors = [tensor_of(part, dtype=np.float32, device=device) for part in parts]\n"
+        "print((resident() - before) / (16 << 22))\n"
+    )
+    grown = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 0.8 < grown < 1.15, grown
