@@ -31,7 +31,7 @@ from ..reparam.convert import evaluating, find_blocks, to_deploy
 from .build import Job, NotCompilable, Source, build, probe_input
 from .graph import Structure, private_copy
 from .identity import checkpoint_digest, network_digest, processor
-from .lite import BUILDING
+from .lite import BUILDING, obstacle
 from .numbers import Numbers, numbers_from, numbers_of
 from .plans import candidates
 from .runners import EagerRunner, Runner, cannot_run
@@ -262,7 +262,7 @@ def _compiled(source: Source, shape: Tuple[int, int, int, int], threads: int, lo
         built = build(source, Job(shape, threads, plans, facts), Store(read_settings().cache))
     except NotCompilable:
         # It is shown once: Python shows a warning once for each place in the code that gives it.
-        text = "MegEngine Lite is missing; networks that need it run eagerly, 3 to 4 times as slowly"
+        text = f"{obstacle()}; networks that need it run eagerly, 3 to 4 times as slowly"
         warnings.warn(text, RuntimeWarning, stacklevel=1)
         return None
     except RuntimeError as error:
@@ -282,7 +282,7 @@ def _engines() -> Dict[str, str]:
 
         if is_supported():
             found["llvmlite"] = llvmlite.__version__
-    with suppress(ImportError, OSError):
+    if obstacle() is None:
         import megenginelite
 
         found["megenginelite"] = megenginelite.__version__

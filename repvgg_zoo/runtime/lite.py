@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from contextlib import suppress
 from ctypes import c_char_p
 from pathlib import Path
 from typing import Any, List, Optional, Tuple, Union
@@ -14,11 +15,37 @@ from megengine.core._imperative_rt.core2 import _clear_algorithm_cache
 from megengine.core._imperative_rt.utils import Logger
 from numpy.typing import NDArray
 
+from .._machine import cpu_facts
 from .graph import INPUT
 
 # The table of algorithms is of the whole process: set before a network is loaded and read at its first run. What
 # oneDNN prepares at a first run it keeps in a map without a lock. So one network is compiled at a time.
 BUILDING = threading.Lock()
+
+
+def obstacle() -> Optional[str]:
+    """Why Lite can run nothing here, or None if it can.
+
+    It may be missing. And on a processor with AVX-512 the oneDNN inside of MegEngine 1.13 fails to write its code for
+    any convolution that is laid out for the CPU's lanes, and ends the whole process ("bad err=45 in Xbyak::Error", seen
+    on AMD Zen 4); no setting keeps it from AVX-512.
+    """
+    try:
+        import megenginelite  # noqa: F401
+    except (ImportError, OSError):
+        return "MegEngine Lite is missing"
+    return "MegEngine Lite fails on processors with AVX-512" if _has_avx512() else None
+
+
+def _has_avx512() -> bool:
+    flags = cpu_facts().get("flags")
+    if flags is not None:
+        return "avx512f" in flags.split()
+    with suppress(ImportError, OSError):
+        from llvmlite import binding  # knows other systems than Linux
+
+        return bool(binding.get_host_cpu_features().get("avx512f"))
+    return False
 
 
 class LiteNetwork:

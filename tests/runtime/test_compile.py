@@ -22,6 +22,7 @@ from repvgg_zoo.errors import ArgumentError, ClosedError, EquivalenceError, Unkn
 from repvgg_zoo.models.blocks import RepVGGBlock
 from repvgg_zoo.runtime import compile as compile_module
 from tests.networks import fill, randomised
+from tests.runtime.engines import by_lite_or_eagerly, needs_lite
 
 # float32 rounding through a network of these depths is about 1e-6 of the output's scale, with winograd up to 6e-6.
 BOUND = 1e-5
@@ -111,6 +112,7 @@ def with_pooling_in_a_stage(network):
     network.stage1 = M.Sequential(network.stage1[0], M.AvgPool2d(3, 1, 1))
 
 
+@needs_lite
 @pytest.mark.parametrize("change", [with_another_head, with_a_head_without_bias, with_pooling_in_a_stage])
 def test_a_repvgg_that_was_changed_is_run_by_lite(change):
     network = small(deploy=True)
@@ -165,6 +167,7 @@ def test_changed_weights_are_another_network():
     assert distance(eager(network, x), second) < BOUND
 
 
+@by_lite_or_eagerly
 def test_a_changed_stride_with_the_same_weights_is_another_network():
     network = small(deploy=True, features_only=True, out_indices=[0])
     x = images(1, 3, 32)
@@ -187,6 +190,7 @@ class Backbone(M.Module):
         return [x, self._scale(F.mean(self.second(x), axis=[2, 3]))]
 
 
+@by_lite_or_eagerly
 def test_a_users_own_module_is_compiled_and_its_code_is_not_mistaken():
     x = images(3, 3, 32)
     found = []
@@ -304,6 +308,7 @@ def test_wrong_arguments_are_refused(options):
         repvgg_zoo.compile("RepVGG_N0", **options)
 
 
+@by_lite_or_eagerly
 def test_what_is_no_network_is_refused():
     with pytest.raises(ArgumentError, match="name or a MegEngine module"):
         repvgg_zoo.compile(3)
@@ -396,6 +401,7 @@ def test_without_lite_a_repvgg_is_compiled_as_ever(monkeypatch):
     assert distance(eager(network, x), compiled(x)) < BOUND
 
 
+@needs_lite
 def test_without_llvm_lite_runs_a_repvgg(monkeypatch):
     monkeypatch.setitem(sys.modules, "llvmlite", None)
     network, x = small(), images(4, 3, 32)
@@ -405,8 +411,16 @@ def test_without_llvm_lite_runs_a_repvgg(monkeypatch):
         assert distance(eager(network, x), compiled(x)) < BOUND
 
 
-def test_without_lite_other_networks_run_eagerly_and_that_is_said_once(monkeypatch):
-    monkeypatch.setitem(sys.modules, "megenginelite", None)
+@pytest.mark.parametrize(
+    ("modules", "flags", "reason"),
+    [({"megenginelite": None}, "fpu avx2 fma", "Lite is missing"), ({}, "fpu avx2 fma avx512f", "AVX-512")],
+)
+def test_where_lite_cannot_be_used_other_networks_run_eagerly_and_that_is_said_once(
+    modules, flags, reason, monkeypatch
+):
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("repvgg_zoo.runtime.lite.cpu_facts", lambda: {"flags": flags})
     network = randomised(Backbone())
     network.eval()
     x = images(3, 3, 32)
@@ -415,7 +429,7 @@ def test_without_lite_other_networks_run_eagerly_and_that_is_said_once(monkeypat
         compile_module.__dict__.pop("__warningregistry__", None)
         models = [repvgg_zoo.compile(network, batch_size=2, image_size=32) for _ in range(2)]
     assert len(caught) == 1
-    assert "Lite is missing" in str(caught[0].message)
+    assert reason in str(caught[0].message)
     for compiled in models:
         assert compiled.plan == "eager"
         maps, means = compiled(x)

@@ -22,6 +22,7 @@ from repvgg_zoo.runtime import build, identity, runners
 from repvgg_zoo.runtime import compile as compile_module
 from repvgg_zoo.runtime.graph import Structure
 from repvgg_zoo.runtime.store import Record, Store, key_of
+from tests.runtime.engines import needs_lite
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,13 +91,13 @@ def answer_of(process):
     return json.loads(output.splitlines()[-1])
 
 
-@pytest.fixture(scope="module", params=sorted(ANEW))
+@pytest.fixture(scope="module", params=["kernels", pytest.param("lite", marks=needs_lite)])
 def engine(request):
     """What runs the networks: our kernels, or Lite, as where llvmlite is missing."""
     return request.param
 
 
-lite_only = pytest.mark.parametrize("engine", ["lite"], indirect=True)
+lite_only = pytest.mark.parametrize("engine", [pytest.param("lite", marks=needs_lite)], indirect=True)
 
 
 class Filled(NamedTuple):
@@ -159,6 +160,7 @@ class Backbone(M.Module):
         return self.block(x) * 2.0
 
 
+@needs_lite
 def test_a_users_network_is_known_by_its_graph_and_measured_once(tmp_path):
     network = Backbone()
     first, second = (compile_here(tmp_path, "kernels", network) for _ in range(2))
@@ -284,7 +286,7 @@ FACTS = {
 }
 
 
-@pytest.mark.parametrize("fact", FACTS)
+@pytest.mark.parametrize("fact", [pytest.param(fact, marks=[needs_lite] if fact == "Lite" else []) for fact in FACTS])
 def test_everything_that_the_choices_depend_on_is_in_the_key(fact, engine, tmp_path, monkeypatch):
     monkeypatch.setattr(compile_module, "usable_cores", lambda: 2)
     assert compile_here(tmp_path, engine, threads=1)["did"] == ANEW[engine]
@@ -296,6 +298,7 @@ def test_everything_that_the_choices_depend_on_is_in_the_key(fact, engine, tmp_p
     assert compile_here(tmp_path, engine, **{"threads": 1, **options})["did"] == ANEW[engine]
 
 
+@needs_lite
 def test_llvmlites_presence_and_version_are_in_the_key(tmp_path, monkeypatch):
     assert compile_here(tmp_path, "kernels")["did"] == ANEW["kernels"]
     assert compile_here(tmp_path, "lite")["did"] == ANEW["lite"]
