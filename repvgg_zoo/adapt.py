@@ -27,10 +27,12 @@ def load_adapted(network: Module, arrays: Mapping[str, NDArray[Any]]) -> None:
     RepVGGplus. Raises StateError, with the network untouched, when anything else does not fit.
     """
     wanted = {key: value for key, value in arrays.items() if getattr(network, key.split(".")[0], None) is not None}
-    for key in STEM_KERNELS:
-        channels = _channels(wanted.get(key))
-        if channels not in (None, network.in_chans):
-            logger.info("%s is fitted from %d to %d input channels", key, channels, network.in_chans)
+    stem = [key for key in STEM_KERNELS if key in wanted]
+    channels = {_channels(wanted[key]) for key in stem}
+    # Kernels that disagree are damaged, and stay as they are, to be refused.
+    if len(channels) == 1 and channels.isdisjoint((None, network.in_chans)):
+        for key in stem:
+            logger.info("%s is fitted to %d input channels", key, network.in_chans)
             wanted[key] = fitted_stem(wanted[key], network.in_chans)
     fresh: List[str] = []
     for head in getattr(network, "heads", HEADS):

@@ -8,6 +8,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from megengine import Tensor
+from safetensors.numpy import save_file
 
 import repvgg_zoo
 from repvgg_zoo._data import hub_folder
@@ -126,6 +127,19 @@ def test_fewer_input_channels_give_the_same_answer_to_grey_images():
     image = np.random.RandomState(0).randn(2, 1, 32, 32).astype(np.float32)
     expected = colour(Tensor(np.repeat(image, 3, axis=1))).numpy()
     assert np.abs(grey(Tensor(image)).numpy() - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("deploy", "error"), [(False, StateError), (True, EquivalenceError)])
+@pytest.mark.parametrize("in_chans", [None, 1, 5])
+@pytest.mark.parametrize("branch", ["rbr_dense", "rbr_1x1"])
+def test_stem_kernels_that_disagree_on_their_channels_are_refused(branch, in_chans, deploy, error, tmp_path):
+    small = {"num_classes": 10, "width_multiplier": (0.25,) * 4, "num_blocks": (1, 1, 1, 1)}
+    arrays = create("RepVGG_A0", **small).state_dict()
+    key = f"stage0.{branch}.conv.weight"
+    arrays[key] = np.ones((arrays[key].shape[0], 5, *arrays[key].shape[2:]), np.float32)
+    save_file(arrays, tmp_path / "bent.safetensors")
+    with pytest.raises(error, match=r"stage0\.rbr_"):
+        create("RepVGG_A0", checkpoint=tmp_path / "bent.safetensors", deploy=deploy, in_chans=in_chans, **small)
 
 
 def test_a_backbone_takes_what_it_needs_of_a_checkpoint_without_a_word(caplog):
