@@ -44,16 +44,18 @@ class Record:
     def resume(cls, path: Optional[Path] = None) -> Record:
         """The record to add to: ``path``, or today's of this machine, with what it holds already.
 
-        Ends the program if that was measured with another state of the code: a table must not mix the two.
+        Ends the program if that was measured with another state of the code, or on another machine of the same name: a
+        table must not mix the two.
         """
         here = machine()
         path = path or RESULTS / f"{here['date']}-{slug(here['cpu'])}.json"
         if not path.exists():
             return cls(path, here, [])
         record = cls.read(path)
-        then, now = (one["commit"].replace("-dirty", "") for one in (record.machine, here))
-        if then != now:
-            sys.exit(f"{path} was measured at commit {then}, and this is {now}: delete it, or choose another --results")
+        for name in ("commit", "cpu", "cores", "instructions"):
+            then, now = (str(one[name]).replace("-dirty", "") for one in (record.machine, here))
+            if then != now:
+                sys.exit(f"{path} has {name} {then}, and here it is {now}: delete it, or choose another --results")
         return record
 
     def find(self, benchmark: str, key: Mapping[str, Any]) -> Optional[Row]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.record import Record, spread
+from benchmarks.record import Record, machine, spread
 from benchmarks.report import page
 
 MACHINE = {
@@ -46,10 +46,18 @@ def test_rows_are_on_the_disk_at_once_and_the_same_key_replaces_its_row(record):
     assert kept.find("growth", KEY) is None
 
 
-def test_a_record_of_another_commit_is_not_added_to(record):
-    record.add("inference", KEY, contenders={})
-    with pytest.raises(SystemExit, match="abc1234"):
-        Record.resume(record.path)
+OTHERS = {"commit": "abc1234", "cpu": "another", "cores": 999, "instructions": ["none"]}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_record_of_another_commit_or_machine_is_not_added_to(name, tmp_path):
+    here = Record(tmp_path / "here.json", machine(), [])
+    here.add("inference", KEY, contenders={})
+    assert Record.resume(here.path).rows == here.rows
+    there = Record(tmp_path / "there.json", {**machine(), name: OTHERS[name]}, [])
+    there.add("inference", KEY, contenders={})
+    with pytest.raises(SystemExit, match=f"has {name}"):
+        Record.resume(there.path)
 
 
 def test_the_page_divides_ours_by_the_best_peer(record):
