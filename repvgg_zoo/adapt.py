@@ -32,7 +32,7 @@ def load_adapted(network: Module, arrays: Mapping[str, NDArray[Any]]) -> None:
     # Kernels that disagree are damaged, and stay as they are, to be refused.
     if len(channels) == 1 and channels.isdisjoint((None, network.in_chans)):
         for key in stem:
-            logger.info("%s is fitted to %d input channels", key, network.in_chans)
+            logger.info("%s is fitted from %d to %d input channels", key, wanted[key].shape[1], network.in_chans)
             wanted[key] = fitted_stem(wanted[key], network.in_chans)
     fresh: List[str] = []
     for head in getattr(network, "heads", HEADS):

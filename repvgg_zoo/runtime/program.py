@@ -209,6 +209,7 @@ class _Writer:
         most = max(stop - start for start, stop in zip(edges, edges[1:]))
         spread = self._scratch_of("points", tile.points * most * ins)
         products = self._scratch_of("products", tile.points * most * outs)
+        pairs = [(point, group) for point in range(tile.points) for group in range(groups)]
         for start, stop in zip(edges, edges[1:]):
             count = stop - start
             self._program.add(
@@ -222,7 +223,6 @@ class _Writer:
                 channels=ins,
                 point=count * ins,
             )
-            pairs = [(point, group) for point in range(tile.points) for group in range(groups)]
             self._product(
                 x=spread,
                 weights=weights,
