@@ -1,15 +1,16 @@
-"""borrow: the values of MegEngine's tensors as arrays on the same memory; tensor_of: a tensor made by one copy.
+"""borrow: the values of MegEngine's tensors as arrays on the same memory; tensors_of: tensors made by one copy.
 
 ``Tensor.numpy()`` copies the values, and the tensor keeps the copy for as long as it lives; ``Tensor(array)`` copies
 them twice, and the memory of the first copy is not given back at once. Tensors that are arrays without any copy were
 tried and given up: MegEngine 1.13 takes foreign memory through DLPack, but when such a tensor is copied to another
-device and let go, the thread that releases it can wait for itself for ever.
+device and let go, the thread that releases it can wait for itself for ever. To map a file over a tensor's own memory
+would leave whoever gets that memory next with pages of a file, which not every allocator bears.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Dict, Mapping, Sequence
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 import megengine
 import megengine.functional as F
@@ -17,6 +18,8 @@ import numpy as np
 from megengine import Tensor
 from megengine.utils.dlpack import to_dlpack
 from numpy.typing import NDArray
+
+from .._parallel import in_parallel
 
 # Below this many bytes values are copied sooner than their memory is asked for.
 LARGE = 1 << 16
@@ -31,15 +34,27 @@ def borrow(tensors: Mapping[str, Tensor]) -> Dict[str, NDArray[Any]]:
     }
 
 
-def tensor_of(array: NDArray[Any], *, dtype: Any, device: Any) -> Tensor:
-    """A new tensor of an array's values; a large one is made of zeros and written where it lies."""
-    if not _may_lend(array.shape, dtype, device):
-        values = array.astype(dtype, order="C", copy=False)
-        return Tensor(values, device=device, no_cache=True)  # which keeps MegEngine from holding on to a copy
-    made = F.zeros(array.shape, dtype=dtype, device=device)
+def tensors_of(values: Sequence[Tuple[NDArray[Any], Tensor]]) -> Iterator[Tensor]:
+    """A new tensor of each array, with the dtype and device of the tensor beside it; all cores write the large ones."""
+    made = [
+        unwritten(array.shape, like) if _may_lend(array.shape, like.dtype, like.device) else None
+        for array, like in values
+    ]
     megengine._full_sync()
-    np.copyto(np.asarray(Borrowed(made, readonly=False)), array, casting="unsafe")
-    return made
+    places = [None if tensor is None else np.asarray(Borrowed(tensor, readonly=False)) for tensor in made]
+    written = in_parallel(_write, [(place, array) for place, (array, _) in zip(places, values)])
+    for _, tensor, (array, like) in zip(written, made, values):
+        if tensor is None:
+            with np.errstate(over="ignore"):
+                array = array.astype(like.dtype, order="C", copy=False)
+            tensor = Tensor(array, device=like.device, no_cache=True)  # which keeps MegEngine from holding on to a copy
+        yield tensor
+
+
+def unwritten(shape: Sequence[int], like: Tensor) -> Tensor:
+    """A tensor of whatever is in its memory, of another's dtype and device: MegEngine pads nothing without writing."""
+    nothing = Tensor(np.zeros(0, np.float32), dtype=like.dtype, device=like.device)
+    return F.nn.pad(nothing, ((int(np.prod(shape)), 0),)).reshape(shape)
 
 
 class Borrowed:
@@ -85,3 +100,10 @@ def _may_lend(shape: Sequence[int], dtype: Any, device: Any) -> bool:
         and int(np.prod(shape)) * np.dtype(dtype).itemsize >= LARGE
         and device.physical_locator[0] == "cpu"
     )
+
+
+def _write(job: Tuple[Optional[NDArray[Any]], NDArray[Any]]) -> None:
+    place, array = job
+    if place is not None:
+        with np.errstate(over="ignore"):
+            np.copyto(place, array, casting="unsafe")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Sequence, Tuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StateError
@@ -25,7 +24,7 @@ def load_state(module: Module, arrays: Mapping[str, NDArray[Any]], *, keep: Coll
     re-parameterisation is where they are refused. Raises StateError with every key that is missing, unexpected,
     misshapen or not made of real numbers.
     """
-    from .memory import tensor_of  # here, because files are read where there is no MegEngine
+    from .memory import tensors_of  # here, because files are read where there is no MegEngine
 
     tensors = dict(module.named_tensors())
     missing = [key for key in tensors if key not in arrays and key not in keep]
@@ -39,13 +38,11 @@ def load_state(module: Module, arrays: Mapping[str, NDArray[Any]], *, keep: Coll
     if missing or unexpected or misshapen or wrong_kind:
         raise _state_error(arrays, missing, unexpected, misshapen, wrong_kind)
 
-    with np.errstate(over="ignore"):
-        for key, tensor in tensors.items():
-            if key in arrays:
-                # `tensor[...] = value` is the public way, but it takes two copies more. _reset is how MegEngine's own
-                # load_state_dict does it; neither looks at the shape.
-                values = arrays[key].reshape(tuple(tensor.shape))
-                tensor._reset(tensor_of(values, dtype=tensor.dtype, device=tensor.device))
+    given = [(arrays[key].reshape(tuple(tensor.shape)), tensor) for key, tensor in tensors.items() if key in arrays]
+    for loaded, (_, tensor) in zip(tensors_of(given), given):
+        # `tensor[...] = value` is the public way, but it takes two copies more. _reset is how MegEngine's own
+        # load_state_dict does it; neither looks at the shape.
+        tensor._reset(loaded)
 
 
 def same_shape(one: Shape, other: Shape) -> bool:

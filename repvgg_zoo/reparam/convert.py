@@ -13,7 +13,7 @@ import numpy as np
 from megengine import Parameter, Tensor
 from numpy.typing import NDArray
 
-from ..checkpoints.memory import borrow, tensor_of
+from ..checkpoints.memory import borrow, tensors_of
 from ..errors import ArgumentError, EquivalenceError
 from ..models.blocks import RepVGGBlock
 from .check import BLOCK_BOUNDS
@@ -83,12 +83,9 @@ def fuse_all(blocks: Dict[str, RepVGGBlock]) -> Dict[str, Fused]:
 
 def as_parameters(fused: Dict[str, Fused], blocks: Dict[str, RepVGGBlock]) -> Dict[str, Tuple[Parameter, Parameter]]:
     """Fused kernels and biases as parameters with their block's dtype and device."""
-    parameters = {}
-    for name, (kernel, bias) in fused.items():
-        like = blocks[name].rbr_dense.conv.weight
-        placed = {"dtype": like.dtype, "device": like.device}
-        parameters[name] = (Parameter(tensor_of(kernel, **placed)), Parameter(tensor_of(bias, **placed)))
-    return parameters
+    likes = {name: blocks[name].rbr_dense.conv.weight for name in fused}
+    made = tensors_of([(array, likes[name]) for name, pair in fused.items() for array in pair])
+    return {name: (Parameter(kernel), Parameter(bias)) for kernel, bias, name in zip(made, made, fused)}
 
 
 def copy_without_branches(module: M.Module, blocks: List[RepVGGBlock]) -> M.Module:
