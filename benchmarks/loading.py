@@ -9,6 +9,7 @@ same process ("again"). No figure counts before the network's logits were held a
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import os
@@ -168,6 +169,7 @@ def measure(who: str, form: str, tag: str, folder: str, cache: str) -> Dict[str,
     create = repvgg_zoo.create  # so that the import of its module is over
     touch([megengine.Tensor(np.zeros(4096, np.float32))])
     samples = []
+    gc.collect()  # what the imports left behind is not the loading's to clear away
     for _ in range(2):
         before = resident()
         began = time.perf_counter()

@@ -45,10 +45,10 @@ def load_adapted(network: Module, arrays: Mapping[str, NDArray[Any]]) -> None:
             for name in ("weight", "bias"):
                 wanted.pop(f"{head}.{name}", None)
     load_state(network, wanted, keep=[f"{head}.{name}" for head in fresh for name in ("weight", "bias")])
-    for name, part in network.named_modules():
-        if name in fresh:
-            # Ours may have been built without random weights; a plug-in's may be MegEngine's own.
-            getattr(part, "initialise", part.reset_parameters)()
+    parts = dict(network.named_modules()) if fresh else {}
+    for name in fresh:
+        # Ours may have been built without random weights; a plug-in's may be MegEngine's own.
+        getattr(parts[name], "initialise", parts[name].reset_parameters)()
 
 
 def in_form(checkpoint: Checkpoint, deploy: bool) -> Dict[str, NDArray[Any]]:

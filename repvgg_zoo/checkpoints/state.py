@@ -39,7 +39,7 @@ def load_state(module: Module, arrays: Mapping[str, NDArray[Any]], *, keep: Coll
         raise _state_error(arrays, missing, unexpected, misshapen, wrong_kind)
 
     given = [(arrays[key].reshape(tuple(tensor.shape)), tensor) for key, tensor in tensors.items() if key in arrays]
-    for loaded, (_, tensor) in zip(tensors_of(given), given):
+    for (_, tensor), loaded in zip(given, tensors_of(given)):
         # `tensor[...] = value` is the public way, but it takes two copies more. _reset is how MegEngine's own
         # load_state_dict does it; neither looks at the shape.
         tensor._reset(loaded)

@@ -84,7 +84,7 @@ def fuse_all(blocks: Dict[str, RepVGGBlock]) -> Dict[str, Fused]:
 def as_parameters(fused: Dict[str, Fused], blocks: Dict[str, RepVGGBlock]) -> Dict[str, Tuple[Parameter, Parameter]]:
     """Fused kernels and biases as parameters with their block's dtype and device."""
     likes = {name: blocks[name].rbr_dense.conv.weight for name in fused}
-    made = tensors_of([(array, likes[name]) for name, pair in fused.items() for array in pair])
+    made = iter(tensors_of([(array, likes[name]) for name, pair in fused.items() for array in pair]))
     return {name: (Parameter(kernel), Parameter(bias)) for kernel, bias, name in zip(made, made, fused)}
 
 
