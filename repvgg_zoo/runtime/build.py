@@ -108,7 +108,9 @@ def _program(source: Source, job: Job) -> Optional[Program]:
     numbers = None if plan is None else source.numbers()
     if plan is None or numbers is None:
         return None
-    return program_of(numbers, job.shape, job.threads, plan.low_memory)
+    from .machine_code import registers_here  # here, because it loads LLVM
+
+    return program_of(numbers, job.shape, job.threads, plan.low_memory, registers_here())
 
 
 def _add(graphs: Graphs, network: M.Module, job: Job) -> str:

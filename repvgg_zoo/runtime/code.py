@@ -9,21 +9,24 @@ from llvmlite import ir
 
 from .winograd import Matrix
 
-LANES = 8  # numbers in a vector
 LINE = 16  # numbers in a line of the cache
 INT32, INT, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
-VECTOR = ir.VectorType(FLOAT, LANES)
 FLOATS, INTS = FLOAT.as_pointer(), INT.as_pointer()
 
 
 class Code:
-    """A function being written. ``to`` is LLVM's builder, at the place where the next instruction goes."""
+    """A function being written. ``to`` is LLVM's builder, at the place where the next instruction goes; a vector has
+    ``lanes`` numbers."""
 
-    def __init__(self, made: ir.Module, name: str, kind: ir.FunctionType, fields: Sequence[str] = ()) -> None:
+    def __init__(
+        self, made: ir.Module, lanes: int, name: str, kind: ir.FunctionType, fields: Sequence[str] = ()
+    ) -> None:
+        self.lanes = lanes
         self.function = ir.Function(made, kind, name=name)
         self.arguments: Sequence[Any] = self.function.args
         self.to = ir.IRBuilder(self.function.append_basic_block())
         self._module = made
+        self._vector = ir.VectorType(FLOAT, lanes)
         self._fields = {field: index for index, field in enumerate(fields)}
 
     def field(self, name: str) -> Any:
@@ -85,19 +88,23 @@ class Code:
         return self.to.load(self.at(pointer, index))
 
     def vector(self, pointer: Any) -> Any:
-        return self.to.load(self.to.bitcast(pointer, VECTOR.as_pointer()), align=4)
+        return self.to.load(self.to.bitcast(pointer, self._vector.as_pointer()), align=4)
 
     def put(self, value: Any, pointer: Any) -> None:
-        self.to.store(value, self.to.bitcast(pointer, VECTOR.as_pointer()), align=4)
+        self.to.store(value, self.to.bitcast(pointer, self._vector.as_pointer()), align=4)
 
     def broadcast(self, scalar: Any) -> Any:
         """A vector with ``scalar`` in each lane."""
-        one = self.to.insert_element(ir.Constant(VECTOR, ir.Undefined), scalar, INT32(0))
-        lanes = ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES)
-        return self.to.shuffle_vector(one, ir.Constant(VECTOR, ir.Undefined), lanes)
+        nothing = ir.Constant(self._vector, ir.Undefined)
+        one = self.to.insert_element(nothing, scalar, INT32(0))
+        return self.to.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(INT32, self.lanes), [0] * self.lanes))
+
+    def constant(self, number: float) -> Any:
+        """A vector with ``number`` in each lane."""
+        return ir.Constant(self._vector, [number] * self.lanes)
 
     def multiply_add(self, one: Any, other: Any, added: Any) -> Any:
-        return self.to.call(self._intrinsic("llvm.fma.v8f32", VECTOR, 3), [one, other, added])
+        return self.to.call(self._intrinsic(f"llvm.fma.v{self.lanes}f32", self._vector, 3), [one, other, added])
 
     def exponential(self, scalar: Any) -> Any:
         return self.to.call(self._intrinsic("llvm.exp.f32", FLOAT, 1), [scalar])
@@ -125,11 +132,11 @@ class Code:
             if factor == 0:
                 continue
             if total is None:
-                total = value if factor == 1 else self.to.fmul(value, ir.Constant(VECTOR, [factor] * LANES))
+                total = value if factor == 1 else self.to.fmul(value, self.constant(factor))
             elif abs(factor) == 1:
                 total = self.to.fadd(total, value) if factor == 1 else self.to.fsub(total, value)
             else:
-                total = self.multiply_add(value, ir.Constant(VECTOR, [factor] * LANES), total)
+                total = self.multiply_add(value, self.constant(factor), total)
         return total
 
     def transform(self, matrix: Matrix, values: Sequence[Sequence[Any]]) -> List[List[Any]]:

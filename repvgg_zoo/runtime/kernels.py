@@ -7,21 +7,34 @@ float32 values. ``run`` goes through a list of kernels with its partners; after 
 
 from __future__ import annotations
 
-from typing import Any, Dict, Sequence, Tuple
+import functools
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Sequence, Tuple
 
 from llvmlite import ir
 
-from .code import FLOAT, FLOATS, INT, INTS, LANES, LINE, VECTOR, Code
+from .code import FLOAT, FLOATS, INT, INTS, LINE, Code
 from .winograd import TILES, Tile
 
-PANEL = 2 * LANES  # output channels that product computes at once
-ROWS = 6  # rows that it computes at once: with 12 sums, 2 weights and a value all 16 registers of AVX2 are in use
+PANEL = 16  # output channels that product computes at once
 UNROLLED = 4  # steps of its innermost loop that are written out
 SPINS = 2000  # looks at the barrier before a thread lets others run
 
+
+@dataclass(frozen=True)
+class Registers:
+    """The processor's vectors: how many numbers one has, and so many rows that product can keep the sums of at once."""
+
+    lanes: int
+    rows: int
+
+
+AVX2 = Registers(lanes=8, rows=6)  # 12 sums, 2 weights and a value fill its 16 registers
+AVX512 = Registers(lanes=16, rows=8)  # more sums would fit, but not the addresses of more rows
+
 # A matrix product: for each group, rows gathered from x (their values, ``channels`` long, at several ``taps`` from the
 # row's place) times the weights (groups, panels, taps, channels, PANEL), plus bias, maybe ReLU. Rows come in blocks of
-# cuts of at most ROWS.
+# cuts of at most as many as the registers take.
 PRODUCT = (
     *("x", "weights", "bias", "out", "channels", "taps", "tap_places", "groups", "group_in", "group_out"),
     *("panels", "row_in", "row_out", "cuts", "blocks", "block_cuts", "bias_step", "relu"),
@@ -44,33 +57,32 @@ FIELDS: Dict[str, Tuple[str, ...]] = {
 }
 
 _KERNEL = ir.FunctionType(ir.VoidType(), [INTS, INT, INT])
+Begin = Callable[..., Code]  # begins a function of the module
 
 
-def module() -> ir.Module:
+def module(registers: Registers) -> ir.Module:
     """All kernels, and ``run``."""
     made = ir.Module("repvgg_zoo")
-    tiles = [_emit_rows(made, rows) for rows in range(1, ROWS + 1)]
-    _emit_product(made, tiles)
+    begin = functools.partial(Code, made, registers.lanes)
+    tiles = [_emit_rows(begin, rows) for rows in range(1, registers.rows + 1)]
+    _emit_product(begin, tiles)
     for tile in TILES:
-        _emit_spread(made, tile)
-        _emit_gather(made, tile)
-    _emit_picture(made)
-    _emit_mean(made)
-    _emit_sigmoid(made)
-    _emit_gate(made)
-    _emit_run(made)
+        _emit_spread(begin, tile)
+        _emit_gather(begin, tile)
+    for emit in (_emit_picture, _emit_mean, _emit_sigmoid, _emit_gate, _emit_run):
+        emit(begin)
     return made
 
 
-def _emit_rows(made: ir.Module, rows: int) -> ir.Function:
+def _emit_rows(begin: Begin, rows: int) -> ir.Function:
     """The heart of product: ``rows`` rows of one panel, all sums in registers."""
     kinds = [FLOATS, INTS, FLOATS, FLOATS, INT, INT, INTS, FLOATS, FLOATS, INTS, INT]
-    code = Code(made, f"rows{rows}", ir.FunctionType(ir.VoidType(), kinds))
+    code = begin(f"rows{rows}", ir.FunctionType(ir.VoidType(), kinds))
     code.function.linkage = "internal"
     x, row_in, weights, ahead, channels, taps, tap_places, bias, out, row_out, relu = code.arguments
     bases = [code.at(x, code.number(row_in, INT(row))) for row in range(rows)]
-    halves = range(PANEL // LANES)
-    start = [code.vector(code.at(bias, LANES * half)) for half in halves]
+    halves = range(PANEL // code.lanes)
+    start = [code.vector(code.at(bias, code.lanes * half)) for half in halves]
     with code.loop(INT(0), taps, [*start * rows, ahead, weights]) as (tap, carried):
         place = code.number(tap_places, tap)
         places = [code.at(base, place) for base in bases]
@@ -78,7 +90,7 @@ def _emit_rows(made: ir.Module, rows: int) -> ir.Function:
             code.prefetch(values[-2])
             values[-2] = code.at(values[-2], LINE)
             for step in range(UNROLLED):
-                panel = [code.vector(code.at(values[-1], PANEL * step + LANES * half)) for half in halves]
+                panel = [code.vector(code.at(values[-1], PANEL * step + code.lanes * half)) for half in halves]
                 for row in range(rows):
                     value = code.broadcast(code.to.load(code.at(places[row], channel, step)))
                     for half in halves:
@@ -90,13 +102,13 @@ def _emit_rows(made: ir.Module, rows: int) -> ir.Function:
     for row in range(rows):
         place = code.at(out, code.number(row_out, INT(row)))
         for half in halves:
-            code.put(code.at_least(carried[row * len(halves) + half], floor), code.at(place, LANES * half))
+            code.put(code.at_least(carried[row * len(halves) + half], floor), code.at(place, code.lanes * half))
     code.to.ret_void()
     return code.function
 
 
-def _emit_product(made: ir.Module, by_rows: Sequence[ir.Function]) -> None:
-    code = Code(made, "product", _KERNEL, PRODUCT)
+def _emit_product(begin: Begin, by_rows: Sequence[ir.Function]) -> None:
+    code = begin("product", _KERNEL, PRODUCT)
     to = code.to
     channels, taps, panels, blocks = (code.field(name) for name in ("channels", "taps", "panels", "blocks"))
     relu, bias_step = code.field("relu"), code.field("bias_step")
@@ -146,17 +158,17 @@ def _emit_product(made: ir.Module, by_rows: Sequence[ir.Function]) -> None:
     to.ret_void()
 
 
-def _emit_spread(made: ir.Module, tile: Tile) -> None:
+def _emit_spread(begin: Begin, tile: Tile) -> None:
     """Winograd's transform of the input: a tile's pixels, with one more around, to its points."""
-    code = Code(made, f"spread{tile.size}", _KERNEL, SPREAD)
+    code = begin(f"spread{tile.size}", _KERNEL, SPREAD)
     to = code.to
     x, out, tile_in = code.floats("x"), code.floats("out"), code.ints("tile_in")
     row, column, point, channels = (code.field(name) for name in ("row", "column", "point", "channels"))
-    vectors = to.sdiv(channels, INT(LANES))
+    vectors = to.sdiv(channels, INT(code.lanes))
     side = range(tile.size + 2)
     with code.loop(*code.share(to.mul(code.field("tiles"), vectors))) as (unit, _):
         index, place = code.split(unit, vectors)
-        channel = to.mul(place, INT(LANES))
+        channel = to.mul(place, INT(code.lanes))
         source = code.at(x, code.number(tile_in, index), channel)
         target = code.at(out, to.mul(index, channels), channel)
         rows = [code.at(source, to.mul(row, INT(i))) for i in side]
@@ -167,19 +179,19 @@ def _emit_spread(made: ir.Module, tile: Tile) -> None:
     to.ret_void()
 
 
-def _emit_gather(made: ir.Module, tile: Tile) -> None:
+def _emit_gather(begin: Begin, tile: Tile) -> None:
     """Winograd's transform of the output: a tile's points to its pixels, without those beyond the picture."""
-    code = Code(made, f"gather{tile.size}", _KERNEL, GATHER)
+    code = begin(f"gather{tile.size}", _KERNEL, GATHER)
     to = code.to
     x, bias, out = (code.floats(name) for name in ("x", "bias", "out"))
     tile_out, heights, widths = (code.ints(name) for name in ("tile_out", "heights", "widths"))
     row, column, point, channels = (code.field(name) for name in ("row", "column", "point", "channels"))
     floor = code.floor_of(code.field("relu"))
-    vectors = to.sdiv(channels, INT(LANES))
+    vectors = to.sdiv(channels, INT(code.lanes))
     side = range(tile.size + 2)
     with code.loop(*code.share(to.mul(code.field("tiles"), vectors))) as (unit, _):
         index, place = code.split(unit, vectors)
-        channel = to.mul(place, INT(LANES))
+        channel = to.mul(place, INT(code.lanes))
         source = code.at(x, to.mul(index, channels), channel)
         target = code.at(out, code.number(tile_out, index), channel)
         height, width = code.number(heights, index), code.number(widths, index)
@@ -194,8 +206,8 @@ def _emit_gather(made: ir.Module, tile: Tile) -> None:
     to.ret_void()
 
 
-def _emit_picture(made: ir.Module) -> None:
-    code = Code(made, "picture", _KERNEL, PICTURE)
+def _emit_picture(begin: Begin) -> None:
+    code = begin("picture", _KERNEL, PICTURE)
     to = code.to
     x, out = code.floats("x"), code.floats("out")
     height, width, channels = (code.field(name) for name in ("height", "width", "channels"))
@@ -210,15 +222,15 @@ def _emit_picture(made: ir.Module) -> None:
     to.ret_void()
 
 
-def _emit_mean(made: ir.Module) -> None:
-    code = Code(made, "mean", _KERNEL, MEAN)
+def _emit_mean(begin: Begin) -> None:
+    code = begin("mean", _KERNEL, MEAN)
     to = code.to
     x, out = code.floats("x"), code.floats("out")
     height, width, channels = (code.field(name) for name in ("height", "width", "channels"))
     image, row = code.field("image"), code.field("row")
     panels = to.sdiv(channels, INT(PANEL))  # a panel is a line of the cache
-    halves = range(0, PANEL, LANES)
-    zeros = [ir.Constant(VECTOR, [0.0] * LANES) for _ in halves]
+    halves = range(0, PANEL, code.lanes)
+    zeros = [code.constant(0.0) for _ in halves]
     area = code.broadcast(to.sitofp(to.mul(height, width), FLOAT))
     with code.loop(*code.share(to.mul(code.field("images"), panels))) as (unit, _):
         n, panel = code.split(unit, panels)
@@ -237,8 +249,8 @@ def _emit_mean(made: ir.Module) -> None:
     to.ret_void()
 
 
-def _emit_sigmoid(made: ir.Module) -> None:
-    code = Code(made, "sigmoid", _KERNEL, SIGMOID)
+def _emit_sigmoid(begin: Begin) -> None:
+    code = begin("sigmoid", _KERNEL, SIGMOID)
     to = code.to
     x, one = code.floats("x"), ir.Constant(FLOAT, 1.0)
     with code.loop(*code.share(code.field("count"))) as (index, _):
@@ -248,8 +260,8 @@ def _emit_sigmoid(made: ir.Module) -> None:
     to.ret_void()
 
 
-def _emit_gate(made: ir.Module) -> None:
-    code = Code(made, "gate", _KERNEL, GATE)
+def _emit_gate(begin: Begin) -> None:
+    code = begin("gate", _KERNEL, GATE)
     to = code.to
     x, gate = code.floats("x"), code.floats("gate")
     height, width, channels = (code.field(name) for name in ("height", "width", "channels"))
@@ -260,19 +272,19 @@ def _emit_gate(made: ir.Module) -> None:
         pixels, factors = code.at(x, to.mul(n, image), to.mul(y, row)), code.at(gate, to.mul(n, channels))
         with code.loop(INT(0), width) as (place, _):
             pixel = code.at(pixels, to.mul(place, channels))
-            with code.loop(INT(0), channels, step=LANES) as (channel, _):
+            with code.loop(INT(0), channels, step=code.lanes) as (channel, _):
                 here = code.at(pixel, channel)
                 scaled = to.fmul(code.vector(here), code.vector(code.at(factors, channel)))
                 code.put(code.at_least(scaled, floor), here)
     to.ret_void()
 
 
-def _emit_run(made: ir.Module) -> None:
+def _emit_run(begin: Begin) -> None:
     """``void run(list, count, thread, threads, barrier, let_others_run)``; the list has a kernel's address, then its
     arguments', for each step; barrier is two numbers, which begin as zeros: who has arrived, and the round."""
     pause = ir.FunctionType(ir.VoidType(), [])
     kinds = [INTS, INT, INT, INT, INTS, pause.as_pointer()]
-    code = Code(made, "run", ir.FunctionType(ir.VoidType(), kinds))
+    code = begin("run", ir.FunctionType(ir.VoidType(), kinds))
     to = code.to
     steps, count, thread, threads, barrier, let_others_run = code.arguments
     arrived, round_ = barrier, code.at(barrier, 8)  # on a cache line of its own

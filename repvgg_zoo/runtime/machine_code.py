@@ -10,7 +10,7 @@ from typing import Any, Callable, Mapping
 
 from llvmlite import binding as llvm
 
-from .kernels import FIELDS, module
+from .kernels import AVX2, AVX512, FIELDS, Registers, module
 
 # Of run: the steps, how many, this thread, of how many, the barrier, and what lets others run.
 _RUN = ctypes.CFUNCTYPE(
@@ -30,11 +30,11 @@ class MachineCode:
 
 
 @functools.lru_cache(maxsize=None)
-def machine_code() -> MachineCode:
-    """The kernels' code, made once in a process, which takes some tenths of a second."""
+def machine_code(registers: Registers) -> MachineCode:
+    """The kernels' code for such registers, made once in a process, which takes some tenths of a second."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    parsed = llvm.parse_assembly(str(module()))
+    parsed = llvm.parse_assembly(str(module(registers)))
     parsed.verify()
     target = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
@@ -50,6 +50,11 @@ def is_supported() -> bool:
         return True
     features = llvm.get_host_cpu_features()
     return bool(features.get("avx2") and features.get("fma"))
+
+
+def registers_here() -> Registers:
+    """Those of this processor; LLVM makes two vectors of NEON of each of AVX2's."""
+    return AVX512 if llvm.get_host_cpu_features().get("avx512f") else AVX2
 
 
 def let_others_run() -> int:

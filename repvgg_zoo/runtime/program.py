@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import FIELDS, PANEL, ROWS, UNROLLED
+from .kernels import FIELDS, PANEL, UNROLLED, Registers
 from .numbers import Block, Gate, Matrix, Numbers
 from .winograd import TILES, Tile
 
@@ -71,10 +71,11 @@ class Map:
 class Program:
     """Steps in order; the first argument of the first call is the images' address.
 
-    ``outputs`` are views of the results, (N, classes) or (N, H, W, C), by feature name or "" for logits. ``arrays`` is
-    all memory that the calls use.
+    It is for kernels made for the same ``registers``. ``outputs`` are views of the results, (N, classes) or
+    (N, H, W, C), by feature name or "" for logits. ``arrays`` is all memory that the calls use.
     """
 
+    registers: Registers
     calls: List[Call] = field(default_factory=list)
     outputs: Dict[str, NDArray[Any]] = field(default_factory=dict)
     arrays: List[NDArray[Any]] = field(default_factory=list)
@@ -92,17 +93,19 @@ class Program:
         self.calls.append(Call(kernel, np.array(values, np.int64)))
 
 
-def program_of(numbers: Numbers, shape: Tuple[int, int, int, int], threads: int, low_memory: bool) -> Program:
+def program_of(
+    numbers: Numbers, shape: Tuple[int, int, int, int], threads: int, low_memory: bool, registers: Registers
+) -> Program:
     """The program for images of ``shape`` (N, C, H, W) on so many threads; with ``low_memory`` without winograd."""
-    return _Writer(shape[0], threads, low_memory).write(numbers, shape)
+    return _Writer(shape[0], threads, low_memory, registers).write(numbers, shape)
 
 
 class _Writer:
-    def __init__(self, images: int, threads: int, low_memory: bool) -> None:
+    def __init__(self, images: int, threads: int, low_memory: bool, registers: Registers) -> None:
         self._images = images
         self._threads = threads
         self._tiles = () if low_memory else TILES
-        self._program = Program()
+        self._program = Program(registers)
         self._free: Dict[Any, List[NDArray[Any]]] = {}
         self._scratch: Dict[str, NDArray[Any]] = {}
 
@@ -299,7 +302,7 @@ class _Writer:
         cuts, block_cuts = [0], [0]
         edges = _even(len(row_in), block)
         for start, stop in zip(edges, edges[1:]):
-            cuts += [start + cut for cut in _even(stop - start, ROWS)[1:]]
+            cuts += [start + cut for cut in _even(stop - start, self._program.registers.rows)[1:]]
             block_cuts.append(len(cuts) - 1)
         lists = {name: _ints(arguments.pop(name)) for name in ("tap_places", "group_in", "group_out", "row_out")}
         self._program.add(

@@ -61,7 +61,7 @@ class _Work:
         from .machine_code import let_others_run, machine_code
 
         self.program = program
-        self._code = machine_code()
+        self._code = machine_code(program.registers)
         self._images: Optional[NDArray[Any]] = None
         calls = program.calls
         self._steps = np.array([(self._code.addresses[call.kernel], call.arguments.ctypes.data) for call in calls])
