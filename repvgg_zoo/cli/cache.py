@@ -6,7 +6,7 @@ import argparse
 import re
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 from ..errors import ArgumentError, UnknownModelError, ZooError
 from ..hub import manage, read_settings, stored_name
@@ -27,10 +27,13 @@ EXAMPLES = (
     "repvgg-zoo cache verify",
     "repvgg-zoo cache rm RepVGG_N0 --dry-run",
     "repvgg-zoo cache rm RepVGG_N0",
-    "repvgg-zoo cache prune --unknown --native --dry-run --json",
+    "repvgg-zoo cache prune --unknown --native --compiled --dry-run --json",
 )
-# What ``native`` keeps: arrays made of a publisher's file, see repvgg_zoo.native.
-_NATIVE = re.compile(r"[0-9a-f]{16}-(train|deploy)-v[0-9]+\.safetensors(\.stamp)?")
+# Folders of what was made here, see repvgg_zoo.native and repvgg_zoo.runtime.store: their files, and what they are.
+MADE = {
+    "native": (r"[0-9a-f]{16}-(train|deploy)-v[0-9]+\.safetensors(\.stamp)?", "made of these files to load faster"),
+    "compiled": (r"[0-9a-f]{32}\.(json|mge)(\.[0-9a-f]{12}\.new)?", "made by compile to start faster"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prune.add_argument("--days", type=float, default=manage.DAYS, help="how long they may wait (default: %(default)g)")
     prune.add_argument("--unknown", action="store_true", help="also files that the registry does not know (any more)")
     prune.add_argument("--native", action="store_true", help="also what was made of publishers' files to load faster")
+    prune.add_argument("--compiled", action="store_true", help="also what compile keeps to start faster")
     prune.set_defaults(action_run=run_prune)
     for action in (rm, prune):
         action.add_argument("--dry-run", action="store_true", help="only say what would be removed")
@@ -71,15 +75,17 @@ def run_ls(args: argparse.Namespace) -> int:
         for root in [*settings.read_only, settings.cache]
         for entry in manage.ls(root)
     ]
-    kept = native_files(settings.cache)
-    native = {"files": len(kept), "size": sum(path.stat().st_size for path in kept)}
-    show(args, {"cache": settings.cache, "entries": entries, "native": native}, listing(entries, native))
+    made = {}
+    for kind in MADE:
+        files = made_files(settings.cache, kind)
+        made[kind] = {"files": len(files), "size": sum(path.stat().st_size for path in files)}
+    show(args, {"cache": settings.cache, "entries": entries, **made}, listing(entries, made))
     return 0
 
 
-def listing(entries: Sequence[Dict[str, Any]], native: Dict[str, int]) -> List[str]:
-    """A table for each folder, and the sum."""
-    if not entries and not native["files"]:
+def listing(entries: Sequence[Dict[str, Any]], made: Mapping[str, Mapping[str, int]]) -> List[str]:
+    """A table for each folder, and the sums; ``made`` says how much there is of each of ``MADE``."""
+    if not entries and not any(kind["files"] for kind in made.values()):
         return ["the cache is empty"]
     shown: List[str] = []
     for root in dict.fromkeys(entry["root"] for entry in entries):
@@ -90,8 +96,7 @@ def listing(entries: Sequence[Dict[str, Any]], native: Dict[str, int]) -> List[s
         ]
         shown += [str(root), *table(["kind", "size", "age", "what"], rows, right=["size", "age"])]
         shown.append(f"{count(len(here), 'file')}, {size_text(sum(entry['size'] for entry in here))}")
-    if native["files"]:
-        shown.append(f"native: {size_text(native['size'])} made of these files to load faster")
+    shown += [f"{kind}: {size_text(one['size'])} {MADE[kind][1]}" for kind, one in made.items() if one["files"]]
     return shown
 
 
@@ -126,14 +131,14 @@ def run_prune(args: argparse.Namespace) -> int:
     known = [one.file for one in all_checkpoints()] if args.unknown else None
     removed = manage.prune(root, days=args.days, known=known, dry_run=args.dry_run)
     gone = [described(entry) for entry in removed]
-    if args.native:
-        for path in native_files(root):
+    for kind in (kind for kind in MADE if getattr(args, kind)):
+        for path in made_files(root, kind):
             status = path.stat()
             gone.append(
                 {
-                    "name": f"native/{path.name}",
+                    "name": f"{kind}/{path.name}",
                     "path": path,
-                    "kind": "native",
+                    "kind": kind,
                     "size": status.st_size,
                     "modified": status.st_mtime,
                 }
@@ -173,12 +178,12 @@ def described(entry: manage.Entry) -> Dict[str, Any]:
     }
 
 
-def native_files(root: Path) -> List[Path]:
-    """What ``repvgg_zoo.native`` keeps in this cache."""
-    folder = root / "native"
+def made_files(root: Path, kind: str) -> List[Path]:
+    """The files of this kind, one of ``MADE``, in this cache."""
+    folder = root / kind
     if folder.is_symlink() or not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if _NATIVE.fullmatch(path.name) and not path.is_symlink())
+    return sorted(path for path in folder.iterdir() if re.fullmatch(MADE[kind][0], path.name) and not path.is_symlink())
 
 
 def all_checkpoints() -> List[CheckpointSpec]:

@@ -197,24 +197,31 @@ def test_a_file_is_removed_by_the_name_that_the_listing_shows(run, cached):
     assert not cached.exists()
 
 
-def test_prune_takes_unfinished_downloads_unknown_files_and_native_ones(run, cached):
+def test_prune_takes_unfinished_downloads_and_what_it_is_asked_for_as_well(run, cached):
     root = cached.parent
     part = root / f"{'a' * 16}.free.{'b' * 12}.part"
-    unknown = root / f"{'c' * 16}-old.pkl"
-    native = root / "native" / f"{'d' * 16}-deploy-v1.safetensors"
-    foreign = root / "native" / "notes.txt"
-    native.parent.mkdir()
-    for path in (part, unknown, native, foreign):
+    asked_for = {
+        "--unknown": [root / f"{'c' * 16}-old.pkl"],
+        "--native": [root / "native" / f"{'d' * 16}-deploy-v1.safetensors"],
+        "--compiled": [root / "compiled" / f"{'e' * 32}{end}" for end in (".json", ".mge", f".mge.{'f' * 12}.new")],
+    }
+    foreign = [root / "native" / "notes.txt", root / "compiled" / f"{'e' * 32}.txt"]
+    for path in [part, *foreign, *(path for paths in asked_for.values() for path in paths)]:
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x" * 1000)
     os.utime(str(part), (0, 0))
     assert run("cache", "prune").code == 0
-    assert not part.exists() and unknown.exists() and native.exists()
-    dry = run("cache", "prune", "--unknown", "--native", "--dry-run", "--json").json
-    assert {entry["name"] for entry in dry["removed"]} == {unknown.name, f"native/{native.name}"}
-    assert dry["size"] == 2000 and unknown.exists() and native.exists()
-    assert "native: 1.0 kB" in run("cache", "ls").out
-    assert run("cache", "prune", "--unknown", "--native").code == 0
-    assert not unknown.exists() and not native.exists() and foreign.exists() and cached.exists()
+    assert not part.exists()
+    listed = run("cache", "ls")
+    assert "native: 1.0 kB" in listed.out and "compiled: 3.0 kB" in listed.out
+    assert run("cache", "ls", "--json").json["compiled"] == {"files": 3, "size": 3000}
+    for option, paths in asked_for.items():
+        dry = run("cache", "prune", option, "--dry-run", "--json").json
+        assert {Path(entry["path"]) for entry in dry["removed"]} == set(paths)
+        assert dry["size"] == 1000 * len(paths) and all(path.exists() for path in paths)
+        assert run("cache", "prune", option).code == 0
+        assert not any(path.exists() for path in paths)
+    assert all(path.exists() for path in foreign) and cached.exists()
 
 
 @pytest.mark.parametrize("name", ["zoo.zip", "zoo"])
