@@ -7,7 +7,6 @@ object. Nothing is looked for at import, and nothing that failed is remembered: 
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import re
 import sys
@@ -18,8 +17,6 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from ..errors import ArgumentError, PathLike, PluginError, RegistryError, ZooError
 from .names import normalised
-
-logger = logging.getLogger("repvgg_zoo.plugins")
 
 GROUP = "repvgg_zoo.plugins"
 MODE = "REPVGG_ZOO_PLUGINS"
@@ -107,7 +104,7 @@ def load_plugin(found: Found) -> Plugin:
     plugin = _imported(found, found.value)
     seconds = time.perf_counter() - started
     if seconds > SLOW_SECONDS:
-        logger.warning(
+        _warn(
             "the plug-in %s (%s) took %.1f s to import %s; every listing of models waits for it",
             *(found.namespace, found.distribution, seconds, found.value),
         )
@@ -165,12 +162,18 @@ def tell(error: ZooError) -> None:
     """Raises ``error`` if plug-ins are strict, else logs it, the same one only once."""
     if plugin_mode() == "strict":
         raise error
-    _warn(str(error))
+    _warn_once(str(error))
 
 
 @functools.lru_cache(maxsize=64)
-def _warn(message: str) -> None:
-    logger.warning("left out: %s", message)
+def _warn_once(message: str) -> None:
+    _warn("left out: %s", message)
+
+
+def _warn(message: str, *values: object) -> None:
+    import logging  # here and not above, because a listing without trouble needs none of it
+
+    logging.getLogger("repvgg_zoo.plugins").warning(message, *values)
 
 
 def _part(kind: str, name: str, missing: Callable[..., ZooError]) -> Tuple[Found, Any]:

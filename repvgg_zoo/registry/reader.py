@@ -11,20 +11,21 @@ import functools
 import re
 import typing
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import yaml
 
 from ..errors import RegistryError
 from .names import claims
-from .rules import check_record, check_value, default_tag
+from .rules import Field, check_record, default_tag, fields_of
 from .spec import CheckpointSpec, ModelSpec, Options, Registry
 
 SCHEMA = 1
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 12
-Node = yaml.Node
-Entries = Dict[str, Tuple[yaml.Node, yaml.Node]]
+# The event that starts it, which ``Document._nodes`` gives a tag and a value.
+Node = Any
+Entries = Dict[str, Tuple[Node, Node]]
 INTEGRAL = re.compile(r"-?(0|[1-9][0-9]*)")
 DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 # A checkpoint's place gives it these two; the file does not repeat them.
@@ -86,7 +87,7 @@ class Document:
         self.folder = None if path is None else path.resolve().parent
         self._decoded: Dict[Tuple[int, Any], Tuple[Node, Any]] = {}
 
-    def fail(self, node: Any, message: str, expected: Any, *, actual: Any = None, hint: Optional[str] = None) -> None:
+    def fail(self, node: Node, message: str, expected: Any, *, actual: Any = None, hint: Optional[str] = None) -> None:
         line = node.start_mark.line + 1
         where = f"{self.path or 'registry'}:{line}: "
         raise RegistryError(
@@ -127,45 +128,54 @@ class Document:
         return root
 
     def _nodes(self, text: str) -> Optional[Node]:
-        """The node tree of one document, built from parser events.
+        """The node tree of one document: the parser's own events, with their tags and, in ``value``, their children.
 
         PyYAML's own composer recurses in C and dies of a file with enough brackets; here depth is bounded, and an
         anchor is refused before anything can refer to it.
         """
         resolve = functools.lru_cache(maxsize=None)(yaml.resolver.Resolver().resolve)
-        open_nodes: List[yaml.CollectionNode] = []
+        open_nodes: List[Node] = []
         root: Optional[Node] = None
-        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        node: Node
+        parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        for event in iter(parser.get_event, None):
             if isinstance(event, yaml.CollectionEndEvent):
                 node = open_nodes.pop()
-                if isinstance(node, yaml.MappingNode):
+                if _is_mapping(node):
                     node.value = list(zip(node.value[::2], node.value[1::2]))
                 continue
             if not isinstance(event, yaml.NodeEvent):
                 if isinstance(event, yaml.DocumentStartEvent) and root is not None:
                     self.fail(event, "a second document starts here", "one document")
                 continue
-            if event.anchor is not None:
-                self.fail(event, "anchors and aliases are not allowed", "the values written out")
+            node = event
+            if node.anchor is not None:
+                self.fail(node, "anchors and aliases are not allowed", "the values written out")
             if len(open_nodes) >= MAX_DEPTH:
-                self.fail(event, f"nested deeper than {MAX_DEPTH} levels", "a registry")
-            node = _node(event, resolve)
+                self.fail(node, f"nested deeper than {MAX_DEPTH} levels", "a registry")
             if open_nodes:
                 open_nodes[-1].value.append(node)
             else:
                 root = node
-            if isinstance(node, yaml.CollectionNode):
-                open_nodes.append(node)
+            untagged = node.tag is None or node.tag == "!"
+            if isinstance(node, yaml.ScalarEvent):
+                if untagged:
+                    node.tag = resolve(yaml.ScalarNode, node.value, node.implicit)
+                continue
+            if untagged:
+                node.tag = SEQ if _is_list(node) else MAP
+            node.value = []
+            open_nodes.append(node)
         return root
 
     # From nodes to values -------------------------------------------------------------------------------------
 
     def mapping(self, node: Node) -> Entries:
-        if not isinstance(node, yaml.MappingNode) or node.tag != f"{CORE}map":
+        if not _is_mapping(node) or node.tag != MAP:
             self.fail(node, f"got {_kind(node)}", "a mapping")
         entries: Entries = {}
         for key_node, value_node in node.value:
-            if key_node.tag == f"{CORE}merge":
+            if key_node.tag == MERGE:
                 self.fail(key_node, "merge keys are not allowed", "the values written out")
             key = self._scalar(key_node, str)
             if key in entries:
@@ -175,7 +185,7 @@ class Document:
         return entries
 
     def decode(self, node: Node, kind: Any) -> Any:
-        """The value of ``node`` as ``kind``: a scalar type, Optional, a tuple type, or a record.
+        """The value of ``node`` as ``kind``: a scalar type, a tuple type, or a record.
 
         Values are frozen, and a publisher's nodes stand in each of its checkpoints, so each is decoded once. The node
         is kept beside its value, or another could come to have its id.
@@ -187,68 +197,61 @@ class Document:
         return self._decoded[id(node), kind][1]
 
     def _decode(self, node: Node, kind: Any) -> Any:
-        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-        if origin is Union:
-            if node.tag == f"{CORE}null":
-                return None
-            return self.decode(node, arguments[0])
         if kind == Options:
             return tuple((name, self._option(value)) for name, (_, value) in self.mapping(node).items())
-        if origin is tuple:
-            return self._tuple(node, arguments)
+        if typing.get_origin(kind) is tuple:
+            return self._tuple(node, typing.get_args(kind))
         return self.record(node, kind, self.mapping(node))
 
     def _tuple(self, node: Node, arguments: Tuple[Any, ...]) -> Tuple[Any, ...]:
-        if not isinstance(node, yaml.SequenceNode) or node.tag != f"{CORE}seq":
+        if not _is_list(node) or node.tag != SEQ:
             self.fail(node, f"got {_kind(node)}", "a list")
         if arguments[-1] is not Ellipsis and len(node.value) != len(arguments):
             self.fail(node, f"got {len(node.value)} items", f"{len(arguments)} items")
         return tuple(self.decode(item, arguments[0]) for item in node.value)
 
-    def _option(self, node: Any) -> Any:
+    def _option(self, node: Node) -> Any:
         """A value whose type nobody states: what YAML reads it as, or a list of such values."""
-        if isinstance(node, yaml.SequenceNode) and node.tag == f"{CORE}seq":
+        if _is_list(node) and node.tag == SEQ:
             return tuple(self._scalar(item, self._kind_of(item)) for item in node.value)
         return self._scalar(node, self._kind_of(node))
 
-    def _kind_of(self, node: Any) -> type:
-        kinds: Mapping[str, type] = {"bool": bool, "int": int, "float": float}
+    def _kind_of(self, node: Node) -> type:
         # YAML 1.1 takes 1e-3, which has no point, for a string.
-        if isinstance(node, yaml.ScalarNode) and not node.style and DECIMAL.fullmatch(node.value):
-            return int if node.tag == f"{CORE}int" else float
-        return kinds.get(node.tag[len(CORE) :], str)
+        if isinstance(node, yaml.ScalarEvent) and not node.style and DECIMAL.fullmatch(node.value):
+            return int if node.tag == INT else float
+        return {BOOL: bool, INT: int, FLOAT: float}.get(node.tag, str)
 
-    def _scalar(self, node: Any, kind: type) -> Any:
-        value = node.value
-        if not isinstance(node, yaml.ScalarNode) or node.tag not in _KINDS:
+    def _scalar(self, node: Node, kind: type) -> Any:
+        value, tag = node.value, node.tag
+        if not isinstance(node, yaml.ScalarEvent) or tag not in _KINDS:
             self.fail(node, f"got {_kind(node)}", NAMES[kind])
-        tag = node.tag[len(CORE) :]
-        quoted = f'write it in quotes: "{value}"'
         if kind is str:
-            if tag != "str":
+            if tag != STR:
+                quoted = f'write it in quotes: "{value}"'
                 self.fail(node, f"YAML reads {value!r} as {_kind(node)}", "a string", actual=value, hint=quoted)
             if not value:
                 self.fail(node, "the string is empty", "a string")
             return value
-        elif kind is bool:
-            if tag == "bool" and value in ("true", "false"):
+        if kind is bool:
+            if tag == BOOL and value in ("true", "false"):
                 return value == "true"
         elif kind is int:
-            if tag == "int" and INTEGRAL.fullmatch(value):
+            if tag == INT and INTEGRAL.fullmatch(value):
                 return int(value)
-        elif tag in ("int", "float", "str") and not node.style and DECIMAL.fullmatch(value):
+        elif tag in (INT, FLOAT, STR) and not node.style and DECIMAL.fullmatch(value):
             return float(value)
         self.fail(node, f"got {_kind(node)} {value!r}", NAMES[kind], actual=value)
 
     def record(self, node: Node, kind: Any, entries: Entries, **given: Any) -> Any:
         """A record of class ``kind`` from a mapping's entries; ``given`` fields come from elsewhere."""
-        hints = _hints(kind)
-        self.check_fields(entries, tuple(name for name in hints if name not in given))
+        fields = fields_of(kind)
+        self.check_fields(entries, [name for name in fields if name not in given])
         values = dict(given)
-        for name, hint in hints.items():
+        for name, field in fields.items():
             if name in entries:
-                values[name] = self._field(entries[name][1], kind, name, hint)
-            elif name not in given and name in _required(kind):
+                values[name] = self._field(entries[name][1], name, field)
+            elif field.required and name not in given:
                 self.fail(node, f"the field {name!r} is missing", name)
         record = kind(**values)
         problem = check_record(record)
@@ -257,7 +260,7 @@ class Document:
             self.fail(entries[name][1] if name in entries else node, message, expected)
         return record
 
-    def check_fields(self, entries: Entries, known: Tuple[str, ...]) -> None:
+    def check_fields(self, entries: Entries, known: Sequence[str]) -> None:
         for key, (key_node, _) in entries.items():
             if key not in known:
                 import difflib  # here and not above, because a registry without mistakes needs none of it
@@ -266,11 +269,12 @@ class Document:
                 hint = f"did you mean {close[0]!r}?" if close else None
                 self.fail(key_node, f"unknown field {key!r}", ", ".join(known), actual=key, hint=hint)
 
-    def _field(self, node: Node, kind: Any, name: str, hint: Any) -> Any:
-        value = self.decode(node, hint)
-        expected = check_value(kind, name, value)
-        if expected is not None:
-            self.fail(node, f"{name} is {value!r}", expected, actual=value)
+    def _field(self, node: Node, name: str, field: Field) -> Any:
+        if field.optional and node.tag == NULL:
+            return None
+        value = self.decode(node, field.kind)
+        if field.rule is not None and not field.rule[0](value):
+            self.fail(node, f"{name} is {value!r}", field.rule[1], actual=value)
         return self._absolute(node, value) if name == "sources" else value
 
     def _absolute(self, node: Node, sources: Tuple[str, ...]) -> Tuple[str, ...]:
@@ -289,16 +293,15 @@ class Document:
     def publishers(self, entry: Optional[Tuple[Node, Node]]) -> Dict[str, Entries]:
         """The defaults of each tag, checked here so that a mistake shows even where no checkpoint uses it."""
         found: Dict[str, Entries] = {}
-        hints = _hints(CheckpointSpec)
-        known = tuple(name for name in hints if name not in PLACED)
+        fields = {name: field for name, field in fields_of(CheckpointSpec).items() if name not in PLACED}
         for tag, (_, node) in (self.mapping(entry[1]) if entry else {}).items():
             found[tag] = self.mapping(node)
-            self.check_fields(found[tag], known)
+            self.check_fields(found[tag], tuple(fields))
             for name, (_, value) in found[tag].items():
-                if dataclasses.is_dataclass(hints[name]):
-                    self.check_fields(self.mapping(value), tuple(_hints(hints[name])))
+                if dataclasses.is_dataclass(fields[name].kind):
+                    self.check_fields(self.mapping(value), tuple(fields_of(fields[name].kind)))
                 else:
-                    self._field(value, CheckpointSpec, name, hints[name])
+                    self._field(value, name, fields[name])
         return found
 
     def merged(self, defaults: Entries, own: Entries) -> Entries:
@@ -306,30 +309,34 @@ class Document:
         entries = {**defaults, **own}
         for key in set(defaults) & set(own):
             default, value = defaults[key][1], own[key][1]
-            if isinstance(default, yaml.MappingNode) and isinstance(value, yaml.MappingNode):
+            if _is_mapping(default) and _is_mapping(value):
                 pairs = list({**self.mapping(default), **self.mapping(value)}.values())
-                entries[key] = (own[key][0], yaml.MappingNode(value.tag, pairs, value.start_mark))
-            elif key == "origin" and isinstance(value, yaml.SequenceNode):
+                entries[key] = (own[key][0], _collection(value, pairs))
+            elif key == "origin" and _is_list(value):
                 items = [*default.value, *value.value]
-                entries[key] = (own[key][0], yaml.SequenceNode(value.tag, items, value.start_mark))
+                entries[key] = (own[key][0], _collection(value, items))
         return entries
 
     def model(self, key: Node, node: Node, publishers: Mapping[str, Entries]) -> Tuple[Node, ModelSpec]:
         name = key.value
-        if check_value(ModelSpec, "name", name) is not None:
-            self.fail(key, f"{name!r} cannot be a variant's name", check_value(ModelSpec, "name", name))
+        self.check_key(key, ModelSpec, "name", "a variant's name")
         entries = self.mapping(node)
         checkpoints: List[CheckpointSpec] = []
         placed = entries.pop("checkpoints", None)
         for tag, (tag_node, value) in (self.mapping(placed[1]) if placed else {}).items():
-            if check_value(CheckpointSpec, "tag", tag) is not None:
-                self.fail(tag_node, f"{tag!r} cannot be a tag", check_value(CheckpointSpec, "tag", tag))
+            self.check_key(tag_node, CheckpointSpec, "tag", "a tag")
             merged = self.merged(publishers.get(tag, {}), self.mapping(value))
             checkpoints.append(_filled_in(self.record(value, CheckpointSpec, merged, variant=name, tag=tag)))
         model = self.record(node, ModelSpec, entries, name=name, checkpoints=tuple(checkpoints))
         if model.default is None and checkpoints:
             model = dataclasses.replace(model, default=default_tag(model.checkpoints))
         return key, model
+
+    def check_key(self, key: Node, kind: Any, name: str, noun: str) -> None:
+        """A name that is a key in the file follows the rule of the field that it becomes."""
+        rule = fields_of(kind)[name].rule
+        if rule is not None and not rule[0](key.value):
+            self.fail(key, f"{key.value!r} cannot be {noun}", rule[1])
 
     def check_claims(self, models: List[Tuple[Node, ModelSpec]]) -> None:
         """No two variants or checkpoints may answer to one name."""
@@ -342,17 +349,17 @@ class Document:
                     )
 
 
-_NODES: Mapping[type, Any] = {yaml.ScalarEvent: yaml.ScalarNode, yaml.SequenceStartEvent: yaml.SequenceNode}
+def _is_mapping(node: Node) -> bool:
+    return isinstance(node, yaml.MappingStartEvent)
 
 
-def _node(event: Any, resolve: Any) -> Any:
-    kind = _NODES.get(type(event), yaml.MappingNode)
-    scalar = kind is yaml.ScalarNode
-    tag = event.tag
-    if tag is None or tag == "!":
-        tag = resolve(kind, event.value if scalar else None, event.implicit)
-    node = kind(tag, event.value if scalar else [], event.start_mark, event.end_mark)
-    node.style = event.style if scalar else None
+def _is_list(node: Node) -> bool:
+    return isinstance(node, yaml.SequenceStartEvent)
+
+
+def _collection(like: Node, children: List[Any]) -> Node:
+    node = type(like)(None, like.tag, False, like.start_mark)
+    node.value = children
     return node
 
 
@@ -370,30 +377,22 @@ def _filled_in(spec: CheckpointSpec) -> CheckpointSpec:
 
 
 NAMES: Mapping[type, str] = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-CORE = "tag:yaml.org,2002:"
+STR, INT, FLOAT, BOOL, NULL, MAP, SEQ, MERGE = (
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq", "merge")
+)
 _KINDS = {
-    f"{CORE}str": "the string",
-    f"{CORE}int": "the whole number",
-    f"{CORE}float": "the number",
-    f"{CORE}bool": "a boolean",
-    f"{CORE}null": "nothing",
-    f"{CORE}timestamp": "a timestamp",
+    STR: "the string",
+    INT: "the whole number",
+    FLOAT: "the number",
+    BOOL: "a boolean",
+    NULL: "nothing",
+    "tag:yaml.org,2002:timestamp": "a timestamp",
 }
 
 
 def _kind(node: Node) -> str:
-    if isinstance(node, yaml.MappingNode):
+    if _is_mapping(node):
         return "a mapping"
-    if isinstance(node, yaml.SequenceNode):
+    if _is_list(node):
         return "a list"
     return _KINDS.get(node.tag, f"the tag {node.tag}")
-
-
-@functools.lru_cache(maxsize=None)
-def _hints(kind: Any) -> Mapping[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-@functools.lru_cache(maxsize=None)
-def _required(kind: Any) -> FrozenSet[str]:
-    return frozenset(field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING)

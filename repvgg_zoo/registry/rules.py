@@ -1,9 +1,12 @@
-"""What the registry's types cannot say: the allowed values of single fields, and of fields together."""
+"""The fields of the registry's records: their types, and the rules that no type can say, alone and together."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
-from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
+import typing
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .spec import (
     BACKENDS,
@@ -94,10 +97,27 @@ RULES: Mapping[Tuple[type, str], Rule] = {
 }
 
 
-def check_value(kind: type, field: str, value: Any) -> Optional[str]:
-    """What was expected of this field, or None if the value is right."""
-    rule = RULES.get((kind, field))
-    return None if rule is None or value is None or rule[0](value) else rule[1]
+class Field(NamedTuple):
+    """A field of a record: the type of its values, without Optional, and the rule that they follow, if any."""
+
+    kind: Any
+    optional: bool
+    required: bool
+    rule: Optional[Rule]
+
+
+@functools.lru_cache(maxsize=None)
+def fields_of(record: Any) -> Mapping[str, Field]:
+    """The fields of a record's class, in their order."""
+    found: Dict[str, Field] = {}
+    hints = typing.get_type_hints(record)
+    for field in dataclasses.fields(record):
+        kind = hints[field.name]
+        optional = type(None) in typing.get_args(kind)
+        required = field.default is dataclasses.MISSING
+        rule = RULES.get((record, field.name))
+        found[field.name] = Field(typing.get_args(kind)[0] if optional else kind, optional, required, rule)
+    return found
 
 
 def check_record(record: Any) -> Optional[Tuple[str, str, str]]:

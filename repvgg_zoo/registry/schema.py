@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from typing import Any, Dict, Mapping, Union
+from typing import Any, Dict, Mapping
 
 from .reader import PLACED, SCHEMA
-from .rules import RULES
+from .rules import fields_of
 from .spec import CheckpointSpec, ModelSpec, Options
 
 SCALARS: Mapping[type, Dict[str, Any]] = {
@@ -39,18 +39,17 @@ def json_schema() -> Dict[str, Any]:
 
 
 def _record(kind: Any, leave_out: Any = ()) -> Dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    fields = [field for field in dataclasses.fields(kind) if field.name not in leave_out]
-    properties = {}
-    for field in fields:
-        properties[field.name] = _type(hints[field.name])
-        if (kind, field.name) in RULES:
-            properties[field.name]["description"] = "Must be " + RULES[kind, field.name][1] + "."
+    fields = {name: field for name, field in fields_of(kind).items() if name not in leave_out}
+    properties: Dict[str, Dict[str, Any]] = {}
+    for name, field in fields.items():
+        properties[name] = {"anyOf": [_type(field.kind), {"type": "null"}]} if field.optional else _type(field.kind)
+        if field.rule is not None:
+            properties[name]["description"] = "Must be " + field.rule[1] + "."
     return {
         "type": "object",
         "description": " ".join((kind.__doc__ or "").split("\n\n")[0].split()),
         "additionalProperties": False,
-        "required": [field.name for field in fields if field.default is dataclasses.MISSING],
+        "required": [name for name, field in fields.items() if field.required],
         "properties": properties,
     }
 
@@ -63,8 +62,6 @@ def _nothing_required(schema: Dict[str, Any]) -> Dict[str, Any]:
 
 def _type(hint: Any) -> Dict[str, Any]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Union:
-        return {"anyOf": [_type(arguments[0]), {"type": "null"}]}
     if hint == Options:
         scalar = {"type": ["string", "number", "boolean"]}
         return {"type": "object", "additionalProperties": {"anyOf": [scalar, {"type": "array", "items": scalar}]}}
