@@ -23,14 +23,17 @@ SPINS = 2000  # looks at the barrier before a thread lets others run
 
 @dataclass(frozen=True)
 class Registers:
-    """The processor's vectors: how many numbers one has, and so many rows that product can keep the sums of at once."""
+    """The processor's vectors: how many numbers one has, and of how many rows and panels product keeps the sums."""
 
     lanes: int
     rows: int
+    panels: int
 
 
-AVX2 = Registers(lanes=8, rows=6)  # 12 sums, 2 weights and a value fill its 16 registers
-AVX512 = Registers(lanes=16, rows=8)  # more sums would fit, but not the addresses of more rows
+AVX2 = Registers(lanes=8, rows=6, panels=1)  # 12 sums, 2 weights and a value fill its 16 registers
+# More sums would fit, but not the addresses of more rows. With one panel, each value is loaded for one sum only, and
+# processors that multiply two vectors at once wait for their loads.
+AVX512 = Registers(lanes=16, rows=8, panels=2)
 
 # A matrix product: for each group, rows gathered from x (their values, ``channels`` long, at several ``taps`` from the
 # row's place) times the weights (groups, panels, taps, channels, PANEL), plus bias, maybe ReLU. Rows come in blocks of
@@ -64,8 +67,11 @@ def module(registers: Registers) -> ir.Module:
     """All kernels, and ``run``."""
     made = ir.Module("repvgg_zoo")
     begin = functools.partial(Code, made, registers.lanes)
-    tiles = [_emit_rows(begin, rows) for rows in range(1, registers.rows + 1)]
-    _emit_product(begin, tiles)
+    parts = [
+        [_emit_part(begin, rows, panels) for rows in range(1, registers.rows + 1)]
+        for panels in range(1, registers.panels + 1)
+    ]
+    _emit_product(begin, parts)
     for tile in TILES:
         _emit_spread(begin, tile)
         _emit_gather(begin, tile)
@@ -74,40 +80,43 @@ def module(registers: Registers) -> ir.Module:
     return made
 
 
-def _emit_rows(begin: Begin, rows: int) -> ir.Function:
-    """The heart of product: ``rows`` rows of one panel, all sums in registers."""
-    kinds = [FLOATS, INTS, FLOATS, FLOATS, INT, INT, INTS, FLOATS, FLOATS, INTS, INT]
-    code = begin(f"rows{rows}", ir.FunctionType(ir.VoidType(), kinds))
+def _emit_part(begin: Begin, rows: int, panels: int) -> ir.Function:
+    """The heart of product: ``rows`` rows of as many ``panels``, all sums in registers."""
+    kinds = [FLOATS, INTS, FLOATS, FLOATS, INT, INT, INT, INTS, FLOATS, INT, FLOATS, INTS, INT]
+    code = begin(f"rows{rows}panels{panels}", ir.FunctionType(ir.VoidType(), kinds))
     code.function.linkage = "internal"
-    x, row_in, weights, ahead, channels, taps, tap_places, bias, out, row_out, relu = code.arguments
+    x, row_in, weights, ahead, size, channels, taps, tap_places, bias, bias_step, out, row_out, relu = code.arguments
     bases = [code.at(x, code.number(row_in, INT(row))) for row in range(rows)]
-    halves = range(PANEL // code.lanes)
-    start = [code.vector(code.at(bias, code.lanes * half)) for half in halves]
+    halves = range(0, PANEL, code.lanes)
+    start = [code.vector(code.at(bias, *[bias_step] * panel, half)) for panel in range(panels) for half in halves]
+    wide = len(start)
     with code.loop(INT(0), taps, [*start * rows, ahead, weights]) as (tap, carried):
         place = code.number(tap_places, tap)
         places = [code.at(base, place) for base in bases]
         with code.loop(INT(0), channels, carried, UNROLLED) as (channel, values):
-            code.prefetch(values[-2])
+            for panel in range(panels):
+                code.prefetch(code.at(values[-2], *[size] * panel))
             values[-2] = code.at(values[-2], LINE)
             for step in range(UNROLLED):
-                panel = [code.vector(code.at(values[-1], PANEL * step + code.lanes * half)) for half in halves]
+                here = [code.at(values[-1], *[size] * panel, PANEL * step) for panel in range(panels)]
+                factors = [code.vector(code.at(pointer, half)) for pointer in here for half in halves]
                 for row in range(rows):
                     value = code.broadcast(code.to.load(code.at(places[row], channel, step)))
-                    for half in halves:
-                        index = row * len(halves) + half
-                        values[index] = code.multiply_add(value, panel[half], values[index])
+                    for index, factor in enumerate(factors, start=row * wide):
+                        values[index] = code.multiply_add(value, factor, values[index])
             values[-1] = code.at(values[-1], PANEL * UNROLLED)
         carried[:] = values
     floor = code.floor_of(relu)
     for row in range(rows):
         place = code.at(out, code.number(row_out, INT(row)))
-        for half in halves:
-            code.put(code.at_least(carried[row * len(halves) + half], floor), code.at(place, code.lanes * half))
+        for index in range(wide):
+            code.put(code.at_least(carried[row * wide + index], floor), code.at(place, code.lanes * index))
     code.to.ret_void()
     return code.function
 
 
-def _emit_product(begin: Begin, by_rows: Sequence[ir.Function]) -> None:
+def _emit_product(begin: Begin, parts: Sequence[Sequence[ir.Function]]) -> None:
+    """``parts`` has the functions for one, two ... panels, each for one, two ... rows."""
     code = begin("product", _KERNEL, PRODUCT)
     to = code.to
     channels, taps, panels, blocks = (code.field(name) for name in ("channels", "taps", "panels", "blocks"))
@@ -116,10 +125,15 @@ def _emit_product(begin: Begin, by_rows: Sequence[ir.Function]) -> None:
     names = ("tap_places", "group_in", "group_out", "row_in", "row_out", "cuts", "block_cuts")
     tap_places, group_in, group_out, row_in, row_out, cuts, block_cuts = (code.ints(name) for name in names)
     size = to.mul(to.mul(taps, channels), INT(PANEL))
-    units = to.mul(to.mul(code.field("groups"), blocks), panels)
+    most, most_rows = INT(len(parts)), len(parts[0])
+    strips = to.sdiv(to.add(panels, INT(len(parts) - 1)), most)
+    units = to.mul(to.mul(code.field("groups"), blocks), strips)
     with code.loop(*code.share(units)) as (unit, _):
-        outer, panel = code.split(unit, panels)
+        outer, strip = code.split(unit, strips)
         group, block = code.split(outer, blocks)
+        panel = to.mul(strip, most)
+        left = to.sub(panels, panel)
+        count = to.select(to.icmp_signed("<", left, most), left, most)
         number = to.add(to.mul(group, panels), panel)
         here = code.at(weights, to.mul(number, size))
         source = code.at(x, code.number(group_in, group))
@@ -127,7 +141,7 @@ def _emit_product(begin: Begin, by_rows: Sequence[ir.Function]) -> None:
         bias_here = code.at(bias, to.mul(number, bias_step))
         first, last = code.number(block_cuts, block), code.number(block_cuts, to.add(block, INT(1)))
         # While these weights are used, the next ones are fetched: each of the first cuts asks for its part of them.
-        ahead = code.at(here, size)
+        ahead = code.at(here, to.mul(size, count))
         stretch = to.sdiv(size, INT(UNROLLED))
         with code.loop(first, last) as (cut, _):
             turn = to.sub(cut, first)
@@ -139,18 +153,21 @@ def _emit_product(begin: Begin, by_rows: Sequence[ir.Function]) -> None:
                 ins,
                 here,
                 code.at(ahead, to.mul(stretch, turn)),
+                size,
                 channels,
                 taps,
                 tap_places,
                 bias_here,
+                bias_step,
                 target,
                 outs,
                 relu,
             ]
             after = code.function.append_basic_block()
-            switch = to.switch(to.sub(stop, start), after)
-            for rows, function in enumerate(by_rows, start=1):
-                switch.add_case(INT(rows), code.function.append_basic_block())
+            rows = to.sub(stop, start)
+            switch = to.switch(to.add(to.mul(to.sub(count, INT(1)), INT(most_rows)), rows), after)
+            for case, function in enumerate((function for part in parts for function in part), start=1):
+                switch.add_case(INT(case), code.function.append_basic_block())
                 to.position_at_end(switch.cases[-1][1])
                 to.call(function, arguments)
                 to.branch(after)

@@ -76,6 +76,7 @@ NETWORKS = {
     "more channels than a picture has": ((1, 9, 6, 6), [Layer(16, 2), Layer(16)], 3),
     "many channels and a first block of stride 1": ((1, 20, 6, 6), [Layer(16), Layer(16)], 3),
     "groups": ((2, 3, 10, 9), [Layer(64, 2), Layer(64, groups=2), Layer(64, groups=4), Layer(128, 2, groups=4)], 4),
+    "groups of an odd number of panels": ((1, 3, 7, 9), [Layer(96, 2), Layer(96, groups=2), Layer(80)], 40),
     "groups that are no whole panels": ((2, 3, 9, 9), [Layer(24, 2), Layer(24, groups=3), Layer(48, groups=6)], 4),
     "groups of a few channels each": ((1, 3, 7, 7), [Layer(20), Layer(80, groups=5), Layer(10, 2, groups=10)], 4),
     "a channel to each group": ((1, 3, 6, 6), [Layer(18), Layer(18, groups=18), Layer(18, groups=9)], 4),
