@@ -412,15 +412,19 @@ def test_without_llvm_lite_runs_a_repvgg(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("modules", "flags", "reason"),
-    [({"megenginelite": None}, "fpu avx2 fma", "Lite is missing"), ({}, "fpu avx2 fma avx512f", "AVX-512")],
+    ("modules", "facts", "reason"),
+    [
+        ({"megenginelite": None}, {"flags": "fpu avx2 fma"}, "Lite is missing"),
+        ({"megenginelite": None}, {"flags": "fpu avx512f", "vendor_id": "GenuineIntel"}, "Lite is missing"),
+        ({}, {"flags": "fpu avx2 fma avx512f", "vendor_id": "AuthenticAMD"}, "AVX-512"),
+    ],
 )
 def test_where_lite_cannot_be_used_other_networks_run_eagerly_and_that_is_said_once(
-    modules, flags, reason, monkeypatch
+    modules, facts, reason, monkeypatch
 ):
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr("repvgg_zoo.runtime.lite.cpu_facts", lambda: {"flags": flags})
+    monkeypatch.setattr("repvgg_zoo.runtime.lite.cpu_facts", lambda: facts)
     network = randomised(Backbone())
     network.eval()
     x = images(3, 3, 32)
