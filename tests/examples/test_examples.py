@@ -68,7 +68,7 @@ def test_the_recipe_prepares_images_as_the_registry_says(recipe):
 def test_the_recipe_learns_and_gives_the_same_weights_for_the_same_seed(recipe):
     (images, labels), _ = recipe.digits()
     some = (images[:320], labels[:320])
-    first, second, other = (recipe.train(some, epochs=3, seed=seed) for seed in (1, 1, 2))
+    first, second, other = (recipe.train(some, epochs=4, seed=seed) for seed in (1, 1, 2))
     assert recipe.accuracy(first, recipe.prepared(some[0]), some[1]) > 50
     states = [network.state_dict() for network in (first, second, other)]
     assert all(np.array_equal(states[0][key], states[1][key]) for key in states[0])
