@@ -19,12 +19,13 @@ STEM_KERNELS = ("stage0.rbr_dense.conv.weight", "stage0.rbr_1x1.conv.weight", "s
 HEADS = ("linear", "stage1_aux.3", "stage2_aux.3", "stage3_first_aux.3")
 
 
-def load_adapted(network: Module, arrays: Mapping[str, NDArray[Any]]) -> None:
+def load_adapted(network: Module, arrays: Mapping[str, NDArray[Any]], *, file_stays: bool = False) -> None:
     """Loads native arrays into ``network``: the stem fitted, a head of another size started anew, the rest strictly.
 
     Parts that the network does not have at all (its head with ``features_only``, stages beyond ``out_indices``) are
     passed over. The heads are the linear layers that the network names in ``heads``, or else those of RepVGG and
-    RepVGGplus. Raises StateError, with the network untouched, when anything else does not fit.
+    RepVGGplus. ``file_stays`` is as in ``load_state``. Raises StateError, with the network untouched, when anything
+    else does not fit.
     """
     wanted = {key: value for key, value in arrays.items() if getattr(network, key.split(".")[0], None) is not None}
     stem = [key for key in STEM_KERNELS if key in wanted]
@@ -44,7 +45,8 @@ def load_adapted(network: Module, arrays: Mapping[str, NDArray[Any]]) -> None:
             fresh.append(head)
             for name in ("weight", "bias"):
                 wanted.pop(f"{head}.{name}", None)
-    load_state(network, wanted, keep=[f"{head}.{name}" for head in fresh for name in ("weight", "bias")])
+    kept = [f"{head}.{name}" for head in fresh for name in ("weight", "bias")]
+    load_state(network, wanted, keep=kept, file_stays=file_stays)
     parts = dict(network.named_modules()) if fresh else {}
     for name in fresh:
         # Ours may have been built without random weights; a plug-in's may be MegEngine's own.

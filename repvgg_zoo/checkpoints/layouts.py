@@ -20,7 +20,7 @@ import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Dict, Iterable, Mapping, Optional, Pattern, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Pattern, Tuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,9 +74,10 @@ def layout_called(name: Union[str, Layout]) -> Layout:
     return LAYOUTS[name]
 
 
-def native_key(layout: Layout, key: str) -> Optional[str]:
-    """The native name of a publisher's key, or None if the layout has no such key."""
-    return _translate(key, *(_inverted(table) for table in _tables(layout)))
+def native_keys(layout: Layout, keys: Iterable[str]) -> Iterator[Optional[str]]:
+    """The native name of each of a publisher's keys, or None if the layout has no such key."""
+    tables = [_inverted(table) for table in _tables(layout)]
+    return (_translate(key, *tables) for key in keys)
 
 
 def published_key(layout: Layout, key: str) -> Optional[str]:

@@ -6,10 +6,11 @@ tell the form, and bring every array into native shape.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import LayoutError, PathLike
 from .blocks import BLOCK, block_order, has_identity
 from .formats import read_file
-from .layouts import AUXILIARY, BN_TENSORS, IGNORED, LAYOUTS, Layout, is_bn, layout_called, native_array, native_key
+from .layouts import AUXILIARY, BN_TENSORS, IGNORED, LAYOUTS, Layout, is_bn, layout_called, native_array, native_keys
 
 SHOWN = 10
 MAX_SHOWN = 120  # characters of a key in a message; the longest honest one has 40
@@ -162,8 +163,7 @@ def recognise(state: Mapping[str, NDArray[Any]], candidates: Sequence[Layout]) -
     for cut in prefixes:
         for layout in candidates:
             names: Dict[str, str] = {}
-            for key in state:
-                name = native_key(layout, key[cut:])
+            for key, name in _named(state, layout, cut):
                 if name is None:
                     break
                 names[key] = name
@@ -246,7 +246,7 @@ def _input_channels(arrays: Mapping[str, NDArray[Any]]) -> Dict[str, int]:
     for key, array in arrays.items():
         match = BLOCK.match(key)
         if match and key[match.end() :] in KERNELS and array.ndim in (4, 5):
-            leaving[match.group(1)] = int(np.prod(array.shape[:-3]))
+            leaving[match.group(1)] = math.prod(array.shape[:-3])
     blocks = sorted(leaving, key=block_order)
     return {block: leaving[before] for before, block in zip(blocks, blocks[1:])}
 
@@ -272,12 +272,19 @@ def _prefix_lengths(state: Mapping[str, NDArray[Any]]) -> List[int]:
     return lengths
 
 
+def _named(state: Iterable[str], layout: Layout, cut: int) -> Iterator[Tuple[str, Optional[str]]]:
+    """Each key with its native name in a layout, once ``cut`` characters are taken off."""
+    return zip(state, native_keys(layout, (key[cut:] for key in state)))
+
+
 def _unrecognised(
     state: Mapping[str, NDArray[Any]], candidates: Sequence[Layout], prefixes: Sequence[int]
 ) -> LayoutError:
     """The error that names the layout which comes closest, and the keys that it does not have."""
     unknown = {
-        layout.name: min(([key for key in state if native_key(layout, key[cut:]) is None] for cut in prefixes), key=len)
+        layout.name: min(
+            ([key for key, name in _named(state, layout, cut) if name is None] for cut in prefixes), key=len
+        )
         for layout in candidates
     }
     nearest = min(unknown, key=lambda name: len(unknown[name]))

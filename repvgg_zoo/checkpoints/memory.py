@@ -1,16 +1,17 @@
-"""borrow: the values of MegEngine's tensors as arrays on the same memory; tensors_of: tensors made by one copy.
+"""borrow: the values of MegEngine's tensors as arrays on the same memory; tensors_of: tensors made by one copy or none.
 
 ``Tensor.numpy()`` copies the values, and the tensor keeps the copy for as long as it lives; ``Tensor(array)`` copies
 them twice, and the memory of the first copy is not given back at once. Tensors on an array's own memory were
 tried and given up: MegEngine 1.13 takes it through DLPack under the name "cpu0" only. Borrowed to the network's device
 (``Tensor.to(device, _borrow=True)``), the thread that releases such a tensor waits for itself for ever; passed on by a
-compiled trace, it is released while queued operators still read it. To map a file over a tensor's own memory would
-leave whoever gets that memory next with pages of a file, which not every allocator bears.
+compiled trace, it is released while queued operators still read it. So a file is mapped over memory of MegEngine's own,
+see ``pages``.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import sys
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
@@ -35,20 +36,30 @@ def borrow(tensors: Mapping[str, Tensor]) -> Dict[str, NDArray[Any]]:
     """The tensors' values as read-only arrays, large ones of the CPU without a copy."""
     megengine._full_sync()  # what is borrowed may not be computed yet
     return {
-        key: np.asarray(Borrowed(tensor)) if _may_lend(tensor.shape, tensor.dtype, tensor.device) else tensor.numpy()
+        key: np.asarray(Borrowed(tensor)) if _may_lend(tensor.shape, tensor) else tensor.numpy()
         for key, tensor in tensors.items()
     }
 
 
-def tensors_of(values: Sequence[Tuple[NDArray[Any], Tensor]]) -> List[Tensor]:
-    """A new tensor of each array, with the dtype and device of the tensor beside it; all cores write the large ones."""
-    large = {index for index, (array, like) in enumerate(values) if _may_lend(array.shape, like.dtype, like.device)}
+def tensors_of(values: Sequence[Tuple[NDArray[Any], Tensor]], *, file_stays: bool = False) -> List[Tensor]:
+    """A new tensor of each array, with the dtype and device of the tensor beside it; all cores write the large ones.
+
+    With ``file_stays``, arrays that are views of a file are not copied where that can be avoided.
+    """
+    from .pages import tensors_on_file
+
+    large = {i: value for i, value in enumerate(values) if _may_lend(value[0].shape, value[1])}
+    mapped = tensors_on_file(large) if file_stays else {}
     made = [
-        unwritten(array.shape, like) if index in large else _copied(array, like)
-        for index, (array, like) in enumerate(values)
+        mapped[i] if i in mapped else unwritten(array.shape, like) if i in large else _copied(array, like)
+        for i, (array, like) in enumerate(values)
     ]
+    if len(mapped) == len(large):
+        return made
     megengine._full_sync()
-    pairs = [(np.asarray(Borrowed(made[index], readonly=False)), values[index][0]) for index in sorted(large)]
+    pairs = [
+        (np.asarray(Borrowed(made[i], readonly=False)), array) for i, (array, _) in large.items() if i not in mapped
+    ]
     for _ in in_parallel(_write, [part for place, array in pairs for part in _parts(place, array)]):
         pass
     return made
@@ -57,7 +68,13 @@ def tensors_of(values: Sequence[Tuple[NDArray[Any], Tensor]]) -> List[Tensor]:
 def unwritten(shape: Sequence[int], like: Tensor) -> Tensor:
     """A tensor of whatever is in its memory, of another's dtype and device: MegEngine pads nothing without writing."""
     nothing = Tensor(np.zeros(0, np.float32), dtype=like.dtype, device=like.device)
-    return F.nn.pad(nothing, ((int(np.prod(shape)), 0),)).reshape(shape)
+    return F.nn.pad(nothing, ((math.prod(shape), 0),)).reshape(shape)
+
+
+def address_of(tensor: Tensor) -> int:
+    """Where a tensor of the CPU lies in memory."""
+    megengine._full_sync()
+    return Borrowed(tensor).address
 
 
 class Borrowed:
@@ -65,15 +82,13 @@ class Borrowed:
 
     def __init__(self, tensor: Tensor, *, readonly: bool = True) -> None:
         self.capsule = to_dlpack(tensor)
-        get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-        get_pointer.restype = ctypes.c_void_p
-        get_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
-        record = DLManagedTensor.from_address(get_pointer(self.capsule, b"dltensor"))
+        record = DLManagedTensor.from_address(_get_pointer(self.capsule, b"dltensor"))
+        self.address: int = record.data + record.byte_offset
         self.__array_interface__ = {
             "version": 3,
             "shape": tuple(tensor.shape),
             "typestr": np.dtype(tensor.dtype).str,
-            "data": (record.data + record.byte_offset, readonly),
+            "data": (self.address, readonly),
         }
 
 
@@ -96,18 +111,26 @@ class DLManagedTensor(ctypes.Structure):
     )
 
 
-def _may_lend(shape: Sequence[int], dtype: Any, device: Any) -> bool:
-    """Whether a tensor has memory that NumPy can use, and is worth asking for it."""
-    return (
-        dtype in (np.float32, np.float16)
-        and int(np.prod(shape)) * np.dtype(dtype).itemsize >= LARGE
-        and device.physical_locator[0] == "cpu"
-    )
+_get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+def is_on_cpu(tensor: Tensor) -> bool:
+    """Whether a tensor's memory is such as NumPy can use."""
+    return tensor.dtype in (np.float32, np.float16) and tensor.device.physical_locator[0] == "cpu"
+
+
+def _may_lend(shape: Sequence[int], like: Tensor) -> bool:
+    """Whether a tensor of this shape has memory that NumPy can use, and is worth asking for it."""
+    return math.prod(shape) * np.dtype(like.dtype).itemsize >= LARGE and is_on_cpu(like)
 
 
 def _copied(array: NDArray[Any], like: Tensor) -> Tensor:
-    with np.errstate(over="ignore"):
-        values = array.astype(like.dtype, order="C", copy=False)
+    values = np.ascontiguousarray(array)
+    if array.dtype != like.dtype:
+        with np.errstate(over="ignore"):
+            values = array.astype(like.dtype)
     return Tensor(values, device=like.device, no_cache=True)  # which keeps MegEngine from holding on to a copy
 
 

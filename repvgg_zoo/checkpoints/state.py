@@ -15,14 +15,17 @@ Shape = Tuple[int, ...]
 SHOWN = 10
 
 
-def load_state(module: Module, arrays: Mapping[str, NDArray[Any]], *, keep: Collection[str] = ()) -> None:
+def load_state(
+    module: Module, arrays: Mapping[str, NDArray[Any]], *, keep: Collection[str] = (), file_stays: bool = False
+) -> None:
     """Gives all parameters and BN statistics of ``module`` the values of native arrays, or leaves it as it is.
 
     The network keeps its dtype and device: values are cast once, as they are written. A vector of (C,) fits a tensor
     of (1, C, 1, 1) and the other way round, since MegEngine saves BN in the one and holds it in the other. Keys in
-    ``keep`` may be missing and then stay as they are. NaN and infinity are written like any other value;
-    re-parameterisation is where they are refused. Raises StateError with every key that is missing, unexpected,
-    misshapen or not made of real numbers.
+    ``keep`` may be missing and then stay as they are. With ``file_stays``, a promise that the arrays' file is never
+    written to again, its pages become the network's memory where they can, and nothing is copied. NaN and infinity are
+    taken like any other value; re-parameterisation is where they are refused. Raises StateError with every key that is
+    missing, unexpected, misshapen or not made of real numbers.
     """
     from .memory import tensors_of  # here, because files are read where there is no MegEngine
 
@@ -39,7 +42,7 @@ def load_state(module: Module, arrays: Mapping[str, NDArray[Any]], *, keep: Coll
         raise _state_error(arrays, missing, unexpected, misshapen, wrong_kind)
 
     given = [(arrays[key].reshape(tuple(tensor.shape)), tensor) for key, tensor in tensors.items() if key in arrays]
-    for (_, tensor), loaded in zip(given, tensors_of(given)):
+    for (_, tensor), loaded in zip(given, tensors_of(given, file_stays=file_stays)):
         # `tensor[...] = value` is the public way, but it takes two copies more. _reset is how MegEngine's own
         # load_state_dict does it; neither looks at the shape.
         tensor._reset(loaded)

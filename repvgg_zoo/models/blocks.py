@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import OrderedDict
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import megengine.functional as F
 import megengine.module as M
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from ..errors import ArgumentError
 from ..registry.spec import SESpec
+from .module import Module, twin
 
 
-class RepVGGBlock(M.Module):
+class RepVGGBlock(Module):
     """A 3x3 convolution with BN, a 1x1 convolution with BN and, where the shape allows it, an identity BN, summed.
 
     Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)), float32 unless converted.
@@ -131,7 +133,7 @@ class RepVGGBlock(M.Module):
         self.rbr_reparam = conv
 
 
-class SEBlock(M.Module):
+class SEBlock(Module):
     """Squeeze-and-excitation (Hu et al., CVPR 2018): each channel is scaled by a gate computed from all channel means.
 
     Maps (N, channels, H, W) to the same shape, for any H and W; ``width`` is the number of channels between the two
@@ -148,6 +150,21 @@ class SEBlock(M.Module):
         return x * F.sigmoid(self.up(F.relu(self.down(gate))))
 
 
+def block_builder(*, se: Optional[SESpec], deploy: bool, init_weights: bool) -> Callable[..., RepVGGBlock]:
+    """What builds the blocks of a network; those of one shape are twins, unless each draws weights of its own."""
+    build = functools.partial(RepVGGBlock, se=se, deploy=deploy, init_weights=init_weights)
+    built: Dict[Tuple[int, int, int, int], RepVGGBlock] = {}
+
+    def block(in_channels: int, out_channels: int, *, stride: int = 1, groups: int = 1) -> RepVGGBlock:
+        shape = (in_channels, out_channels, stride, groups)
+        if shape in built:
+            return twin(built[shape])
+        built[shape] = build(in_channels, out_channels, stride=stride, groups=groups)
+        return built[shape]
+
+    return build if init_weights else block
+
+
 def identity_kernel(channels: int, groups: int) -> NDArray[Any]:
     """The 1x1 kernel that changes nothing, float32: (channels, channels, 1, 1), or 5-D when grouped."""
     per_group = channels // groups
@@ -155,7 +172,7 @@ def identity_kernel(channels: int, groups: int) -> NDArray[Any]:
     return unit if groups == 1 else np.tile(unit, (groups, 1, 1, 1, 1))
 
 
-class _TorchInit:
+class _TorchInit(Module):
     """Torch's default initialisation, which the official code relies on, for MegEngine's layers."""
 
     weight: Tensor
@@ -186,6 +203,7 @@ class Conv2d(_TorchInit, M.Conv2d):
         kernel_size: int,
         *,
         groups: int = 1,
+        bias: bool = True,
         init_weights: bool = True,
         **options: Any,
     ) -> None:
@@ -195,16 +213,17 @@ class Conv2d(_TorchInit, M.Conv2d):
                 actual=groups,
                 hint="take a number of groups that divides both",
             )
-        # MegEngine fills every new parameter, which for B3 takes longer than loading it; so the layer is made with the
-        # fewest channels and gets its parameters afterwards.
-        super().__init__(groups, groups, kernel_size, groups=groups, **options)
-        self.in_channels, self.out_channels = in_channels, out_channels
-        kernel = (out_channels // groups, in_channels // groups, kernel_size, kernel_size)
-        self.weight = unfilled(kernel if groups == 1 else (groups, *kernel))
-        if self.bias is not None:
-            self.bias = unfilled((1, out_channels, 1, 1))
+        super().__init__(in_channels, out_channels, kernel_size, groups=groups, bias=False, **options)
+        zero, kernel = self.weight, (out_channels // groups, in_channels // groups, kernel_size, kernel_size)
+        self.weight = spread(zero, kernel if groups == 1 else (groups, *kernel))
+        if bias:
+            self.bias = spread(zero, (1, out_channels, 1, 1))
         if init_weights:
             self.initialise()
+
+    def _infer_weight_shape(self) -> Tuple[int, ...]:
+        """The shape of the kernel that MegEngine makes: one number, since to fill all takes longer than to load B3."""
+        return ()
 
 
 class Linear(_TorchInit, M.Linear):
@@ -213,14 +232,14 @@ class Linear(_TorchInit, M.Linear):
     def __init__(self, in_features: int, out_features: int, *, init_weights: bool = True) -> None:
         super().__init__(1, 1)
         self.in_features, self.out_features = in_features, out_features
-        self.weight, self.bias = unfilled((out_features, in_features)), unfilled((out_features,))
+        self.weight, self.bias = spread(self.weight, (out_features, in_features)), spread(self.bias, (out_features,))
         if init_weights:
             self.initialise()
 
 
-def unfilled(shape: Tuple[int, ...]) -> Parameter:
-    """A float32 parameter of zeros that takes memory only once it is written to: a view of a single zero."""
-    return Parameter(F.broadcast_to(Tensor(np.zeros((1,) * len(shape), np.float32)), shape))
+def spread(number: Tensor, shape: Tuple[int, ...]) -> Parameter:
+    """A parameter full of one number, which takes memory only once it is written to."""
+    return Parameter(F.broadcast_to(number, shape))
 
 
 def _conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, init: bool) -> M.Module:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import megengine.functional as F
 import megengine.module as M
@@ -12,7 +11,8 @@ from megengine import Tensor
 
 from ..errors import ArgumentError
 from ..registry.spec import SESpec
-from .blocks import Linear, RepVGGBlock
+from .blocks import Linear, block_builder
+from .module import Module, Sequential
 
 STAGE_WIDTHS = (64, 128, 256, 512)
 
@@ -28,7 +28,7 @@ class FeatureInfo:
     stride: int
 
 
-class RepVGG(M.Module):
+class RepVGG(Module):
     """The paper's network: maps (N, in_chans, H, W) to logits (N, num_classes), for any H and W.
 
     Stage s of 1 to 4 has ``num_blocks[s - 1]`` blocks of ``STAGE_WIDTHS[s - 1] * width_multiplier[s - 1]`` channels,
@@ -58,11 +58,12 @@ class RepVGG(M.Module):
         self.num_classes = num_classes
         self.feature_info = feature_info(widths, features_only, out_indices)
 
-        block = functools.partial(RepVGGBlock, se=se, deploy=deploy, init_weights=init_weights)
+        block = block_builder(se=se, deploy=deploy, init_weights=init_weights)
         self.stage0 = block(in_chans, widths[0], stride=2)
         layer = 1
         for stage in range(1, self.feature_info[-1].index + 1):
-            blocks: List[RepVGGBlock] = []
+            blocks = Sequential()
+            setattr(self, f"stage{stage}", blocks)
             for position in range(num_blocks[stage - 1]):
                 first = position == 0
                 grouped = layer % 2 == 0 and stage < 4
@@ -75,7 +76,6 @@ class RepVGG(M.Module):
                     )
                 )
                 layer += 1
-            setattr(self, f"stage{stage}", M.Sequential(*blocks))
         self.linear = None if features_only else Linear(widths[-1], num_classes, init_weights=init_weights)
 
     def forward(self, x: Tensor) -> Union[Tensor, Dict[str, Tensor]]:

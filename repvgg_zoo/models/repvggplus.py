@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import OrderedDict
 from typing import Callable, Dict, List, Optional, Sequence, Union
 
@@ -10,7 +9,8 @@ import megengine.module as M
 from megengine import Tensor
 
 from ..registry.spec import SESpec
-from .blocks import Conv2d, Linear, RepVGGBlock
+from .blocks import Conv2d, Linear, RepVGGBlock, block_builder
+from .module import Module
 from .repvgg import feature_info, pooled, stage_channels
 
 # Stage 3 is split in halves, so that a third auxiliary head can stand between them.
@@ -18,7 +18,7 @@ STAGES = (("stage0",), ("stage1",), ("stage2",), ("stage3_first", "stage3_second
 AUXILIARY = ("stage1", "stage2", "stage3_first")
 
 
-class RepVGGplus(M.Module):
+class RepVGGplus(Module):
     """Maps (N, in_chans, H, W) to logits (N, num_classes) in eval mode and in the deploy form, for any H and W.
 
     In training mode it gives a dict as the official code does: ``main`` and the logits of the three auxiliary heads,
@@ -44,7 +44,7 @@ class RepVGGplus(M.Module):
         self.num_classes = num_classes
         self.feature_info = feature_info(widths, features_only, out_indices)
 
-        block = functools.partial(RepVGGBlock, se=se, deploy=deploy, init_weights=init_weights)
+        block = block_builder(se=se, deploy=deploy, init_weights=init_weights)
         half = num_blocks[2] // 2
         depths = {"stage1": num_blocks[0], "stage2": num_blocks[1], "stage3_first": half, "stage4": num_blocks[3]}
         self.stage0 = block(in_chans, widths[0], stride=2)
@@ -94,7 +94,7 @@ class RepVGGplus(M.Module):
         self.stage1_aux = self.stage2_aux = self.stage3_first_aux = None
 
 
-class PlusStage(M.Module):
+class PlusStage(Module):
     """Blocks in a row; the list is named ``blocks`` because the published state keys say so."""
 
     def __init__(
@@ -110,7 +110,7 @@ class PlusStage(M.Module):
         return x
 
 
-class GlobalMean(M.Module):
+class GlobalMean(Module):
     """Mean over height and width, as a module: it keeps the places 1 and 2 of the official head's Sequential."""
 
     def forward(self, x: Tensor) -> Tensor:

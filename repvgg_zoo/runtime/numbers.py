@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from ..checkpoints.memory import borrow
 from ..models import RepVGG, RepVGGBlock, RepVGGplus
 from ..models.blocks import Conv2d, Linear, SEBlock
+from ..models.module import Sequential
 from ..models.repvggplus import PlusStage
 
 Matrix = Tuple[NDArray[Any], NDArray[Any]]  # (outputs, inputs), and a bias (outputs,)
 
 # A user may have put a module of MegEngine's in any place, which then computes what numbers do not tell.
-HOLDERS = (RepVGG, RepVGGplus, RepVGGBlock, SEBlock, PlusStage, M.Sequential)
+HOLDERS = (RepVGG, RepVGGplus, RepVGGBlock, SEBlock, PlusStage, Sequential, M.Sequential)
 LAYERS = (Conv2d, Linear, M.Conv2d, M.Linear)
 LAYER = re.compile(r"linear|stage[^.]+(\.blocks)?(\.\d+)?\.(rbr_reparam|(se|post_se)\.(down|up))")
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from typing import Union
+from typing import Tuple, Union
 
 from ...errors import CheckpointFormatError, PathLike
 
-Buffer = Union[bytes, mmap.mmap]
+
+class MappedFile(mmap.mmap):
+    """A file's content, which knows where it came from: ``path``, and ``identity`` as device and inode."""
+
+    path: PathLike
+    identity: Tuple[int, int]
+
+
+Buffer = Union[bytes, MappedFile]
 
 
 class Damaged(ValueError):
@@ -30,7 +38,11 @@ def map_file(path: PathLike) -> Buffer:
                 raise CheckpointFormatError(
                     "This is not a regular file.", hint="Pass the checkpoint's file.", path=path
                 )
-            return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if status.st_size else b""
+            if not status.st_size:
+                return b""
+            mapped = MappedFile(descriptor, 0, access=mmap.ACCESS_READ)
+            mapped.path, mapped.identity = path, (status.st_dev, status.st_ino)
+            return mapped
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:
