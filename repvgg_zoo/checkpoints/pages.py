@@ -27,7 +27,7 @@ PAGE = mmap.PAGESIZE
 HUGE_PAGE = 2 << 20  # Linux maps as much at a time where memory and file are aligned alike
 # A block of this size is mapped by itself, whatever was freed before (glibc's DEFAULT_MMAP_THRESHOLD_MAX).
 MAPPED_ALONE = 32 << 20
-MAP_FIXED, FAILED = 0x10, ctypes.c_void_p(-1).value
+MAP_FIXED = 0x10  # include/uapi/asm-generic/mman-common.h
 # File systems whose deleted files last as long as they are mapped. On a network's they need not, and whoever then
 # touches a page is killed.
 LASTING = {
@@ -136,6 +136,7 @@ def _map_over(target: int, length: int, file: MappedFile, first: int) -> bool:
         libc = ctypes.CDLL(None)
         libc.mmap.restype = ctypes.c_void_p
         libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+        # Should this fail half-way, there may be a hole where the block was, which munmap does not mind.
         access, kind = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_FIXED
         return bool(libc.mmap(target, length, access, kind, descriptor, first) == target)
     finally:
