@@ -116,21 +116,19 @@ _get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_cha
 )
 
 
-def is_on_cpu(tensor: Tensor) -> bool:
-    """Whether a tensor's memory is such as NumPy can use."""
-    return tensor.dtype in (np.float32, np.float16) and tensor.device.physical_locator[0] == "cpu"
-
-
 def _may_lend(shape: Sequence[int], like: Tensor) -> bool:
     """Whether a tensor of this shape has memory that NumPy can use, and is worth asking for it."""
-    return math.prod(shape) * np.dtype(like.dtype).itemsize >= LARGE and is_on_cpu(like)
+    return math.prod(shape) * np.dtype(like.dtype).itemsize >= LARGE and (
+        like.dtype in (np.float32, np.float16) and like.device.physical_locator[0] == "cpu"
+    )
 
 
 def _copied(array: NDArray[Any], like: Tensor) -> Tensor:
-    values = np.ascontiguousarray(array)
-    if array.dtype != like.dtype:
+    if array.dtype == like.dtype:
+        values = np.asarray(array, order="C")
+    else:
         with np.errstate(over="ignore"):
-            values = array.astype(like.dtype)
+            values = array.astype(like.dtype, order="C")
     return Tensor(values, device=like.device, no_cache=True)  # which keeps MegEngine from holding on to a copy
 
 
