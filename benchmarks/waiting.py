@@ -108,6 +108,7 @@ def time_commands(record: Record, rounds: int) -> None:
 
 def timed(command: Sequence[str], folder: str) -> Tuple[float, Optional[str]]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "REPVGG_ZOO_HOME": f"{folder}/cache"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or a cache of Python's own would never be warm
     began = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - began

@@ -58,6 +58,8 @@ def hosts(files: Sequence[FileSpec], settings: Settings) -> List[Place]:
 def ask(places: Sequence[Place], seconds: float = SECONDS) -> List[Answer]:
     """Asks every place at the same time; one that has said nothing after ``seconds`` does not answer."""
     answers: Dict[Place, Answer] = {}
+    if not all(_is_folder(place.where) for place in places):
+        import requests  # noqa: F401 - here its time is no host's, and its absence one error and not one a thread
 
     def one(place: Place) -> None:
         begun = time.monotonic()

@@ -11,12 +11,13 @@ import os
 import re
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from ..errors import ArgumentError, PathLike, PluginError, RegistryError, ZooError
 from .names import normalised
+from .record import record
 
 GROUP = "repvgg_zoo.plugins"
 MODE = "REPVGG_ZOO_PLUGINS"
@@ -26,7 +27,7 @@ NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 SLOW_SECONDS = 1.0
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Plugin:
     """What a package brings; every name in it, and in its registry, starts with its namespace: ``acme/...``.
 
@@ -38,11 +39,11 @@ class Plugin:
     """
 
     registry: Union[PathLike, Mapping[str, Any]]
-    builders: Mapping[str, Union[str, Callable[..., Any]]] = field(default_factory=dict)
-    layouts: Mapping[str, Any] = field(default_factory=dict)
+    builders: Mapping[str, Union[str, Callable[..., Any]]] = MappingProxyType({})
+    layouts: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Found:
     """An entry point: the namespace as its author writes it, ``"module:object"``, and the distribution it is from."""
 
@@ -262,7 +263,11 @@ def _entry_points() -> List[Found]:
 
 
 def _checked(point: Any, distribution: Any) -> Found:
-    found = Found(point.name, point.value, f"{distribution.metadata['Name']} {distribution.version}")
+    found = Found(
+        namespace=point.name,
+        value=point.value,
+        distribution=f"{distribution.metadata['Name']} {distribution.version}",
+    )
     if not NAMESPACE.fullmatch(point.name):
         raise found.error(f"has the name {point.name!r}, which is no namespace", "use letters, digits, - and _")
     return found

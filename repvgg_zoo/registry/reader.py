@@ -6,30 +6,43 @@ The grammar is that of the records in ``spec``: ``decode`` follows their annotat
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import itertools
+import os
 import re
 import typing
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Container, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import yaml
 
 from ..errors import RegistryError
 from .names import claims
+from .record import is_record, replace
 from .rules import Field, check_record, default_tag, fields_of
 from .spec import CheckpointSpec, ModelSpec, Options, Registry
 
 SCHEMA = 1
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 12
-# The event that starts it, which ``Document._nodes`` gives a tag and a value.
-Node = Any
-Entries = Dict[str, Tuple[Node, Node]]
 INTEGRAL = re.compile(r"-?(0|[1-9][0-9]*)")
 DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 # A checkpoint's place gives it these two; the file does not repeat them.
 PLACED = ("variant", "tag")
+
+
+class Node(NamedTuple):
+    """A YAML node: a scalar's text, or what a list or a mapping (key, value, key, value...) holds."""
+
+    kind: Any
+    tag: str
+    value: Any
+    line: int
+    plain: bool
+
+
+SCALAR, LIST, MAPPING = yaml.ScalarEvent, yaml.SequenceStartEvent, yaml.MappingStartEvent
+Entries = Dict[str, Tuple[Node, Node]]
 
 
 def load_registry(path: Union[str, Path]) -> Registry:
@@ -76,7 +89,7 @@ def parse_registry(data: bytes, *, path: Optional[Path] = None) -> Registry:
     publishers = document.publishers(root.get("publishers"))
     models = [document.model(key, value, publishers) for key, value in document.mapping(root["variants"][1]).values()]
     document.check_claims(models)
-    return Registry(tuple(model for _, model in models), None if path is None else str(path))
+    return Registry(models=tuple(model for _, model in models), path=None if path is None else str(path))
 
 
 class Document:
@@ -85,101 +98,91 @@ class Document:
     def __init__(self, path: Optional[Path]) -> None:
         self.path = path
         self.folder = None if path is None else path.resolve().parent
-        self._decoded: Dict[Tuple[int, Any], Tuple[Node, Any]] = {}
+        self._decoded: Dict[int, Tuple[Node, Any]] = {}
 
     def fail(self, node: Node, message: str, expected: Any, *, actual: Any = None, hint: Optional[str] = None) -> None:
-        line = node.start_mark.line + 1
+        raise self.error(node.line, f"{message} (expected: {expected})", expected, actual=actual, hint=hint)
+
+    def error(self, line: int, message: str, expected: Any, **data: Any) -> RegistryError:
         where = f"{self.path or 'registry'}:{line}: "
-        raise RegistryError(
-            f"{where}{message} (expected: {expected})",
-            path=self.path,
-            line=line,
-            expected=expected,
-            actual=actual,
-            hint=hint,
-        )
+        return RegistryError(f"{where}{message}", path=self.path, line=line, expected=expected, **data)
 
     # From bytes to nodes --------------------------------------------------------------------------------------
 
     def compose(self, data: bytes) -> Node:
-        def refuse(message: str, line: int, expected: str) -> RegistryError:
-            where = f"{self.path or 'registry'}:{line}: "
-            return RegistryError(f"{where}{message}", path=self.path, line=line, expected=expected)
-
         if len(data) > MAX_BYTES:
-            raise refuse(f"the file is larger than {MAX_BYTES >> 20} MiB", 1, "a registry")
+            raise self.error(1, f"the file is larger than {MAX_BYTES >> 20} MiB", "a registry")
         if data.startswith(b"\xef\xbb\xbf"):
-            raise refuse("the file starts with a byte order mark", 1, "UTF-8 without a BOM")
+            raise self.error(1, "the file starts with a byte order mark", "UTF-8 without a BOM")
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
-            raise refuse(f"byte 0x{data[error.start]:02x} is not UTF-8", line, "UTF-8") from None
+            raise self.error(line, f"byte 0x{data[error.start]:02x} is not UTF-8", "UTF-8") from None
         try:
             root = self._nodes(text)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            raise refuse(f"not valid YAML: {error.problem}", mark.line + 1 if mark else 1, "YAML") from None
+            raise self.error(mark.line + 1 if mark else 1, f"not valid YAML: {error.problem}", "YAML") from None
         except yaml.YAMLError as error:
-            position = getattr(error, "position", 0) or 0
-            raise refuse(f"not valid YAML: {error}", text.count("\n", 0, position) + 1, "YAML") from None
+            line = text.count("\n", 0, getattr(error, "position", 0) or 0) + 1
+            raise self.error(line, f"not valid YAML: {error}", "YAML") from None
         if root is None:
-            raise refuse("the file is empty", 1, "a mapping with schema and variants")
+            raise self.error(1, "the file is empty", "a mapping with schema and variants")
         return root
 
     def _nodes(self, text: str) -> Optional[Node]:
-        """The node tree of one document: the parser's own events, with their tags and, in ``value``, their children.
+        """The node tree of one document.
 
         PyYAML's own composer recurses in C and dies of a file with enough brackets; here depth is bounded, and an
         anchor is refused before anything can refer to it.
         """
-        resolve = functools.lru_cache(maxsize=None)(yaml.resolver.Resolver().resolve)
+        parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        resolve = functools.lru_cache(maxsize=None)(parser.resolve)
+        firsts = parser.yaml_implicit_resolvers  # the first characters of all plain scalars that are no string
         open_nodes: List[Node] = []
         root: Optional[Node] = None
-        node: Node
-        parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
         for event in iter(parser.get_event, None):
-            if isinstance(event, yaml.CollectionEndEvent):
-                node = open_nodes.pop()
-                if _is_mapping(node):
-                    node.value = list(zip(node.value[::2], node.value[1::2]))
-                continue
-            if not isinstance(event, yaml.NodeEvent):
-                if isinstance(event, yaml.DocumentStartEvent) and root is not None:
-                    self.fail(event, "a second document starts here", "one document")
-                continue
-            node = event
-            if node.anchor is not None:
-                self.fail(node, "anchors and aliases are not allowed", "the values written out")
-            if len(open_nodes) >= MAX_DEPTH:
-                self.fail(node, f"nested deeper than {MAX_DEPTH} levels", "a registry")
-            if open_nodes:
-                open_nodes[-1].value.append(node)
-            else:
-                root = node
-            untagged = node.tag is None or node.tag == "!"
-            if isinstance(node, yaml.ScalarEvent):
-                if untagged:
-                    node.tag = resolve(yaml.ScalarNode, node.value, node.implicit)
-                continue
-            if untagged:
-                node.tag = SEQ if _is_list(node) else MAP
-            node.value = []
-            open_nodes.append(node)
+            kind = type(event)
+            if kind is SCALAR or kind is LIST or kind is MAPPING or kind is yaml.AliasEvent:
+                line = event.start_mark.line + 1
+                if event.anchor is not None:
+                    raise self.error(line, "anchors and aliases are not allowed", "the values written out")
+                if len(open_nodes) >= MAX_DEPTH:
+                    raise self.error(line, f"nested deeper than {MAX_DEPTH} levels", "a registry")
+                tag = event.tag if event.tag != "!" else None
+                if kind is SCALAR:
+                    plain, value = not event.style, event.value
+                    if tag is None:
+                        looked_up = event.implicit[0] and value[:1] in firsts
+                        tag = resolve(yaml.ScalarNode, value, event.implicit) if looked_up else STR
+                    node = Node(kind, tag, value, line, plain)
+                else:
+                    node = Node(kind, tag or (SEQ if kind is LIST else MAP), [], line, False)
+                if open_nodes:
+                    open_nodes[-1].value.append(node)
+                else:
+                    root = node
+                if kind is not SCALAR:
+                    open_nodes.append(node)
+            elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+                open_nodes.pop()
+            elif kind is yaml.DocumentStartEvent and root is not None:
+                raise self.error(event.start_mark.line + 1, "a second document starts here", "one document")
         return root
 
     # From nodes to values -------------------------------------------------------------------------------------
 
     def mapping(self, node: Node) -> Entries:
-        if not _is_mapping(node) or node.tag != MAP:
+        if node.kind is not MAPPING or node.tag != MAP:
             self.fail(node, f"got {_kind(node)}", "a mapping")
         entries: Entries = {}
-        for key_node, value_node in node.value:
+        for key_node, value_node in zip(node.value[::2], node.value[1::2]):
             if key_node.tag == MERGE:
                 self.fail(key_node, "merge keys are not allowed", "the values written out")
             key = self._scalar(key_node, str)
             if key in entries:
-                first = entries[key][0].start_mark.line + 1
+                first = entries[key][0].line
                 self.fail(key_node, f"duplicate key {key!r}, first at line {first}", "each key once")
             entries[key] = (key_node, value_node)
         return entries
@@ -192,9 +195,9 @@ class Document:
         """
         if kind in NAMES:  # sooner decoded than looked up
             return self._scalar(node, kind)
-        if (id(node), kind) not in self._decoded:
-            self._decoded[id(node), kind] = (node, self._decode(node, kind))
-        return self._decoded[id(node), kind][1]
+        if id(node) not in self._decoded:
+            self._decoded[id(node)] = (node, self._decode(node, kind))
+        return self._decoded[id(node)][1]
 
     def _decode(self, node: Node, kind: Any) -> Any:
         if kind == Options:
@@ -204,7 +207,7 @@ class Document:
         return self.record(node, kind, self.mapping(node))
 
     def _tuple(self, node: Node, arguments: Tuple[Any, ...]) -> Tuple[Any, ...]:
-        if not _is_list(node) or node.tag != SEQ:
+        if node.kind is not LIST or node.tag != SEQ:
             self.fail(node, f"got {_kind(node)}", "a list")
         if arguments[-1] is not Ellipsis and len(node.value) != len(arguments):
             self.fail(node, f"got {len(node.value)} items", f"{len(arguments)} items")
@@ -212,19 +215,19 @@ class Document:
 
     def _option(self, node: Node) -> Any:
         """A value whose type nobody states: what YAML reads it as, or a list of such values."""
-        if _is_list(node) and node.tag == SEQ:
+        if node.kind is LIST and node.tag == SEQ:
             return tuple(self._scalar(item, self._kind_of(item)) for item in node.value)
         return self._scalar(node, self._kind_of(node))
 
     def _kind_of(self, node: Node) -> type:
         # YAML 1.1 takes 1e-3, which has no point, for a string.
-        if isinstance(node, yaml.ScalarEvent) and not node.style and DECIMAL.fullmatch(node.value):
+        if node.kind is SCALAR and node.plain and DECIMAL.fullmatch(node.value):
             return int if node.tag == INT else float
         return {BOOL: bool, INT: int, FLOAT: float}.get(node.tag, str)
 
     def _scalar(self, node: Node, kind: type) -> Any:
         value, tag = node.value, node.tag
-        if not isinstance(node, yaml.ScalarEvent) or tag not in _KINDS:
+        if node.kind is not SCALAR or tag not in _KINDS:
             self.fail(node, f"got {_kind(node)}", NAMES[kind])
         if kind is str:
             if tag != STR:
@@ -239,19 +242,19 @@ class Document:
         elif kind is int:
             if tag == INT and INTEGRAL.fullmatch(value):
                 return int(value)
-        elif tag in (INT, FLOAT, STR) and not node.style and DECIMAL.fullmatch(value):
+        elif tag in (INT, FLOAT, STR) and node.plain and DECIMAL.fullmatch(value):
             return float(value)
         self.fail(node, f"got {_kind(node)} {value!r}", NAMES[kind], actual=value)
 
     def record(self, node: Node, kind: Any, entries: Entries, **given: Any) -> Any:
         """A record of class ``kind`` from a mapping's entries; ``given`` fields come from elsewhere."""
         fields = fields_of(kind)
-        self.check_fields(entries, [name for name in fields if name not in given])
+        self.check_fields(entries, fields, without=given)
         values = dict(given)
+        for name, (_, value) in entries.items():
+            values[name] = self._field(value, name, fields[name])
         for name, field in fields.items():
-            if name in entries:
-                values[name] = self._field(entries[name][1], name, field)
-            elif field.required and name not in given:
+            if field.required and name not in values:
                 self.fail(node, f"the field {name!r} is missing", name)
         record = kind(**values)
         problem = check_record(record)
@@ -260,11 +263,12 @@ class Document:
             self.fail(entries[name][1] if name in entries else node, message, expected)
         return record
 
-    def check_fields(self, entries: Entries, known: Sequence[str]) -> None:
+    def check_fields(self, entries: Entries, fields: Iterable[str], *, without: Container[str] = ()) -> None:
         for key, (key_node, _) in entries.items():
-            if key not in known:
+            if key not in fields or key in without:
                 import difflib  # here and not above, because a registry without mistakes needs none of it
 
+                known = [name for name in fields if name not in without]
                 close = difflib.get_close_matches(key, known, 1)
                 hint = f"did you mean {close[0]!r}?" if close else None
                 self.fail(key_node, f"unknown field {key!r}", ", ".join(known), actual=key, hint=hint)
@@ -293,13 +297,13 @@ class Document:
     def publishers(self, entry: Optional[Tuple[Node, Node]]) -> Dict[str, Entries]:
         """The defaults of each tag, checked here so that a mistake shows even where no checkpoint uses it."""
         found: Dict[str, Entries] = {}
-        fields = {name: field for name, field in fields_of(CheckpointSpec).items() if name not in PLACED}
+        fields = fields_of(CheckpointSpec)
         for tag, (_, node) in (self.mapping(entry[1]) if entry else {}).items():
             found[tag] = self.mapping(node)
-            self.check_fields(found[tag], tuple(fields))
+            self.check_fields(found[tag], fields, without=PLACED)
             for name, (_, value) in found[tag].items():
-                if dataclasses.is_dataclass(fields[name].kind):
-                    self.check_fields(self.mapping(value), tuple(fields_of(fields[name].kind)))
+                if is_record(fields[name].kind):
+                    self.check_fields(self.mapping(value), fields_of(fields[name].kind))
                 else:
                     self._field(value, name, fields[name])
         return found
@@ -309,12 +313,11 @@ class Document:
         entries = {**defaults, **own}
         for key in set(defaults) & set(own):
             default, value = defaults[key][1], own[key][1]
-            if _is_mapping(default) and _is_mapping(value):
-                pairs = list({**self.mapping(default), **self.mapping(value)}.values())
-                entries[key] = (own[key][0], _collection(value, pairs))
-            elif key == "origin" and _is_list(value):
-                items = [*default.value, *value.value]
-                entries[key] = (own[key][0], _collection(value, items))
+            if default.kind is MAPPING and value.kind is MAPPING:
+                pairs = {**self.mapping(default), **self.mapping(value)}.values()
+                entries[key] = (own[key][0], value._replace(value=list(itertools.chain(*pairs))))
+            elif key == "origin" and value.kind is LIST:
+                entries[key] = (own[key][0], value._replace(value=[*default.value, *value.value]))
         return entries
 
     def model(self, key: Node, node: Node, publishers: Mapping[str, Entries]) -> Tuple[Node, ModelSpec]:
@@ -329,7 +332,7 @@ class Document:
             checkpoints.append(_filled_in(self.record(value, CheckpointSpec, merged, variant=name, tag=tag)))
         model = self.record(node, ModelSpec, entries, name=name, checkpoints=tuple(checkpoints))
         if model.default is None and checkpoints:
-            model = dataclasses.replace(model, default=default_tag(model.checkpoints))
+            model = replace(model, default=default_tag(model.checkpoints))
         return key, model
 
     def check_key(self, key: Node, kind: Any, name: str, noun: str) -> None:
@@ -349,31 +352,19 @@ class Document:
                     )
 
 
-def _is_mapping(node: Node) -> bool:
-    return isinstance(node, yaml.MappingStartEvent)
-
-
-def _is_list(node: Node) -> bool:
-    return isinstance(node, yaml.SequenceStartEvent)
-
-
-def _collection(like: Node, children: List[Any]) -> Node:
-    node = type(like)(None, like.tag, False, like.start_mark)
-    node.value = children
-    return node
-
-
 def _filled_in(spec: CheckpointSpec) -> CheckpointSpec:
     """``{variant}``, ``{name}`` and ``{stem}`` (the file's name without its extension) filled in."""
 
     def fill(text: str) -> str:
         if "{" not in text:
             return text
-        file = spec.file.name
-        return text.replace("{variant}", spec.variant).replace("{name}", file).replace("{stem}", Path(file).stem)
+        return text.replace("{variant}", spec.variant).replace("{name}", name).replace("{stem}", stem)
 
-    file = dataclasses.replace(spec.file, sources=tuple(map(fill, spec.file.sources)))
-    return dataclasses.replace(spec, file=file, aliases=tuple(map(fill, spec.aliases)))
+    name = spec.file.name
+    stem = os.path.splitext(name)[0]  # noqa: PTH122 - a Path for each of a hundred files takes longer
+
+    file = replace(spec.file, sources=tuple(map(fill, spec.file.sources)))
+    return replace(spec, file=file, aliases=tuple(map(fill, spec.aliases)))
 
 
 NAMES: Mapping[type, str] = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
@@ -391,8 +382,8 @@ _KINDS = {
 
 
 def _kind(node: Node) -> str:
-    if _is_mapping(node):
+    if node.kind is MAPPING:
         return "a mapping"
-    if _is_list(node):
+    if node.kind is LIST:
         return "a list"
     return _KINDS.get(node.tag, f"the tag {node.tag}")

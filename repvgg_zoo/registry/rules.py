@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 import typing
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+from .record import names_and_defaults
 from .spec import (
     BACKENDS,
     COLOURS,
@@ -111,12 +111,12 @@ def fields_of(record: Any) -> Mapping[str, Field]:
     """The fields of a record's class, in their order."""
     found: Dict[str, Field] = {}
     hints = typing.get_type_hints(record)
-    for field in dataclasses.fields(record):
-        kind = hints[field.name]
+    names, defaults = names_and_defaults(record)
+    for name in names:
+        kind = hints[name]
         optional = type(None) in typing.get_args(kind)
-        required = field.default is dataclasses.MISSING
-        rule = RULES.get((record, field.name))
-        found[field.name] = Field(typing.get_args(kind)[0] if optional else kind, optional, required, rule)
+        rule = RULES.get((record, name))
+        found[name] = Field(typing.get_args(kind)[0] if optional else kind, optional, name not in defaults, rule)
     return found
 
 

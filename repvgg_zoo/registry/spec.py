@@ -1,13 +1,13 @@
 """The records of the registry: what a variant is, and what each published checkpoint of it is.
 
 They are frozen, hold plain data, and are the one source of registry.yaml's grammar: the reader decodes YAML into
-them by their annotations, and the JSON Schema is generated from them.
+them by their annotations, and the JSON Schema is generated from them. Those are types here and not text, as it takes
+longer to read text as Python than to read a registry's as YAML.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from typing import Optional, Tuple, Union
+
+from .record import record
 
 FORMS = ("train", "deploy")
 FORMATS = ("safetensors", "megengine", "torch", "paddle")
@@ -22,7 +22,7 @@ Scalar = Union[str, int, float, bool]
 Options = Tuple[Tuple[str, Union[Scalar, Tuple[Scalar, ...]]], ...]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SESpec:
     """Squeeze-and-excitation in each block, the stem's included."""
 
@@ -30,7 +30,7 @@ class SESpec:
     reduction: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Architecture:
     """How a variant is built (paper, section 3.4 and table 3).
 
@@ -50,7 +50,7 @@ class Architecture:
     options: Options = ()
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Cost:
     """A number for each form: parameters, or multiply-accumulates of convolutions and the head at ``image_size``."""
 
@@ -58,7 +58,7 @@ class Cost:
     deploy: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PaperFigures:
     """What the paper or the official README states of a variant; top-1 in per cent."""
 
@@ -68,7 +68,7 @@ class PaperFigures:
     image_size: int = 224
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Preprocessing:
     """How a picture becomes the network's input; ``mean`` and ``std`` are for values in 0..1, in ``colour`` order.
 
@@ -87,7 +87,7 @@ class Preprocessing:
     crop_rounding: str = "round"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class FileSpec:
     """One file, what proves it, and the sources that serve it, best first.
 
@@ -108,7 +108,7 @@ class FileSpec:
         return "sha256" if self.sha256 else "sha256_prefix" if self.sha256_prefix else "none"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class CheckpointSpec:
     """Published weights of one variant; ``variant`` and ``tag`` are its place in the registry.
 
@@ -143,7 +143,7 @@ class CheckpointSpec:
         return f"{self.variant}.{self.tag}"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ModelSpec:
     """One variant: how it is built, what it costs, its other names, and its published checkpoints.
 
@@ -173,7 +173,7 @@ class ModelSpec:
         raise KeyError(tag)
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Registry:
     """The variants of one registry file, or of several together; ``path`` is the file, if there is one."""
 

@@ -15,9 +15,9 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 
 from .._data import registry_path
 from ..errors import PluginError, RegistryError, UnknownModelError, ZooError
+from .kept import load_kept
 from .names import claims, find_checkpoint, natural_key, normalised, resolve, spellings, suggestions, without_family
 from .plugins import FILES, MODE, Found, Plugin, find_plugins, in_namespace, load_plugin, only, plugin_mode, tell
-from .reader import load_registry, registry_from_mapping
 from .spec import CheckpointSpec, ModelSpec, Registry
 
 Patterns = Union[None, str, Iterable[str]]
@@ -119,6 +119,8 @@ def register(path_or_mapping: Union[str, Path, Mapping[str, Any]]) -> None:
     Its variants are then found by every function. Registering the same thing again changes nothing. Raises
     RegistryError for a registry that is not valid or claims a name that another one has; nothing is added then.
     """
+    from .reader import load_registry, registry_from_mapping
+
     if isinstance(path_or_mapping, Mapping):
         added = registry_from_mapping(path_or_mapping)
     else:
@@ -131,7 +133,7 @@ def register(path_or_mapping: Union[str, Path, Mapping[str, Any]]) -> None:
 
 def shipped_registry() -> Registry:
     """The registry that this package brings."""
-    return _from_file(registry_path())
+    return _from_file(registry_path(), load_kept)
 
 
 def whole_registry() -> Registry:
@@ -173,7 +175,7 @@ def combined(registries: Registries) -> Registry:
                         actual=claim,
                         hint="put your variants into a namespace, for example acme/RepVGG_X",
                     )
-    return Registry(tuple(model for registry in registries for model in registry.models))
+    return Registry(models=tuple(model for registry in registries for model in registry.models))
 
 
 # Registration is the one thing that a process remembers; the lock keeps check and append together.
@@ -250,21 +252,30 @@ def _absolute(name: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(name)))  # noqa: PTH100, PTH111 - links stay, no "~" raises
 
 
-def _from_file(path: Path) -> Registry:
+# The reader is imported where it is needed: it brings PyYAML, without which the shipped registry is listed.
+def _parsed(path: Path) -> Registry:
+    from .reader import load_registry
+
+    return load_registry(path)
+
+
+def _from_file(path: Path, load: Callable[[Path], Registry] = _parsed) -> Registry:
     try:
         stat = path.stat()
-    except (OSError, ValueError):  # reading it says what is wrong
-        return load_registry(path)
-    return _load(str(path), stat.st_mtime_ns, stat.st_size)
+    except (OSError, ValueError):
+        return load(path)  # which says what is wrong
+    return _once(path, stat.st_mtime_ns, stat.st_size, load)
 
 
 @functools.lru_cache(maxsize=32)
-def _load(path: str, mtime_ns: int, size: int) -> Registry:
-    return load_registry(path)
+def _once(path: Path, mtime_ns: int, size: int, load: Callable[[Path], Registry]) -> Registry:
+    return load(path)
 
 
 @functools.lru_cache(maxsize=32)
 def _from_mapping(plugin: Plugin) -> Registry:
+    from .reader import registry_from_mapping
+
     return registry_from_mapping(plugin.registry)  # type: ignore[arg-type]
 
 
