@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import doctest
 import os
+import signal
 import tempfile
 from contextlib import ExitStack
 from typing import Any, Dict
@@ -20,6 +21,9 @@ from sybil import Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
+
+# A shell that runs the tests in the background has them ignore interrupts, and the processes that they interrupt too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
