@@ -25,8 +25,10 @@ from .memory import address_of, unwritten
 
 PAGE = mmap.PAGESIZE
 HUGE_PAGE = 2 << 20  # Linux maps as much at a time where memory and file are aligned alike
-# A block of this size is mapped by itself, whatever was freed before (glibc's DEFAULT_MMAP_THRESHOLD_MAX).
+# glibc maps a block of this size by itself (DEFAULT_MMAP_THRESHOLD_MAX), unless the heap has a gap as large, which a
+# process that freed much may have; what lies in one is held until the gaps are full, or there are too many.
 MAPPED_ALONE = 32 << 20
+GAPS = 8
 MAP_FIXED = 0x10  # include/uapi/asm-generic/mman-common.h
 # File systems whose deleted files last as long as they are mapped. On a network's they need not, and whoever then
 # touches a page is killed.
@@ -98,10 +100,17 @@ def _room_on(file: MappedFile, first: int, size: int, like: Tensor) -> Optional[
     """A flat tensor of the file's ``size`` bytes from ``first`` on, where a page begins."""
     itemsize = np.dtype(like.dtype).itemsize
     length = -(-size // PAGE) * PAGE
-    block = unwritten((max(length + HUGE_PAGE, MAPPED_ALONE) // itemsize,), like)
-    address = address_of(block)
-    target = address + (first - address) % HUGE_PAGE
-    if not _is_mapped_alone(address, target + length) or not _map_over(target, length, file, first):
+    in_gaps = []
+    for _ in range(GAPS):
+        block = unwritten((max(length + HUGE_PAGE, MAPPED_ALONE) // itemsize,), like)
+        address = address_of(block)
+        target = address + (first - address) % HUGE_PAGE
+        if _is_mapped_alone(address, target + length):
+            break
+        in_gaps.append(block)
+    else:
+        return None
+    if not _map_over(target, length, file, first):
         return None
     begin = (target - address) // itemsize
     room = block[begin : begin + size // itemsize]
