@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--bursts", type=int, default=5)
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    record = Record.resume(options.results)
+    record = Record.resume(options.results, "growth")
     for threads in (1, 2):
         for batch, size in [(batch, 224) for batch in BATCHES] + [(1, size) for size in SIZES if size != 224]:
             key = {"variant": f"RepVGG_{options.variant}", "batch": batch, "threads": threads, "image_size": size}

@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--bursts", type=int, default=BURSTS)
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    record = Record.resume(options.results)
+    record = Record.resume(options.results, "inference")
     for name in options.variants.split(","):
         for setting in options.settings.split(","):
             batch, threads = (int(text) for text in setting.split("x"))

@@ -64,7 +64,7 @@ def main() -> None:
     if options.child is not None:
         print(json.dumps(measure(**json.loads(options.child))))
         return
-    record = Record.resume(options.results)
+    record = Record.resume(options.results, "loading")
     if record.of("loading"):
         print("loading: measured already")
         return

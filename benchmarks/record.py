@@ -1,7 +1,7 @@
 """What was measured, where and when: one JSON file that grows row by row, so that a run that was cut off goes on.
 
-A row is one figure's dict, known by its benchmark and key. The file also describes the machine; rows of another
-machine, or of another day, go into another file.
+A row is one figure's dict, known by its benchmark and key. The file also describes the machine and says at which commit
+each benchmark ran; rows of another machine, or of another day, go into another file.
 """
 
 from __future__ import annotations
@@ -24,38 +24,49 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 Row = Dict[str, Any]
+ANOTHER = "delete it, or choose another --results"
 
 
 class Record:
     """The rows measured so far, in the file ``path``."""
 
-    def __init__(self, path: Path, machine: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        machine: Mapping[str, Any],
+        rows: Sequence[Row] = (),
+        commits: Optional[Mapping[str, str]] = None,
+    ) -> None:
         self.path = path
         self.machine = dict(machine)
         self.rows = list(rows)
+        self.commits = dict(commits or {})
 
     @classmethod
     def read(cls, path: Path) -> Record:
         """What a file holds."""
         kept = json.loads(path.read_text(encoding="utf-8"))
-        return cls(path, kept["machine"], kept["rows"])
+        return cls(path, kept["machine"], kept["rows"], kept["commits"])
 
     @classmethod
-    def resume(cls, path: Optional[Path] = None) -> Record:
+    def resume(cls, path: Optional[Path], benchmark: str) -> Record:
         """The record to add to: ``path``, or today's of this machine, with what it holds already.
 
-        Ends the program if that was measured with another state of the code, or on another machine of the same name: a
-        table must not mix the two.
+        Ends the program if that is another machine of the same name, or if the rows of this benchmark were measured
+        with another state of the code: a table must not mix the two.
         """
         here = machine()
         path = path or RESULTS / f"{here['date']}-{slug(here['cpu'])}.json"
         if not path.exists():
-            return cls(path, here, [])
+            return cls(path, here)
         record = cls.read(path)
-        for name in ("commit", "cpu", "cores", "instructions"):
-            then, now = (str(one[name]).replace("-dirty", "") for one in (record.machine, here))
-            if then != now:
-                sys.exit(f"{path} has {name} {then}, and here it is {now}: delete it, or choose another --results")
+        for name in ("cpu", "cores", "instructions"):
+            if record.machine[name] != here[name]:
+                sys.exit(f"{path} has {name} {record.machine[name]}, and here it is {here[name]}: {ANOTHER}")
+        now = commit()
+        then = record.commits.get(benchmark, now)
+        if then.replace("-dirty", "") != now.replace("-dirty", ""):
+            sys.exit(f"{path} has {benchmark} at commit {then}, and here it is {now}: {ANOTHER}")
         return record
 
     def find(self, benchmark: str, key: Mapping[str, Any]) -> Optional[Row]:
@@ -73,14 +84,16 @@ class Record:
         if old is not None:
             self.rows.remove(old)
         self.rows.append({"benchmark": benchmark, **key, **measured})
+        self.commits.setdefault(benchmark, commit())
         self.write()
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
         rows = ",\n".join(f"    {json.dumps(row)}" for row in self.rows)
-        text = json.dumps(self.machine, indent=2).replace("\n", "\n  ")
-        part.write_text(f'{{\n  "machine": {text},\n  "rows": [\n{rows}\n  ]\n}}\n', encoding="utf-8")
+        machine, commits = (json.dumps(one, indent=2).replace("\n", "\n  ") for one in (self.machine, self.commits))
+        text = f'{{\n  "machine": {machine},\n  "commits": {commits},\n  "rows": [\n{rows}\n  ]\n}}\n'
+        part.write_text(text, encoding="utf-8")
         part.replace(self.path)
 
 
@@ -104,7 +117,6 @@ def machine() -> Dict[str, Any]:
         "instructions": instructions(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
-        "commit": commit(),
         "versions": {"python": platform.python_version(), **versions("megengine", "numpy")},
     }
 

@@ -27,9 +27,11 @@ PICTURES = {
 }
 
 INTRODUCTION = """\
-Measured on {date} at commit `{commit}` on {cores} cores of an {cpu} ({instructions}), {memory_gib} GiB, {system}, with
-{versions}. The contenders of a table took turns, so that whatever disturbed one disturbed all. Another machine gives
-other figures; quotients change less. To repeat it:"""
+Measured on {date} on {cores} cores of an {cpu} ({instructions}), {memory_gib} GiB, {system}, with
+{versions}; {commits}.
+
+The contenders of a table took turns, so that whatever disturbed one disturbed all. Another machine gives other figures;
+quotients change less. To repeat it:"""
 
 COMMANDS = """\
 ```sh
@@ -95,7 +97,8 @@ def page(record: Record, pictures: Sequence[str]) -> str:
 
 def introduction(record: Record) -> List[str]:
     machine = {**record.machine, "instructions": ", ".join(record.machine["instructions"])}
-    parts = [INTRODUCTION.format(**{**machine, "versions": versions(record)}), COMMANDS]
+    del machine["versions"]
+    parts = [INTRODUCTION.format(**machine, versions=versions(record), commits=commits(record)), COMMANDS]
     noisy = [row for row in record.rows if row.get("disturbance", 0) > QUIET]
     if noisy:
         parts.append(
@@ -112,6 +115,15 @@ def versions(record: Record) -> str:
             found.update(contender.get("versions", {}))
     found.update({name: text for name, text in record.machine["versions"].items() if name != "python"})
     return ", ".join(f"{name} {text}" for name, text in sorted(found.items()))
+
+
+def commits(record: Record) -> str:
+    """Which commit each section was measured at."""
+    sections: Dict[str, List[str]] = {}
+    for benchmark, commit in record.commits.items():
+        if benchmark != "bounds":  # they are quotients of other rows
+            sections.setdefault(commit, []).append(benchmark)
+    return "; ".join(f"{', '.join(names)} at commit `{commit}`" for commit, names in sections.items())
 
 
 # The sections ------------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    record = Record.resume(options.results)
+    record = Record.resume(options.results, "waiting")
     if record.of("waiting"):
         print("waiting: measured already")
         return

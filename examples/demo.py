@@ -103,7 +103,7 @@ def score(predictions: NDArray[Any], labels: NDArray[Any]) -> str:
     return f"{right} of {len(labels)} test images right: top-1 {100 * right / len(labels):.2f} %"
 
 
-def in_turns(*calls: Callable[[], Any], rounds: int = 15) -> List[float]:
+def in_turns(*calls: Callable[[], Any], rounds: int = 7) -> List[float]:
     """The median seconds of each call, taken in turns so that a busy machine is busy for all of them."""
     seconds: List[List[float]] = [[] for _ in calls]
     for _ in range(rounds + 2):

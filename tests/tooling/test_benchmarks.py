@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.record import Record, machine, spread
+from benchmarks.record import Record, commit, machine, spread
 from benchmarks.report import page
 
 MACHINE = {
@@ -16,7 +16,6 @@ MACHINE = {
     "instructions": ["avx2"],
     "memory_gib": 8,
     "system": "Linux 6",
-    "commit": "abc1234",
     "versions": {"python": "3.10.1", "megengine": "1.13.0"},
 }
 KEY = {"variant": "RepVGG_A0", "batch": 1, "threads": 2, "image_size": 224}
@@ -28,7 +27,7 @@ def timed(*times):
 
 @pytest.fixture
 def record(tmp_path):
-    return Record(tmp_path / "results.json", MACHINE, [])
+    return Record(tmp_path / "results.json", MACHINE)
 
 
 def line_of(text, start):
@@ -46,18 +45,29 @@ def test_rows_are_on_the_disk_at_once_and_the_same_key_replaces_its_row(record):
     assert kept.find("growth", KEY) is None
 
 
-OTHERS = {"commit": "abc1234", "cpu": "another", "cores": 999, "instructions": ["none"]}
+OTHERS = {"cpu": "another", "cores": 999, "instructions": ["none"]}
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_record_of_another_commit_or_machine_is_not_added_to(name, tmp_path):
-    here = Record(tmp_path / "here.json", machine(), [])
+def test_a_record_of_another_machine_is_not_added_to(name, tmp_path):
+    here = Record(tmp_path / "here.json", machine())
     here.add("inference", KEY, contenders={})
-    assert Record.resume(here.path).rows == here.rows
-    there = Record(tmp_path / "there.json", {**machine(), name: OTHERS[name]}, [])
+    assert Record.resume(here.path, "inference").rows == here.rows
+    there = Record(tmp_path / "there.json", {**machine(), name: OTHERS[name]})
     there.add("inference", KEY, contenders={})
     with pytest.raises(SystemExit, match=f"has {name}"):
-        Record.resume(there.path)
+        Record.resume(there.path, "inference")
+
+
+def test_a_table_of_another_commit_is_not_added_to_and_the_page_names_both(tmp_path):
+    record = Record(tmp_path / "record.json", machine(), commits={"inference": "abc1234", "growth": "abc1234"})
+    record.add("inference", KEY, contenders={"ours": timed(3.0)})
+    record.add("loading", {"contender": "ours"}, seconds=spread([0.1]))
+    with pytest.raises(SystemExit, match="inference at commit abc1234"):
+        Record.resume(record.path, "inference")
+    resumed = Record.resume(record.path, "loading")
+    assert (resumed.rows, resumed.commits) == (record.rows, {**record.commits, "loading": commit()})
+    assert f"inference, growth at commit `abc1234`; loading at commit `{commit()}`" in page(resumed, [])
 
 
 def test_the_page_divides_ours_by_the_best_peer(record):
