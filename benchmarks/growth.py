@@ -20,7 +20,7 @@ SIZES = (160, 192, 224, 288, 352, 448)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="A0")
-    parser.add_argument("--bursts", type=int, default=5)
+    parser.add_argument("--bursts", type=int, default=20)
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
     record = Record.resume(options.results, "growth")
