@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-# About an hour on two idle cores, two thirds of it for inference.
+# A good hour on two idle cores, two thirds of it for inference.
 ALL = ("inference", "growth", "loading", "waiting", "report")
 # These print a table of their own; the second needs nginx.
 OTHERS = ("checkpoints", "download")

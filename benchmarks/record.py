@@ -57,14 +57,12 @@ class Record:
         """
         here = machine()
         path = path or RESULTS / f"{here['date']}-{slug(here['cpu'])}.json"
-        if not path.exists():
-            return cls(path, here)
-        record = cls.read(path)
+        record = cls.read(path) if path.exists() else cls(path, here)
         for name in ("cpu", "cores", "instructions"):
             if record.machine[name] != here[name]:
                 sys.exit(f"{path} has {name} {record.machine[name]}, and here it is {here[name]}: {ANOTHER}")
         now = commit()
-        then = record.commits.get(benchmark, now)
+        then = record.commits.setdefault(benchmark, now)
         if then.replace("-dirty", "") != now.replace("-dirty", ""):
             sys.exit(f"{path} has {benchmark} at commit {then}, and here it is {now}: {ANOTHER}")
         return record
@@ -84,7 +82,6 @@ class Record:
         if old is not None:
             self.rows.remove(old)
         self.rows.append({"benchmark": benchmark, **key, **measured})
-        self.commits.setdefault(benchmark, commit())
         self.write()
 
     def write(self) -> None:

@@ -35,7 +35,7 @@ quotients change less. To repeat it:"""
 
 COMMANDS = """\
 ```sh
-./dev bench                                             # everything, about an hour on two cores
+./dev bench                                             # everything, a good hour on two cores
 ./dev bench inference --variants A0,B1 --settings 1x2   # a part; --help tells the options
 ./dev bench report                                      # this page, from the newest record
 ```"""
@@ -96,9 +96,9 @@ def page(record: Record, pictures: Sequence[str]) -> str:
 
 
 def introduction(record: Record) -> List[str]:
-    machine = {**record.machine, "instructions": ", ".join(record.machine["instructions"])}
-    del machine["versions"]
-    parts = [INTRODUCTION.format(**machine, versions=versions(record), commits=commits(record)), COMMANDS]
+    instructions = ", ".join(record.machine["instructions"])
+    facts = {**record.machine, "instructions": instructions, "versions": versions(record), "commits": commits(record)}
+    parts = [INTRODUCTION.format(**facts), COMMANDS]
     noisy = [row for row in record.rows if row.get("disturbance", 0) > QUIET]
     if noisy:
         parts.append(
@@ -121,8 +121,7 @@ def commits(record: Record) -> str:
     """Which commit each section was measured at."""
     sections: Dict[str, List[str]] = {}
     for benchmark, commit in record.commits.items():
-        if benchmark != "bounds":  # they are quotients of other rows
-            sections.setdefault(commit, []).append(benchmark)
+        sections.setdefault(commit, []).append(benchmark)
     return "; ".join(f"{', '.join(names)} at commit `{commit}`" for commit, names in sections.items())
 
 

@@ -22,10 +22,9 @@ else:
         assert frozen
 
         def made(cls):
-            cls._names = tuple(cls.__annotations__)
+            cls._names = dict.fromkeys(cls.__annotations__)  # in order, and its keys are a set
             cls._defaults = {name: vars(cls)[name] for name in cls._names if name in vars(cls)}
-            cls._fields = frozenset(cls._names)
-            cls._required = cls._fields - cls._defaults.keys()
+            cls._required = cls._names.keys() - cls._defaults.keys()
             cls.__init__, cls.__repr__, cls.__setattr__, cls.__delattr__ = _init, _repr, _refuse, _refuse
             if eq:
                 cls.__eq__, cls.__hash__ = _eq, _hash
@@ -43,7 +42,7 @@ def is_record(kind: Any) -> bool:
 
 def names_and_defaults(kind: Any) -> Tuple[Tuple[str, ...], Mapping[str, Any]]:
     """The fields of a record's class in their order, and the values of those that need not be given."""
-    return kind._names, kind._defaults
+    return tuple(kind._names), kind._defaults
 
 
 def replace(instance: T, **changes: Any) -> T:
@@ -53,7 +52,7 @@ def replace(instance: T, **changes: Any) -> T:
 
 def _init(self: Any, *values: Any, **named: Any) -> None:
     # By name is the registry's way, and the quick one; anything else may be a mistake, for which Python has the words.
-    if values or not self._required <= named.keys() <= self._fields:
+    if values or not self._required <= named.keys() <= self._names.keys():
         named = _signature(self.__class__).bind(*values, **named).arguments
     vars(self).update(self._defaults)
     vars(self).update(named)
