@@ -36,7 +36,7 @@ dependencies = list(_REQUIREMENTS)
 def __dir__() -> List[str]:
     """The shipped variants' canonical names and nothing else: megengine.hub.list shows all callables named here."""
     _check()
-    from repvgg_zoo.registry.zoo import shipped_registry
+    from repvgg_zoo.registry.api import shipped_registry
 
     return [model.name for model in shipped_registry().models]
 
@@ -57,7 +57,7 @@ def __getattr__(name: str) -> Callable[..., Module]:
 
 
 def _entry(name: str) -> Callable[..., Module]:
-    from repvgg_zoo.registry.page import page
+    from repvgg_zoo.cli.describe import page
 
     def entry(
         pretrained: Union[bool, str] = False,

@@ -20,7 +20,7 @@ from typing import Any, Callable, Dict, List, Mapping
 
 import numpy as np
 
-from .record import peers_environment, peers_python
+from .results_file import peers_environment, peers_python
 
 # For a reader in another interpreter: writes a file of its own once, then reads it as often as asked.
 TORCH = """

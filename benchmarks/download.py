@@ -34,7 +34,7 @@ SHELL = {
 
 def repvgg_zoo(job: Dict[str, Any]) -> Callable[[], object]:
     from repvgg_zoo.hub import Settings, fetch_file
-    from repvgg_zoo.registry.spec import FileSpec
+    from repvgg_zoo.registry.specs import FileSpec
 
     file = FileSpec("big.bin", (job["url"],), job["size"], job["sha256"])
     settings = Settings(cache=Path(job["folder"]))

@@ -26,8 +26,8 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from .contenders.serve import CONTENDERS
-from .record import ROOT, Record, disturbance, peers_environment, peers_python, resident, spread
+from .results_file import ROOT, Record, disturbance, peers_environment, peers_python, resident, spread
+from .runtimes.serve import CONTENDERS
 
 VARIANTS = ("A0", "A1", "A2", "B0", "B1", "B1g2", "B1g4", "B2g4", "B3", "D2se")
 SETTINGS = ("1x1", "1x2", "8x2")
@@ -149,7 +149,7 @@ class Contender:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)} if is_ours else peers_environment()
         environment.update(REPVGG_ZOO_HOME=str(folder / "cache"), OMP_NUM_THREADS=str(len(cores)))
         self.process = subprocess.Popen(
-            [python, "-m", "benchmarks.contenders.serve", name, json.dumps(cores)],
+            [python, "-m", "benchmarks.runtimes.serve", name, json.dumps(cores)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / f"{name}.log").open("w"),

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List
 
-from .contenders.touch import touch
-from .record import Record, disturbance, peers_environment, peers_python, resident, spread
+from .results_file import Record, disturbance, peers_environment, peers_python, resident, spread
+from .runtimes.touch import touch
 
 NAME = "bench/RepVGG_B3"
 DEPLOY, TORCH_DEPLOY = "ours, deploy form, kept", "torch, plain deploy network: meta build, mmap, assign"
@@ -78,7 +78,7 @@ def main() -> None:
 
 def write_files(folder: Path) -> None:
     """The publishers' files, by timm and torch themselves, and a registry of our own that names them."""
-    command = [peers_python(), "-m", "benchmarks.contenders.write_weights", str(folder)]
+    command = [peers_python(), "-m", "benchmarks.runtimes.write_weights", str(folder)]
     subprocess.run(command, env=peers_environment(), check=True)
     (folder / "registry.json").write_text(json.dumps(registry(folder)))
 
@@ -142,7 +142,7 @@ def run(folder: Path, who: str, form: str, tag: str, cache: str) -> Dict[str, An
     job = json.dumps({"who": who, "form": form, "tag": tag, "folder": str(folder), "cache": cache})
     command, environment = [sys.executable, "-m", "benchmarks.loading", "--child", job], dict(os.environ)
     if who == "torch":
-        command = [peers_python(), "-m", "benchmarks.contenders.load", form, str(folder)]
+        command = [peers_python(), "-m", "benchmarks.runtimes.load", form, str(folder)]
         environment = peers_environment()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
@@ -164,7 +164,7 @@ def measure(who: str, form: str, tag: str, folder: str, cache: str) -> Dict[str,
     import numpy as np
 
     import repvgg_zoo
-    from repvgg_zoo.checkpoints.memory import Borrowed
+    from repvgg_zoo._tensors import Borrowed
 
     repvgg_zoo.register(json.loads((Path(folder) / "registry.json").read_text()))
     repvgg_zoo.model_info(NAME)

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
-from .record import RESULTS, ROOT, Record, Row, peers_environment, peers_python
+from .results_file import RESULTS, ROOT, Record, Row, peers_environment, peers_python
 
 PAGE = ROOT / "docs" / "performance.md"
 PEERS = ("torch", "torch channels-last", "onnxruntime", "openvino")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import repvgg_zoo
-from repvgg_zoo.cli.machine import prepare_megengine
+from repvgg_zoo.cli.megengine_setup import prepare_megengine
 
 NAME = "RepVGG_N0.digits"
 INK, PAPER, RIGHT, WRONG = (20, 24, 32), (255, 255, 255), (22, 122, 62), (200, 30, 40)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, List
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .builder import create
     from .checkpoints import load_checkpoint, save_checkpoint
-    from .factory import create
     from .hub.named import fetch
+    from .image.predict import Prediction, predict
+    from .image.preprocess import preprocess
+    from .inference.api import CompiledModel, compile
+    from .registry.api import list_models, model_info, register
     from .registry.plugins import Plugin
-    from .registry.zoo import list_models, model_info, register
-    from .reparam.convert import to_deploy
-    from .reparam.report import compare_forms
-    from .runtime.compile import CompiledModel, compile
-    from .vision.predict import Prediction, predict
-    from .vision.preprocess import preprocess
+    from .reparam.equivalence import compare_forms
+    from .reparam.to_deploy import to_deploy
 
 __all__ = [
     "CompiledModel",
@@ -41,21 +41,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CompiledModel": "runtime.compile",
+    "CompiledModel": "inference.api",
     "Plugin": "registry.plugins",
-    "Prediction": "vision.predict",
-    "compare_forms": "reparam.report",
-    "compile": "runtime.compile",
-    "create": "factory",
+    "Prediction": "image.predict",
+    "compare_forms": "reparam.equivalence",
+    "compile": "inference.api",
+    "create": "builder",
     "fetch": "hub.named",
-    "list_models": "registry.zoo",
+    "list_models": "registry.api",
     "load_checkpoint": "checkpoints",
-    "model_info": "registry.zoo",
-    "predict": "vision.predict",
-    "preprocess": "vision.preprocess",
-    "register": "registry.zoo",
+    "model_info": "registry.api",
+    "predict": "image.predict",
+    "preprocess": "image.preprocess",
+    "register": "registry.api",
     "save_checkpoint": "checkpoints",
-    "to_deploy": "reparam.convert",
+    "to_deploy": "reparam.to_deploy",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Iterable, Iterator, TypeVar
 
-from ._machine import usable_cores
+from ._cpu import usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from repvgg_zoo.builder import create
 from repvgg_zoo.errors import EquivalenceError, ZooError
-from repvgg_zoo.factory import create
-from repvgg_zoo.registry.spec import SESpec
+from repvgg_zoo.registry.specs import SESpec
 
 from .checkpoints.publishers import PUBLISHERS, SMALL, entries
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import repvgg_zoo
-from repvgg_zoo._data import hub_folder
+from repvgg_zoo._resources import hub_folder
+from repvgg_zoo._settings import Settings
 from repvgg_zoo.hub import bundle, fetch_file, stored_name
-from repvgg_zoo.hub.settings import Settings
-from repvgg_zoo.registry.zoo import find_weights
+from repvgg_zoo.registry.api import find_weights
 
 DIGITS = find_weights("RepVGG_N0.digits").file
 

@@ -92,7 +92,7 @@ def test_a_builder_that_does_not_build_ends_in_an_error_of_ours(plugin, name, er
 
 
 def test_a_builder_whose_package_is_not_installed_is_named():
-    from repvgg_zoo.factory import _build
+    from repvgg_zoo.builder import _build
 
     architecture = replace(repvgg_zoo.model_info("RepVGG_A0").architecture, builder="elsewhere/head")
     with pytest.raises(RegistryError, match="no plug-in elsewhere is installed") as caught:

@@ -3,6 +3,6 @@
 from .layouts import LAYOUTS, Layout
 from .load import Checkpoint, LoadReport, load_checkpoint
 from .save import save_checkpoint
-from .state import load_state
+from .state_dict import load_state
 
 __all__ = ["LAYOUTS", "Checkpoint", "Layout", "LoadReport", "load_checkpoint", "load_state", "save_checkpoint"]

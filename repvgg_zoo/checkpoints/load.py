@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import LayoutError, PathLike
-from .blocks import BLOCK, block_order, has_identity
+from .block_keys import BLOCK, block_order, has_identity
 from .formats import read_file
 from .layouts import AUXILIARY, BN_TENSORS, IGNORED, LAYOUTS, Layout, is_bn, layout_called, native_array, native_keys
 

@@ -20,8 +20,8 @@ import numpy as np
 from megengine import Tensor
 from numpy.typing import NDArray
 
-from .formats.mapped import MappedFile
-from .memory import address_of, unwritten
+from .._tensors import address_of, unwritten
+from .formats.mmap_file import MappedFile
 
 PAGE = mmap.PAGESIZE
 HUGE_PAGE = 2 << 20  # Linux maps as much at a time where memory and file are aligned alike

@@ -25,9 +25,9 @@ __all__ = ["main"]
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Runs one command line (by default the process's own) and gives its exit code; raises nothing."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    from . import failures
+    from . import errors
 
-    with failures.handled(arguments) as outcome:
+    with errors.handled(arguments) as outcome:
         try:
             outcome.code = _run(arguments)
         finally:
@@ -60,5 +60,5 @@ def _help(names: List[str]) -> int:
 def _command(name: str) -> Tuple[Any, ArgumentParser]:
     if name not in COMMANDS:
         raise unknown_command(name)
-    module = importlib.import_module(f".{COMMANDS[name].module}", __package__)
+    module = importlib.import_module(f".commands.{COMMANDS[name].module}", __package__)
     return module, command_parser(name, module)

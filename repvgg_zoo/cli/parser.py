@@ -21,7 +21,7 @@ class Command(NamedTuple):
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
-        "list": Command("listing", "the variants as a table; filters, and the Pareto front"),
+        "list": Command("list", "the variants as a table; filters, and the Pareto front"),
         "info": Command("info", "all that is known of one variant, or of one checkpoint"),
         "fetch": Command("fetch", "bring checkpoints into the cache, verified; print their paths"),
         "verify": Command("verify", "hash the cache, a checkpoint or a file: is it right?"),

@@ -4,9 +4,9 @@ It knows nothing of neural networks. ``fetch_file`` is the one door; ``manage`` 
 carries files to a machine without internet. A cache is a flat folder that can be moved, shared, or served as a mirror.
 """
 
+from .._settings import Settings, read_settings
 from .cache import Stamp
 from .fetch import Tools, fetch_file
-from .names import stored_name
-from .settings import Settings, read_settings
+from .filenames import stored_name
 
 __all__ = ["Settings", "Stamp", "Tools", "fetch_file", "read_settings", "stored_name"]

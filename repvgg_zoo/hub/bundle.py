@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import IO, Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from repvgg_zoo.errors import ArgumentError, BundleError, PathLike, UnverifiedError, ZooError
-from repvgg_zoo.registry.spec import FileSpec
+from repvgg_zoo.registry.specs import FileSpec
 
+from .._settings import ALLOW_UNVERIFIED, Settings, read_settings
 from . import cache
 from .fetch import fetch_file
-from .names import file_key, safe_name, stored_name
-from .parts import Part
-from .settings import ALLOW_UNVERIFIED, Settings, read_settings
+from .filenames import file_key, safe_name, stored_name
+from .partial import Part
 from .verify import CHUNK, hash_file, proves
 
 INDEX = "bundle.yaml"

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Optional
 
 from repvgg_zoo.errors import CacheError, DiskFullError
-from repvgg_zoo.registry.spec import FileSpec
+from repvgg_zoo.registry.specs import FileSpec
 
+from .._settings import HOME
 from .clock import SYSTEM_CLOCK, Clock
-from .names import stored_name
-from .settings import HOME
+from .filenames import stored_name
 from .verify import hash_file, proves
 
 STAMP_SUFFIX = ".stamp"

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Hashable, Optional, Sequence, Tuple, Union
 
 from repvgg_zoo.errors import CacheError, DownloadError, IntegrityError, OfflineError, UnverifiedError, ZooError
-from repvgg_zoo.registry.spec import FileSpec
+from repvgg_zoo.registry.specs import FileSpec
 
+from .._settings import ALLOW_UNVERIFIED, CACHE_DIRS, MIRROR, OFFLINE, Settings, read_settings
 from . import cache
 from .clock import SYSTEM_CLOCK, Clock
-from .names import file_key, stored_name
-from .settings import ALLOW_UNVERIFIED, CACHE_DIRS, MIRROR, OFFLINE, Settings, read_settings
+from .filenames import file_key, stored_name
 
 # A hit, by far the most common call, needs none of these.
 if TYPE_CHECKING:
+    from .download import Limits
+    from .http import Web
     from .locks import Lock
-    from .parts import Part
+    from .partial import Part
     from .progress import Progress
     from .sources import Source
-    from .transfer import Limits
-    from .web import Web
 
 logger = logging.getLogger("repvgg_zoo.hub")
 
@@ -54,7 +54,7 @@ def fetch_file(
     """The path of the verified file, from a cache if it is there, else from the first source that gives it.
 
     A file in a cache is given out without network and without any write. None for an argument means what the
-    environment says (see :mod:`repvgg_zoo.hub.settings`). The file must not be changed: it belongs to all who use the
+    environment says (see :mod:`repvgg_zoo._settings`). The file must not be changed: it belongs to all who use the
     cache.
 
     Raises OfflineError if the file is not at hand and the network may not be used, UnverifiedError if nothing proves
@@ -122,9 +122,9 @@ def _download(
     file: FileSpec, settings: Settings, sources: Sequence[Source], report: Progress, tools: Tools
 ) -> Optional[Path]:
     """Fetch into a part file and publish it; None if the part was taken away in the meantime."""
-    from .parts import Part
-    from .transfer import Limits, Transfer, fill
-    from .web import RequestsWeb
+    from .download import Limits, Transfer, fill
+    from .http import RequestsWeb
+    from .partial import Part
 
     root = settings.cache
     target = root / stored_name(file)
@@ -196,7 +196,7 @@ def _publish(file: FileSpec, part: Part, target: Path, sha256: str, tools: Tools
 
 def _activity(root: Path, key: str) -> Hashable:
     """Something that changes whenever any process gets on with this file."""
-    from .parts import parts_in
+    from .partial import parts_in
 
     seen = []
     for path in parts_in(root, key):
@@ -212,7 +212,7 @@ def _tell(text: str, report: Progress) -> None:
 
 
 def _who_works(root: Path, file: FileSpec) -> str:
-    from .parts import parts_in, read_part_name
+    from .partial import parts_in, read_part_name
     from .progress import size_text
 
     newest = (0.0, 0, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional
 
-from ..registry.zoo import find_weights
+from ..registry.api import find_weights
 from .fetch import fetch_file
 
 

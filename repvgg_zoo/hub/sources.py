@@ -9,10 +9,10 @@ from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from repvgg_zoo.errors import ArgumentError
-from repvgg_zoo.registry.spec import FileSpec
+from repvgg_zoo.registry.specs import FileSpec
 
-from .names import stored_name
-from .settings import Settings
+from .._settings import Settings
+from .filenames import stored_name
 
 GDRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Optional, Union
 
-from repvgg_zoo.registry.spec import FileSpec
+from repvgg_zoo.registry.specs import FileSpec
 
 CHUNK = 1 << 20
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()

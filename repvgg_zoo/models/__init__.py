@@ -1,6 +1,6 @@
 """The networks: RepVGG (CVPR 2021) and RepVGGplus, and the blocks they are made of."""
 
-from .blocks import Linear, RepVGGBlock, SEBlock
+from .layers import Linear, RepVGGBlock, SEBlock
 from .repvgg import FeatureInfo, RepVGG
 from .repvggplus import RepVGGplus
 

@@ -10,8 +10,8 @@ import megengine.module as M
 from megengine import Tensor
 
 from ..errors import ArgumentError
-from ..registry.spec import SESpec
-from .blocks import Linear, block_builder
+from ..registry.specs import SESpec
+from .layers import Linear, block_builder
 from .module import Module, Sequential
 
 STAGE_WIDTHS = (64, 128, 256, 512)

@@ -8,8 +8,8 @@ from typing import Callable, Dict, List, Optional, Sequence, Union
 import megengine.module as M
 from megengine import Tensor
 
-from ..registry.spec import SESpec
-from .blocks import Conv2d, Linear, RepVGGBlock, block_builder
+from ..registry.specs import SESpec
+from .layers import Conv2d, Linear, RepVGGBlock, block_builder
 from .module import Module
 from .repvgg import feature_info, pooled, stage_channels
 

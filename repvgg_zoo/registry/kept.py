@@ -13,19 +13,19 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, Dict
 
-from . import spec
-from .spec import Registry
+from . import specs
+from .specs import Registry
 
 
 def load_kept(path: Path) -> Registry:
     """Reads a registry file as ``load_registry`` does, through its parsed form if that is there and still true."""
     try:
-        code = _Parser(spec.__name__, str(path)).get_code(spec.__name__)
+        code = _Parser(specs.__name__, str(path)).get_code(specs.__name__)
     except (OSError, EOFError, ImportError, TypeError, ValueError):  # the file is damaged, or what is kept of it
-        from .reader import load_registry
+        from .parser import load_registry
 
         return load_registry(path)  # which says what is wrong with the file, if it is the file
-    registry: Registry = eval(code, vars(spec))  # type: ignore[arg-type]
+    registry: Registry = eval(code, vars(specs))  # type: ignore[arg-type]
     return registry
 
 
@@ -33,7 +33,7 @@ class _Parser(SourceFileLoader):
     """Python's importer, for which the registry is a module: it finds, checks and writes what is kept."""
 
     def source_to_code(self, data: Any, path: Any, **_: Any) -> Any:  # type: ignore[override]  # a method, as theirs is
-        from .reader import parse_registry
+        from .parser import parse_registry
 
         return compile(repr(parse_registry(data, path=Path(path))), path, "eval")
 

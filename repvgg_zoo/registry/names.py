@@ -11,7 +11,7 @@ import re
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ..errors import NoWeightsError, UnknownModelError
-from .spec import CheckpointSpec, ModelSpec, Registry
+from .specs import CheckpointSpec, ModelSpec, Registry
 
 Target = Tuple[ModelSpec, Optional[str]]
 

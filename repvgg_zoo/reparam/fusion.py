@@ -11,9 +11,9 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoints.blocks import BLOCK, has_identity
+from ..checkpoints.block_keys import BLOCK, has_identity
 from ..checkpoints.layouts import BN_TENSORS
-from ..checkpoints.state import as_vector
+from ..checkpoints.state_dict import as_vector
 from ..errors import EquivalenceError
 
 BN_EPS = 1e-5

@@ -13,7 +13,7 @@ from repvgg_zoo.checkpoints.layouts import LAYOUTS, Layout, group_count, native_
 from repvgg_zoo.checkpoints.load import find_form, find_state, interpret
 from repvgg_zoo.errors import LayoutError
 from repvgg_zoo.models import RepVGG, RepVGGplus
-from repvgg_zoo.registry.spec import SESpec
+from repvgg_zoo.registry.specs import SESpec
 
 from .publishers import PUBLISHERS, SMALL, VARIANTS, Variant, entries, numbered, weightless
 

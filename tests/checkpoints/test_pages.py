@@ -18,8 +18,8 @@ from megengine.autodiff import GradManager
 from megengine.optimizer import SGD
 
 import repvgg_zoo
+from repvgg_zoo._tensors import address_of
 from repvgg_zoo.checkpoints import load_checkpoint, load_state, pages, save_checkpoint
-from repvgg_zoo.checkpoints.memory import address_of
 from repvgg_zoo.models import RepVGG
 
 from ..networks import randomised

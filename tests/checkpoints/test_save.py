@@ -19,7 +19,7 @@ from repvgg_zoo.checkpoints import load_checkpoint, load_state, save_checkpoint
 from repvgg_zoo.checkpoints.save import SAVED_LAYOUTS
 from repvgg_zoo.errors import ArgumentError, CheckpointFormatError, LayoutError, UnsafePickleError
 from repvgg_zoo.models import RepVGG
-from repvgg_zoo.registry.spec import SESpec
+from repvgg_zoo.registry.specs import SESpec
 
 from ..networks import randomised
 from .publishers import SMALL, entries, numbered

@@ -14,7 +14,7 @@ from PIL import Image
 from repvgg_zoo.cli import main
 from repvgg_zoo.cli.parser import COMMANDS, EXAMPLES
 
-MODULES = {name: importlib.import_module(f"repvgg_zoo.cli.{one.module}") for name, one in COMMANDS.items()}
+MODULES = {name: importlib.import_module(f"repvgg_zoo.cli.commands.{one.module}") for name, one in COMMANDS.items()}
 
 
 def test_the_help_names_every_command_and_every_exit_code(run):
@@ -129,7 +129,7 @@ def test_help_of_one_command_imports_no_other():
         from repvgg_zoo.cli import main
         main(["list", "--help"])
         loaded = {name for name in sys.modules if name.startswith("repvgg_zoo.cli.")}
-        wanted = {f"repvgg_zoo.cli.{name}" for name in ("parser", "failures", "output", "listing")}
+        wanted = {f"repvgg_zoo.cli.{name}" for name in ("parser", "errors", "console", "commands", "commands.list")}
         assert loaded == wanted, loaded
         assert not {"requests", "numpy"} & set(sys.modules)
     """

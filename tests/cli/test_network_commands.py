@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import repvgg_zoo
-from repvgg_zoo.cli import bench
-from repvgg_zoo.cli.fits import shape_of, variant_of, wanted
-from repvgg_zoo.registry.spec import SESpec
+from repvgg_zoo.checkpoints.identify import shape_of, variant_of, wanted
+from repvgg_zoo.cli.commands import bench
+from repvgg_zoo.registry.specs import SESpec
 
 
 def test_compare_finds_trained_forms_equal_and_names_the_worst_block(run):

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 import repvgg_zoo
-from repvgg_zoo._data import hub_folder
-from repvgg_zoo.cli import picture
-from repvgg_zoo.vision.predict import Prediction
+from repvgg_zoo._resources import hub_folder
+from repvgg_zoo.cli import draw
+from repvgg_zoo.image.predict import Prediction
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +55,8 @@ def test_the_drawn_picture_shows_image_and_bars(run, folder):
         shown = np.asarray(digit.resize((360, 360), Image.Resampling.NEAREST))
     assert np.array_equal(pixels[20:380, 20:380, 0], shown)
     likeliest = repvgg_zoo.predict("n0", "7.png")[0].probability
-    bar = (pixels[42 + 5] == picture.BEST).all(1).sum()
-    assert bar == pytest.approx(picture.COLUMN * likeliest, abs=2)
+    bar = (pixels[42 + 5] == draw.BEST).all(1).sum()
+    assert bar == pytest.approx(draw.COLUMN * likeliest, abs=2)
 
 
 def test_nothing_is_overwritten_without_force(run, folder):
@@ -90,7 +90,7 @@ def test_pictures_and_labels_of_any_shape_are_drawn(folder, size):
     Image.new("RGB", size, (200, 30, 90)).save(folder / "odd.png")
     labels = ["", "cat", "a name so long that it cannot stand on one line beside its share", "猫", "naïve"]
     predictions = [Prediction(index, label, 0.2) for index, label in enumerate(labels)]
-    drawn = picture.draw(folder / "odd.png", predictions, "acme/RepVGG_X.mine")
+    drawn = draw.draw(folder / "odd.png", predictions, "acme/RepVGG_X.mine")
     assert drawn.mode == "RGB" and max(drawn.size) < 900
     colours = drawn.getcolors(1 << 20)
-    assert {(200, 30, 90), picture.BEST, picture.BAR} <= {colour for _, colour in colours}
+    assert {(200, 30, 90), draw.BEST, draw.BAR} <= {colour for _, colour in colours}

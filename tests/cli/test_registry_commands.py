@@ -7,8 +7,8 @@ import json
 import pytest
 
 import repvgg_zoo
-from repvgg_zoo.cli.listing import front
-from repvgg_zoo.registry.page import page
+from repvgg_zoo.cli.commands.list import front
+from repvgg_zoo.cli.describe import page
 
 
 def test_the_table_has_a_line_for_each_variant_and_fits_80_columns(run):

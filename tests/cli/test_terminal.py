@@ -11,9 +11,9 @@ import time
 import pytest
 
 import repvgg_zoo
-from repvgg_zoo._data import hub_folder
+from repvgg_zoo._resources import hub_folder
 from repvgg_zoo.hub import stored_name
-from repvgg_zoo.hub.parts import KEEP_BYTES
+from repvgg_zoo.hub.partial import KEEP_BYTES
 from tests.hub.server import Answer
 
 from .conftest import piped, spawn
@@ -115,12 +115,11 @@ def test_closed_streams_are_no_error(line):
 
 
 def test_the_exit_code_of_a_fault_of_ours_is_70_and_a_traceback_comes_when_asked_for(run, monkeypatch):
-    from repvgg_zoo.cli import listing
 
     def broken(*args, **kwargs):
         raise RuntimeError("a cat on the keyboard")
 
-    monkeypatch.setattr(listing, "list_models", broken)
+    monkeypatch.setattr(list, "list_models", broken)
     shown = run("list")
     assert shown.code == 70 and "error: RuntimeError: a cat on the keyboard" in shown.err
     assert "Traceback" not in shown.err and "--traceback" in shown.err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repvgg_zoo._data import hub_folder
+from repvgg_zoo._resources import hub_folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,9 @@ from typing import Any, Dict, Iterator, List, Optional
 import pytest
 
 from repvgg_zoo.hub import Settings, Tools, cache, fetch_file, stored_name
-from repvgg_zoo.hub.transfer import Limits
-from repvgg_zoo.hub.web import RequestsWeb
-from repvgg_zoo.registry.spec import FileSpec
+from repvgg_zoo.hub.download import Limits
+from repvgg_zoo.hub.http import RequestsWeb
+from repvgg_zoo.registry.specs import FileSpec
 
 from .real_nginx import Nginx
 from .server import Server

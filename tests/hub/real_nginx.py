@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from repvgg_zoo.registry.spec import FileSpec
+from repvgg_zoo.registry.specs import FileSpec
 
 CONFIG = """
 worker_processes 1;

@@ -243,7 +243,7 @@ def test_a_disk_without_room_is_noticed_at_import(
     packed(zoo, server, target)
     import errno
 
-    from repvgg_zoo.hub.parts import Part
+    from repvgg_zoo.hub.partial import Part
 
     def full(part: Part, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "full")

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict
 import pytest
 
 from repvgg_zoo.errors import ArgumentError, CacheError, IntegrityError, UnverifiedError
-from repvgg_zoo.hub import Settings, cache, fetch_file, manage, read_settings
+from repvgg_zoo.hub import Settings, cache, cache_manager, fetch_file, read_settings
 
 from .conftest import BODY, FILE, NAME, OTHER, NoWeb, Zoo, fill, snapshot, spec
 from .server import Answer, Server
@@ -36,7 +36,7 @@ def test_a_hit_opens_nothing_for_writing_and_makes_no_file_or_lock(zoo: Zoo) -> 
         "import os, sys\n"
         "from pathlib import Path\n"
         "from repvgg_zoo.hub import Settings, fetch_file\n"
-        "from repvgg_zoo.registry.spec import FileSpec\n"
+        "from repvgg_zoo.registry.specs import FileSpec\n"
         "seen = []\n"
         "def watch(event, args):\n"
         "    if event == 'open':\n"
@@ -151,9 +151,9 @@ def test_a_flipped_bit_under_an_unchanged_stamp_is_found_by_verify_and_mended_by
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert zoo.fetch(file) == path
     assert path.read_bytes() == OTHER
-    assert [finding.problem is not None for finding in manage.verify(zoo.root, dry_run=True)] == [True]
+    assert [finding.problem is not None for finding in cache_manager.verify(zoo.root, dry_run=True)] == [True]
     assert zoo.fetch(file).read_bytes() == OTHER
-    manage.verify(zoo.root)
+    cache_manager.verify(zoo.root)
     assert zoo.fetch(file).read_bytes() == BODY
 
 
@@ -280,7 +280,7 @@ class TestUnverified:
     def test_is_forgotten_when_it_is_removed(self, zoo: Zoo, server: Server) -> None:
         file = self.file(server, Answer(BODY), Answer(OTHER))
         zoo.fetch(file, allow_unverified=True)
-        manage.rm(zoo.root, ["u.bin"])
+        cache_manager.rm(zoo.root, ["u.bin"])
         assert zoo.fetch(file, allow_unverified=True).read_bytes() == OTHER
 
 

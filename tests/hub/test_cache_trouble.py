@@ -11,7 +11,7 @@ import pytest
 
 from repvgg_zoo.errors import CacheError, DiskFullError, IntegrityError
 from repvgg_zoo.hub import cache
-from repvgg_zoo.hub.parts import Part
+from repvgg_zoo.hub.partial import Part
 
 from .conftest import BODY, FILE, NAME, OTHER, NoWeb, Zoo, fill, spec
 from .server import Answer, Server

@@ -17,8 +17,8 @@ from typing import Any, List
 import pytest
 
 from repvgg_zoo.hub import Settings, stored_name
+from repvgg_zoo.hub.http import RequestsWeb
 from repvgg_zoo.hub.locks import PATIENCE_SECONDS, FileLock, turn
-from repvgg_zoo.hub.web import RequestsWeb
 
 from . import worker
 from .conftest import BODY, FakeClock, Zoo, spec

@@ -120,7 +120,7 @@ def test_who_sees_a_line(wanted: Any, setting: Any, environ: Any, kind: type) ->
 def test_a_real_process_shows_a_line_only_on_a_real_terminal(zoo: Zoo, server: Server, terminal: bool) -> None:
     file = spec(server.serve("/a.bin", Answer(BODY)))
     code = (
-        "from pathlib import Path; from repvgg_zoo.hub import *; from repvgg_zoo.registry.spec import FileSpec; "
+        "from pathlib import Path; from repvgg_zoo.hub import *; from repvgg_zoo.registry.specs import FileSpec; "
         f"fetch_file({file!r}, settings=Settings(cache=Path({str(zoo.root)!r})))"
     )
     main, end = pty.openpty()

@@ -11,8 +11,8 @@ import pytest
 
 from repvgg_zoo.errors import ArgumentError, DownloadError
 from repvgg_zoo.hub import Settings
+from repvgg_zoo.hub.http import RequestsWeb
 from repvgg_zoo.hub.sources import redact, sources_of
-from repvgg_zoo.hub.web import RequestsWeb
 
 from .conftest import BODY, Zoo, spec
 from .proxy import Proxy

@@ -13,9 +13,9 @@ from typing import Any, Dict
 import pytest
 
 from repvgg_zoo.errors import DownloadError, IntegrityError
-from repvgg_zoo.hub import parts
-from repvgg_zoo.hub.names import file_key
-from repvgg_zoo.hub.parts import Part, machine_id, read_part_name
+from repvgg_zoo.hub import partial
+from repvgg_zoo.hub.filenames import file_key
+from repvgg_zoo.hub.partial import Part, machine_id, read_part_name
 
 from .conftest import BODY, OTHER, FakeClock, Zoo, spec
 from .server import Answer, Server
@@ -138,8 +138,8 @@ def test_two_pieces_of_an_unverified_file_are_never_joined_without_a_validator(z
 OWNERS = {
     "given-up": lambda: ("free", 0.0),
     "dead-process": lambda: (f"{machine_id()}-{dead_pid()}", 0.0),
-    "other-machine-long-ago": lambda: (f"{'0' * 12}-1", parts.STALE_SECONDS + 60),
-    "living-pid-long-ago": lambda: (f"{machine_id()}-1", parts.STALE_SECONDS + 60),
+    "other-machine-long-ago": lambda: (f"{'0' * 12}-1", partial.STALE_SECONDS + 60),
+    "living-pid-long-ago": lambda: (f"{machine_id()}-1", partial.STALE_SECONDS + 60),
 }
 
 
@@ -188,7 +188,7 @@ def test_a_part_of_a_process_killed_by_sigkill_is_continued(zoo: Zoo, server: Se
     file = spec(url)
     code = (
         "import sys; from pathlib import Path; from repvgg_zoo.hub import *; "
-        "from repvgg_zoo.registry.spec import FileSpec; "
+        "from repvgg_zoo.registry.specs import FileSpec; "
         f"fetch_file({file!r}, settings=Settings(cache=Path({str(zoo.root)!r})))"
     )
     child = subprocess.Popen([sys.executable, "-c", code])

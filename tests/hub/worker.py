@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from repvgg_zoo.hub import Settings, fetch_file
-from repvgg_zoo.registry.spec import FileSpec
+from repvgg_zoo.registry.specs import FileSpec
 
 
 def start(file: FileSpec, root: Path, locks: str = "real", **options: Any) -> subprocess.Popen[str]:

@@ -142,7 +142,7 @@ def test_another_version_that_is_imported_is_never_mixed_in(github: GitHub, tmp_
 
 def test_a_copy_that_was_replaced_under_a_running_one_is_refused(github: GitHub, tmp_path: Path) -> None:
     newer = (ROOT / "repvgg_zoo" / "factory.py").read_bytes() + b"# newer\n"
-    github.publish(archive(), archive({"repvgg_zoo/factory.py": newer}), ref="moving")
+    github.publish(archive(), archive({"repvgg_zoo/builder.py": newer}), ref="moving")
     code = "REPO = REPO.replace('main', 'moving')\nhub.list(REPO)\nhub.list(REPO, use_cache=False)\n"
     done = github.run(tmp_path, "-c", START + code)
     assert "ImportError" in done.stderr and "start a new process" in done.stderr

@@ -21,7 +21,7 @@ def main(job: Dict[str, Any]) -> Dict[str, Any]:
     repo, options, path = job["repo"], job["options"], list(sys.path)
     seen: Dict[str, Any] = {"list": hub.list(repo, **options)}
     seen["help"] = {name: hub.help(repo, name, **options) for name in (*seen["list"], *ALIASES)}
-    seen["before_load"] = "repvgg_zoo.factory" in sys.modules
+    seen["before_load"] = "repvgg_zoo.builder" in sys.modules
     seen["loaded"] = {}
     for name in (*seen["list"], "repvgg_b1g2") if job["load"] else ():
         network = hub.load(repo, name, pretrained=False, **({} if name in WHOLE else SMALL), **options)

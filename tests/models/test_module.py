@@ -14,7 +14,7 @@ from megengine import Parameter, Tensor
 
 from repvgg_zoo.models import RepVGG, RepVGGBlock, RepVGGplus
 from repvgg_zoo.models.module import Module, Sequential, twin
-from repvgg_zoo.registry.spec import SESpec
+from repvgg_zoo.registry.specs import SESpec
 
 TINY = {"num_blocks": (1, 3, 4, 1), "width_multiplier": (0.25,) * 4, "num_classes": 10}
 NETWORKS = {

@@ -10,7 +10,7 @@ from megengine.autodiff import GradManager
 
 from repvgg_zoo.errors import ArgumentError
 from repvgg_zoo.models import RepVGG, RepVGGBlock, RepVGGplus, SEBlock
-from repvgg_zoo.registry.spec import SESpec
+from repvgg_zoo.registry.specs import SESpec
 
 from ..networks import count_macs, count_params, randomised
 

@@ -27,7 +27,7 @@ def used(with_plugin: Any) -> Any:
     program = """
 import json, numpy as np, megengine, repvgg_zoo
 from repvgg_zoo.errors import ArgumentError, LayoutError, PluginError, UnknownModelError
-from repvgg_zoo._data import hub_folder
+from repvgg_zoo._resources import hub_folder
 
 NAME, said = "acme/RepVGG_M1", {}
 said["home"] = repvgg_zoo.__file__

@@ -12,10 +12,10 @@ from typing import Any, Dict, List
 
 import pytest
 
-from repvgg_zoo._data import registry_path
+from repvgg_zoo._resources import registry_path
 from repvgg_zoo.errors import RegistryError
 from repvgg_zoo.registry.kept import load_kept
-from repvgg_zoo.registry.reader import load_registry
+from repvgg_zoo.registry.parser import load_registry
 
 PACKAGE = Path(__file__).resolve().parents[2] / "repvgg_zoo"
 LIST = """

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 import repvgg_zoo
-from repvgg_zoo._data import registry_path
+from repvgg_zoo._resources import registry_path
+from repvgg_zoo.cli.describe import page
 from repvgg_zoo.errors import RegistryError
-from repvgg_zoo.registry import zoo
-from repvgg_zoo.registry.page import page
-from repvgg_zoo.registry.reader import parse_registry, registry_from_mapping
-from repvgg_zoo.registry.rules import ARGUMENTS
+from repvgg_zoo.registry import api
+from repvgg_zoo.registry.parser import parse_registry, registry_from_mapping
+from repvgg_zoo.registry.validation import ARGUMENTS
 
 from .installed import ROOT, registry
 
@@ -73,10 +73,10 @@ def test_our_own_builders_have_no_options():
 
 
 def test_no_option_can_have_the_name_of_an_argument():
-    from repvgg_zoo.factory import create
+    from repvgg_zoo.builder import create
 
     named = set(inspect.signature(create).parameters) - {"overrides"}
-    assert named | set(zoo.shipped_registry().models[0].architecture.__dict__) <= set(ARGUMENTS)
+    assert named | set(api.shipped_registry().models[0].architecture.__dict__) <= set(ARGUMENTS)
 
 
 def test_the_schema_knows_options():
@@ -108,19 +108,19 @@ class TestMappings:
             registry_from_mapping(mapping)
 
     def test_two_different_ones_cannot_claim_one_name(self):
-        before = list(zoo._registered)
+        before = list(api._registered)
         try:
             repvgg_zoo.register(yaml.safe_load(registry("acme/RepVGG_Q")))
             with pytest.raises(RegistryError, match=r"claims the name .acme/repvggq. .* in a mapping"):
                 repvgg_zoo.register(yaml.safe_load(registry("acme/RepVGG_Q").replace("RepVGG-Q", "other")))
             assert repvgg_zoo.list_models("acme/*") == ["acme/RepVGG_Q"]
         finally:
-            zoo._registered[:] = before
+            api._registered[:] = before
 
     def test_registering_what_is_known_changes_nothing(self):
-        before = list(zoo._registered)
+        before = list(api._registered)
         repvgg_zoo.register(registry_path())
-        assert zoo._registered == before
+        assert api._registered == before
 
 
 @pytest.mark.parametrize("name", ["acme/", "/Q", "a/b/Q", "acme//Q", "-/Q", "acme/-Q"])

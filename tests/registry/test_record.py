@@ -128,7 +128,7 @@ def test_its_signature_is_a_dataclass_s():
 def test_to_define_and_to_use_one_imports_neither_dataclasses_nor_inspect():
     code = (
         "import sys\n"
-        "from repvgg_zoo.registry.spec import Cost\n"
+        "from repvgg_zoo.registry.specs import Cost\n"
         "assert Cost(train=2, deploy=1) == Cost(deploy=1, train=2) and repr(Cost(train=2, deploy=1))\n"
         "print([name for name in ('dataclasses', 'inspect') if name in sys.modules])"
     )

@@ -7,8 +7,8 @@ import pytest
 
 import repvgg_zoo
 from repvgg_zoo.reparam.check import bound_of, fusion_errors
-from repvgg_zoo.reparam.convert import find_blocks
 from repvgg_zoo.reparam.fusion import fuse_arrays
+from repvgg_zoo.reparam.to_deploy import find_blocks
 
 
 def arrays(dtype="float32", **changed):

@@ -13,10 +13,10 @@ from megengine import Tensor
 
 from repvgg_zoo.errors import ArgumentError, EquivalenceError, FormError
 from repvgg_zoo.models import RepVGG, RepVGGBlock, RepVGGplus
-from repvgg_zoo.registry.spec import SESpec
-from repvgg_zoo.reparam.convert import to_deploy
+from repvgg_zoo.registry.specs import SESpec
+from repvgg_zoo.reparam.equivalence import compare_forms
 from repvgg_zoo.reparam.fusion import fuse_arrays
-from repvgg_zoo.reparam.report import compare_forms
+from repvgg_zoo.reparam.to_deploy import to_deploy
 
 from ..networks import fill, randomised
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from benchmarks.record import Record, commit, machine, spread
 from benchmarks.report import page
+from benchmarks.results_file import Record, commit, machine, spread
 
 MACHINE = {
     "date": "2030-01-02",

@@ -9,7 +9,7 @@ from megengine import Tensor
 from megengine.module import Module
 
 from repvgg_zoo.models import Linear, RepVGG
-from repvgg_zoo.registry.spec import Architecture
+from repvgg_zoo.registry.specs import Architecture
 
 
 def build(architecture: Architecture, **given: Any) -> Module:

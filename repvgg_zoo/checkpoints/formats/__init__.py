@@ -6,7 +6,7 @@ from typing import Any, Callable, List, Tuple
 
 from ...errors import CheckpointFormatError, PathLike, UnsafePickleError
 from . import numpy_pickle, safetensors_file, torch_legacy, torch_zip
-from .mapped import Buffer, Damaged, map_file
+from .mmap_file import Buffer, Damaged, map_file
 
 __all__ = ["read_file"]
 

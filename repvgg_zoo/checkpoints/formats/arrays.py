@@ -11,8 +11,8 @@ from typing import Any, Dict, NoReturn, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .mapped import Damaged
-from .opcodes import Builder, Global, Placeholder, pairs
+from .mmap_file import Damaged
+from .pickle_machine import Builder, Global, Placeholder, pairs
 from .pickles import Budget
 
 CODES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")

@@ -11,7 +11,7 @@ from typing import Any, Tuple
 import numpy as np
 
 from .arrays import numpy_table
-from .mapped import Buffer, Damaged
+from .mmap_file import Buffer, Damaged
 from .pickles import Budget, load, resolve
 
 PADDLE_NAMES = "StructuredToParameterName@@"

@@ -12,8 +12,8 @@ import struct
 from typing import Any, Callable, Dict, Mapping, Optional, Set, Tuple
 
 from ...errors import UnsafePickleError
-from .mapped import Buffer, Damaged
-from .opcodes import Builder, Global, Machine, Placeholder
+from .mmap_file import Buffer, Damaged
+from .pickle_machine import Builder, Global, Machine, Placeholder
 
 MAX_NODES = 1_000_000  # of the tree with shared parts counted at each use, as whoever walks it will meet them
 MAX_DEPTH = 64

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from ...errors import PathLike
 from .arrays import native_order, widen_bfloat16
-from .mapped import Buffer, Damaged
+from .mmap_file import Buffer, Damaged
 
 MAX_HEADER = 8 << 20  # bytes; that of a checkpoint with a thousand tensors takes 100 kB
 DTYPES = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Tuple
 
-from .mapped import Buffer, Damaged
+from .mmap_file import Buffer, Damaged
 from .pickles import Budget, load, resolve
 from .torch_tensors import StorageId, Storages, torch_table
 

@@ -8,8 +8,8 @@ from typing import Any, Callable, Dict, NamedTuple, Optional
 import numpy as np
 
 from .arrays import check_shape, native_order, numpy_table, widen_bfloat16
-from .mapped import Damaged
-from .opcodes import Builder, Global, Placeholder
+from .mmap_file import Damaged
+from .pickle_machine import Builder, Global, Placeholder
 from .pickles import Budget
 
 # Storage classes, and the dtypes that tensors of untyped storages name, by what NumPy calls their elements.

@@ -13,7 +13,7 @@ import zlib
 from typing import IO, Any, Dict, Union, cast
 
 from ...errors import UnsafePickleError
-from .mapped import Buffer, Damaged
+from .mmap_file import Buffer, Damaged
 from .pickles import Budget, load, resolve
 from .torch_tensors import StorageId, Storages, torch_table
 

@@ -1,0 +1,177 @@
+"""A process that runs one network on command, so that contenders can take turns while all others sleep.
+
+``python -m benchmarks.runtimes.serve CONTENDER CORES`` binds itself to these cores (a JSON list). It reads a JSON
+object a line from its standard input and answers with one a line: ``{"load": {"weights", "images", "logits",
+"threads"}}`` builds the network for the images in that file and writes what it answers to ``logits``; ``{"burst": n}``
+runs it n times and gives each time in nanoseconds.
+
+Images are float32 (N, 3, H, W). A run takes them as a NumPy array and ends with the logits as one, so that conversions
+count as they do for a user.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Tuple
+
+import numpy as np
+
+Array = Any
+Run = Callable[[Array], Array]
+# What a contender gives: the run, and the versions of what it runs on.
+Loaded = Tuple[Run, Dict[str, str]]
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def main(name: str, cores: List[int]) -> None:
+    os.sched_setaffinity(0, cores)  # before any runtime counts them
+    # The driver stops those whose turn it is not; one that was stopped when the driver was killed would stay forever.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # some runtimes print to standard output
+    run: Run = refuse
+    images: Array = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "load" in request:
+                images = np.load(request["load"]["images"])
+                began = time.perf_counter()
+                run, versions = CONTENDERS[name](Path(request["load"]["weights"]), images, request["load"]["threads"])
+                logits = np.asarray(run(images))
+                answer: Dict[str, Any] = {"load_s": time.perf_counter() - began, "versions": versions}
+                np.save(request["load"]["logits"], logits)
+            else:
+                answer = {"ns": burst(run, images, request["burst"])}
+        except Exception as error:  # whatever a runtime raises belongs into the table
+            answer = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def burst(run: Run, images: Array, runs: int) -> List[int]:
+    found = []
+    for _ in range(runs):
+        began = time.perf_counter_ns()
+        run(images)
+        found.append(time.perf_counter_ns() - began)
+    return found
+
+
+def refuse(images: Array) -> Array:
+    raise RuntimeError("nothing is loaded")
+
+
+# The contenders: each builds the network of the weights for images of this shape ------------------------------------
+
+
+def torch_eager(weights: Path, images: Array, threads: int, channels_last: bool = False) -> Loaded:
+    import torch
+    from safetensors.torch import load_file
+
+    from .networks import layers
+    from .torch_network import torch_network, torch_state
+
+    torch.set_num_threads(threads)
+    network = layers(load_file(str(weights)))
+    built = torch_network(network)
+    built.load_state_dict(torch_state(built, network))
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    built = built.eval().to(memory_format=order)
+
+    def run(images: Array) -> Array:
+        with torch.inference_mode():
+            return built(torch.from_numpy(images).to(memory_format=order)).numpy()
+
+    return run, {"torch": torch.__version__}
+
+
+def torch_channels_last(weights: Path, images: Array, threads: int) -> Loaded:
+    return torch_eager(weights, images, threads, channels_last=True)
+
+
+def onnx_model(weights: Path, images: Array) -> bytes:
+    from safetensors.numpy import load_file
+
+    from .networks import layers
+    from .onnx_network import onnx_network
+
+    model: bytes = onnx_network(layers(load_file(str(weights))), images.shape).SerializeToString()
+    return model
+
+
+def onnxruntime(weights: Path, images: Array, threads: int, spinning: bool = True) -> Loaded:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    model = onnx_model(weights, images)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"images": images})[0], {"onnxruntime": onnxruntime.__version__}
+
+
+def onnxruntime_not_spinning(weights: Path, images: Array, threads: int) -> Loaded:
+    return onnxruntime(weights, images, threads, spinning=False)
+
+
+def openvino(weights: Path, images: Array, threads: int) -> Loaded:
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled = core.compile_model(core.read_model(onnx_model(weights, images), b""), "CPU", settings)
+    request = compiled.create_infer_request()
+    return lambda images: request.infer({0: images})[0].copy(), {"openvino": openvino.__version__.split("-")[0]}
+
+
+def megengine_eager(weights: Path, images: Array, threads: int) -> Loaded:
+    import megengine
+
+    import repvgg_zoo
+
+    if threads > 1:
+        megengine.set_default_device(f"multithread{threads}:0")
+    network = repvgg_zoo.create(variant(weights), checkpoint=weights, deploy=True)
+    return lambda images: network(megengine.Tensor(images)).numpy(), {"megengine": megengine.__version__}
+
+
+def ours(weights: Path, images: Array, threads: int) -> Loaded:
+    import megengine
+
+    import repvgg_zoo
+
+    network = repvgg_zoo.create(variant(weights), checkpoint=weights, deploy=True)
+    compiled = repvgg_zoo.compile(network, batch_size=len(images), image_size=images.shape[2:], threads=threads)
+    return compiled, {"megengine": megengine.__version__, "repvgg_zoo": repvgg_zoo.__version__}
+
+
+def variant(weights: Path) -> str:
+    """The driver names the file after the variant."""
+    return weights.stem
+
+
+CONTENDERS: Dict[str, Callable[[Path, Array, int], Loaded]] = {
+    "torch": torch_eager,
+    "torch channels-last": torch_channels_last,
+    "onnxruntime": onnxruntime,
+    "onnxruntime, not spinning": onnxruntime_not_spinning,
+    "openvino": openvino,
+    "megengine eager": megengine_eager,
+    "ours": ours,
+}
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))

@@ -1,0 +1,348 @@
+"""The pickle machine: one small method for each opcode of protocols 0 to 5, working on plain values only.
+
+The opcodes are described in CPython's pickletools. Those that checkpoints have no use for (sets, the copyreg extension
+registry, out-of-band buffers, Python 2's quoted strings) are refused.
+
+Nothing here may cost more than the bytes it was read from, times a small factor: a memoised value costs two bytes to
+name again. So builders bound their arguments' sizes, and no message shows a value of unknown size.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Callable, Dict, List, Mapping, Optional, Union
+
+from .mmap_file import Buffer, Damaged
+
+Builder = Callable[..., Any]
+
+MAX_OPCODES = 500_000  # a checkpoint has some thirty for each tensor; all of them make at most about 100 MB of objects
+MAX_DIGITS = 4300  # of a decimal number, whose reading takes quadratic time
+MAX_BLOCKED = 100  # names worth reporting
+MAX_ARGUMENTS = 16
+VIEWED = 64  # payloads of at least so many bytes stay views of the file
+
+
+class Global:
+    """A name in a pickle; ``build``, from the format's table, is what is called in its place."""
+
+    def __init__(self, name: str, build: Builder) -> None:
+        self.name = name
+        self.build = build
+
+
+class Placeholder:
+    """What a builder returns when the value is complete only after its state (numpy) or the whole pickle (torch)."""
+
+    def set_state(self, state: Any) -> None:
+        raise Damaged(f"a state for a {type(self).__name__.lower()}, which has none")
+
+    def resolve(self) -> Any:
+        raise Damaged(f"a {type(self).__name__.lower()} by itself, which is no value")
+
+
+class Blocked(Placeholder):
+    """What came from a name outside the table: never used, but reading on finds the other blocked names."""
+
+    def set_state(self, state: Any) -> None:
+        pass
+
+
+class Machine:
+    """Runs the opcodes of one pickle in ``data`` from ``position`` on; ``blocked`` collects names not in ``table``."""
+
+    def __init__(
+        self, data: Buffer, position: int, table: Mapping[str, Builder], persistent: Optional[Callable[[Any], Any]]
+    ) -> None:
+        self.data = data
+        self.view = memoryview(data)
+        self.position = position
+        self.table = table
+        self.persistent = persistent
+        self.stack: List[Any] = []
+        self.below: List[List[Any]] = []  # the stacks under each open mark
+        self.memo: Dict[int, Any] = {}
+        self.blocked: Dict[str, None] = {}
+
+    def run(self) -> Any:
+        """The pickle's value; ``position`` then is its end."""
+        data, size = self.data, len(self.data)
+        for _ in range(MAX_OPCODES):
+            if self.position >= size:
+                raise Damaged("the pickle is cut off")
+            code = data[self.position]
+            self.position += 1
+            if code == STOP:
+                return self.stack.pop()
+            operation = OPERATIONS.get(code)
+            if operation is None:
+                raise Damaged(f"the pickle has opcode {code:#04x} at byte {self.position - 1}, which is not read here")
+            operation(self)
+        raise Damaged(f"the pickle has more than {MAX_OPCODES} opcodes")
+
+    # Reading ---------------------------------------------------------------------------------------------------
+
+    def take(self, size: int) -> bytes:
+        return self.data[self._advance(size) : self.position]
+
+    def payload(self, size: int) -> Union[bytes, memoryview]:
+        start = self._advance(size)
+        return self.data[start : self.position] if size < VIEWED else self.view[start : self.position]
+
+    def _advance(self, size: int) -> int:
+        start = self.position
+        if size > len(self.view) - start:
+            raise Damaged(f"the pickle is cut off: it declares {size} bytes at byte {start}")
+        self.position = start + size
+        return start
+
+    def byte(self) -> int:
+        value = self.data[self.position]
+        self.position += 1
+        return value
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "little")
+
+    def line(self) -> bytes:
+        start = self.position
+        end = self.data.find(b"\n", start)
+        if end < 0:
+            raise Damaged(f"the pickle is cut off: the line at byte {start} does not end")
+        self.position = end + 1
+        return self.data[start:end]
+
+    # Building --------------------------------------------------------------------------------------------------
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def open_mark(self) -> None:
+        self.below.append(self.stack)
+        self.stack = []
+
+    def since_mark(self) -> List[Any]:
+        items = self.stack
+        self.stack = self.below.pop()
+        return items
+
+    def pop(self) -> None:
+        if self.stack:
+            self.stack.pop()
+        else:
+            self.since_mark()
+
+    def remember(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+
+    def recall(self, index: int) -> None:
+        self.stack.append(self.memo[index])
+
+    def find(self, module: Any, name: Any) -> Any:
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise Damaged("a global's name is not text")
+        full = f"{module}.{name}"
+        if full in self.table:
+            return Global(full, self.table[full])
+        if len(self.blocked) < MAX_BLOCKED:
+            self.blocked[full[:200]] = None
+        return Blocked()
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        if isinstance(function, Blocked):
+            return function
+        if not isinstance(function, Global):
+            raise Damaged(f"a call of a {type(function).__name__}")
+        if self.blocked:  # the file is refused anyway, and blocked arguments would only confuse the builder
+            return Blocked()
+        if not isinstance(arguments, (tuple, list)) or len(arguments) > MAX_ARGUMENTS:
+            raise Damaged(f"a call of {function.name} with too many arguments, or none at all")
+        return function.build(*arguments)
+
+    def reduce(self) -> None:
+        arguments = self.stack.pop()
+        self.stack.append(self.call(self.stack.pop(), arguments))
+
+    def set_state(self) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, Placeholder):
+            if not self.blocked:
+                target.set_state(state)
+        elif type(target) is not dict:  # torch hangs attributes on its OrderedDict (_metadata): not part of the state
+            raise Damaged(f"a state for a {type(target).__name__}")
+
+    def append(self, items: List[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is list:
+            target.extend(items)
+        elif not isinstance(target, Blocked):
+            raise Damaged(f"items for a {type(target).__name__}")
+
+    def set_items(self, items: List[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is dict:
+            target.update(pairs(items[0::2], items[1::2]))
+        elif not isinstance(target, Blocked):
+            raise Damaged(f"items for a {type(target).__name__}")
+
+    def resolve_persistent(self, key: Any) -> None:
+        if self.persistent is None:
+            raise Damaged("the pickle has a persistent id, which only torch's files have")
+        self.stack.append(Blocked() if self.blocked else self.persistent(key))
+
+
+def pairs(keys: List[Any], values: List[Any]) -> Dict[Any, Any]:
+    """A dict of them. Keys are text or 64-bit integers: hashing others can be made slow, or overflow the C stack."""
+    if len(keys) != len(values):
+        raise Damaged("a dict has a key without a value")
+    for key in keys:
+        if not (isinstance(key, str) or (isinstance(key, int) and -(2**63) <= key < 2**63)):
+            raise Damaged(f"a dict has a key of type {type(key).__name__}; text and small integers are read here")
+    return dict(zip(keys, values))
+
+
+def _decimal(line: bytes) -> Any:
+    if line in (b"00", b"01"):  # how protocol 0 writes False and True
+        return line == b"01"
+    digits = line.rstrip(b"L")
+    if len(digits) > MAX_DIGITS:
+        raise Damaged(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def _text(machine: Machine, size: int) -> None:
+    machine.push(str(machine.payload(size), "utf-8", "surrogatepass"))
+
+
+def _python2_text(machine: Machine, size: int) -> None:
+    machine.push(str(machine.payload(size), "latin-1"))  # it may be bytes: latin-1 gives them back unchanged
+
+
+def _tuple(machine: Machine, size: int) -> None:
+    items = machine.stack[-size:]
+    if len(items) < size:
+        raise Damaged("a tuple lacks items")
+    del machine.stack[-size:]
+    machine.push(tuple(items))
+
+
+def _global(machine: Machine) -> None:
+    module, name = machine.line(), machine.line()
+    machine.push(machine.find(str(module, "utf-8"), str(name, "utf-8")))
+
+
+def _stack_global(machine: Machine) -> None:
+    name = machine.stack.pop()
+    machine.push(machine.find(machine.stack.pop(), name))
+
+
+def _instance(machine: Machine) -> None:
+    _global(machine)
+    function = machine.stack.pop()
+    machine.push(machine.call(function, machine.since_mark()))
+
+
+def _object(machine: Machine) -> None:
+    items = machine.since_mark()
+    machine.push(machine.call(items[0], items[1:]))
+
+
+def _new_with_keywords(machine: Machine) -> None:
+    if machine.stack.pop():
+        raise Damaged("a call with keyword arguments")
+    machine.reduce()
+
+
+def _set_item(machine: Machine) -> None:
+    items = machine.stack[-2:]
+    del machine.stack[-2:]
+    machine.set_items(items)
+
+
+def _dict(machine: Machine) -> None:
+    items = machine.since_mark()
+    machine.push(pairs(items[0::2], items[1::2]))
+
+
+def _pop_mark(machine: Machine) -> None:
+    machine.since_mark()
+
+
+def _frame(machine: Machine) -> None:
+    machine.take(8)  # a hint for readers of streams; the opcodes inside are bounded one by one
+
+
+def _protocol(machine: Machine) -> None:
+    version = machine.number(1)
+    if version > 5:
+        raise Damaged(f"the pickle has protocol {version}; 0 to 5 are known")
+
+
+STOP = 0x2E
+OPERATIONS: Dict[int, Callable[[Machine], None]] = {
+    # constants
+    ord("N"): lambda m: m.push(None),
+    0x88: lambda m: m.push(True),
+    0x89: lambda m: m.push(False),
+    ord("I"): lambda m: m.push(_decimal(m.line())),
+    ord("L"): lambda m: m.push(_decimal(m.line())),
+    ord("J"): lambda m: m.push(struct.unpack("<i", m.take(4))[0]),
+    ord("K"): lambda m: m.push(m.byte()),
+    ord("M"): lambda m: m.push(m.number(2)),
+    0x8A: lambda m: m.push(int.from_bytes(m.take(m.number(1)), "little", signed=True)),
+    0x8B: lambda m: m.push(int.from_bytes(m.take(m.number(4)), "little", signed=True)),
+    ord("F"): lambda m: m.push(float(m.line())),
+    ord("G"): lambda m: m.push(struct.unpack(">d", m.take(8))[0]),
+    # text and bytes
+    ord("T"): lambda m: _python2_text(m, m.number(4)),
+    ord("U"): lambda m: _python2_text(m, m.number(1)),
+    ord("V"): lambda m: m.push(str(m.line(), "raw-unicode-escape")),
+    ord("X"): lambda m: _text(m, m.number(4)),
+    0x8C: lambda m: _text(m, m.number(1)),
+    0x8D: lambda m: _text(m, m.number(8)),
+    ord("B"): lambda m: m.push(m.payload(m.number(4))),
+    ord("C"): lambda m: m.push(m.payload(m.number(1))),
+    0x8E: lambda m: m.push(m.payload(m.number(8))),
+    0x96: lambda m: m.push(m.payload(m.number(8))),
+    # containers
+    ord("("): Machine.open_mark,
+    ord(")"): lambda m: m.push(()),
+    ord("t"): lambda m: m.push(tuple(m.since_mark())),
+    0x85: lambda m: _tuple(m, 1),
+    0x86: lambda m: _tuple(m, 2),
+    0x87: lambda m: _tuple(m, 3),
+    ord("]"): lambda m: m.push([]),
+    ord("l"): lambda m: m.push(m.since_mark()),
+    ord("a"): lambda m: m.append([m.stack.pop()]),
+    ord("e"): lambda m: m.append(m.since_mark()),
+    ord("}"): lambda m: m.push({}),
+    ord("d"): _dict,
+    ord("s"): _set_item,
+    ord("u"): lambda m: m.set_items(m.since_mark()),
+    # the stack and the memo
+    ord("0"): Machine.pop,
+    ord("1"): _pop_mark,
+    ord("2"): lambda m: m.push(m.stack[-1]),
+    ord("p"): lambda m: m.remember(_decimal(m.line())),
+    ord("q"): lambda m: m.remember(m.byte()),
+    ord("r"): lambda m: m.remember(m.number(4)),
+    0x94: lambda m: m.remember(len(m.memo)),
+    ord("g"): lambda m: m.recall(_decimal(m.line())),
+    ord("h"): lambda m: m.recall(m.byte()),
+    ord("j"): lambda m: m.recall(m.number(4)),
+    # names and calls
+    ord("c"): _global,
+    0x93: _stack_global,
+    ord("R"): Machine.reduce,
+    0x81: Machine.reduce,  # NEWOBJ: the class stands in the same table
+    0x92: _new_with_keywords,
+    ord("i"): _instance,
+    ord("o"): _object,
+    ord("b"): Machine.set_state,
+    ord("P"): lambda m: m.resolve_persistent(str(m.line(), "ascii")),
+    ord("Q"): lambda m: m.resolve_persistent(m.stack.pop()),
+    # framing
+    0x80: _protocol,
+    0x95: _frame,
+}

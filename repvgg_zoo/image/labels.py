@@ -1,0 +1,38 @@
+"""Class names: those that the registry holds for a checkpoint, or ImageNet-1k's own."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import NamedTuple, Tuple
+
+from ..registry.specs import CheckpointSpec
+
+IMAGENET = "ImageNet-1k"
+
+
+class Label(NamedTuple):
+    """One class: its name, and its WordNet synset where it is one of ImageNet's."""
+
+    name: str
+    synset: str = ""
+
+
+def labels_of(checkpoint: CheckpointSpec) -> Tuple[Label, ...]:
+    """The classes of a checkpoint in the order of its logits; empty where the registry does not know them."""
+    if checkpoint.labels:
+        return tuple(map(Label, checkpoint.labels))
+    classes = imagenet() if checkpoint.dataset == IMAGENET else ()
+    return classes if len(classes) == checkpoint.num_classes else ()
+
+
+@functools.lru_cache(maxsize=1)
+def imagenet() -> Tuple[Label, ...]:
+    """The 1000 classes of ImageNet-1k.
+
+    >>> imagenet()[207]
+    Label(name='golden retriever', synset='n02099601')
+    """
+    text = Path(__file__).with_name("imagenet-1k.txt").read_text(encoding="utf-8")
+    rows = (line.partition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return tuple(Label(name, synset) for synset, _, name in rows)

@@ -1,0 +1,113 @@
+"""compare_forms: how far the deploy form's numbers are from the train form's, block by block and end to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Iterator, List, Optional, Tuple
+
+import megengine.module as M
+import numpy as np
+from megengine import Tensor
+from numpy.typing import NDArray
+
+from ..errors import ArgumentError, FormError
+from .to_deploy import evaluating, find_blocks, relative_error, to_deploy
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two outputs are apart: ``max_abs`` is max |train - deploy|, ``scale`` is max |train|, ``relative`` their
+    ratio."""
+
+    name: str
+    max_abs: float
+    scale: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class EquivalenceReport:
+    """The differences of all blocks, in the order in which they ran, and of the network's outputs."""
+
+    blocks: Tuple[Difference, ...]
+    end_to_end: Difference
+
+    @property
+    def worst_block(self) -> Difference:
+        """The block with the largest relative difference."""
+        return max(self.blocks, key=lambda block: block.relative)
+
+    def __str__(self) -> str:
+        rows = [*self.blocks, self.end_to_end]
+        width = max(len(row.name) for row in rows)
+        lines = [f"{'block':{width}}  relative   max abs     scale"]
+        lines += [f"{row.name:{width}}  {row.relative:8.1e}  {row.max_abs:8.1e}  {row.scale:8.1e}" for row in rows]
+        return "\n".join([*lines, f"worst block: {self.worst_block.name} ({self.worst_block.relative:.1e})"])
+
+
+def compare_forms(model: M.Module, inputs: Any = None) -> EquivalenceReport:
+    """Runs ``model`` (train form) and its deploy form on the same inputs and reports how far they differ.
+
+    Each block is compared on the input that it really gets inside the train form, so that one block's difference does
+    not add to the next one's. Errors are relative to output scale, because absolute ones grow with the weights. Both
+    forms run in eval mode; the model's own modes are put back. ``inputs`` is one (N, C, H, W) array or tensor, by
+    default two random images of the size that the model was made for. Raises ArgumentError without inputs for a module
+    that the zoo did not create, FormError for a model that is in the deploy form already.
+    """
+    blocks = find_blocks(model)
+    if blocks and all(block.deploy for block in blocks.values()):
+        raise FormError(
+            "the model is in the deploy form: there is no train form to compare with",
+            expected="train",
+            actual="deploy",
+            hint="compare before converting: create(name, pretrained=True) gives the train form",
+        )
+    x = inputs if isinstance(inputs, Tensor) else Tensor(_default_inputs(model) if inputs is None else inputs)
+    with evaluating(model):
+        deployed = to_deploy(model, check=False)
+    twins = find_blocks(deployed)
+    differences: List[Difference] = []
+
+    def compare_block(name: str) -> Any:
+        def hook(_: M.Module, args: Tuple[Tensor, ...], output: Tensor) -> None:
+            differences.append(_difference(name, output, twins[name](*args)))
+
+        return hook
+
+    handles = [block.register_forward_hook(compare_block(name)) for name, block in blocks.items() if not block.deploy]
+    try:
+        with evaluating(model):
+            reference = model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return EquivalenceReport(tuple(differences), _difference("end to end", reference, deployed(x)))
+
+
+def _difference(name: str, reference: Any, other: Any) -> Difference:
+    """The worst of all tensors in two outputs of the same structure (a tensor, or dicts and lists of them)."""
+    pairs = zip(_leaves(reference), _leaves(other))
+    worst = max((relative_error(a, b) for a, b in pairs), key=lambda error: error[2])
+    return Difference(name, *worst)
+
+
+def _leaves(output: Any) -> Iterator[NDArray[Any]]:
+    if isinstance(output, Tensor):
+        yield output.numpy().astype(np.float64)
+    elif isinstance(output, dict):
+        for key in sorted(output):
+            yield from _leaves(output[key])
+    else:
+        for item in output:
+            yield from _leaves(item)
+
+
+def _default_inputs(model: M.Module) -> NDArray[Any]:
+    spec: Optional[Any] = getattr(model, "spec", None)
+    if spec is None:
+        raise ArgumentError(
+            "inputs are needed for a module that repvgg_zoo.create did not make",
+            hint="pass an array of shape (N, C, H, W), for example real images",
+        )
+    size = spec.architecture.image_size
+    return np.random.RandomState(0).standard_normal((2, model.in_chans, size, size)).astype(np.float32)

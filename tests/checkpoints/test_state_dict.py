@@ -1,0 +1,186 @@
+"""Arrays go into a network all or nothing, and the network keeps its dtype and device."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import megengine.module as M
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repvgg_zoo.checkpoints import load_state
+from repvgg_zoo.errors import StateError
+from repvgg_zoo.models import RepVGG
+from repvgg_zoo.registry.specs import SESpec
+
+TINY = ((1, 2, 2, 1), (0.125, 0.125, 0.125, 0.125))
+
+
+def network(**options) -> RepVGG:
+    return RepVGG(*TINY, groups=2, se=SESpec("before_relu", 4), num_classes=5, **options)
+
+
+def snapshot(module: M.Module) -> dict:
+    return {key: (tensor.numpy().tobytes(), tensor.dtype, tensor.shape) for key, tensor in module.named_tensors()}
+
+
+@pytest.fixture(scope="module")
+def arrays() -> dict:
+    """Distinct numbers for every tensor of ``network()``, small enough to be exact in float16."""
+    state = network().state_dict()
+    return {
+        k: (np.arange(v.size) % 251 + i).astype(np.float32).reshape(v.shape) for i, (k, v) in enumerate(state.items())
+    }
+
+
+def test_every_tensor_gets_its_array(arrays):
+    net = network()
+    load_state(net, arrays)
+    state = net.state_dict()
+    assert list(state) == list(arrays)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(state[key], array, err_msg=key, strict=True)
+
+
+def test_vectors_and_their_four_dimensional_form_both_fit(arrays):
+    vectors = {k: v.reshape(-1) if v.shape[0] == 1 and v.ndim == 4 else v for k, v in arrays.items()}
+    four = {k: v.reshape(1, -1, 1, 1) if v.ndim == 1 and k != "linear.bias" else v for k, v in arrays.items()}
+    assert [v.shape for v in vectors.values()] != [v.shape for v in four.values()]
+    for given_arrays in (vectors, four):
+        net = network()
+        load_state(net, given_arrays)
+        assert all(np.array_equal(value, arrays[key]) for key, value in net.state_dict().items())
+
+
+def test_all_problems_are_listed_at_once_and_nothing_is_written(arrays):
+    net = network()
+    before = snapshot(net)
+    bad = dict(arrays)
+    del bad["stage0.rbr_dense.bn.running_mean"], bad["linear.bias"]
+    bad["neck.weight"] = np.zeros(3, np.float32)
+    bad["linear.weight"] = np.zeros((7, 64), np.float32)
+    bad["stage4.0.se.up.weight"] = bad["stage4.0.se.up.weight"].reshape(16, 64, 1, 1)
+    bad["stage1.0.rbr_1x1.conv.weight"] = bad["stage1.0.rbr_1x1.conv.weight"].astype(np.complex64)
+    with pytest.raises(StateError) as caught:
+        load_state(net, bad)
+    error = caught.value
+    assert set(error.missing) == {"stage0.rbr_dense.bn.running_mean", "linear.bias"}
+    assert error.unexpected == ("neck.weight",)
+    assert set(error.misshapen) == {
+        ("linear.weight", (5, 64), (7, 64)),
+        ("stage4.0.se.up.weight", (64, 16, 1, 1), (16, 64, 1, 1)),
+    }
+    for part in ("2 missing, 1 unexpected, 2 of another shape, 1 not real numbers", "neck.weight", "(complex64)"):
+        assert part in str(error)
+    assert snapshot(net) == before
+
+
+def test_a_long_list_is_cut_after_ten_lines_and_counted():
+    net = network()
+    with pytest.raises(StateError) as caught:
+        load_state(net, {})
+    total = len(net.state_dict())
+    assert len(caught.value.missing) == total
+    assert f"{total} missing" in caught.value.message
+    assert caught.value.message.count("missing: ") == 10
+    assert f"and {total - 10} more" in caught.value.message
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_damage_leaves_the_network_bitwise_as_it_was(data, arrays):
+    net = network()
+    before = snapshot(net)
+    key = data.draw(st.sampled_from(sorted(arrays)))
+    damaged = dict(arrays)
+    damage = data.draw(st.sampled_from(["missing", "renamed", "longer", "deeper", "text"]))
+    if damage == "missing":
+        del damaged[key]
+    elif damage == "renamed":
+        damaged[f"{key}x"] = damaged.pop(key)
+    elif damage == "longer":
+        damaged[key] = np.concatenate([damaged[key], damaged[key]])
+    elif damage == "deeper":
+        damaged[key] = damaged[key][None]
+    else:
+        damaged[key] = damaged[key].astype(str)
+    with pytest.raises(StateError):
+        load_state(net, damaged)
+    assert snapshot(net) == before
+
+
+def test_kept_keys_may_be_missing_and_stay(arrays):
+    net = network()
+    head = {key: value.copy() for key, value in net.state_dict().items() if key.startswith("linear.")}
+    trunk = {key: value for key, value in arrays.items() if key not in head}
+    load_state(net, trunk, keep=list(head))
+    state = net.state_dict()
+    assert all(np.array_equal(state[key], value) for key, value in {**trunk, **head}.items())
+    with pytest.raises(StateError) as caught:
+        load_state(net, trunk, keep=["linear.weight"])
+    assert caught.value.missing == ("linear.bias",)
+
+
+def test_a_kept_key_that_is_there_is_loaded(arrays):
+    net = network()
+    load_state(net, arrays, keep=list(arrays))
+    assert np.array_equal(net.linear.weight.numpy(), arrays["linear.weight"])
+
+
+@pytest.mark.parametrize("file_dtype", ["float16", "float32", "float64", ">f4"])
+@pytest.mark.parametrize("net_dtype", ["float16", "float32"])
+def test_the_network_keeps_its_dtype(arrays, file_dtype, net_dtype):
+    net = network()
+    for tensor in list(net.tensors()):
+        tensor._reset(tensor.astype(net_dtype))
+    load_state(net, {key: value.astype(file_dtype) for key, value in arrays.items()})
+    assert {tensor.dtype for tensor in net.tensors()} == {np.dtype(net_dtype)}
+    assert all(np.array_equal(value, arrays[key]) for key, value in net.state_dict().items())
+
+
+def test_the_network_keeps_its_device_and_its_parameters_their_identity(arrays):
+    net = network()
+    for tensor in list(net.tensors()):
+        tensor._reset(tensor.to("cpu1"))
+    before = {key: id(tensor) for key, tensor in net.named_tensors()}
+    trainable = {key for key, _ in net.named_parameters()}
+    load_state(net, arrays)
+    assert {str(tensor.device) for tensor in net.tensors()} == {"cpu1:0"}
+    assert {key: id(tensor) for key, tensor in net.named_tensors()} == before
+    assert {key for key, _ in net.named_parameters()} == trainable
+
+
+def test_network_and_arrays_share_no_memory(arrays):
+    net = network()
+    mine = {key: value.copy() for key, value in arrays.items()}
+    load_state(net, mine)
+    for value in mine.values():
+        value[...] = -1
+    assert all(np.array_equal(value, arrays[key]) for key, value in net.state_dict().items())
+    for tensor in net.tensors():
+        tensor[...] = np.full(tensor.shape, -2, np.float32)
+    assert all((value == -1).all() for value in mine.values())
+
+
+def test_read_only_and_strided_arrays_load(arrays):
+    strided = {key: np.asfortranarray(value) for key, value in arrays.items()}
+    for value in strided.values():
+        value.flags.writeable = False
+    net = network()
+    load_state(net, strided)
+    assert all(np.array_equal(value, arrays[key]) for key, value in net.state_dict().items())
+
+
+def test_nan_and_infinity_are_loaded_as_they_are(arrays):
+    odd = {**arrays, "linear.bias": np.array([np.nan, np.inf, -np.inf, 0, 1], np.float64)}
+    net = network()
+    load_state(net, odd)
+    np.testing.assert_array_equal(net.linear.bias.numpy(), odd["linear.bias"].astype(np.float32))
+
+
+def test_importing_the_checkpoints_imports_no_framework():
+    code = "import sys, repvgg_zoo.checkpoints; sys.exit('megengine' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,181 @@
+"""Looking after a cache: list, remove, prune, verify, never outside the folder (T17, T29, T35)."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from repvgg_zoo.errors import ArgumentError
+from repvgg_zoo.hub import Settings, cache, cache_manager, stored_name
+from repvgg_zoo.hub.partial import machine_id
+
+from .conftest import BODY, FILE, NAME, OTHER, Zoo, fill, snapshot, spec
+from .server import Answer, Server
+
+OLD = time.time() - 30 * 86400
+
+
+def old(path: Path, body: bytes = b"x") -> Path:
+    path.write_bytes(body)
+    os.utime(path, (OLD, OLD))
+    return path
+
+
+def test_the_listing_shows_files_parts_and_leftovers_with_sizes(zoo: Zoo) -> None:
+    path = fill(zoo.root)
+    key = "0" * 16
+    old(zoo.root / f"{key}.free.{'0' * 12}.part")
+    old(zoo.root / f"{key}.lock", b"")
+    old(zoo.root / f"{key}-gone.bin.stamp", b"{}")
+    (zoo.root / "README.md").write_text("not ours")
+    (zoo.root / f"{key}-folder").mkdir()
+    listed = {entry.path.name: (entry.kind, entry.size) for entry in cache_manager.ls(zoo.root)}
+    assert listed == {
+        path.name: ("file", len(BODY)),
+        f"{key}.free.{'0' * 12}.part": ("part", 1),
+        f"{key}.lock": ("leftover", 0),
+        f"{key}-gone.bin.stamp": ("leftover", 2),
+    }
+    assert [entry.sha256 for entry in cache_manager.ls(zoo.root) if entry.kind == "file"] == [FILE.sha256]
+
+
+def test_an_absent_cache_is_an_empty_one(zoo: Zoo) -> None:
+    assert cache_manager.ls(zoo.root) == cache_manager.prune(zoo.root) == cache_manager.verify(zoo.root) == []
+
+
+@pytest.mark.parametrize("name", [NAME, NAME[:16], "a.bin"])
+def test_a_file_is_removed_by_stored_name_key_or_own_name(zoo: Zoo, name: str) -> None:
+    path = fill(zoo.root)
+    assert [entry.path for entry in cache_manager.rm(zoo.root, [name])] == [path]
+    assert zoo.names() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../precious", "/etc/passwd", "..", ".", "", "*", "README.md", "CACHEDIR.TAG", "precious"]
+)
+def test_nothing_but_the_caches_own_files_can_be_removed(zoo: Zoo, tmp_path: Path, name: str) -> None:
+    """T35"""
+    fill(zoo.root)
+    (zoo.root / "README.md").write_text("not ours")
+    (tmp_path / "precious").write_text("keep me")
+    before = snapshot(tmp_path)
+    with pytest.raises(ArgumentError, match="nothing was removed"):
+        cache_manager.rm(zoo.root, ["a.bin", name])
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+def test_links_in_the_cache_are_neither_listed_nor_followed(zoo: Zoo, tmp_path: Path) -> None:
+    """T35"""
+    zoo.root.mkdir()
+    outside = old(tmp_path / NAME, BODY)
+    (zoo.root / NAME).symlink_to(outside)
+    (zoo.root / f"{'0' * 16}.free.{'0' * 12}.part").symlink_to(outside)
+    assert cache_manager.ls(zoo.root) == []
+    assert cache_manager.prune(zoo.root, days=0, known=[]) == []
+    assert outside.read_bytes() == BODY
+
+
+def test_a_dry_run_changes_nothing_and_tells_the_same(zoo: Zoo) -> None:
+    """T35"""
+    fill(zoo.root)
+    old(zoo.root / f"{'0' * 16}.free.{'0' * 12}.part")
+    before = snapshot(zoo.root)
+    would_rm = cache_manager.rm(zoo.root, ["a.bin"], dry_run=True)
+    would_prune = cache_manager.prune(zoo.root, known=[], dry_run=True)
+    cache_manager.verify(zoo.root, dry_run=True)
+    assert snapshot(zoo.root) == before
+    assert cache_manager.prune(zoo.root, known=[]) == would_prune
+    assert would_rm[0] in would_prune
+    assert zoo.names() == []
+
+
+def test_prune_takes_old_parts_and_leftovers_and_leaves_the_rest(zoo: Zoo) -> None:
+    """T17"""
+    fill(zoo.root)
+    key = "0" * 16
+    gone = [
+        old(zoo.root / f"{key}.free.{'0' * 12}.part"),
+        old(zoo.root / f"{key}.{'0' * 12}-1.{'0' * 12}.part"),
+        old(zoo.root / f"{key}-gone.bin.stamp"),
+        old(zoo.root / f"{key}-gone.bin.stamp.{'0' * 12}.new"),
+        old(zoo.root / f"{key}.lock"),
+    ]
+    kept = [
+        zoo.root / f"{key}.free.{'1' * 12}.part",
+        zoo.root / f"{key}.{machine_id()}-{os.getpid()}.{'1' * 12}.part",
+        zoo.root / f"{key}.{'0' * 12}-1.{'1' * 12}.part",
+    ]
+    for path in kept:
+        path.write_bytes(b"new")
+    old(zoo.root / "precious")
+    assert sorted(entry.path for entry in cache_manager.prune(zoo.root)) == sorted(gone)
+    assert all(path.exists() for path in [*kept, zoo.root / NAME, zoo.root / "precious"])
+
+
+def test_prune_with_the_known_files_removes_those_of_older_registries(zoo: Zoo, server: Server) -> None:
+    fill(zoo.root)
+    other = zoo.fetch(spec(server.serve("/b.bin", Answer(OTHER)), body=OTHER, name="b.bin"))
+    assert [entry.path for entry in cache_manager.prune(zoo.root, known=[FILE])] == [other]
+    assert zoo.names() == [NAME, NAME + ".stamp"]
+
+
+def test_the_record_of_an_unverified_file_outlives_it(zoo: Zoo, server: Server) -> None:
+    file = spec(server.serve("/u.bin", Answer(BODY)), size=None, sha256=None)
+    path = zoo.fetch(file, allow_unverified=True)
+    path.unlink()
+    cache_manager.prune(zoo.root, days=0)
+    assert cache.read_stamp(path) is not None
+
+
+def test_prune_beside_a_running_download_does_no_harm(zoo: Zoo, server: Server) -> None:
+    """T35: even one without any mercy for age."""
+    file = spec(server.serve("/a.bin", Answer(BODY)))
+    stop = threading.Event()
+
+    def prune() -> None:
+        while not stop.is_set():
+            cache_manager.prune(zoo.root, days=-1)
+
+    thread = threading.Thread(target=prune)
+    thread.start()
+    try:
+        for _ in range(10):
+            assert zoo.fetch(file).read_bytes() == BODY
+            cache_manager.rm(zoo.root, ["a.bin"])
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_verify_finds_damage_by_the_name_alone_and_by_the_stamp(zoo: Zoo) -> None:
+    """T29: a full key needs no registry."""
+    fill(zoo.root, OTHER)
+    (finding,) = cache_manager.verify(zoo.root)
+    assert finding.problem is not None
+    assert "its name says" in finding.problem
+    unverified = zoo.root / f"u{'0' * 15}-u.bin"
+    unverified.write_bytes(BODY)
+    cache.write_stamp(unverified, cache.Stamp(len(BODY), unverified.stat().st_mtime_ns, "0" * 64, "none"))
+    found = {item.entry.path.name: item.problem for item in cache_manager.verify(zoo.root)}
+    assert "was recorded" in str(found[unverified.name])
+
+
+def test_verify_refreshes_the_stamp_of_a_right_file(zoo: Zoo) -> None:
+    path = fill(zoo.root)
+    os.utime(path)
+    assert [finding.problem for finding in cache_manager.verify(zoo.root)] == [None]
+    stamp = cache.read_stamp(path)
+    assert stamp is not None
+    assert stamp.mtime_ns == path.stat().st_mtime_ns
+
+
+def test_a_cache_folder_is_a_mirror(zoo: Zoo, tmp_path: Path) -> None:
+    fill(tmp_path / "other")
+    file = spec("http://127.0.0.1:1/")
+    settings = Settings(cache=zoo.root, mirrors=(str(tmp_path / "other"),))
+    assert zoo.fetch(file, settings=settings).name == stored_name(file)

@@ -1,0 +1,217 @@
+"""Pictures of every kind become the pixels that their viewer sees, or end in ArgumentError."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from repvgg_zoo.errors import ArgumentError
+from repvgg_zoo.image.io import pixels_of
+
+RANDOM = np.random.RandomState(0)
+GREY = RANDOM.randint(0, 256, (12, 20), dtype=np.uint8)
+COLOUR = RANDOM.randint(0, 256, (12, 20, 3), dtype=np.uint8)
+ALPHA = np.dstack([COLOUR, GREY])
+
+
+def spread(grey):
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def palette():
+    image = Image.new("P", (20, 12))
+    image.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
+    image.putdata(GREY.ravel().tolist())
+    return image
+
+
+PALETTE = np.stack([GREY, 255 - GREY, GREY // 2], axis=2)
+SIXTEEN = GREY.astype(np.uint16) * 256 + 77
+
+# name: (the picture, how to save it, the pixels in RGB)
+KINDS = {
+    "RGB": (Image.fromarray(COLOUR), {"format": "PNG"}, COLOUR),
+    "grey": (Image.fromarray(GREY), {"format": "PNG"}, spread(GREY)),
+    "grey with alpha": (Image.fromarray(np.dstack([GREY, GREY]), "LA"), {"format": "PNG"}, spread(GREY)),
+    "alpha: colours count": (Image.fromarray(ALPHA, "RGBA"), {"format": "PNG"}, COLOUR),
+    "palette": (palette(), {"format": "PNG"}, PALETTE),
+    "transparent palette": (palette(), {"format": "PNG", "transparency": bytes(range(256))}, PALETTE),
+    "one bit": (Image.fromarray(GREY > 99), {"format": "PNG"}, spread(np.where(GREY > 99, 255, 0).astype(np.uint8))),
+    "16 bits PNG": (Image.fromarray(SIXTEEN), {"format": "PNG"}, spread(GREY)),
+    "16 bits TIFF": (Image.fromarray(SIXTEEN), {"format": "TIFF"}, spread(GREY)),
+    "32 bits, 16 used": (Image.fromarray(SIXTEEN.astype(np.int32)), {"format": "TIFF"}, spread(GREY)),
+    "animated GIF: first frame": (
+        palette(),
+        {"format": "GIF", "save_all": True, "append_images": [Image.new("P", (20, 12), 3)]},
+        PALETTE,
+    ),
+    "animated PNG: first frame": (
+        Image.fromarray(COLOUR),
+        {"format": "PNG", "save_all": True, "append_images": [Image.new("RGB", (20, 12))]},
+        COLOUR,
+    ),
+    "BMP": (Image.fromarray(COLOUR), {"format": "BMP"}, COLOUR),
+    "WebP": (Image.fromarray(COLOUR), {"format": "WEBP", "lossless": True}, COLOUR),
+    "CMYK TIFF": (
+        Image.fromarray(np.dstack([255 - COLOUR, np.zeros_like(GREY)]), "CMYK"),
+        {"format": "TIFF"},
+        COLOUR,
+    ),
+}
+
+
+def saved(image, **how):
+    file = io.BytesIO()
+    image.save(file, **how)
+    file.seek(0)
+    return file
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("given_as", ["path", "text", "open file", "Pillow image"])
+def test_a_picture_is_its_visible_pixels(kind, given_as, tmp_path):
+    image, how, expected = KINDS[kind]
+    data = saved(image, **how).getvalue()
+    (tmp_path / "picture").write_bytes(data)
+    path = tmp_path / "picture"
+    source = {
+        "path": path,
+        "text": str(path),
+        "open file": io.BytesIO(data),
+        "Pillow image": Image.open(io.BytesIO(data)),
+    }
+    made = pixels_of(source[given_as], "RGB")
+    assert (made.dtype, made.shape) == (np.uint8, (12, 20, 3))
+    assert np.array_equal(made, expected)
+
+
+def test_a_grey_network_gets_grey_of_every_kind():
+    luma = np.asarray(Image.fromarray(COLOUR).convert("L"))
+    for image in (COLOUR, Image.fromarray(COLOUR), saved(Image.fromarray(ALPHA, "RGBA"), format="PNG")):
+        assert np.array_equal(pixels_of(image, "L"), luma)
+    for grey in (GREY, GREY[:, :, None], Image.fromarray(SIXTEEN)):
+        assert np.array_equal(pixels_of(grey, "L"), GREY)
+        assert np.array_equal(pixels_of(grey, "RGB"), spread(GREY))
+
+
+def test_an_array_need_not_be_contiguous_or_writable():
+    view = COLOUR[::-1, ::2, ::-1]
+    view.setflags(write=False)
+    assert np.array_equal(pixels_of(view, "RGB"), view)
+
+
+ORIENTATIONS = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a),
+    0: lambda a: a,
+    99: lambda a: a,
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_a_telephones_picture_is_turned_upright(orientation, form):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = saved(Image.fromarray(COLOUR), format=form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
+    assert np.array_equal(pixels_of(file, "RGB"), ORIENTATIONS[orientation](COLOUR))
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0" + b"\xff" * 40, b"nonsense", b"MM\0*\0\0\0\x08\0\x01"],
+)
+def test_broken_exif_says_nothing_against_the_pixels(exif):
+    assert np.array_equal(pixels_of(saved(Image.fromarray(COLOUR), format="PNG", exif=exif), "RGB"), COLOUR)
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def bomb(width, height):
+    """A PNG of a few bytes that says it has this many pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+JPEG = saved(Image.fromarray(np.tile(COLOUR, (10, 10, 1))), format="JPEG").getvalue()
+PNG = saved(Image.fromarray(COLOUR), format="PNG").getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    {
+        "empty": (b"", "cannot identify"),
+        "text": (b"GIF, or so it says", "cannot identify"),
+        "truncated JPEG": (JPEG[: len(JPEG) // 2], "truncated"),
+        "truncated PNG": (PNG[:200], "truncated"),
+        "PNG with a broken chunk": (PNG[:60] + b"\xff" * 4 + PNG[64:], "broken|checksum|corrupt|CRC|truncated"),
+        "decompression bomb": (bomb(50_000, 50_000), "decompression bomb"),
+        "empty PNG": (bomb(40, 40), "truncated|broken"),
+        "floats": (saved(Image.fromarray(GREY.astype(np.float32)), format="TIFF").getvalue(), "not of 8 or 16 bits"),
+        "negative": (saved(Image.fromarray(-SIXTEEN.astype(np.int32)), format="TIFF").getvalue(), "not of 8 or 16"),
+    }.values(),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_damaged_or_odd_file_is_an_argument_error(data, says, tmp_path):
+    path = tmp_path / "picture"
+    path.write_bytes(data)
+    with pytest.raises(ArgumentError, match=f"(?i){says}") as caught:
+        pixels_of(path, "RGB")
+    assert str(path) in str(caught.value)
+    with pytest.raises(ArgumentError, match=f"(?i){says}"):
+        pixels_of(io.BytesIO(data), "RGB")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([JPEG, PNG]), st.data())
+def test_any_damage_ends_in_pixels_or_in_argument_error(data, draw):
+    place = draw.draw(st.integers(0, len(data) - 1))
+    damage = draw.draw(st.binary(min_size=1, max_size=8))
+    try:
+        pixels = pixels_of(io.BytesIO(data[:place] + damage + data[place + len(damage) :]), "RGB")
+    except ArgumentError:
+        return
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((10, 10, 3), np.float32),
+        np.zeros((10, 10), np.uint16),
+        np.zeros((3, 10, 10), np.uint8),
+        np.zeros((10, 10, 4), np.uint8),
+        np.zeros((1, 10, 10, 3), np.uint8),
+        np.zeros((0, 10, 3), np.uint8),
+        np.zeros((10,), np.uint8),
+        "no such file.png",
+        "a null byte\0.png",
+        ".",
+        __file__,
+        5,
+        None,
+        JPEG,
+        [COLOUR],
+    ],
+    ids=lambda image: str(getattr(image, "shape", type(image).__name__)),
+)
+def test_what_is_no_image_is_an_argument_error_of_few_words(image):
+    with pytest.raises(ArgumentError) as caught:
+        pixels_of(image, "RGB")
+    assert len(str(caught.value)) < 500

@@ -1,0 +1,72 @@
+"""The names of the classes: 1000 of ImageNet-1k, or what the registry says of a checkpoint."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+import repvgg_zoo
+from repvgg_zoo.errors import RegistryError
+from repvgg_zoo.image.labels import Label, imagenet, labels_of
+from repvgg_zoo.registry.api import find_weights
+from repvgg_zoo.registry.parser import parse_registry
+from tests.registry.sample import SAMPLE
+
+
+def test_imagenets_classes_are_those_of_the_competition_in_its_order():
+    classes = imagenet()
+    assert len(classes) == 1000
+    # The logits' order is that of the synsets.
+    assert [label.synset for label in classes] == sorted({label.synset for label in classes})
+    assert all(re.fullmatch(r"n\d{8}", label.synset) for label in classes)
+    known = {
+        0: "tench",
+        1: "goldfish",
+        151: "Chihuahua",
+        207: "golden retriever",
+        285: "Egyptian cat",
+        999: "toilet tissue",
+    }
+    assert {index: classes[index].name for index in known} == known
+
+
+def test_every_name_is_short_plain_and_of_one_class():
+    names = [label.name for label in imagenet()]
+    assert len({name.casefold() for name in names}) == 1000
+    assert all(re.fullmatch(r"[A-Za-z][A-Za-z'. -]{1,30}", name) for name in names)
+    assert (names[134], names[517]) == ("crane bird", "crane")
+    assert (names[638], names[639]) == ("maillot", "maillot tank suit")
+
+
+def test_a_checkpoint_has_imagenets_names_or_its_own():
+    assert labels_of(find_weights("RepVGG_N0.digits")) == tuple(Label(str(digit)) for digit in range(10))
+    for name in repvgg_zoo.list_models(exclude="*N0"):
+        for checkpoint in repvgg_zoo.model_info(name).checkpoints:
+            assert labels_of(checkpoint) == imagenet()
+
+
+def test_names_that_are_not_known_are_not_guessed():
+    a0 = find_weights("RepVGG_A0")
+    assert labels_of(replace(a0, num_classes=21841)) == ()
+    assert labels_of(replace(a0, dataset="a thousand birds")) == ()
+
+
+OWN = SAMPLE.replace("files/x1.pth", "https://example.org/x1.pth").replace(
+    "        top1: 71.5\n", "        num_classes: 3\n        labels: [cat, dog, {third}]\n", 1
+)
+
+
+def test_a_registry_of_ones_own_brings_its_names():
+    model = parse_registry(OWN.replace("{third}", '"2"').encode()).models[0]
+    assert labels_of(model.checkpoint("lab")) == (Label("cat"), Label("dog"), Label("2"))
+
+
+@pytest.mark.parametrize(
+    ("third", "says"), [("bird, fish", "4 labels for 3 classes"), ("2", "in quotes"), ("''", "empty")]
+)
+def test_names_that_do_not_fit_are_an_error_with_its_line(third, says):
+    with pytest.raises(RegistryError, match=says) as caught:
+        parse_registry(OWN.replace("{third}", third).encode())
+    assert caught.value.line == OWN[: OWN.index("labels:")].count("\n") + 1
