@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import inspect
+import json
 import os
 
 import pytest
 
 from repvgg_zoo import errors
 from repvgg_zoo.cli.console import plain
-from repvgg_zoo.cli.errors import FAMILIES, described, exit_code
+from repvgg_zoo.cli.errors import FAMILIES, described, exit_code, handled
 
 CLASSES = [one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, errors.ZooError)]
 EXTRA = {
@@ -65,3 +66,16 @@ def test_json_has_no_infinity_and_takes_anything():
         "1": ["nan", 2.5],
         "o": "<class 'int'>",
     }
+
+
+@pytest.mark.parametrize("arguments", [[], ["--traceback"], ["--json"]])
+def test_an_unexpected_error_has_exit_code_70(capsys, arguments):
+    with handled(arguments) as outcome:
+        raise RuntimeError("a cat on the keyboard")
+    printed = capsys.readouterr()
+    assert outcome.code == 70
+    if "--json" in arguments:
+        assert json.loads(printed.out)["error"]["type"] == "RuntimeError" and printed.err == ""
+    else:
+        assert "error: RuntimeError: a cat on the keyboard" in printed.err and "--traceback" in printed.err
+        assert ("Traceback" in printed.err) == ("--traceback" in arguments)

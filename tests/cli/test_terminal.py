@@ -112,16 +112,3 @@ def test_a_reader_that_leaves_early_is_no_error_worth_a_word(argv):
 def test_closed_streams_are_no_error(line):
     command = f"{shlex.quote(sys.executable)} -m repvgg_zoo {line} >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], timeout=60).returncode == (3 if "A4" in line else 0)
-
-
-def test_the_exit_code_of_a_fault_of_ours_is_70_and_a_traceback_comes_when_asked_for(run, monkeypatch):
-
-    def broken(*args, **kwargs):
-        raise RuntimeError("a cat on the keyboard")
-
-    monkeypatch.setattr(list, "list_models", broken)
-    shown = run("list")
-    assert shown.code == 70 and "error: RuntimeError: a cat on the keyboard" in shown.err
-    assert "Traceback" not in shown.err and "--traceback" in shown.err
-    assert "in broken" in run("list", "--traceback").err
-    assert run("list", "--json").json["error"]["type"] == "RuntimeError"
