@@ -16,7 +16,7 @@ from ..errors import ArgumentError
 from .graph import Arrays, Structure, flat_outputs
 from .lite import LiteNetwork
 from .lowering import Program
-from .thread_pool import Team
+from .thread_pool import ThreadPool
 
 
 class Runner(Protocol):
@@ -34,23 +34,23 @@ class KernelRunner:
 
     def __init__(self, program: Program, threads: int) -> None:
         self._work: Optional[_Work] = _Work(program, threads)
-        self._team = Team(threads) if threads > 1 else None
+        self._pool = ThreadPool(threads) if threads > 1 else None
 
     def __call__(self, x: NDArray[Any]) -> Arrays:
         work = self._work
         assert work is not None
-        if self._team is None:
+        if self._pool is None:
             work.take(x)
             work(0)
         else:
-            self._team.run(work, prepare=lambda: work.take(x))
+            self._pool.run(work, before=lambda: work.take(x))
         outputs = work.program.outputs.values()
         # copy, since ascontiguousarray would give out the program's own memory where a map is one pixel.
         return tuple((array if array.ndim == 2 else array.transpose(0, 3, 1, 2)).copy() for array in outputs)
 
     def close(self) -> None:
-        if self._team is not None:
-            self._team.close()
+        if self._pool is not None:
+            self._pool.close()
         self._work = None
 
 

@@ -1,4 +1,4 @@
-"""Threads that do a piece of work together, again and again."""
+"""A thread pool that runs one task in all of its threads at once, again and again."""
 
 from __future__ import annotations
 
@@ -6,74 +6,99 @@ import threading
 import weakref
 from typing import Callable, Optional
 
-Work = Callable[[int], None]  # called in each thread at once, with the thread's number
+Task = Callable[[int], None]  # called once in each thread, with the thread's number
 
 
-class Team:
-    """``size`` threads that wait for work; for one caller at a time.
+class ThreadPool:
+    """``size`` threads that wait for a task; for one caller at a time.
 
-    They all start or none does, and what has started ends by itself: a caller who is interrupted (Ctrl-C) leaves
-    nothing behind but work under way, which the next ``run`` waits for. The threads end with ``close``, or when the
-    team is no longer used.
+    Either all threads start or none stays. A caller that is interrupted (Ctrl-C) leaves a usable pool: the task goes on
+    in the threads, and the next ``run`` waits for it. The threads end with ``close``, or when the pool is no longer
+    referenced.
     """
 
     def __init__(self, size: int) -> None:
-        self._board = _Board(size)
-        self._end = weakref.finalize(self, self._board.post, None)  # also if not all of them can be started
+        self._state = _SharedState(size)
+        self._stop = weakref.finalize(self, self._state.stop)  # also if not all threads can be started
         for number in range(size):
-            # A daemon, since it waits for ever; it holds the board and not the team.
-            threading.Thread(target=_serve, args=(self._board, number), daemon=True).start()
+            # Daemon: it blocks indefinitely. It references only the shared state, so the pool can be collected.
+            threading.Thread(target=_worker_loop, args=(self._state, number), daemon=True).start()
 
-    def run(self, work: Work, prepare: Callable[[], None]) -> None:
-        """Has every thread do ``work``, and waits for all of them; ``prepare`` is called while none is at work."""
-        self._board.wait()
-        prepare()
-        self._board.post(work)
-        self._board.wait()
+    def run(self, task: Task, before: Callable[[], None]) -> None:
+        """Run ``task`` in every thread and wait for all of them; call ``before`` first, while no task is running.
+
+        Raises what ``before`` raises, or the first exception of ``task``, once all threads are done with it.
+        """
+        self._state.wait()  # a task that an interrupted call left running; nobody asks for its exception any more
+        before()
+        self._state.submit(task)
+        error = self._state.wait()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback references this frame
 
     def close(self) -> None:
-        """Ends the threads, once they have done what they are doing; to close twice does nothing."""
-        if self._end.alive:
-            self._board.wait()
-            self._end()
+        """End the threads after the current task; closing twice does nothing."""
+        self._state.wait()
+        self._stop()
 
 
-class _Board:
-    """What is to be done: ``turn`` counts the posts, ``busy`` the threads that are not yet done with the last."""
+class _SharedState:
+    """The current task: ``generation`` counts the tasks, ``pending`` the threads that are not done with the last."""
 
     def __init__(self, size: int) -> None:
         self.changed = threading.Condition()
         self.size = size
-        self.turn = 0
-        self.busy = 0
-        self.work: Optional[Work] = None
+        self.generation = 0
+        self.pending = 0
+        self.task: Optional[Task] = None
+        self.error: Optional[BaseException] = None
+        self.stopped = False
 
-    def post(self, work: Optional[Work]) -> None:
+    def submit(self, task: Task) -> None:
         with self.changed:
-            self.work, self.busy, self.turn = work, self.size, self.turn + 1
+            self.task, self.pending, self.generation = task, self.size, self.generation + 1
             self.changed.notify_all()
 
-    def wait(self) -> None:
+    def wait(self) -> Optional[BaseException]:
+        """Wait until no thread is at work; return the first exception of the task, if any, and forget it."""
         with self.changed:
-            self.changed.notify_all()  # post may have been interrupted before it did
-            self.changed.wait_for(lambda: self.busy == 0)
+            self.changed.notify_all()  # submit may have been interrupted before it did
+            self.changed.wait_for(lambda: self.pending == 0)
+            error, self.error = self.error, None
+            return error
 
-    def done(self) -> None:
+    def done(self, error: Optional[BaseException]) -> None:
         with self.changed:
-            self.busy -= 1
-            if self.busy == 0:
-                self.work = None
+            self.error = error if self.error is None else self.error
+            self.pending -= 1
+            if self.pending == 0:
+                self.task = None
                 self.changed.notify_all()
 
+    def stop(self) -> None:
+        with self.changed:
+            self.stopped = True
+            self.changed.notify_all()
 
-def _serve(board: _Board, number: int) -> None:
-    turn = 0
+
+def _worker_loop(state: _SharedState, number: int) -> None:
+    generation = 0
     while True:
-        with board.changed:
-            board.changed.wait_for(lambda: board.turn != turn)  # noqa: B023  # called at once
-            turn, work = board.turn, board.work
-        if work is None:
-            return
-        work(number)
-        del work
-        board.done()
+        with state.changed:
+            state.changed.wait_for(lambda: state.stopped or state.generation != generation)  # noqa: B023  # called at once
+            # A submitted task comes before the end: the other threads may be waiting in it for this one.
+            if state.generation == generation:
+                return
+            generation, task = state.generation, state.task
+        assert task is not None
+        error: Optional[BaseException] = None
+        try:
+            task(number)
+        except BaseException as caught:
+            error = caught
+        del task
+        state.done(error)
+        del error  # it references the task through its traceback

@@ -1,4 +1,4 @@
-"""Teams of threads: each does its share once a run, an interrupted caller breaks nothing, none outlives its team."""
+"""ThreadPool: every thread runs the task once a run, errors and interrupts leave it usable, no thread outlives it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from repvgg_zoo.inference import thread_pool as team_module
-from repvgg_zoo.inference.thread_pool import Team
+from repvgg_zoo.inference import thread_pool
+from repvgg_zoo.inference.thread_pool import ThreadPool
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 10  # until a test gives up; all of this takes milliseconds
@@ -44,7 +45,7 @@ def nothing():
 
 
 def within_time(job):
-    """Runs it in a thread, so that a test that hangs fails; gives whether it ended."""
+    """Run it in a thread, so that a test that hangs fails; return whether it ended."""
     thread = threading.Thread(target=job, daemon=True)
     thread.start()
     thread.join(SECONDS)
@@ -53,102 +54,174 @@ def within_time(job):
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_each_thread_is_called_once_a_run_with_its_number(size):
-    team = Team(size)
+    pool = ThreadPool(size)
     for _ in range(20):
         calls = []
-        team.run(lambda number, calls=calls: calls.append((number, threading.get_ident())), nothing)
+        pool.run(lambda number, calls=calls: calls.append((number, threading.get_ident())), nothing)
         assert sorted(number for number, _ in calls) == list(range(size))
         assert len({thread for _, thread in calls}) == size
         assert threading.get_ident() not in {thread for _, thread in calls}
-    team.close()
+    pool.close()
 
 
 def test_the_threads_work_at_the_same_time():
-    team = Team(4)
+    pool = ThreadPool(4)
     meeting = threading.Barrier(4, timeout=SECONDS)
-    team.run(lambda number: meeting.wait(), nothing)
-    team.close()
+    pool.run(lambda number: meeting.wait(), nothing)  # a barrier that times out raises here
+    pool.close()
 
 
-def test_prepare_is_called_before_the_work_and_while_none_is_done():
-    team = Team(3)
+def test_before_is_called_while_no_task_is_running():
+    pool = ThreadPool(3)
     order = []
     for _ in range(50):
-        team.run(lambda number: order.append("work"), lambda: order.append("prepare"))
-    team.close()
-    assert order == ["prepare", "work", "work", "work"] * 50
+        pool.run(lambda number: order.append("task"), lambda: order.append("before"))
+    pool.close()
+    assert order == ["before", "task", "task", "task"] * 50
 
 
-def test_an_error_in_prepare_is_the_callers_and_leaves_the_team_as_it_was():
-    team = Team(2)
+def test_an_error_in_before_is_raised_and_leaves_the_pool_as_it_was():
+    pool = ThreadPool(2)
     calls = []
     with pytest.raises(ZeroDivisionError):
-        team.run(calls.append, lambda: 1 / 0)
+        pool.run(calls.append, lambda: 1 / 0)
     assert calls == []
-    team.run(calls.append, nothing)
-    team.close()
+    pool.run(calls.append, nothing)
+    pool.close()
     assert sorted(calls) == [0, 1]
 
 
-def test_thousands_of_runs_are_quick():
-    team = Team(2)
+def raise_in(*numbers):
+    def task(number):
+        if number in numbers:
+            raise ValueError(f"thread {number}")
+
+    return task
+
+
+@pytest.mark.parametrize("numbers", [(0,), (2,), (0, 1, 2)], ids=str)
+def test_an_error_in_a_task_is_raised_in_run_and_leaves_a_usable_pool(numbers):
+    pool = ThreadPool(3)
+    errors = []
+
+    def call():
+        try:
+            pool.run(raise_in(*numbers), nothing)
+        except ValueError as error:
+            errors.append(str(error))
+
+    assert within_time(call), "run waits for ever"
+    assert errors in [[f"thread {number}"] for number in numbers]
+    calls = []
+    assert within_time(lambda: pool.run(calls.append, nothing)), "the next run waits for ever"
+    assert sorted(calls) == [0, 1, 2]
+    assert within_time(pool.close), "close waits for ever"
+
+
+def test_an_error_is_raised_once_all_threads_are_done():
+    pool, ended = ThreadPool(2), []
+
+    def task(number):
+        if number == 0:
+            raise ValueError
+        time.sleep(0.05)
+        ended.append(number)
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        pool.run(task, nothing)
+    assert ended == [1]
+    pool.close()
+
+
+def test_a_system_exit_in_a_task_is_raised_in_run_as_well():
+    pool = ThreadPool(2)
+    with pytest.raises(SystemExit):
+        pool.run(lambda number: sys.exit(3), nothing)
+    pool.close()
+
+
+def test_thousands_of_runs_all_reach_every_thread():
+    pool = ThreadPool(2)
     count = [0, 0]
 
-    def work(number):
+    def task(number):
         count[number] += 1
 
-    start = time.monotonic()
     for _ in range(2000):
-        team.run(work, nothing)
-    team.close()
+        pool.run(task, nothing)
+    pool.close()
     assert count == [2000, 2000]
-    assert time.monotonic() - start < SECONDS
 
 
 def test_threads_end_on_close():
     before = set(threading.enumerate())
-    team = Team(3)
+    pool = ThreadPool(3)
     assert len(set(threading.enumerate()) - before) == 3
-    team.close()
+    pool.close()
     assert soon(lambda: set(threading.enumerate()) == before)
-    team.close()  # to close twice does nothing
+    pool.close()  # closing twice does nothing
 
 
-def test_close_waits_for_what_is_under_way():
-    team, ended = Team(2), []
-    board = team._board
+def test_close_waits_for_the_running_task():
+    pool, started, ended = ThreadPool(2), threading.Event(), []
 
-    def work(number):
+    def task(number):
+        started.set()
         time.sleep(0.05)
         ended.append(number)
 
-    board.post(work)  # as an interrupted run leaves it
-    team.close()
+    caller = threading.Thread(target=pool.run, args=(task, nothing))
+    caller.start()
+    assert started.wait(SECONDS)
+    pool.close()
     assert sorted(ended) == [0, 1]
+    caller.join(SECONDS)
+    assert not caller.is_alive()
 
 
-def test_threads_end_when_the_team_is_dropped():
+def test_a_task_that_waits_for_all_threads_survives_the_end_of_its_pool():
+    pool, meeting, ended = ThreadPool(2), threading.Barrier(2, timeout=SECONDS), []
+
+    def task(number):
+        meeting.wait()
+        ended.append(number)
+
+    # No thread has seen the task yet when the pool is stopped, as it is when an interrupted caller drops it.
+    with pool._state.changed:
+        pool._state.submit(task)
+        pool._stop()
+    assert soon(lambda: sorted(ended) == [0, 1])
+
+
+def test_threads_end_when_the_pool_is_dropped():
     before = set(threading.enumerate())
-    team = Team(3)
-    team.run(lambda number: None, nothing)
-    gone = weakref.ref(team)
-    del team
+    pool = ThreadPool(3)
+    pool.run(lambda number: None, nothing)
+    gone = weakref.ref(pool)
+    del pool
     gc.collect()
     assert gone() is None
     assert soon(lambda: set(threading.enumerate()) == before)
 
 
-def test_nothing_of_the_work_is_held_once_it_is_done():
-    class Work:
-        def __call__(self, number):
-            pass
+class Task:
+    def __init__(self, error):
+        self.error = error
 
-    team, work = Team(2), Work()
-    team.run(work, nothing)
-    gone = weakref.ref(work)
-    del work
+    def __call__(self, number):
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [None, ValueError], ids=str)
+def test_a_task_is_not_referenced_once_it_is_done(error):
+    pool, task = ThreadPool(2), Task(error)
+    with suppress(ValueError):
+        pool.run(task, nothing)
+    gone = weakref.ref(task)
+    del task
     assert soon(lambda: gone() is None)
-    team.close()
+    pool.close()
 
 
 def test_no_thread_is_left_if_one_cannot_be_started(monkeypatch):
@@ -162,16 +235,16 @@ def test_no_thread_is_left_if_one_cannot_be_started(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", start_two)
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        Team(3)
+        ThreadPool(3)
     gc.collect()
     assert soon(lambda: set(threading.enumerate()) == before)
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt in this thread at the n-th line of the team's code that it runs."""
+    """Raise KeyboardInterrupt in this thread at the n-th line of the pool's code that it runs."""
 
     def __init__(self, at):
-        self.left = at
+        self.remaining = at
 
     def __enter__(self):
         self.before = sys.gettrace()
@@ -181,60 +254,60 @@ class Interrupt:
         sys.settrace(self.before)
 
     def __call__(self, frame, event, argument):
-        if frame.f_code.co_filename != team_module.__file__:
+        if frame.f_code.co_filename != thread_pool.__file__:
             return None
         # CPython looks for signals neither just before a "with" has its lock nor before it gives it back.
-        line = linecache.getline(team_module.__file__, frame.f_lineno).strip()
+        line = linecache.getline(thread_pool.__file__, frame.f_lineno).strip()
         if event == "line" and not line.startswith("with "):
-            self.left -= 1
-            if self.left == 0:
+            self.remaining -= 1
+            if self.remaining == 0:
                 raise KeyboardInterrupt
         return self
 
 
-def was_interrupted(team, at, work):
-    """Runs until that line, if there is one."""
+def was_interrupted(pool, at, task):
+    """Run until that line, if the run gets there."""
     try:
         with Interrupt(at):
-            team.run(work, nothing)
+            pool.run(task, nothing)
     except KeyboardInterrupt:
         return True
     return False
 
 
-def test_a_caller_interrupted_at_any_line_leaves_a_usable_team():
+def test_a_caller_interrupted_at_any_line_leaves_a_usable_pool():
     at = 0
     more = True
     while more:
         at += 1
-        team, calls = Team(2), []
-        more = was_interrupted(team, at, lambda number: time.sleep(0.002))
-        assert within_time(lambda team=team, calls=calls: team.run(calls.append, nothing)), f"hangs after line {at}"
+        pool, calls = ThreadPool(2), []
+        more = was_interrupted(pool, at, lambda number: time.sleep(0.002))
+        assert within_time(lambda pool=pool, calls=calls: pool.run(calls.append, nothing)), f"hangs after line {at}"
         assert sorted(calls) == [0, 1]
-        assert within_time(team.close)
+        assert within_time(pool.close)
     assert at > 5
 
 
 PROGRAM = """
 import signal, sys, threading, time
-from repvgg_zoo.inference.thread_pool import Team
+from repvgg_zoo.inference.thread_pool import ThreadPool
 
-team = Team(3)
+pool = ThreadPool(3)
 ended = []
 
-def work(number):
+def task(number):
     time.sleep(0.5)
     ended.append(number)
 
-def say():
-    print("working", flush=True)
+def report():
+    print("running", flush=True)
 
 try:
-    team.run(work, say)
+    pool.run(task, report)
 except KeyboardInterrupt:
     print("interrupted", len(ended), flush=True)
 calls = []
-team.run(calls.append, lambda: print("before the next", sorted(ended), flush=True))
+pool.run(calls.append, lambda: print("before the next", sorted(ended), flush=True))
 print("next", sorted(calls), flush=True)
 """
 
@@ -243,7 +316,7 @@ print("next", sorted(calls), flush=True)
 def test_a_caller_may_be_interrupted_by_a_real_signal_and_call_again():
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen([sys.executable, "-c", PROGRAM], env=environ, stdout=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "working\n"
+    assert child.stdout.readline() == "running\n"
     time.sleep(0.1)
     child.send_signal(signal.SIGINT)
     output, _ = child.communicate(timeout=SECONDS)
