@@ -101,7 +101,7 @@ def test_a_moved_checkout_finds_its_files_where_it_is_now(checkout, tmp_path):
     assert after == [source.replace(str(checkout), str(moved)) for source in before]
 
 
-@pytest.mark.parametrize("module", ["reader", "spec"])
+@pytest.mark.parametrize("module", ["parser", "specs"])
 def test_a_change_of_the_code_that_reads_it_is_read_anew(checkout, module):
     listing(checkout)
     path = checkout / "repvgg_zoo" / "registry" / f"{module}.py"
