@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 # A good hour on two idle cores, two thirds of it for inference.
-ALL = ("inference", "growth", "loading", "waiting", "report")
+ALL = ("inference", "scaling", "loading", "startup", "report")
 # These print a table of their own; the second needs nginx.
 OTHERS = ("checkpoints", "download")
 
