@@ -12,7 +12,6 @@ from megengine.module import Module
 
 from .adapt import in_form, load_adapted, stem_channels
 from .checkpoints import load_checkpoint
-from .checkpoints.derived_cache import load_fetched
 from .errors import ArgumentError, RegistryError, ZooError
 from .hub import fetch_file, read_settings
 from .models import RepVGG, RepVGGplus
@@ -20,6 +19,7 @@ from .registry.api import find_model
 from .registry.names import find_checkpoint
 from .registry.plugins import find_builder, layouts_beside
 from .registry.specs import Architecture, CheckpointSpec, ModelSpec
+from .weights import load_weights
 
 PathLike = Union[str, Path]
 OVERRIDABLE = ("num_blocks", "width_multiplier", "groups", "se")
@@ -62,7 +62,7 @@ def create(
         loaded = load_checkpoint(checkpoint, also=layouts_beside(spec.name))
     elif chosen is not None:
         path = fetch_file(chosen.file, progress=progress)
-        loaded = load_fetched(path, chosen, deploy=deploy, cache=read_settings().cache)
+        loaded = load_weights(path, chosen, deploy=deploy, cache_dir=read_settings().cache)
     else:
         loaded = None
 

@@ -1,83 +1,141 @@
-"""The native cache: what was made of a publisher's file, native arrays and fused ones, kept for the next time.
+"""The derived cache: results computed from verified files, such as fused weights, so that they are computed once.
 
-It lies in the folder ``native`` of the cache, a safetensors file for each source file and form. It may be deleted at
-any time, and failing to write it is no error: the publisher's file, which alone is verified against the registry, is
-read again then.
+An entry is a file in the folder ``derived`` of the cache: a header of fixed size, then the payload. The header holds
+the digest of the payload, which is checked at every read, so damage is found and the entry is computed again. Entries
+may be deleted at any time, and failing to write one is not an error.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from dataclasses import replace
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Optional
+from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
 
-from ..errors import ZooError
-from ..hub.cache import Stamp, read_stamp, write_stamp
-from ..registry.specs import CheckpointSpec
-from ..reparam.fusion import fuse_arrays
-from . import Checkpoint, load_checkpoint
-from .save import write_safetensors, write_whole
+from .._atomic import atomic_write, remove_stale_temp_files
+from .._buffers import read_and_hash
+
+FOLDER = "derived"
+SUFFIX = ".derived"
+FORMAT = "repvgg_zoo derived 1"
+HEADER_BYTES = 512  # also the alignment of the payload
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 logger = logging.getLogger(__name__)
 
-# To be raised whenever the arrays made of the same file would change: the layouts' tables, shapes, or the fusion.
-MAPPING_VERSION = 1
 
+@dataclass(frozen=True)
+class DerivedKey:
+    """What an entry depends on: the digest of its source, the step that computed it, its version and parameters.
 
-def load_fetched(path: Path, spec: CheckpointSpec, *, deploy: bool, cache: Path) -> Checkpoint:
-    """The arrays of a fetched file, fused if it is a train form and ``deploy`` is wanted; kept ones where there are.
-
-    The file is known by the digest in its stamp; without one nothing is kept, nor is anything in a plug-in's layout,
-    which may change while the file stays the same. Raises what ``load_checkpoint`` and
-    ``fuse_arrays`` raise.
+    ``source`` is the SHA-256 of a verified file, or of what else the result was computed from. ``version`` is raised
+    whenever the step would give another result. ``parameters`` are JSON values.
     """
-    form = "deploy" if deploy else spec.form
-    source = read_stamp(path)
-    is_native = (spec.format, spec.layout, spec.form) == ("safetensors", "native", form)
-    if source is None or is_native or "/" in spec.layout:
-        return _made(path, spec, form)
-    kept = cache / "native" / f"{source.sha256[:16]}-{form}-v{MAPPING_VERSION}.safetensors"
-    found = _read_kept(kept, source)
-    if found is None:
-        made = _made(path, spec, form)
-        _keep(kept, made, source)
-        # A map of what was just written takes no memory, what was made does.
-        found = _read_kept(kept, source) or made
-    return replace(found, path=str(path))
+
+    source: str
+    step: str
+    version: int
+    parameters: Mapping[str, Any]
+
+    def digest(self) -> str:
+        """Return 64 hex digits that differ for any other key."""
+        fields = [FORMAT, self.source, self.step, self.version, dict(self.parameters)]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def _made(path: Path, spec: CheckpointSpec, form: str) -> Checkpoint:
-    checkpoint = load_checkpoint(path, layout=spec.layout)
-    if form == "deploy" and checkpoint.form == "train":
-        return replace(checkpoint, arrays=MappingProxyType(fuse_arrays(checkpoint.arrays)), form=form)
-    return checkpoint
+@dataclass(frozen=True)
+class DerivedEntry:
+    """One file of the derived cache; ``size`` in bytes, ``mtime`` in seconds since 1970."""
+
+    path: Path
+    step: str
+    size: int
+    mtime: float
 
 
-def _read_kept(kept: Path, source: Stamp) -> Optional[Checkpoint]:
-    """What was kept, if it is still the file that was written and was made of this source."""
-    try:
-        status = kept.stat()
-        if read_stamp(kept) != _stamp(status.st_size, status.st_mtime_ns, source):
+class DerivedCache:
+    """The derived data below one cache folder."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self.folder = cache_dir / FOLDER
+
+    def read(self, key: DerivedKey) -> Optional[memoryview]:
+        """Return the payload of an entry in private memory, or None if it is missing or damaged."""
+        path = self._path(key)
+        try:
+            descriptor = os.open(path, _OPEN_FLAGS)
+        except OSError:
             return None
-        return load_checkpoint(kept, layout="native")
-    except (OSError, ZooError) as error:
-        logger.debug("the native cache has nothing to use: %s", error)
-        return None
+        try:
+            payload = _read_entry(descriptor, key)
+        except (OSError, EOFError, ValueError, TypeError, LookupError, RecursionError) as error:
+            logger.warning("%s is damaged and will be computed again: %s", path, error)
+            return None
+        finally:
+            os.close(descriptor)
+        return payload
+
+    def write(self, key: DerivedKey, write: Callable[[BinaryIO], object]) -> bool:
+        """Store what ``write`` writes to a stream as the entry's payload; return whether that worked."""
+        path = self._path(key)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_stale_temp_files(self.folder)
+            # The digest tells a file that a power failure left short; waiting for the disk would take longer than all.
+            atomic_write(path, lambda stream: _write_entry(stream, key, write), fsync=False)
+            return True
+        except OSError as error:
+            logger.debug("%s was not written: %s", path, error)
+            return False
+
+    def entries(self) -> List[DerivedEntry]:
+        """Return all entries, whatever their state, sorted by path."""
+        found = []
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")) if self.folder.is_dir() else ():
+            with suppress(OSError):
+                status = path.lstat()
+                found.append(DerivedEntry(path, path.name.partition("-")[0], status.st_size, status.st_mtime))
+        return found
+
+    def prune(self) -> List[DerivedEntry]:
+        """Delete all entries and return those that were deleted."""
+        removed = []
+        remove_stale_temp_files(self.folder)
+        for entry in self.entries():
+            with suppress(OSError):
+                entry.path.unlink()
+                removed.append(entry)
+        return removed
+
+    def _path(self, key: DerivedKey) -> Path:
+        return self.folder / f"{key.step}-{key.digest()[:32]}{SUFFIX}"
 
 
-def _keep(kept: Path, checkpoint: Checkpoint, source: Stamp) -> None:
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        # The stamp holds the size, which tells a file that a power cut left short; waiting for the disk takes 0.6 s.
-        write_whole(kept, lambda stream: write_safetensors(stream, checkpoint.arrays), durable=False)
-        status = kept.stat()
-        write_stamp(kept, _stamp(status.st_size, status.st_mtime_ns, source))
-    except (OSError, ZooError) as error:
-        logger.debug("nothing kept in the native cache: %s", error)
+def _read_entry(descriptor: int, key: DerivedKey) -> memoryview:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    header: Dict[str, Any] = json.loads(os.read(descriptor, HEADER_BYTES))
+    if header["format"] != FORMAT or header["key"] != key.digest():
+        raise ValueError("it is of another format or key")
+    payload, digest = read_and_hash(descriptor, status.st_size - HEADER_BYTES, HEADER_BYTES)
+    if digest != header["sha256"]:
+        raise ValueError(f"the digest of its content is {digest}, not {header['sha256']}")
+    return payload
 
 
-def _stamp(size: int, mtime_ns: int, source: Stamp) -> Stamp:
-    """A stamp whose digest is the source's: it says what the arrays were made of."""
-    return Stamp(size=size, mtime_ns=mtime_ns, sha256=source.sha256, integrity="native")
+def _write_entry(stream: BinaryIO, key: DerivedKey, write: Callable[[BinaryIO], object]) -> None:
+    stream.write(b" " * HEADER_BYTES)
+    write(stream)
+    stream.flush()
+    size = stream.tell() - HEADER_BYTES
+    _, digest = read_and_hash(stream.fileno(), size, HEADER_BYTES)
+    header = json.dumps({"format": FORMAT, "key": key.digest(), "sha256": digest}).encode()
+    assert len(header) <= HEADER_BYTES
+    stream.seek(0)
+    stream.write(header.ljust(HEADER_BYTES))

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from .. import __version__
 from .._cpu import usable_cores
 from ..adapt import in_form
-from ..checkpoints.derived_cache import load_fetched
 from ..errors import ArgumentError, ClosedError
 from ..hub import fetch_file, read_settings
 from ..hub.cache import read_stamp
@@ -28,6 +27,7 @@ from ..registry.api import find_model
 from ..registry.names import find_checkpoint
 from ..registry.specs import CheckpointSpec, ModelSpec
 from ..reparam.to_deploy import evaluating, find_blocks, to_deploy
+from ..weights import load_weights
 from .backends import candidates
 from .compile_cache import Store
 from .fingerprint import checkpoint_digest, network_digest, processor
@@ -218,7 +218,7 @@ def _named(name: str) -> _Subject:
     digest = checkpoint_digest(stamp.sha256, checkpoint, spec.architecture)
 
     def numbers() -> Numbers:
-        return numbers_from(in_form(load_fetched(path, checkpoint, deploy=True, cache=read_settings().cache), True))
+        return numbers_from(in_form(load_weights(path, checkpoint, deploy=True, cache_dir=read_settings().cache), True))
 
     source = Source(lambda: create(name, pretrained=True, deploy=True), lambda: digest, numbers)
     return _Subject(source, spec.architecture.in_chans, spec, checkpoint)

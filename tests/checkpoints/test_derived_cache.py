@@ -1,124 +1,148 @@
-"""The native cache saves work, is never trusted more than the file it was made of, and may vanish at any time."""
+"""The derived cache gives back exactly what was stored under a key, or nothing."""
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import os
-from pathlib import Path
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
 
-import numpy as np
 import pytest
-from megengine import Tensor
 
-import repvgg_zoo
-from repvgg_zoo.checkpoints import load_checkpoint, save_checkpoint
-from repvgg_zoo.hub.cache import read_stamp, write_stamp
-from repvgg_zoo.registry import api
+from repvgg_zoo.checkpoints.derived_cache import HEADER_BYTES, DerivedCache, DerivedKey
 
-from ..networks import randomised
-
-REGISTRY = """\
-schema: 1
-variants:
-  test/RepVGG_T:
-    family: test
-    architecture: {num_blocks: [1, 2, 2, 1], width_multiplier: [0.25, 0.25, 0.25, 0.25], groups: 2, num_classes: 10,
-                   image_size: 32}
-    params: {train: 1, deploy: 1}
-    macs: {train: 1, deploy: 1}
-    checkpoints:
-      timm:
-        file: {name: t.safetensors, sources: [t.safetensors], sha256: "%s"}
-        publisher: a test
-        format: safetensors
-        layout: timm
-        form: train
-        licence: MIT
-        preprocessing: {image_size: 32, resize: 32, interpolation: bilinear, backend: pillow, colour: RGB,
-                        mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}
-        origin: [a test]
-"""
+KEY = DerivedKey("a" * 64, "weights", 1, {"layout": "timm", "form": "deploy"})
+SIZES = [0, 1, 4096, (4 << 20) - 1, 4 << 20, (9 << 20) + 7]
 
 
 @pytest.fixture
-def published(tmp_path, monkeypatch):
-    """A foreign checkpoint in a registry of its own and an empty cache; gives the folder of the native cache."""
-    monkeypatch.setenv("REPVGG_ZOO_HOME", str(tmp_path / "cache"))
-    before = list(api._registered)
-    source = tmp_path / "t.safetensors"
-    network = repvgg_zoo.create(
-        "RepVGG_A0", num_blocks=(1, 2, 2, 1), width_multiplier=(0.25,) * 4, groups=2, num_classes=10
-    )
-    save_checkpoint(source, randomised(network), layout="timm")
-    (tmp_path / "zoo.yaml").write_text(REGISTRY % hashlib.sha256(source.read_bytes()).hexdigest())
-    repvgg_zoo.register(tmp_path / "zoo.yaml")
-    yield tmp_path / "cache" / "native"
-    api._registered[:] = before
+def cache(tmp_path):
+    return DerivedCache(tmp_path / "cache")
 
 
-def create(**arguments):
-    return repvgg_zoo.create("test/RepVGG_T", pretrained=True, **arguments)
+def store(cache, payload=b"payload", key=KEY):
+    assert cache.write(key, lambda stream: stream.write(payload))
+    (entry,) = (entry for entry in cache.entries() if key.digest()[:32] in entry.path.name)
+    return entry.path
 
 
-def kept_in(folder: Path) -> Path:
-    (kept,) = folder.glob("*.safetensors")
-    return kept
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_written_is_read_back(cache, size):
+    payload = os.urandom(size)
+    store(cache, payload)
+    assert bytes(cache.read(KEY)) == payload
 
 
-@pytest.mark.parametrize("deploy", [False, True])
-def test_the_first_load_keeps_native_arrays_of_the_form_that_was_asked_for(published, deploy):
-    first = create(deploy=deploy).state_dict()
-    kept = load_checkpoint(kept_in(published), layout="native")
-    assert kept.form == ("deploy" if deploy else "train")
-    assert set(kept.arrays) == set(first)
-    assert all(np.array_equal(kept.arrays[key].ravel(), first[key].ravel()) for key in first)
+def test_what_was_read_does_not_follow_the_file(cache):
+    payload = os.urandom(5 << 20)
+    path = store(cache, payload)
+    read = cache.read(KEY)
+    os.truncate(path, 0)
+    assert bytes(read) == payload
 
 
-@pytest.mark.parametrize("deploy", [False, True])
-def test_the_second_load_takes_what_was_kept_and_gives_the_same_network(published, deploy):
-    first = create(deploy=deploy).state_dict()
-    path = kept_in(published)
-    changed = {key: value.copy() for key, value in load_checkpoint(path).arrays.items()}
-    changed["linear.bias"] += 1
-    stamp = read_stamp(path)
-    second = create(deploy=deploy).state_dict()
-    assert all(np.array_equal(first[key], second[key]) for key in first)
-
-    # That it was really read: put something else there, under a stamp that fits.
-    save_checkpoint(path, changed)
+@pytest.mark.parametrize("size", [9, (5 << 20) + 3])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: flip(path, HEADER_BYTES),
+        lambda path: flip(path, path.stat().st_size - 1),
+        lambda path: flip(path, 20),
+        lambda path: os.truncate(path, path.stat().st_size - 1),
+        lambda path: os.truncate(path, HEADER_BYTES),
+        lambda path: os.truncate(path, 3),
+        lambda path: os.truncate(path, 0),
+        lambda path: path.write_bytes(path.read_bytes() + b"x"),
+        lambda path: path.write_bytes(b"\0" * path.stat().st_size),
+    ],
+    ids=["first", "last", "header", "cut", "no payload", "no header", "empty", "longer", "zeros"],
+)
+def test_a_damaged_entry_is_reported_and_not_used(cache, caplog, size, damage):
+    path = store(cache, os.urandom(size))
     status = path.stat()
-    write_stamp(path, type(stamp)(status.st_size, status.st_mtime_ns, stamp.sha256, stamp.integrity))
-    assert np.array_equal(create(deploy=deploy).state_dict()["linear.bias"], first["linear.bias"] + 1)
+    damage(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert cache.read(KEY) is None
+    assert [(record.levelno, str(path) in record.getMessage()) for record in caplog.records] == [
+        (logging.WARNING, True)
+    ]
+    store(cache, b"again")
+    assert bytes(cache.read(KEY)) == b"again"
+
+
+def flip(path, offset):
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "other",
     [
-        lambda path: path.unlink(),
-        lambda path: path.write_bytes(path.read_bytes()[:-100]),
-        lambda path: path.write_bytes(b"\0" * path.stat().st_size),
-        lambda path: os.utime(path, (1, 1)),
-        lambda path: Path(f"{path}.stamp").write_text("{}"),
-        lambda path: Path(f"{path}.stamp").unlink(),
+        replace(KEY, source="b" * 64),
+        replace(KEY, step="compile"),
+        replace(KEY, version=2),
+        replace(KEY, parameters={"layout": "timm", "form": "train"}),
     ],
-    ids=["deleted", "cut", "zeroed", "touched", "stamp damaged", "stamp deleted"],
+    ids=["source", "step", "version", "parameters"],
 )
-def test_whatever_happens_to_it_the_publishers_file_is_read_again(published, harm):
-    first = create().state_dict()
-    harm(kept_in(published))
-    second = create().state_dict()
-    assert all(np.array_equal(first[key], second[key]) for key in first)
-    third = create().state_dict()
-    assert all(np.array_equal(first[key], third[key]) for key in first)
+def test_every_part_of_the_key_counts(cache, other):
+    path = store(cache)
+    assert cache.read(other) is None
+    path.rename(cache._path(other))  # a file that was renamed does not become another entry
+    assert cache.read(other) is None
 
 
-def test_a_place_where_it_cannot_be_written_does_no_harm(published):
-    published.parent.mkdir(parents=True, exist_ok=True)
-    published.write_text("a file where the folder should be")
-    assert create()(Tensor(np.zeros((1, 3, 32, 32), np.float32))).shape == (1, 10)
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_only_a_regular_file_is_an_entry(cache, tmp_path, kind):
+    path = store(cache)
+    path.rename(tmp_path / "moved")
+    {"link": lambda: path.symlink_to(tmp_path / "moved"), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
+    assert cache.read(KEY) is None
 
 
-def test_a_native_file_of_the_wanted_form_is_not_kept_twice(tmp_path, monkeypatch):
-    monkeypatch.setenv("REPVGG_ZOO_HOME", str(tmp_path / "cache"))
-    repvgg_zoo.create("RepVGG_N0", pretrained=True)
-    assert not (tmp_path / "cache" / "native").exists()
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    cache = DerivedCache(tmp_path / "cache")
+    assert not cache.write(KEY, lambda stream: stream.write(b"x"))
+    assert cache.read(KEY) is None and cache.entries() == [] and cache.prune() == []
+
+
+def test_a_failure_while_writing_leaves_nothing(cache):
+    def fail(stream):
+        stream.write(b"half")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        cache.write(KEY, fail)
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_a_killed_writer_leaves_a_file_that_is_removed_later(cache):
+    code = f"""
+        import os, signal
+        from pathlib import Path
+        from repvgg_zoo.checkpoints.derived_cache import DerivedCache, DerivedKey
+        key = DerivedKey("a" * 64, "weights", 1, {{}})
+        kill = lambda stream: (stream.write(b"half"), stream.flush(), os.kill(os.getpid(), signal.SIGKILL))
+        DerivedCache(Path({str(cache.folder.parent)!r})).write(key, kill)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=60)
+    (left,) = cache.folder.iterdir()
+    assert cache.entries() == []
+    store(cache)
+    assert left.exists()  # another process may be writing it
+    os.utime(left, (0, 0))
+    store(cache)
+    assert not left.exists()
+
+
+def test_prune_removes_all_entries_and_nothing_else(cache):
+    paths = [store(cache), store(cache, key=replace(KEY, step="compile"))]
+    (cache.folder / "notes.txt").write_text("mine")
+    assert [entry.step for entry in cache.entries()] == ["compile", "weights"]
+    assert {entry.path for entry in cache.prune()} == set(paths)
+    assert [path.name for path in cache.folder.iterdir()] == ["notes.txt"]

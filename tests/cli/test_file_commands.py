@@ -202,10 +202,10 @@ def test_prune_takes_unfinished_downloads_and_what_it_is_asked_for_as_well(run, 
     part = root / f"{'a' * 16}.free.{'b' * 12}.part"
     asked_for = {
         "--unknown": [root / f"{'c' * 16}-old.pkl"],
-        "--native": [root / "native" / f"{'d' * 16}-deploy-v1.safetensors"],
+        "--derived": [root / "derived" / f"weights-{'d' * 32}.derived"],
         "--compiled": [root / "compiled" / f"{'e' * 32}{end}" for end in (".json", ".mge", f".mge.{'f' * 12}.new")],
     }
-    foreign = [root / "native" / "notes.txt", root / "compiled" / f"{'e' * 32}.txt"]
+    foreign = [root / "derived" / "notes.txt", root / "compiled" / f"{'e' * 32}.txt"]
     for path in [part, *foreign, *(path for paths in asked_for.values() for path in paths)]:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x" * 1000)
@@ -213,7 +213,7 @@ def test_prune_takes_unfinished_downloads_and_what_it_is_asked_for_as_well(run, 
     assert run("cache", "prune").code == 0
     assert not part.exists()
     listed = run("cache", "ls")
-    assert "native: 1.0 kB" in listed.out and "compiled: 3.0 kB" in listed.out
+    assert "derived: 1.0 kB" in listed.out and "compiled: 3.0 kB" in listed.out
     assert run("cache", "ls", "--json").json["compiled"] == {"files": 3, "size": 3000}
     for option, paths in asked_for.items():
         dry = run("cache", "prune", option, "--dry-run", "--json").json

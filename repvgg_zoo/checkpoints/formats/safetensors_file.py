@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Dict
+from typing import Any, Dict, Union
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -48,15 +48,21 @@ def read(data: Buffer, path: PathLike) -> Dict[str, np.ndarray[Any, Any]]:
     try:
         with safe_open(os.fspath(path), framework="numpy"):
             pass
-        header = json.loads(data[8 : 8 + size].decode())
-        header.pop("__metadata__", None)
-        body = memoryview(data)[8 + size :]
-        return {name: _tensor(body, name, entry) for name, entry in header.items()}
+        return parse(data)
     except Damaged:
         raise
     # The last three: shapes that NumPy cannot hold, or another file under this path since it was mapped.
     except (SafetensorError, OSError, ValueError, LookupError, OverflowError) as error:
         raise Damaged(str(error)[:300]) from error
+
+
+def parse(data: Union[Buffer, memoryview]) -> Dict[str, np.ndarray[Any, Any]]:
+    """Return the tensors of a file that is known to be well-formed, as views of ``data``."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8 : 8 + size]))
+    header.pop("__metadata__", None)
+    body = memoryview(data)[8 + size :]
+    return {name: _tensor(body, name, entry) for name, entry in header.items()}
 
 
 def _tensor(body: memoryview, name: str, entry: Dict[str, Any]) -> np.ndarray[Any, Any]:

@@ -27,11 +27,11 @@ EXAMPLES = (
     "repvgg-zoo cache verify",
     "repvgg-zoo cache rm RepVGG_N0 --dry-run",
     "repvgg-zoo cache rm RepVGG_N0",
-    "repvgg-zoo cache prune --unknown --native --compiled --dry-run --json",
+    "repvgg-zoo cache prune --unknown --derived --compiled --dry-run --json",
 )
 # Folders of derived files: their names, and what they are.
 MADE = {
-    "native": (r"[0-9a-f]{16}-(train|deploy)-v[0-9]+\.safetensors(\.stamp)?", "made of these files to load faster"),
+    "derived": (r"[a-z]+-[0-9a-f]{32}\.derived", "computed from these files, to load faster"),
     "compiled": (r"[0-9a-f]{32}\.(json|mge)(\.[0-9a-f]{12}\.new)?", "made by compile to start faster"),
 }
 
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--days", type=float, default=cache_manager.DAYS, help="how long they may wait (default: %(default)g)"
     )
     prune.add_argument("--unknown", action="store_true", help="also files that the registry does not know (any more)")
-    prune.add_argument("--native", action="store_true", help="also what was made of publishers' files to load faster")
+    prune.add_argument("--derived", action="store_true", help="also what was computed from files to load faster")
     prune.add_argument("--compiled", action="store_true", help="also what compile keeps to start faster")
     prune.set_defaults(action_run=run_prune)
     for action in (rm, prune):

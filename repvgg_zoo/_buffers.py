@@ -1,0 +1,73 @@
+"""Read files into private memory on all cores, hashed on the way if asked.
+
+What is read here cannot change afterwards, whatever happens to the file. A memory map would follow the file: another
+writer changes the arrays, and a truncation ends the process with SIGBUS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import List, Tuple
+
+from ._cpu import usable_cores
+
+CHUNK_BYTES = 4 << 20
+HUGE_PAGE_BYTES = 2 << 20
+MAX_THREADS = 8  # reading waits for memory, which a few cores keep busy
+
+
+def read_file(descriptor: int, size: int, offset: int = 0) -> memoryview:
+    """Return ``size`` bytes of a file from ``offset`` on, in private memory; raise EOFError if it is shorter."""
+    return _read(descriptor, size, offset, hashed=False)[0]
+
+
+def read_and_hash(descriptor: int, size: int, offset: int = 0) -> Tuple[memoryview, str]:
+    """Do the same and return the bytes and their digest: SHA-256 over the SHA-256 of each 4 MB chunk."""
+    return _read(descriptor, size, offset, hashed=True)
+
+
+def allocate(size: int) -> memoryview:
+    """Return ``size`` writable bytes; large ones are asked for in huge pages, which are quicker to fill."""
+    if size < 2 * HUGE_PAGE_BYTES or not hasattr(mmap, "MAP_PRIVATE"):
+        return memoryview(bytearray(size))
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(AttributeError, OSError):  # not Linux, or a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
+
+
+def _read(descriptor: int, size: int, offset: int, *, hashed: bool) -> Tuple[memoryview, str]:
+    buffer = allocate(size)
+
+    def read_chunk(start: int) -> bytes:
+        chunk = buffer[start : start + CHUNK_BYTES]
+        _read_into(descriptor, chunk, offset + start)
+        return hashlib.sha256(chunk).digest() if hashed else b""
+
+    starts = range(0, size, CHUNK_BYTES)
+    threads = min(usable_cores(), MAX_THREADS, len(starts))
+    if threads > 1 and hasattr(os, "preadv"):
+        with ThreadPoolExecutor(threads) as pool:
+            digests: List[bytes] = list(pool.map(read_chunk, starts))
+    else:
+        digests = [read_chunk(start) for start in starts]
+    return buffer, hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _read_into(descriptor: int, chunk: memoryview, offset: int) -> None:
+    position = 0
+    while position < len(chunk):
+        if hasattr(os, "preadv"):
+            count = os.preadv(descriptor, [chunk[position:]], offset + position)
+        else:  # Windows and older macOS
+            os.lseek(descriptor, offset + position, os.SEEK_SET)
+            data = os.read(descriptor, len(chunk) - position)
+            count = len(data)
+            chunk[position : position + count] = data
+        if not count:
+            raise EOFError(f"the file ended {len(chunk) - position} bytes early")
+        position += count
