@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from PIL import Image as Pillow
 
 Image = Union[str, "os.PathLike[str]", BinaryIO, "Pillow.Image", NDArray[Any]]
+# Pillow knows some forty formats, and opens a file by its content, whatever its name: its decoder of EPS starts
+# Ghostscript, and many others are hardly tested. Only these are tried.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 KINDS = "a path, an open file, a Pillow image, or a uint8 array (H, W, 3) in RGB or (H, W)"
 
 
@@ -34,7 +37,7 @@ def pixels_of(image: Any, colour: str) -> NDArray[Any]:
         raise ArgumentError(f"{type(image).__name__} is no image", expected=KINDS, hint=hint)
     name = repr(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else "the open file"
     try:
-        opened = Pillow.open(image)
+        opened = Pillow.open(image, formats=FORMATS)
     except Exception as error:
         raise _unreadable(name, error) from error
     with opened:
@@ -103,6 +106,9 @@ def _unreadable(name: str, error: Exception) -> ArgumentError:
     # A decoder that meets damage raises whatever it happens to raise: OSError, SyntaxError, struct.error and more.
     if isinstance(error, FileNotFoundError):
         return ArgumentError(f"there is no file {name}", actual=name)
+    if type(error).__name__ == "UnidentifiedImageError":
+        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        return ArgumentError(f"cannot identify {name} as a {formats} image", expected=FORMATS, actual=name)
     hint = None
     if type(error).__name__ == "DecompressionBombError":
         hint = "make it smaller first; if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from repvgg_zoo.errors import ArgumentError
-from repvgg_zoo.image.io import pixels_of
+from repvgg_zoo.image.io import FORMATS, pixels_of
 
 RANDOM = np.random.RandomState(0)
 GREY = RANDOM.randint(0, 256, (12, 20), dtype=np.uint8)
@@ -176,6 +176,49 @@ def test_a_damaged_or_odd_file_is_an_argument_error(data, says, tmp_path):
     assert str(path) in str(caught.value)
     with pytest.raises(ArgumentError, match=f"(?i){says}"):
         pixels_of(io.BytesIO(data), "RGB")
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 20 12
+%%EndComments
+showpage
+%%EOF
+"""
+# Pillow opens these by their headers and looks at the pixels later.
+HEADERS = {
+    "EPS": EPS,
+    "PSD": b"8BPS" + struct.pack(">H6xHIIHHIIIH", 1, 3, 12, 20, 8, 3, 0, 0, 0, 0) + bytes(720),
+    "FLI": struct.pack("<IHHHHHHI", 128, 0xAF12, 1, 20, 12, 8, 3, 50) + bytes(600),
+}
+SAVED = ("PPM", "ICO", "TGA", "PCX", "SGI", "IM", "DDS", "ICNS")
+SQUARE = Image.new("RGB", (32, 32), (200, 30, 90))
+OTHERS = {**HEADERS, **{form: saved(SQUARE, format=form).getvalue() for form in SAVED}}
+
+
+@pytest.mark.parametrize("form", OTHERS)
+def test_other_formats_of_pillow_are_refused_whatever_their_name(form, tmp_path, monkeypatch):
+    with Image.open(io.BytesIO(OTHERS[form])) as opened:
+        assert opened.format == form
+    mark, programs = tmp_path / "started", tmp_path / "bin"
+    programs.mkdir()
+    for program in ("gs", "gswin32c", "gswin64c"):  # Ghostscript, which Pillow starts for EPS
+        (programs / program).write_text(f"#!/bin/sh\ntouch '{mark}'\nexit 1\n")
+        (programs / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(OTHERS[form])
+    for image in (path, io.BytesIO(OTHERS[form])):
+        with pytest.raises(ArgumentError, match="a PNG, JPEG, WEBP, GIF, BMP or TIFF image") as caught:
+            pixels_of(image, "RGB")
+        assert caught.value.expected == FORMATS
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_each_supported_format_is_read_whatever_its_name(form, tmp_path):
+    path = tmp_path / "image.dat"
+    path.write_bytes(saved(Image.fromarray(COLOUR), format=form).getvalue())
+    assert pixels_of(path, "RGB").shape == COLOUR.shape
 
 
 @settings(max_examples=150, deadline=None)
