@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -332,12 +333,19 @@ def aligned(shape: Sequence[int]) -> NDArray[Any]:
         raw = np.zeros(size + 64, np.uint8)
         start = -raw.ctypes.data % 64
     else:
-        memory = mmap.mmap(-1, size + HUGE)
+        memory = _private_memory(size + HUGE)
         with suppress(AttributeError, OSError):  # not Linux, or an old kernel
             memory.madvise(mmap.MADV_HUGEPAGE)
         raw = np.frombuffer(memory, np.uint8)
         start = -raw.ctypes.data % HUGE
     return raw[start : start + size].view(np.float32).reshape(shape)
+
+
+def _private_memory(size: int) -> mmap.mmap:
+    # mmap's default is MAP_SHARED, for which Linux ignores the advice unless shmem_enabled says otherwise.
+    if sys.platform == "win32":
+        return mmap.mmap(-1, size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _by_panels(kernel: NDArray[Any], ins: int, outs: int) -> NDArray[Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 from repvgg_zoo.inference.jit.engine import registers_here
 from repvgg_zoo.inference.jit.kernels import AVX2, AVX512
 from repvgg_zoo.inference.jit.winograd import TILES
-from repvgg_zoo.inference.lowering import _Writer, program_of
+from repvgg_zoo.inference.lowering import HUGE, _Writer, aligned, program_of
 from repvgg_zoo.inference.runners import KernelRunner
 from tests.inference.reference import Layer, computed, drawn, images
 
@@ -250,3 +253,25 @@ def test_images_may_lie_anywhere():
         moved = room[offset : offset + x.size].reshape(SHAPE)
         moved[...] = x
         assert same_bits(expected, run(program, moved))
+
+
+SMAPS = Path("/proc/self/smaps")
+
+
+def mapping_of(address):
+    """The permissions and the flags of the mapping that holds an address."""
+    for entry in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", SMAPS.read_text()):
+        bounds, permissions = entry.split()[:2]
+        start, stop = (int(bound, 16) for bound in bounds.split("-"))
+        if start <= address < stop:
+            return permissions, re.findall(r"VmFlags: (.*)", entry)[0].split()
+    raise AssertionError(hex(address))
+
+
+@pytest.mark.skipif(not SMAPS.exists(), reason="only Linux describes its mappings in /proc")
+def test_large_memory_is_private_so_that_it_may_get_huge_pages():
+    array = aligned((HUGE // 2,))
+    assert array.ctypes.data % HUGE == 0
+    permissions, flags = mapping_of(array.ctypes.data)
+    assert permissions == "rw-p"
+    assert ("hg" in flags) == Path("/sys/kernel/mm/transparent_hugepage").exists()
