@@ -1,6 +1,6 @@
 """A model zoo registry for RepVGG in MegEngine: from a name to a verified checkpoint and a working network.
 
-Public names are loaded at first use, so that importing this package imports no framework and touches no disk.
+Public names are imported at first use, so that importing this package imports no framework and touches no disk.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
     "to_deploy",
 ]
 
-_HOMES = {
+_LAZY_EXPORTS = {
     "CompiledModel": "inference.api",
     "Plugin": "registry.plugins",
     "Prediction": "image.predict",
@@ -60,11 +60,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    module_name = _LAZY_EXPORTS.get(name)
+    if module_name is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = importlib.import_module(f".{home}", __name__)
+        module = importlib.import_module(f".{module_name}", __name__)
     except ImportError as error:
         if (error.name or "").split(".")[0] != "megengine":
             raise

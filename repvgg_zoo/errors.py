@@ -1,4 +1,29 @@
-"""The exception tree: every error carries the data needed to react and a hint that says what to do."""
+"""The exceptions of repvgg_zoo: each carries the data needed to react and a hint that says what to do.
+
+::
+
+    ZooError
+    ├── ArgumentError (ValueError)            an argument has a value that cannot work
+    ├── DependencyError (ImportError)         a package is missing or of a wrong version
+    ├── RegistryError (ValueError)            a registry file is not valid
+    ├── UnknownModelError (LookupError)       no variant or checkpoint has this name
+    ├── NoWeightsError (LookupError)          the variant has no published weights
+    ├── PluginError                           a plugin cannot be used
+    ├── DownloadError (OSError)               all sources failed
+    │   └── OfflineError                      not in the cache, and the network may not be used
+    ├── IntegrityError (OSError)              a file is not the one that the registry describes
+    ├── UnverifiedError                       the publisher states no digest
+    ├── CacheError (OSError)                  the cache folder cannot be used
+    │   └── DiskFullError                     the disk is full
+    ├── BundleError (ValueError)              a bundle is damaged, or not a bundle
+    ├── CheckpointFormatError (ValueError)    a file is damaged or of an unknown encoding
+    │   └── UnsafePickleError                 a pickle asks for code
+    ├── LayoutError (ValueError)              the keys follow no known layout
+    ├── StateError (ValueError)               a checkpoint does not fit a network
+    ├── FormError (ValueError)                train or deploy form does not allow this
+    ├── EquivalenceError (ArithmeticError)    two forms disagree, or cannot be fused
+    └── ClosedError (ValueError)              a compiled network was closed
+"""
 
 from __future__ import annotations
 
@@ -9,7 +34,7 @@ PathLike = Union[str, "os.PathLike[str]"]
 
 
 class ZooError(Exception):
-    """Any failure that repvgg_zoo reports to its user.
+    """Base class of all errors that repvgg_zoo raises for its users.
 
     Attributes: ``message`` (one sentence), ``hint`` (what to do), and, where they apply, ``path``, ``url``,
     ``expected`` and ``actual``. ``str(error)`` shows the message, then the hint on a line of its own.
@@ -36,8 +61,8 @@ class ZooError(Exception):
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
 
-    # Errors cross process borders (multiprocessing, pytest-xdist); the default reduction would call
-    # __init__ with the message alone and lose the rest.
+    # Errors are pickled between processes (multiprocessing, pytest-xdist); the default reduction would call
+    # __init__ with the message alone and lose the other fields.
     def __reduce__(self) -> Tuple[Any, ...]:
         return _rebuild, (type(self), self.message, dict(self.__dict__))
 
@@ -50,11 +75,11 @@ def _rebuild(cls: Type[ZooError], message: str, state: Dict[str, Any]) -> ZooErr
 
 
 class ArgumentError(ZooError, ValueError):
-    """An argument has a value that cannot work; ``expected`` and ``actual`` say which would and which was given."""
+    """An argument has a value that cannot work; ``expected`` and ``actual`` say what would work and what was passed."""
 
 
 class DependencyError(ZooError, ImportError):
-    """A package that this call needs is missing or of a version that cannot work."""
+    """A package that this call needs is missing or of a version that does not work."""
 
 
 # The registry ------------------------------------------------------------------------------------------------
@@ -69,7 +94,7 @@ class RegistryError(ZooError, ValueError):
 
 
 class UnknownModelError(ZooError, LookupError):
-    """No variant or checkpoint has this name; ``suggestions`` holds the closest ones."""
+    """No variant or checkpoint has this name; ``suggestions`` holds the closest names."""
 
     def __init__(self, message: str, *, name: str, suggestions: Sequence[str] = (), **data: Any) -> None:
         super().__init__(message, **data)
@@ -78,11 +103,11 @@ class UnknownModelError(ZooError, LookupError):
 
 
 class NoWeightsError(ZooError, LookupError):
-    """The variant is known, but no credible pretrained weights of it are published."""
+    """The variant is known, but no pretrained weights of it are published."""
 
 
 class PluginError(ZooError):
-    """A plug-in cannot be used; ``plugin`` is its namespace, ``distribution`` what was installed, ``__cause__`` why."""
+    """A plugin cannot be used; ``plugin`` is its namespace, ``distribution`` its package, ``__cause__`` the reason."""
 
     def __init__(self, message: str, *, plugin: str, distribution: Optional[str] = None, **data: Any) -> None:
         super().__init__(message, **data)
@@ -94,7 +119,7 @@ class PluginError(ZooError):
 
 
 class DownloadError(ZooError, OSError):
-    """No source gave the file; ``attempts`` holds one line for each try."""
+    """All sources of a file failed; ``attempts`` holds one line for each attempt."""
 
     def __init__(self, message: str, *, attempts: Sequence[str] = (), **data: Any) -> None:
         super().__init__(message, **data)
@@ -102,7 +127,7 @@ class DownloadError(ZooError, OSError):
 
 
 class OfflineError(DownloadError):
-    """The file is not at hand and the network may not be used; ``attempts`` holds the places looked in."""
+    """The file is not in the cache and the network may not be used; ``attempts`` holds the paths that were searched."""
 
 
 class IntegrityError(ZooError, OSError):
@@ -114,11 +139,11 @@ class UnverifiedError(ZooError):
 
 
 class CacheError(ZooError, OSError):
-    """The cache folder cannot be used; ``path`` says which."""
+    """The cache folder at ``path`` cannot be used."""
 
 
 class DiskFullError(CacheError):
-    """The disk lacks room; ``needed`` and ``free`` are in bytes."""
+    """The disk is full; ``needed`` and ``free`` are in bytes."""
 
     def __init__(self, message: str, *, needed: int, free: int, **data: Any) -> None:
         super().__init__(message, **data)
@@ -127,14 +152,14 @@ class DiskFullError(CacheError):
 
 
 class BundleError(ZooError, ValueError):
-    """A bundle is damaged, hostile, or not a bundle."""
+    """A bundle is damaged, malicious, or not a bundle."""
 
 
 # Checkpoints and networks ------------------------------------------------------------------------------------
 
 
 class CheckpointFormatError(ZooError, ValueError):
-    """A checkpoint file is damaged or of an encoding that is not known."""
+    """A checkpoint file is damaged or of an unknown encoding."""
 
 
 class UnsafePickleError(CheckpointFormatError):
@@ -146,7 +171,7 @@ class UnsafePickleError(CheckpointFormatError):
 
 
 class LayoutError(ZooError, ValueError):
-    """The keys of a checkpoint follow no known layout, or not the one that was asked for."""
+    """The keys of a checkpoint follow no known layout, or not the requested one."""
 
 
 class StateError(ZooError, ValueError):
@@ -171,7 +196,7 @@ class StateError(ZooError, ValueError):
 
 
 class FormError(ZooError, ValueError):
-    """The form (train or deploy) of a checkpoint or network does not allow what was asked."""
+    """The form (train or deploy) of a checkpoint or network does not allow the request."""
 
 
 class EquivalenceError(ZooError, ArithmeticError):
@@ -179,4 +204,4 @@ class EquivalenceError(ZooError, ArithmeticError):
 
 
 class ClosedError(ZooError, ValueError):
-    """A compiled network was called after it was closed, or in a process forked from its own."""
+    """A compiled network was called after it was closed, or in a forked process."""
