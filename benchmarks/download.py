@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
-from tests.hub.real_nginx import Nginx
+from .nginx import Nginx
 
 Result = Dict[str, float]
 

@@ -15,8 +15,7 @@ from repvgg_zoo.hub.download import Limits
 from repvgg_zoo.hub.http import RequestsWeb
 from repvgg_zoo.registry.specs import FileSpec
 
-from .real_nginx import Nginx
-from .server import Server
+from .server import Server, TlsServer
 
 BODY = random.Random(7).getrandbits(8 * 3_000_000).to_bytes(3_000_000, "little")
 OTHER = BODY[:-1] + bytes([BODY[-1] ^ 1])
@@ -116,6 +115,13 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
+    running = TlsServer(tmp_path_factory.mktemp("tls"))
+    yield running
+    running.close()
+
+
+@pytest.fixture
 def zoo(tmp_path: Path) -> Zoo:
     return Zoo(tmp_path / "cache")
 
@@ -124,14 +130,5 @@ def zoo(tmp_path: Path) -> Zoo:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine that runs the tests takes part in them."""
     for name in list(os.environ):
-        if (name.startswith("REPVGG_ZOO_") and name != "REPVGG_ZOO_TEST_NO_NGINX") or name.lower().endswith("_proxy"):
+        if name.startswith("REPVGG_ZOO_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-
-
-@pytest.fixture(scope="session")
-def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    if os.environ.get("REPVGG_ZOO_TEST_NO_NGINX") == "1":
-        pytest.skip("REPVGG_ZOO_TEST_NO_NGINX=1: this machine has no nginx")
-    running = Nginx(tmp_path_factory.mktemp("nginx"))
-    yield running
-    running.close()

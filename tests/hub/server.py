@@ -7,14 +7,22 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Callable, Dict, List, Mapping, Optional, Tuple
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+import trustme
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. ``cut`` ends the body early: by closing, or, with ``reset`` or ``stall``, by a reset or silence."""
+    """One answer.
+
+    ``cut`` ends the body early: by closing, or, with ``reset`` or ``stall``, by a reset or silence. ``rate`` is how
+    many bytes of the body are sent in a second; None is as fast as possible.
+    """
 
     body: bytes = b""
     status: int = 200
@@ -26,6 +34,7 @@ class Answer:
     stall: bool = False
     chunked: bool = False
     length: bool = True
+    rate: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,10 @@ class Request:
 
 
 class Server:
-    """``serve(path, a, b)`` answers the first request with a and all later ones with b; ``tls`` makes it https."""
+    """``serve(path, a, b)`` answers the first request with a and all later ones with b; ``tls`` makes it https.
+
+    ``sent`` counts the bytes of all bodies.
+    """
 
     def __init__(self, tls: Optional[ssl.SSLContext] = None) -> None:
         self.requests: List[Request] = []
@@ -44,6 +56,8 @@ class Server:
         self._lock = threading.Lock()
         self.gate: Callable[[], None] = lambda: None
         self._stop = threading.Event()
+        self._tls = tls
+        self._connections = 0
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,6 +73,14 @@ class Server:
             daemon_threads = True
             request_queue_size = 128
 
+            def process_request(self, request: Any, client_address: Any) -> None:
+                owner._count_connections(1)
+                super().process_request(request, client_address)
+
+            def shutdown_request(self, request: Any) -> None:
+                super().shutdown_request(request)
+                owner._count_connections(-1)
+
             def handle_error(self, request: object, client_address: object) -> None:
                 pass  # clients that hang up are part of the tests
 
@@ -70,16 +92,31 @@ class Server:
         self._thread.start()
 
     def url(self, path: str = "/a.bin") -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        scheme, host = ("http", "127.0.0.1") if self._tls is None else ("https", "localhost")
+        return f"{scheme}://{host}:{self.port}{path}"
 
     def serve(self, path: str, *answers: Answer) -> str:
         self._scripts[path] = list(answers)
         return self.url(path)
 
+    def wait_until_idle(self, seconds: float = 20.0) -> None:
+        """Wait until every client has closed its connection; AssertionError if that takes too long."""
+        deadline = time.monotonic() + seconds
+        idle_since = time.monotonic()
+        while time.monotonic() - idle_since < 0.05:  # a connection that was just made is not counted yet
+            if self._connections:
+                idle_since = time.monotonic()
+            assert time.monotonic() < deadline, f"{self._connections} connections are still open"
+            time.sleep(0.01)
+
     def close(self) -> None:
         self._stop.set()
         self._server.shutdown()
         self._server.server_close()
+
+    def _count_connections(self, change: int) -> None:
+        with self._lock:
+            self._connections += change
 
     def _next(self, path: str) -> Answer:
         with self._lock:
@@ -106,7 +143,10 @@ class Server:
         handler.end_headers()
         whole = answer.cut is None
         piece = body if whole else body[: answer.cut]
+        began = time.monotonic()
         for start in range(0, len(piece), 1 << 16):
+            if answer.rate is not None:
+                time.sleep(max(0.0, began + start / answer.rate - time.monotonic()))
             data = piece[start : start + (1 << 16)]
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data) if answer.chunked else data)
             with self._lock:
@@ -121,6 +161,18 @@ class Server:
             handler.wfile.write(b"0\r\n\r\n")
         if not whole or not answer.length:
             handler.close_connection = True
+
+
+class TlsServer(Server):
+    """A server whose certificate, for these host names, is of a new authority; ``ca`` is the authority's own."""
+
+    def __init__(self, home: Path, *names: str) -> None:
+        authority = trustme.CA()
+        self.ca = home / "ca.pem"
+        authority.cert_pem.write_to_path(str(self.ca))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(*(names or ("localhost",))).configure_cert(context)
+        super().__init__(context)
 
 
 def _with_range(answer: Answer, asked: Mapping[str, str]) -> Tuple[int, Dict[str, str], bytes]:

@@ -1,16 +1,17 @@
-"""A soak: downloads killed with SIGKILL at random moments and taken up again by four processes at once.
+"""A soak: downloads killed with SIGKILL at random moments and continued by four processes at once.
 
 ``python -m tests.hub.soak --downloads 200`` takes about ten minutes. Each download starts with an empty cache: one
-process fetches from a real nginx and is killed, at a moment drawn from the whole time that a fetch takes; then four
-processes start together and must all get the right bytes. It counts what nginx sent, and ends with an error if a wrong
-byte was published, a process failed or hung, a part was left, or the median run transferred more than 1.5 times the
-file.
+process fetches from a web server that sends 40 MB a second and is killed, at a moment drawn from the whole time that a
+fetch takes; then four processes start together and must all get the right bytes. It counts what the server sent, and
+ends with an error if a wrong byte was published, a process failed or hung, a part was left, or the median run
+transferred more than 1.5 times the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import random
 import shutil
 import statistics
@@ -21,46 +22,53 @@ from pathlib import Path
 from typing import List
 
 from repvgg_zoo.hub import stored_name
+from repvgg_zoo.registry.specs import FileSpec
 
 from . import worker
-from .real_nginx import Nginx
+from .server import Answer, Server
 
 MOST = 1.5
 CONCURRENT = 4
+RATE = 40e6
 
 
-def soak(nginx: Nginx, root: Path, downloads: int, locks: str = "real", seed: int = 0) -> List[float]:
-    """The bytes that each download transferred, as parts of the file's size; AssertionError if anything went wrong."""
+def soak(server: Server, body: bytes, root: Path, downloads: int, locks: str = "real", seed: int = 0) -> List[float]:
+    """Return the bytes that each download transferred, as parts of the file's size.
+
+    Raises AssertionError if anything went wrong.
+    """
     chance = random.Random(seed)
-    file = nginx.file(path="/steady/big.bin")
-    typical = _time_of_one(nginx, root)
+    url = server.serve("/big.bin", Answer(body, rate=RATE))
+    file = FileSpec("big.bin", (url,), len(body), hashlib.sha256(body).hexdigest())
+    typical = _time_of_one(file, root)
     shares = []
     for number in range(downloads):
         shutil.rmtree(root, ignore_errors=True)
-        before = nginx.bytes_sent()
+        server.wait_until_idle()
+        before = server.sent
         victim = worker.start(file, root, locks)
         time.sleep(chance.uniform(0.0, typical))
         victim.kill()
         victim.communicate()
         final = root / stored_name(file)
         if final.exists():
-            assert hashlib.sha256(final.read_bytes()).hexdigest() == file.sha256, (
-                f"wrong bytes published in run {number}"
-            )
+            digest = hashlib.sha256(final.read_bytes()).hexdigest()
+            assert digest == file.sha256, f"wrong bytes published in run {number}"
         others = [worker.start(file, root, locks) for _ in range(CONCURRENT)]
         for process in others:
             out, err = process.communicate(timeout=60)
             assert process.returncode == 0, f"run {number}: {err}"
             assert out.strip() == file.sha256, f"run {number}: a process got wrong bytes"
         assert not list(root.glob("*.part")), f"run {number} left a part"
-        shares.append((nginx.bytes_sent() - before) / len(nginx.body))
+        server.wait_until_idle()
+        shares.append((server.sent - before) / len(body))
     return shares
 
 
-def _time_of_one(nginx: Nginx, root: Path) -> float:
+def _time_of_one(file: FileSpec, root: Path) -> float:
     shutil.rmtree(root, ignore_errors=True)
     began = time.monotonic()
-    worker.start(nginx.file(path="/steady/big.bin"), root).communicate(timeout=60)
+    worker.start(file, root).communicate(timeout=60)
     return time.monotonic() - began
 
 
@@ -71,13 +79,14 @@ def main() -> int:
     parser.add_argument("--locks", choices=["real", "lying", "missing"], default="real")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        nginx = Nginx(Path(folder) / "nginx", options.size)
+        server = Server()
         try:
-            began = time.monotonic()
-            shares = soak(nginx, Path(folder) / "cache", options.downloads, options.locks, options.seed)
+            body = os.urandom(options.size)
+            shares = soak(server, body, Path(folder) / "cache", options.downloads, options.locks, options.seed)
         finally:
-            nginx.close()
+            server.close()
     median, worst = statistics.median(shares), max(shares)
     seconds = time.monotonic() - began
     print(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import multiprocessing
 import os
 import signal
@@ -22,7 +21,6 @@ from repvgg_zoo.hub.locks import PATIENCE_SECONDS, FileLock, turn
 
 from . import worker
 from .conftest import BODY, FakeClock, Zoo, spec
-from .real_nginx import Nginx
 from .server import Answer, Server
 from .soak import MOST, soak
 
@@ -222,45 +220,23 @@ def test_children_of_a_process_that_has_a_download_running_are_independent(
     assert (slow.root / stored_name(first)).read_bytes() == BODY
 
 
-def test_a_real_nginx_serves_it_with_resume_and_tls(
-    zoo: Zoo, nginx: Nginx, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """T12 against the real thing: a part is continued with 206, over TLS as well."""
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(nginx.ca))
-    for tls in (False, True):
-        file = nginx.file(tls=tls)
-        zoo.root.mkdir(exist_ok=True)
-        (zoo.root / f"{str(file.sha256)[:16]}.free.{'0' * 12}.part").write_bytes(nginx.body[:5_000_000])
-        with caplog.at_level(logging.INFO):
-            path = zoo.fetch(file)
-        assert path.read_bytes() == nginx.body
-        path.unlink()
-        assert f'" 206 {len(nginx.body) - 5_000_000} ' in nginx.log().splitlines()[-1]
-
-
-def test_a_cache_folder_served_by_nginx_is_a_mirror(zoo: Zoo, nginx: Nginx, tmp_path: Path) -> None:
-    local = Zoo(nginx.folder / "mirror")
-    file = nginx.file()
-    local.fetch(file)
-    elsewhere = spec("http://127.0.0.1:1/", body=nginx.body, name="big.bin")
-    assert zoo.fetch(elsewhere, settings=Settings(cache=zoo.root, mirrors=(nginx.url("/mirror"),))).exists()
-
-
-def test_a_process_killed_while_nginx_sends_is_continued(zoo: Zoo, nginx: Nginx) -> None:
-    """T17, T21 against the real thing, at 4 MB a second."""
-    file = nginx.file(path="/slow/big.bin")
+def test_a_process_killed_while_the_server_sends_is_continued(zoo: Zoo, server: Server) -> None:
+    """At 4 MB a second, so that bytes are on their way when it is killed."""
+    file = spec(server.serve("/a.bin", Answer(BODY, rate=4e6)))
     process = worker.start(file, zoo.root)
     _wait_for_bytes(zoo, 1_000_000)
     process.kill()
     process.communicate()
     had = zoo.parts()[0].stat().st_size
-    assert zoo.fetch(file, tools=zoo.tools(web=RequestsWeb(5.0, 10.0))).read_bytes() == nginx.body
-    assert f'" 206 {len(nginx.body) - had} ' in nginx.log().splitlines()[-1]
+    assert had < len(BODY)
+    server.serve("/a.bin", Answer(BODY))
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert server.requests[1].headers["Range"] == f"bytes={had}-"
 
 
-def test_downloads_killed_at_random_moments_never_publish_a_wrong_byte(tmp_path: Path, nginx: Nginx) -> None:
-    """T17, T21: the short form of ``tests/hub/soak.py``."""
-    shares = soak(nginx, tmp_path / "cache", downloads=3, seed=int(time.time()))
+def test_downloads_killed_at_random_moments_never_publish_a_wrong_byte(tmp_path: Path, server: Server) -> None:
+    """The short form of ``tests/hub/soak.py``."""
+    shares = soak(server, BODY * 3, tmp_path / "cache", downloads=3, seed=int(time.time()))
     assert statistics.median(shares) <= MOST
 
 

@@ -16,8 +16,7 @@ from repvgg_zoo.hub.sources import redact, sources_of
 
 from .conftest import BODY, Zoo, spec
 from .proxy import Proxy
-from .real_nginx import Nginx
-from .server import Answer, Server
+from .server import Answer, Server, TlsServer
 
 
 def test_a_redirect_on_the_same_host_is_followed(zoo: Zoo, server: Server) -> None:
@@ -76,32 +75,42 @@ def test_a_redirect_to_anything_but_the_web_is_refused(zoo: Zoo, server: Server,
 
 
 def test_https_is_never_downgraded_to_http(
-    zoo: Zoo, server: Server, nginx: Nginx, monkeypatch: pytest.MonkeyPatch
+    zoo: Zoo, server: Server, tls_server: TlsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T10: a real TLS server sends us to a plain one."""
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(nginx.ca))
-    server.serve("/a.bin", Answer(BODY))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tls_server.ca))
+    plain = server.serve("/a.bin", Answer(BODY))
+    moved = tls_server.serve("/moved", Answer(status=302, headers={"Location": plain}))
     with pytest.raises(DownloadError, match="a redirect from https to http was refused"):
-        zoo.fetch(spec(nginx.url(f"/to-plain/{server.port}/a.bin", tls=True)))
+        zoo.fetch(spec(moved))
+    assert len(tls_server.requests) == 1
     assert server.requests == []
 
 
-def test_an_unknown_certificate_authority_names_the_way_out(zoo: Zoo, nginx: Nginx) -> None:
-    """T11"""
+def test_an_unknown_certificate_authority_names_the_way_out(zoo: Zoo, tls_server: TlsServer) -> None:
     with pytest.raises(DownloadError, match="REPVGG_ZOO_MIRROR") as caught:
-        zoo.fetch(spec(nginx.url("/big.bin", tls=True)))
+        zoo.fetch(spec(tls_server.serve("/a.bin", Answer(BODY))))
     assert "REQUESTS_CA_BUNDLE" in str(caught.value)
     assert len(caught.value.attempts) == 1
 
 
-def test_a_file_comes_through_a_connect_proxy_over_tls(zoo: Zoo, nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
-    """T11"""
+def test_a_part_is_continued_over_tls(zoo: Zoo, tls_server: TlsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tls_server.ca))
+    file = spec(tls_server.serve("/a.bin", Answer(BODY, cut=1_000_000), Answer(BODY)))
+    assert zoo.fetch(file).read_bytes() == BODY
+    assert tls_server.requests[1].headers["Range"] == "bytes=1000000-"
+    assert tls_server.sent == len(BODY)
+
+
+def test_a_file_comes_through_a_connect_proxy_over_tls(
+    zoo: Zoo, tls_server: TlsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = spec(tls_server.serve("/a.bin", Answer(BODY)))
     proxy = Proxy()
     try:
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(nginx.ca))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tls_server.ca))
         monkeypatch.setenv("https_proxy", proxy.url)
-        assert zoo.fetch(nginx.file(tls=True)).read_bytes() == nginx.body
-        assert proxy.asked == [f"CONNECT localhost:{nginx.tls_port}"]
+        assert zoo.fetch(file).read_bytes() == BODY
+        assert proxy.asked == [f"CONNECT localhost:{tls_server.port}"]
     finally:
         proxy.close()
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import ssl
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 from typing import Dict, Mapping, Optional
 
-import trustme
-
 from ..hub.proxy import Proxy
-from ..hub.server import Answer, Server
+from ..hub.server import Answer, TlsServer
 
 ROOT = Path(__file__).resolve().parents[2]
 REPO = "owner/repvgg_zoo:main"
@@ -26,12 +23,8 @@ class GitHub:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        authority = trustme.CA()
-        self.ca = home / "ca.pem"
-        authority.cert_pem.write_to_path(str(self.ca))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("github.com").configure_cert(context)
-        self.server = Server(tls=context)
+        self.server = TlsServer(home, "github.com")
+        self.ca = self.server.ca
         self.proxy = Proxy({"github.com:443": f"127.0.0.1:{self.server.port}"})
 
     def publish(self, *bodies: bytes, ref: str = "main") -> None:

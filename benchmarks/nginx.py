@@ -1,4 +1,4 @@
-"""A real nginx on 127.0.0.1 that serves one folder, with Range support, and TLS from an authority made here."""
+"""A real nginx on 127.0.0.1 that serves one folder over HTTP and, with a certificate of a new authority, HTTPS."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Optional
+
+import trustme
 
 from repvgg_zoo.registry.specs import FileSpec
 
@@ -29,30 +32,32 @@ http {{
         listen 127.0.0.1:{tls_port} ssl;
         server_name localhost;
         ssl_certificate {home}/server.pem;
-        ssl_certificate_key {home}/server.key;
+        ssl_certificate_key {home}/server.pem;
         root {folder};
-        location ~ ^/to-plain/(?<to>[0-9]+)(?<rest>/.*)$ {{ return 302 http://127.0.0.1:$to$rest; }}
         location ~ ^/zoo/files/resolve/[a-z]+/big.bin$ {{
             root {folder}; rewrite ^ /big.bin break;
             add_header X-Repo-Commit 0123456789012345678901234567890123456789;
         }}
-        location /slow/ {{ alias {folder}/; limit_rate 4m; }}
-        location /steady/ {{ alias {folder}/; limit_rate 40m; }}
     }}
 }}
 """
 
 
-class Nginx:
-    """Started by the constructor, ended by ``close``; ``ca`` is the authority's certificate.
+def find_nginx() -> Optional[str]:
+    """Return the path of the nginx program, or None if it is not installed."""
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
-    It serves ``big.bin``, a file of ``size`` random bytes, and whatever else lies in ``home``'s folder ``files``.
+
+class Nginx:
+    """Started by the constructor, stopped by ``close``; ``ca`` is the authority's certificate.
+
+    Serves ``big.bin``, a file of ``size`` random bytes, and whatever else lies in ``home``'s folder ``files``.
     """
 
     def __init__(self, home: Path, size: int = 8_000_000) -> None:
-        binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+        binary = find_nginx()
         if binary is None:
-            raise RuntimeError("nginx is missing: apt-get install nginx-light, or set REPVGG_ZOO_TEST_NO_NGINX=1")
+            raise RuntimeError("nginx is not installed: apt-get install nginx-light")
         home.mkdir(parents=True, exist_ok=True)
         (home / "tmp").mkdir(exist_ok=True)
         self.home, self.ca, self.folder = home, home / "ca.pem", home / "files"
@@ -60,7 +65,11 @@ class Nginx:
         self.body = os.urandom(size)
         (self.folder / "big.bin").write_bytes(self.body)
         self.port, self.tls_port = _free_port(), _free_port()
-        _make_certificates(home)
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(self.ca))
+        authority.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
+            str(home / "server.pem")
+        )
         config = home / "nginx.conf"
         user = "user root;\n" if os.name == "posix" and os.getuid() == 0 else ""
         config.write_text(
@@ -81,16 +90,6 @@ class Nginx:
 
     def log(self) -> str:
         return (self.home / "access.log").read_text(encoding="utf-8")
-
-    def bytes_sent(self) -> int:
-        """The body bytes sent so far, once every connection has ended and is in the log."""
-        last, same_since = "", time.monotonic()
-        while time.monotonic() - same_since < 0.1:
-            text = self.log()
-            if text != last:
-                last, same_since = text, time.monotonic()
-            time.sleep(0.02)
-        return sum(int(line.split('" ')[1].split()[1]) for line in last.splitlines())
 
     def close(self) -> None:
         self._process.terminate()
@@ -113,17 +112,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _make_certificates(home: Path) -> None:
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=str(home), check=True, capture_output=True)
-
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *curve, "-days", "2", "-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.pem")
-    openssl("req", *curve, "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr")
-    (home / "names.txt").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n", encoding="ascii")
-    openssl(
-        *("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
-        *("-days", "2", "-extfile", "names.txt", "-out", "server.pem"),
-    )
