@@ -36,10 +36,10 @@ variants:
         format: safetensors
         layout: timm
         form: train
-        licence: MIT
-        preprocessing: {image_size: 32, resize: 32, interpolation: bilinear, backend: pillow, colour: RGB,
+        license: MIT
+        preprocessing: {image_size: 32, resize: 32, interpolation: bilinear, backend: pillow, color_order: RGB,
                         mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}
-        origin: [a test]
+        provenance: [a test]
 """
 
 

@@ -74,15 +74,15 @@ def _preparation(shown: Shown, words: Mapping[str, str]) -> str:
 
 
 IN_ENGLISH = {
-    "way": "- {models}: short side to {resize} ({library}, {interpolation}), centre crop of "
-    "{image_size} x {image_size}, {colour}, values in 0..1, `mean = [{mean}]`, `std = [{std}]`.",
+    "way": "- {models}: short side to {resize} ({library}, {interpolation}), center crop of "
+    "{image_size} x {image_size}, {color_order}, values in 0..1, `mean = [{mean}]`, `std = [{std}]`.",
     "bilinear": "bilinear",
     "bicubic": "bicubic",
     "comma": ", ",
 }
 IN_CHINESE = {
     "way": "- {models}：短边缩放到 {resize}（{library}，{interpolation}），中心裁剪为 {image_size} x {image_size}，"
-    "{colour} 通道顺序，像素值缩放到 0~1，均值 `[{mean}]`，标准差 `[{std}]`。",
+    "{color_order} 通道顺序，像素值缩放到 0~1，均值 `[{mean}]`，标准差 `[{std}]`。",
     "bilinear": "双线性插值",
     "bicubic": "双三次插值",
     "comma": "、",

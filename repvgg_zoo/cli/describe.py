@@ -65,7 +65,7 @@ def costs(model: ModelSpec) -> str:
 
 
 def checkpoints(model: ModelSpec) -> str:
-    """Each checkpoint: publisher, accuracy, integrity, licence, preprocessing."""
+    """Each checkpoint: publisher, accuracy, integrity, license, preprocessing."""
     if model.default is None:
         return f"Checkpoints: none. {model.no_weights}"
     default = model.checkpoint(model.default)
@@ -88,7 +88,7 @@ def described(checkpoint: CheckpointSpec) -> List[str]:
         f"  {checkpoint.tag} ({checkpoint.publisher})",
         f"    accuracy       {accuracy}",
         f"    integrity      {integrity(checkpoint.file)}",
-        f"    licence        {checkpoint.licence}",
+        f"    license        {checkpoint.license}",
         f"    preprocessing  {preprocessing(checkpoint.preprocessing)}",
     ]
     if checkpoint.official_weights:
@@ -109,9 +109,9 @@ def integrity(file: FileSpec) -> str:
 def preprocessing(facts: Preprocessing) -> str:
     """How a picture becomes the input."""
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (facts.mean, facts.std))
-    order = "grey" if facts.colour == "L" else facts.colour
+    order = "grey" if facts.color_order == "L" else facts.color_order
     return (
-        f"short side to {facts.resize} px ({BACKENDS[facts.backend]}, {facts.interpolation}), centre crop of "
+        f"short side to {facts.resize} px ({BACKENDS[facts.backend]}, {facts.interpolation}), center crop of "
         f"{facts.image_size} px, {order}, mean {mean}, std {std} of 0..1"
     )
 

@@ -36,7 +36,7 @@ def preprocess(model_or_name: Any) -> Callable[[Image], NDArray[Any]]:
 
 def to_input(image: Image, facts: Preprocessing) -> NDArray[Any]:
     """One image to (C, image_size, image_size) float32."""
-    pixels = pixels_of(image, facts.colour)
+    pixels = pixels_of(image, facts.color_order)
     size = target_size(pixels.shape[0], pixels.shape[1], facts)
     if size[0] * size[1] > MAX_RESIZED:
         raise ArgumentError(
@@ -50,7 +50,7 @@ def to_input(image: Image, facts: Preprocessing) -> NDArray[Any]:
     top, left = (ROUND[facts.crop_rounding]((length - facts.image_size) / 2) for length in pixels.shape[:2])
     pixels = pixels[top : top + facts.image_size, left : left + facts.image_size]
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-    pixels = pixels[:, :, ::-1] if facts.colour == "BGR" else pixels
+    pixels = pixels[:, :, ::-1] if facts.color_order == "BGR" else pixels
     mean, std = np.array(facts.mean, np.float32), np.array(facts.std, np.float32)
     return np.ascontiguousarray(((pixels.astype(np.float32) / np.float32(255) - mean) / std).transpose(2, 0, 1))
 

@@ -309,14 +309,14 @@ class Document:
         return found
 
     def merged(self, defaults: Entries, own: Entries) -> Entries:
-        """A publisher's defaults under a checkpoint's own entries: mappings key by key, ``origin`` added up."""
+        """A publisher's defaults under a checkpoint's own entries: mappings key by key, ``provenance`` added up."""
         entries = {**defaults, **own}
         for key in set(defaults) & set(own):
             default, value = defaults[key][1], own[key][1]
             if default.kind is MAPPING and value.kind is MAPPING:
                 pairs = {**self.mapping(default), **self.mapping(value)}.values()
                 entries[key] = (own[key][0], value._replace(value=list(itertools.chain(*pairs))))
-            elif key == "origin" and value.kind is LIST:
+            elif key == "provenance" and value.kind is LIST:
                 entries[key] = (own[key][0], value._replace(value=[*default.value, *value.value]))
         return entries
 

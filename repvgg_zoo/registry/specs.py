@@ -12,7 +12,7 @@ from .record import record
 FORMS = ("train", "deploy")
 FORMATS = ("safetensors", "megengine", "torch", "paddle")
 SE_POSITIONS = ("before_relu", "after_relu")
-COLOURS = ("RGB", "BGR", "L")
+COLOR_ORDERS = ("RGB", "BGR", "L")
 INTERPOLATIONS = ("bilinear", "bicubic")
 BACKENDS = ("pillow", "opencv")
 ROUNDINGS = ("floor", "round")
@@ -59,7 +59,7 @@ class Cost:
 
 
 @record(frozen=True)
-class PaperFigures:
+class PaperResults:
     """What the paper or the official README states of a variant; top-1 in per cent."""
 
     top1: float
@@ -70,7 +70,7 @@ class PaperFigures:
 
 @record(frozen=True)
 class Preprocessing:
-    """How a picture becomes the network's input; ``mean`` and ``std`` are for values in 0..1, in ``colour`` order.
+    """How a picture becomes the network's input; ``mean`` and ``std`` are for values in 0..1, in ``color_order``.
 
     ``resize_rounding`` is what the publisher does to the long side's length, ``crop_rounding`` to the crop's offset;
     ``round`` takes halves to the even number, as Python's own does.
@@ -80,7 +80,7 @@ class Preprocessing:
     resize: int
     interpolation: str
     backend: str
-    colour: str
+    color_order: str
     mean: Tuple[float, ...]
     std: Tuple[float, ...]
     resize_rounding: str = "floor"
@@ -115,7 +115,7 @@ class CheckpointSpec:
     ``layout`` names the publisher's keys, ``form`` is train or deploy, ``official_weights`` says whether these are the
     paper authors' weights (whoever converted them). ``top1`` and ``top5`` are per cent under ``preprocessing``, on the
     validation set of ``dataset``. ``labels`` are the names of the classes in the order of the logits; those of
-    ImageNet-1k need not be written. ``origin`` says where each stated fact was read.
+    ImageNet-1k need not be written. ``provenance`` says where each stated fact was read.
     """
 
     variant: str
@@ -125,9 +125,9 @@ class CheckpointSpec:
     format: str
     layout: str
     form: str
-    licence: str
+    license: str
     preprocessing: Preprocessing
-    origin: Tuple[str, ...]
+    provenance: Tuple[str, ...]
     official_weights: bool = False
     top1: Optional[float] = None
     top5: Optional[float] = None
@@ -159,7 +159,7 @@ class ModelSpec:
     macs: Cost
     family: str
     aliases: Tuple[str, ...] = ()
-    paper: Optional[PaperFigures] = None
+    paper: Optional[PaperResults] = None
     checkpoints: Tuple[CheckpointSpec, ...] = ()
     default: Optional[str] = None
     no_weights: Optional[str] = None

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence,
 from .record import names_and_defaults
 from .specs import (
     BACKENDS,
-    COLOURS,
+    COLOR_ORDERS,
     FORMATS,
     FORMS,
     INTERPOLATIONS,
@@ -22,7 +22,7 @@ from .specs import (
     FileSpec,
     ModelSpec,
     Options,
-    PaperFigures,
+    PaperResults,
     Preprocessing,
     SESpec,
 )
@@ -72,12 +72,12 @@ RULES: Mapping[Tuple[type, str], Rule] = {
     ),
     (Cost, "train"): POSITIVE,
     (Cost, "deploy"): POSITIVE,
-    (PaperFigures, "top1"): PERCENT,
+    (PaperResults, "top1"): PERCENT,
     (Preprocessing, "image_size"): POSITIVE,
     (Preprocessing, "resize"): POSITIVE,
     (Preprocessing, "interpolation"): _one_of(INTERPOLATIONS),
     (Preprocessing, "backend"): _one_of(BACKENDS),
-    (Preprocessing, "colour"): _one_of(COLOURS),
+    (Preprocessing, "color_order"): _one_of(COLOR_ORDERS),
     (Preprocessing, "std"): ALL_POSITIVE,
     (Preprocessing, "resize_rounding"): _one_of(ROUNDINGS),
     (Preprocessing, "crop_rounding"): _one_of(ROUNDINGS),
@@ -127,10 +127,14 @@ def check_record(record: Any) -> Optional[Tuple[str, str, str]]:
     if isinstance(record, Architecture) and record.options and "/" not in record.builder:
         return "options", f"the builder {record.builder} has no options", "options of a plug-in's builder (acme/name)"
     if isinstance(record, Preprocessing):
-        channels = len(record.colour)
+        channels = len(record.color_order)
         for name in ("mean", "std"):
             if len(getattr(record, name)) != channels:
-                return name, f"{len(getattr(record, name))} values for {record.colour} images", f"{channels} values"
+                return (
+                    name,
+                    f"{len(getattr(record, name))} values for {record.color_order} images",
+                    f"{channels} values",
+                )
         if record.resize < record.image_size:
             return "resize", f"{record.resize} is less than image_size", f"at least {record.image_size}"
     if isinstance(record, CheckpointSpec) and len(record.labels) not in (0, record.num_classes):

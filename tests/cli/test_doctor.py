@@ -211,12 +211,12 @@ def test_the_doctor_needs_none_of_the_packages_that_it_looks_for():
 
 def test_a_file_and_a_plug_in_that_cannot_be_used_are_faults(run, tmp_path, monkeypatch):
     site = tmp_path / "site"
-    install(site, "acme", code="raise RuntimeError('no licence')")
+    install(site, "acme", code="raise RuntimeError('no license')")
     monkeypatch.setenv("REPVGG_ZOO_REGISTRY", str(tmp_path / "mine.yaml"))
     monkeypatch.syspath_prepend(str(site))
     found = {one.name: one for one in cache.registry(True) if one.status == FAIL}
     assert "mine.yaml" in found["registry"].text
-    assert "acme" in found["plug-ins"].text and "no licence" in found["plug-ins"].text and found["plug-ins"].fix
+    assert "acme" in found["plug-ins"].text and "no license" in found["plug-ins"].text and found["plug-ins"].fix
 
 
 def test_the_plug_ins_are_counted_and_their_variables_are_known(run, tmp_path, monkeypatch):

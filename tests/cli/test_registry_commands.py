@@ -85,7 +85,7 @@ def test_info_of_every_name_fits_80_columns_and_is_json_too(run, name):
 def test_info_of_a_checkpoint_tells_its_file_and_sources(run):
     checkpoint = repvgg_zoo.model_info("RepVGG_A0").checkpoint("official")
     shown = run("info", "a0.official").out
-    for fact in (checkpoint.file.name, checkpoint.file.sha256, *checkpoint.file.sources, *checkpoint.origin):
+    for fact in (checkpoint.file.name, checkpoint.file.sha256, *checkpoint.file.sources, *checkpoint.provenance):
         assert fact in shown
     facts = run("info", "a0.official", "--json").json
     assert facts["file"]["sha256"] == checkpoint.file.sha256 and facts["integrity"] == "sha256"

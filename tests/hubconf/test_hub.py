@@ -45,7 +45,7 @@ def test_every_entry_and_alias_has_a_page_that_holds_what_the_registry_knows(see
         model = repvgg_zoo.model_info(name)
         facts = [model.name, f"{model.params.train:,}", f"{model.params.deploy:,}", f"{model.macs.deploy:,}"]
         facts += [f"{c.top1:.2f}" for c in model.checkpoints if c.top1 is not None]
-        facts += [word for c in model.checkpoints for word in (c.tag, c.publisher, c.licence)]
+        facts += [word for c in model.checkpoints for word in (c.tag, c.publisher, c.license)]
         assert [fact for fact in facts if fact not in text] == [], name
         words = {"sha256": "tampering", "sha256_prefix": "not tampering", "none": "refused unless"}
         assert all(words[c.file.integrity] in text for c in model.checkpoints)

@@ -16,7 +16,7 @@ from repvgg_zoo.image.preprocess import target_size, to_input
 from repvgg_zoo.registry.specs import Preprocessing
 
 RGB = Preprocessing(224, 256, "bilinear", "pillow", "RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-BGR = replace(RGB, backend="opencv", colour="BGR", mean=(0.406, 0.456, 0.485), std=(0.225, 0.224, 0.229))
+BGR = replace(RGB, backend="opencv", color_order="BGR", mean=(0.406, 0.456, 0.485), std=(0.225, 0.224, 0.229))
 
 
 @pytest.fixture(scope="module")

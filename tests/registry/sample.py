@@ -8,11 +8,11 @@ publishers:
     format: safetensors
     layout: official
     form: train
-    licence: MIT
+    license: MIT
     official_weights: true
-    preprocessing: {image_size: 224, resize: 256, interpolation: bilinear, backend: pillow, colour: RGB,
+    preprocessing: {image_size: 224, resize: 256, interpolation: bilinear, backend: pillow, color_order: RGB,
                     mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}
-    origin: [the lab's page]
+    provenance: [the lab's page]
 variants:
   RepVGG_X1:
     family: RepVGG-X
@@ -33,10 +33,10 @@ variants:
         format: torch
         layout: timm
         form: deploy
-        licence: MIT
-        preprocessing: {image_size: 224, resize: 224, interpolation: bicubic, backend: opencv, colour: BGR,
+        license: MIT
+        preprocessing: {image_size: 224, resize: 224, interpolation: bicubic, backend: opencv, color_order: BGR,
                         mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}
-        origin: [b]
+        provenance: [b]
   RepVGG_X2:
     family: RepVGG-X
     architecture: {num_blocks: [1, 2, 4, 1], width_multiplier: [1, 1, 1, 2.5]}

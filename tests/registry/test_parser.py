@@ -43,20 +43,20 @@ def test_the_sample_becomes_frozen_specs_with_defaults_merged(tmp_path):
 
 def test_a_publishers_defaults_are_merged_key_by_key_and_placeholders_filled_in():
     text = SAMPLE.replace(
-        "    origin: [the lab's page]\n",
-        """    origin: [the lab's page]
+        "    provenance: [the lab's page]\n",
+        """    provenance: [the lab's page]
     aliases: ["{variant}.lab"]
     file: {sources: ["https://example.org/{stem}/{name}"]}
 """,
     ).replace(', sources: ["https://example.org/x1.safetensors"], size: 5,', ", size: 5,")
     text = text.replace(
-        "        aliases: [x1.lab_in1k]\n", "        preprocessing: {image_size: 100}\n        origin: [a note]\n"
+        "        aliases: [x1.lab_in1k]\n", "        preprocessing: {image_size: 100}\n        provenance: [a note]\n"
     )
     lab = parse_registry(text.replace('"files/x1.pth", ', "").encode()).models[0].checkpoint("lab")
     assert lab.file.sources == ("https://example.org/x1/x1.safetensors",)
     assert lab.aliases == ("RepVGG_X1.lab",)
     assert (lab.preprocessing.image_size, lab.preprocessing.resize) == (100, 256)
-    assert lab.origin == ("the lab's page", "a note")
+    assert lab.provenance == ("the lab's page", "a note")
 
 
 def test_a_relative_source_is_a_file_beside_the_registry(tmp_path):
@@ -69,7 +69,7 @@ def test_a_relative_source_is_a_file_beside_the_registry(tmp_path):
 X2 = "family: RepVGG-X\n    architecture: {num_blocks: [1, 2, 4, 1], width_multiplier: [1, 1, 1, 2.5]}"
 # (what is replaced, by what, a fragment on the line that the error must name, a part of the message)
 MISTAKES = [
-    ("    licence: MIT\n", "    license: MIT\n", "license: MIT", "unknown field 'license'"),
+    ("    license: MIT\n", "    licence: MIT\n", "licence: MIT", "unknown field 'licence'"),
     ("    family: RepVGG-X\n    architecture", "    architecture", "architecture: {num", "'family' is missing"),
     ("        publisher: B\n", "", "file: {name: x1.pth", "'publisher' is missing"),
     ("groups: 2}", "groups: two}", "groups: two", "a whole number"),
@@ -103,7 +103,7 @@ MISTAKES = [
     ("params: {train: 20, deploy: 10}", "params: 20", "params: 20", "a mapping"),
     ("format: torch\n", "format: onnx\n", "format: onnx", "one of safetensors"),
     ("form: deploy\n", "form: deployed\n", "form: deployed", "one of train, deploy"),
-    ("colour: BGR,\n", "colour: L,\n", "mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}\n        origin", "1 values"),
+    ("order: BGR,\n", "order: L,\n", "mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}\n        p", "1 values"),
     ("resize: 224,", "resize: 200,", "resize: 200", "at least 224"),
     ('"https://example.org/x1', '"http://user:secret@example.org/x1', "example.org", "without credentials"),
     ('"https://example.org/x1', '"ftp://example.org/x1', "example.org", "URLs"),
@@ -226,7 +226,7 @@ class TestSchema:
 
     @pytest.mark.parametrize(
         ("old", "new"),
-        [("licence: MIT", "license: MIT"), ("groups: 2", "groups: two"), ("[1, 2, 4, 1]", "[1, 2, 4]")],
+        [("license: MIT", "licence: MIT"), ("groups: 2", "groups: two"), ("[1, 2, 4, 1]", "[1, 2, 4]")],
     )
     def test_it_refuses_what_the_reader_refuses_by_shape(self, old, new):
         with pytest.raises(jsonschema.ValidationError):

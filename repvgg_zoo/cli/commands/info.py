@@ -72,7 +72,7 @@ def published(model: ModelSpec, checkpoint: CheckpointSpec) -> List[str]:
         "sources, in the order in which they are tried:",
         *(f"  {source}" for source in file.sources),
         "read from:",
-        *(f"  {origin}" for origin in checkpoint.origin),
+        *(f"  {source}" for source in checkpoint.provenance),
     ]
 
 
