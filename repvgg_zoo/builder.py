@@ -17,7 +17,7 @@ from .hub import fetch_file, read_settings
 from .models import RepVGG, RepVGGplus
 from .registry.api import find_model
 from .registry.names import find_checkpoint
-from .registry.plugins import find_builder, layouts_beside
+from .registry.plugins import find_builder, plugin_layouts
 from .registry.specs import Architecture, CheckpointSpec, ModelSpec
 from .weights import load_weights
 
@@ -59,7 +59,7 @@ def create(
     chosen = _chosen(spec, tag, pretrained, checkpoint)
     architecture = _overridden(spec, overrides)
     if checkpoint is not None:
-        loaded = load_checkpoint(checkpoint, also=layouts_beside(spec.name))
+        loaded = load_checkpoint(checkpoint, also=plugin_layouts(spec.name))
     elif chosen is not None:
         path = fetch_file(chosen.file, progress=progress)
         loaded = load_weights(path, chosen, deploy=deploy, cache_dir=read_settings().cache)

@@ -6,9 +6,9 @@ import repvgg_zoo
 from repvgg_zoo._resources import hub_folder
 from repvgg_zoo._settings import Settings
 from repvgg_zoo.hub import bundle, fetch_file, stored_name
-from repvgg_zoo.registry.api import find_weights
+from repvgg_zoo.registry.api import find_default_checkpoint
 
-DIGITS = find_weights("RepVGG_N0.digits").file
+DIGITS = find_default_checkpoint("RepVGG_N0.digits").file
 
 
 def test_it_can_be_imported_as_a_bundle(tmp_path):

@@ -6,7 +6,7 @@ import re
 from typing import Any, Dict, List, Mapping, Tuple
 
 from ..errors import LayoutError
-from ..registry.api import whole_registry
+from ..registry.api import full_registry
 from ..registry.specs import ModelSpec
 from . import Checkpoint
 from .block_keys import BLOCK
@@ -19,7 +19,7 @@ _WIDTHS = (64, 128, 256, 512)  # of stages 1 to 4 at a multiplier of 1 (paper, t
 def variant_of(checkpoint: Checkpoint) -> ModelSpec:
     """The variant whose blocks, widths, groups and SE are the file's; raises LayoutError if there is none."""
     found = shape_of(checkpoint.arrays)
-    for model in whole_registry().models:
+    for model in full_registry().models:
         if wanted(model) == found:
             return model
     _, blocks, widths, groups, has_se = found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional
 
-from ..registry.api import find_weights
+from ..registry.api import find_default_checkpoint
 from .fetch import fetch_file
 
 
@@ -22,4 +22,4 @@ def fetch(name: str, *, offline: Optional[bool] = None, progress: Optional[bool]
     >>> repvgg_zoo.fetch("RepVGG_N0.digits").name
     '...-RepVGG_N0-digits.safetensors'
     """
-    return fetch_file(find_weights(name).file, offline=offline, progress=progress)
+    return fetch_file(find_default_checkpoint(name).file, offline=offline, progress=progress)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
-from ..registry.api import find_weights
+from ..registry.api import find_default_checkpoint
 from ..registry.names import find_checkpoint
 from ..registry.specs import CheckpointSpec, Preprocessing
 from .io import Image, pixels_of
@@ -58,7 +58,7 @@ def to_input(image: Image, facts: Preprocessing) -> NDArray[Any]:
 def checkpoint_of(model_or_name: Any) -> CheckpointSpec:
     """The checkpoint that a name or a network stands for."""
     if isinstance(model_or_name, str):
-        return find_weights(model_or_name)
+        return find_default_checkpoint(model_or_name)
     checkpoint: Optional[CheckpointSpec] = getattr(model_or_name, "checkpoint", None)
     if checkpoint is not None:
         return checkpoint

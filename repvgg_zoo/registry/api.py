@@ -16,8 +16,28 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 from .._resources import registry_path
 from ..errors import PluginError, RegistryError, UnknownModelError, ZooError
 from .kept import load_kept
-from .names import claims, find_checkpoint, natural_key, normalised, resolve, spellings, suggestions, without_family
-from .plugins import FILES, MODE, Found, Plugin, find_plugins, in_namespace, load_plugin, only, plugin_mode, tell
+from .names import (
+    candidate_names,
+    find_checkpoint,
+    lookup_keys,
+    natural_key,
+    normalize_name,
+    resolve,
+    strip_family_prefix,
+    suggestions,
+)
+from .plugins import (
+    FILES,
+    MODE,
+    Plugin,
+    PluginEntryPoint,
+    find_plugins,
+    in_namespace,
+    load_plugin,
+    plugin_mode,
+    require_single,
+    warn_or_raise,
+)
 from .specs import CheckpointSpec, ModelSpec, Registry
 
 Patterns = Union[None, str, Iterable[str]]
@@ -54,8 +74,8 @@ def list_models(
     if exclude is not None:
         tests.append(lambda model: not _matches(model.name, unwanted))
     if isinstance(pretrained, str):
-        tag = normalised(pretrained)
-        tests.append(lambda model: any(fnmatch.fnmatchcase(normalised(c.tag), tag) for c in model.checkpoints))
+        tag = normalize_name(pretrained)
+        tests.append(lambda model: any(fnmatch.fnmatchcase(normalize_name(c.tag), tag) for c in model.checkpoints))
     elif pretrained is not None:
         tests.append(lambda model: (model.default is not None) == pretrained)
     if min_top1 is not None:
@@ -64,7 +84,7 @@ def list_models(
         tests.append(lambda model: model.params.deploy <= max_params)
     if max_macs is not None:
         tests.append(lambda model: model.macs.deploy <= max_macs)
-    kept = (model.name for model in whole_registry().models if all(test(model) for test in tests))
+    kept = (model.name for model in full_registry().models if all(test(model) for test in tests))
     return sorted(kept, key=natural_key)
 
 
@@ -83,25 +103,25 @@ def model_info(name: str) -> ModelSpec:
 
 def find_model(name: str) -> Tuple[ModelSpec, Optional[str]]:
     """The variant called ``name`` and the tag in it, if any; raises UnknownModelError or PluginError."""
-    known = _own()
-    target = resolve(combined(known), name)
+    known = _base()
+    target = resolve(merge_registries(known), name)
     if target is not None:
         return target
     known, failures = _with_files(known)
-    target = resolve(combined(known), name)
+    target = resolve(merge_registries(known), name)
     if target is not None:
         return target
     plugins = find_plugins()
-    for namespace in (spelling.partition("/")[0] for spelling in spellings(name) if "/" in spelling):
+    for namespace in (spelling.partition("/")[0] for spelling in candidate_names(name) if "/" in spelling):
         if namespace in plugins:
             known = _with_plugin(known, plugins[namespace])
-            target = resolve(combined(known), name)
+            target = resolve(merge_registries(known), name)
             if target is not None:
                 return target
-    raise _unknown(name, combined(known), plugins, failures)
+    raise _unknown(name, merge_registries(known), plugins, failures)
 
 
-def find_weights(name: str) -> CheckpointSpec:
+def find_default_checkpoint(name: str) -> CheckpointSpec:
     """The checkpoint called ``name``, the default one without a tag; raises UnknownModelError or NoWeightsError."""
     return find_checkpoint(*find_model(name))
 
@@ -126,8 +146,8 @@ def register(path_or_mapping: Union[str, Path, Mapping[str, Any]]) -> None:
     else:
         added = load_registry(path_or_mapping)
     with _lock:
-        own = _own()
-        if _joined(own, added) is not own:
+        own = _base()
+        if _merge(own, added) is not own:
             _registered.append(added)
 
 
@@ -136,35 +156,35 @@ def shipped_registry() -> Registry:
     return _from_file(registry_path(), load_kept)
 
 
-def whole_registry() -> Registry:
+def full_registry() -> Registry:
     """All that can be found: ours, the registered ones, the environment's files and every plug-in that works."""
-    registry, failures = survey()
+    registry, failures = load_all_registries()
     for error in failures:
-        tell(error)
+        warn_or_raise(error)
     return registry
 
 
-def survey() -> Tuple[Registry, List[ZooError]]:
+def load_all_registries() -> Tuple[Registry, List[ZooError]]:
     """The whole registry, and the errors of the files and plug-ins that cannot be used."""
-    known, of_files = _with_files(_own())
+    known, of_files = _with_files(_base())
     failures: List[ZooError] = [*of_files]
     for claimants in find_plugins().values():
         try:
             known = _with_plugin(known, claimants)
         except PluginError as error:
             failures.append(error)
-    return combined(known), failures
+    return merge_registries(known), failures
 
 
 @functools.lru_cache(maxsize=32)
-def combined(registries: Registries) -> Registry:
+def merge_registries(registries: Registries) -> Registry:
     """One registry of several; raises RegistryError where two claim one name."""
     if len(registries) == 1:
         return registries[0]
     owners: Dict[str, Tuple[str, Registry]] = {}
     for registry in registries:
         for model in registry.models:
-            for claim, owner in claims(model):
+            for claim, owner in lookup_keys(model):
                 first, known = owners.setdefault(claim, (owner, registry))
                 if known is not registry or first != owner:
                     raise RegistryError(
@@ -183,16 +203,16 @@ _registered: List[Registry] = []
 _lock = threading.Lock()
 
 
-def _own() -> Registries:
+def _base() -> Registries:
     return (shipped_registry(), *_registered)
 
 
-def _joined(known: Registries, added: Registry) -> Registries:
+def _merge(known: Registries, added: Registry) -> Registries:
     """With ``added``, unless all of it is known already; raises RegistryError for a name that is taken."""
-    models = {model.name: model for model in combined(known).models}
+    models = {model.name: model for model in merge_registries(known).models}
     if all(models.get(model.name) == model for model in added.models):
         return known
-    combined((*known, added))
+    merge_registries((*known, added))
     return (*known, added)
 
 
@@ -202,20 +222,20 @@ def _with_files(known: Registries) -> Tuple[Registries, List[RegistryError]]:
     for name in os.environ.get(FILES, "").split(os.pathsep):
         if name.strip():
             try:
-                known = _joined(known, _from_file(_absolute(name.strip())))
+                known = _merge(known, _from_file(_absolute(name.strip())))
             except RegistryError as error:
                 failures.append(error)
     return known, failures
 
 
-def _with_plugin(known: Registries, claimants: Tuple[Found, ...]) -> Registries:
+def _with_plugin(known: Registries, claimants: Tuple[PluginEntryPoint, ...]) -> Registries:
     """With the registry of a plug-in; raises PluginError if it cannot be used."""
-    found = only(claimants)
+    found = require_single(claimants)
     plugin = load_plugin(found)
     try:
         registry = _from_mapping(plugin) if isinstance(plugin.registry, Mapping) else _from_file(Path(plugin.registry))
         for model in registry.models:
-            for claim, owner in claims(model):
+            for claim, owner in lookup_keys(model):
                 if not in_namespace(found, claim):
                     raise RegistryError(
                         f"{registry.path or 'the mapping'} claims the name {claim!r} for {owner}",
@@ -224,7 +244,7 @@ def _with_plugin(known: Registries, claimants: Tuple[Found, ...]) -> Registries:
                         actual=claim,
                         hint=f"every name and alias of this plug-in starts with {found.namespace}/",
                     )
-        return _joined(known, registry)
+        return _merge(known, registry)
     except RegistryError as error:
         raise found.error(f"has a registry that cannot be used: {error.message}", error.hint) from error
 
@@ -238,7 +258,7 @@ def _unknown(
     namespace, slash, _ = str(name).partition("/")
     if plugin_mode() == "off":
         hints += [f"{MODE}=off, so no plug-in was asked"] if slash else []
-    elif slash and normalised(namespace) not in plugins:
+    elif slash and normalize_name(namespace) not in plugins:
         hints.append(f"no plug-in {namespace} is installed")
     elif plugins and not slash:
         hints.append(f"plug-ins have names that start with {', '.join(f'{namespace}/' for namespace in plugins)}")
@@ -284,12 +304,12 @@ def _patterns(patterns: Patterns) -> Tuple[str, ...]:
 
 
 def _matches(name: str, patterns: Tuple[str, ...]) -> bool:
-    whole = normalised(name)
-    short = without_family(whole)
+    whole = normalize_name(name)
+    short = strip_family_prefix(whole)
     return any(
         fnmatch.fnmatchcase(spelling, form)
         for pattern in patterns
         # A hyphen inside brackets is a range, so such a pattern is also tried as it stands.
-        for form in (normalised(pattern), pattern.casefold())
+        for form in (normalize_name(pattern), pattern.casefold())
         for spelling in (whole, short, name.casefold())
     )

@@ -21,8 +21,8 @@ def resolve(registry: Registry, name: str) -> Optional[Target]:
 
     Raises UnknownModelError where it has the variant, but not the tag.
     """
-    index = index_of(registry)
-    for candidate in spellings(name):
+    index = name_index(registry)
+    for candidate in candidate_names(name):
         if candidate in index:
             return index[candidate]
         variant, dot, tag = candidate.rpartition(".")
@@ -44,8 +44,8 @@ def find_checkpoint(model: ModelSpec, tag: Optional[str] = None) -> CheckpointSp
         )
     if tag is None:
         return model.checkpoint(model.default)
-    tags = {normalised(checkpoint.tag): checkpoint for checkpoint in model.checkpoints}
-    if normalised(tag) not in tags:
+    tags = {normalize_name(checkpoint.tag): checkpoint for checkpoint in model.checkpoints}
+    if normalize_name(tag) not in tags:
         names = [checkpoint.tag for checkpoint in model.checkpoints]
         close = _close_matches(tag, names, 3) or names
         raise UnknownModelError(
@@ -54,45 +54,45 @@ def find_checkpoint(model: ModelSpec, tag: Optional[str] = None) -> CheckpointSp
             suggestions=[f"{model.name}.{name}" for name in close],
             hint=f"it has {', '.join(names)}",
         )
-    return tags[normalised(tag)]
+    return tags[normalize_name(tag)]
 
 
-def claims(model: ModelSpec) -> Iterator[Tuple[str, str]]:
-    """Every normalised name that this variant and its checkpoints answer to, with the owner's full name."""
+def lookup_keys(model: ModelSpec) -> Iterator[Tuple[str, str]]:
+    """Every normalized name that this variant and its checkpoints answer to, with the owner's full name."""
     for name in (model.name, *model.aliases):
-        yield normalised(name), model.name
-        short = without_family(normalised(name))
+        yield normalize_name(name), model.name
+        short = strip_family_prefix(normalize_name(name))
         if short and not short.endswith("/"):
             yield short, model.name
     for checkpoint in model.checkpoints:
         for alias in checkpoint.aliases:
-            yield normalised(alias), checkpoint.name
+            yield normalize_name(alias), checkpoint.name
 
 
 @functools.lru_cache(maxsize=32)
-def index_of(registry: Registry) -> Mapping[str, Target]:
-    """Every normalised name of a registry and what it stands for."""
+def name_index(registry: Registry) -> Mapping[str, Target]:
+    """Every normalized name of a registry and what it stands for."""
     index: Dict[str, Target] = {}
     for model in registry.models:
-        for claim, owner in claims(model):
+        for claim, owner in lookup_keys(model):
             index[claim] = (model, None if owner == model.name else owner[len(model.name) + 1 :])
     return index
 
 
 def suggestions(registry: Registry, name: str) -> List[str]:
     """Up to three canonical names that look like ``name``, closest first."""
-    index = index_of(registry)
-    variant = normalised(name).partition(".")[0]
+    index = name_index(registry)
+    variant = normalize_name(name).partition(".")[0]
     close = _close_matches(variant, list(index), 6, cutoff=0.5)
     return list(dict.fromkeys(index[claim][0].name for claim in close))[:3]
 
 
-def normalised(name: str) -> str:
+def normalize_name(name: str) -> str:
     """The name as it is compared."""
     return str(name).casefold().replace("-", "").replace("_", "").strip()
 
 
-def without_family(name: str) -> str:
+def strip_family_prefix(name: str) -> str:
     """A name as it is compared, without the family's ``repvgg``; a namespace keeps its own."""
     namespace, slash, variant = name.rpartition("/")
     return f"{namespace}{slash}{variant.replace('repvgg', '', 1)}"
@@ -105,9 +105,9 @@ def natural_key(name: str) -> List[Tuple[int, int, str]]:
     ]
 
 
-def spellings(name: str) -> Tuple[str, ...]:
+def candidate_names(name: str) -> Tuple[str, ...]:
     """The name as it is compared, and without the official functions' ``create``."""
-    plain = normalised(name)
+    plain = normalize_name(name)
     return (plain, plain[len("create") :]) if plain.startswith("create") else (plain,)
 
 

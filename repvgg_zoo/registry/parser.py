@@ -17,7 +17,7 @@ from typing import Any, Container, Dict, Iterable, List, Mapping, NamedTuple, Op
 import yaml
 
 from ..errors import RegistryError
-from .names import claims
+from .names import lookup_keys
 from .record import is_record, replace
 from .specs import CheckpointSpec, ModelSpec, Options, Registry
 from .validation import Field, check_record, default_tag, fields_of
@@ -88,7 +88,7 @@ def parse_registry(data: bytes, *, path: Optional[Path] = None) -> Registry:
         document.fail(root["schema"][1], f"schema {version} is not known", f"schema: {SCHEMA}")
     publishers = document.publishers(root.get("publishers"))
     models = [document.model(key, value, publishers) for key, value in document.mapping(root["variants"][1]).values()]
-    document.check_claims(models)
+    document.check_name_conflicts(models)
     return Registry(models=tuple(model for _, model in models), path=None if path is None else str(path))
 
 
@@ -341,11 +341,11 @@ class Document:
         if rule is not None and not rule[0](key.value):
             self.fail(key, f"{key.value!r} cannot be {noun}", rule[1])
 
-    def check_claims(self, models: List[Tuple[Node, ModelSpec]]) -> None:
+    def check_name_conflicts(self, models: List[Tuple[Node, ModelSpec]]) -> None:
         """No two variants or checkpoints may answer to one name."""
         owners: Dict[str, str] = {}
         for node, model in models:
-            for claim, owner in claims(model):
+            for claim, owner in lookup_keys(model):
                 if owners.setdefault(claim, owner) != owner:
                     self.fail(
                         node, f"the name {claim!r} belongs to {owners[claim]} and to {owner}", "names of one owner"

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from ..errors import ArgumentError, PathLike, PluginError, RegistryError, ZooError
-from .names import normalised
+from .names import normalize_name
 from .record import record
 
 GROUP = "repvgg_zoo.plugins"
@@ -44,7 +44,7 @@ class Plugin:
 
 
 @record(frozen=True)
-class Found:
+class PluginEntryPoint:
     """An entry point: the namespace as its author writes it, ``"module:object"``, and the distribution it is from."""
 
     namespace: str
@@ -61,28 +61,28 @@ class Found:
         )
 
 
-def find_plugins() -> Dict[str, Tuple[Found, ...]]:
+def find_plugins() -> Dict[str, Tuple[PluginEntryPoint, ...]]:
     """The installed plug-ins by their namespace as it is compared; more than one in a namespace is a clash.
 
     Nothing of them is imported. A distribution whose metadata cannot be read is told in the log, or raised as a
     PluginError if plug-ins are strict.
     """
-    by_namespace: Dict[str, Dict[str, Found]] = {}
+    by_namespace: Dict[str, Dict[str, PluginEntryPoint]] = {}
     if plugin_mode() != "off" and _any_installed():
         for found in _entry_points():
             # Two distributions that name the same object bring the same plug-in, as a package and its GPU build do.
-            by_namespace.setdefault(normalised(found.namespace), {}).setdefault(found.value, found)
+            by_namespace.setdefault(normalize_name(found.namespace), {}).setdefault(found.value, found)
     return {namespace: tuple(values.values()) for namespace, values in sorted(by_namespace.items())}
 
 
-def find_plugin(name: str) -> Optional[Found]:
+def find_plugin(name: str) -> Optional[PluginEntryPoint]:
     """The plug-in that ``name`` belongs to, or None; raises PluginError where two claim its namespace."""
-    namespace, slash, _ = normalised(name).partition("/")
+    namespace, slash, _ = normalize_name(name).partition("/")
     claimants = find_plugins().get(namespace, ()) if slash else ()
-    return only(claimants) if claimants else None
+    return require_single(claimants) if claimants else None
 
 
-def only(claimants: Tuple[Found, ...]) -> Found:
+def require_single(claimants: Tuple[PluginEntryPoint, ...]) -> PluginEntryPoint:
     """The one plug-in of a namespace; raises PluginError, which names them all, if there are several."""
     if len(claimants) > 1:
         named = " and ".join(sorted(f"{found.distribution} ({found.value})" for found in claimants))
@@ -96,7 +96,7 @@ def only(claimants: Tuple[Found, ...]) -> Found:
 
 
 @functools.lru_cache(maxsize=64)
-def load_plugin(found: Found) -> Plugin:
+def load_plugin(found: PluginEntryPoint) -> Plugin:
     """Imports a plug-in and checks the names that it brings; raises PluginError with the cause.
 
     An import cannot be stopped half way, so a slow one is waited for, and told in the log.
@@ -126,7 +126,7 @@ def load_plugin(found: Found) -> Plugin:
     return plugin
 
 
-def find_builder(name: str) -> Tuple[Found, Callable[..., Any]]:
+def find_builder(name: str) -> Tuple[PluginEntryPoint, Callable[..., Any]]:
     """The builder called ``acme/name`` and where it is from; raises PluginError, or RegistryError if there is none."""
     found, builder = _part("builder", name, RegistryError)
     if not callable(builder):
@@ -134,21 +134,21 @@ def find_builder(name: str) -> Tuple[Found, Callable[..., Any]]:
     return found, builder
 
 
-def find_layout(name: str) -> Tuple[Found, Any]:
+def find_layout(name: str) -> Tuple[PluginEntryPoint, Any]:
     """The layout called ``acme/name`` and where it is from; raises PluginError, or ArgumentError if there is none."""
     return _part("layout", name, ArgumentError)
 
 
-def layouts_beside(name: str) -> Tuple[str, ...]:
+def plugin_layouts(name: str) -> Tuple[str, ...]:
     """The names of the layouts that the plug-in of the variant ``name`` brings; raises PluginError."""
     found = find_plugin(name)
     return () if found is None else tuple(load_plugin(found).layouts)
 
 
-def in_namespace(found: Found, name: str) -> bool:
+def in_namespace(found: PluginEntryPoint, name: str) -> bool:
     """Whether ``name`` is one that this plug-in may give."""
-    namespace, _, rest = normalised(name).partition("/")
-    return namespace == normalised(found.namespace) and bool(rest)
+    namespace, _, rest = normalize_name(name).partition("/")
+    return namespace == normalize_name(found.namespace) and bool(rest)
 
 
 def plugin_mode() -> str:
@@ -159,7 +159,7 @@ def plugin_mode() -> str:
     return mode
 
 
-def tell(error: ZooError) -> None:
+def warn_or_raise(error: ZooError) -> None:
     """Raises ``error`` if plug-ins are strict, else logs it, the same one only once."""
     if plugin_mode() == "strict":
         raise error
@@ -177,11 +177,11 @@ def _warn(message: str, *values: object) -> None:
     logging.getLogger("repvgg_zoo.plugins").warning(message, *values)
 
 
-def _part(kind: str, name: str, missing: Callable[..., ZooError]) -> Tuple[Found, Any]:
+def _part(kind: str, name: str, missing: Callable[..., ZooError]) -> Tuple[PluginEntryPoint, Any]:
     found = find_plugin(name)
     parts: Mapping[str, Any] = {} if found is None else getattr(load_plugin(found), f"{kind}s")
-    wanted = normalised(name)
-    part = next((value for key, value in parts.items() if normalised(key) == wanted), None)
+    wanted = normalize_name(name)
+    part = next((value for key, value in parts.items() if normalize_name(key) == wanted), None)
     if found is None or part is None:
         whose = f"no plug-in {name.partition('/')[0]} is installed" if found is None else f"it has {', '.join(parts)}"
         raise missing(
@@ -193,16 +193,16 @@ def _part(kind: str, name: str, missing: Callable[..., ZooError]) -> Tuple[Found
     return found, _imported(found, part) if isinstance(part, str) else part
 
 
-def _imported(found: Found, value: str) -> Any:
+def _imported(found: PluginEntryPoint, value: str) -> Any:
     from importlib.metadata import EntryPoint
 
     try:
         return EntryPoint(found.namespace, value, GROUP).load()
     except (Exception, SystemExit) as error:  # whatever their code does; only the user's own interrupt goes through
-        raise found.error(f"fails at {value}: {_said(error)}") from error
+        raise found.error(f"fails at {value}: {format_exception(error)}") from error
 
 
-def _said(error: BaseException) -> str:
+def format_exception(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
@@ -235,11 +235,11 @@ def _any_installed() -> bool:
     return False
 
 
-def _entry_points() -> List[Found]:
+def _entry_points() -> List[PluginEntryPoint]:
     """The entry points of our group, of each distribution once."""
     from importlib.metadata import distribution, distributions
 
-    found: Dict[str, List[Found]] = {}
+    found: Dict[str, List[PluginEntryPoint]] = {}
     for candidate in distributions():
         place = getattr(candidate, "_path", "a distribution")
         try:
@@ -249,21 +249,23 @@ def _entry_points() -> List[Found]:
             name = candidate.metadata["Name"]
             # Of two copies, such as a checkout and an installed wheel, Python imports the first, which this finds.
             first = distribution(name)
-            found[normalised(name)] = [_checked(point, first) for point in first.entry_points if point.group == GROUP]
+            found[normalize_name(name)] = [
+                _checked(point, first) for point in first.entry_points if point.group == GROUP
+            ]
         except Exception as error:
             unreadable = PluginError(
-                f"the metadata of {place} cannot be read: {_said(error)}",
+                f"the metadata of {place} cannot be read: {format_exception(error)}",
                 plugin=Path(str(place)).stem,
                 distribution=str(place),
                 hint="install it again",
             )
             unreadable.__cause__ = error
-            tell(error if isinstance(error, PluginError) else unreadable)
+            warn_or_raise(error if isinstance(error, PluginError) else unreadable)
     return [point for points in found.values() for point in points]
 
 
-def _checked(point: Any, distribution: Any) -> Found:
-    found = Found(
+def _checked(point: Any, distribution: Any) -> PluginEntryPoint:
+    found = PluginEntryPoint(
         namespace=point.name,
         value=point.value,
         distribution=f"{distribution.metadata['Name']} {distribution.version}",

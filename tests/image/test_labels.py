@@ -10,7 +10,7 @@ import pytest
 import repvgg_zoo
 from repvgg_zoo.errors import RegistryError
 from repvgg_zoo.image.labels import Label, imagenet, labels_of
-from repvgg_zoo.registry.api import find_weights
+from repvgg_zoo.registry.api import find_default_checkpoint
 from repvgg_zoo.registry.parser import parse_registry
 from tests.registry.sample import SAMPLE
 
@@ -41,14 +41,14 @@ def test_every_name_is_short_plain_and_of_one_class():
 
 
 def test_a_checkpoint_has_imagenets_names_or_its_own():
-    assert labels_of(find_weights("RepVGG_N0.digits")) == tuple(Label(str(digit)) for digit in range(10))
+    assert labels_of(find_default_checkpoint("RepVGG_N0.digits")) == tuple(Label(str(digit)) for digit in range(10))
     for name in repvgg_zoo.list_models(exclude="*N0"):
         for checkpoint in repvgg_zoo.model_info(name).checkpoints:
             assert labels_of(checkpoint) == imagenet()
 
 
 def test_names_that_are_not_known_are_not_guessed():
-    a0 = find_weights("RepVGG_A0")
+    a0 = find_default_checkpoint("RepVGG_A0")
     assert labels_of(replace(a0, num_classes=21841)) == ()
     assert labels_of(replace(a0, dataset="a thousand birds")) == ()
 

@@ -15,7 +15,7 @@ from repvgg_zoo import Prediction, predict
 from repvgg_zoo._resources import hub_folder
 from repvgg_zoo.errors import ArgumentError, NoWeightsError, UnknownModelError
 from repvgg_zoo.image.labels import imagenet
-from repvgg_zoo.registry.api import find_weights
+from repvgg_zoo.registry.api import find_default_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def network():
 def thousand():
     """A small network with a thousand classes and random weights, which stands for RepVGG_A0's checkpoints."""
     network = repvgg_zoo.create("RepVGG_A0", num_blocks=(1, 1, 1, 1), width_multiplier=(0.25, 0.25, 0.25, 0.25))
-    network.checkpoint = find_weights("RepVGG_A0.timm")
+    network.checkpoint = find_default_checkpoint("RepVGG_A0.timm")
     return network
 
 
@@ -44,7 +44,7 @@ def class_names(predictions):
 def test_the_bundled_checkpoint_is_as_right_as_the_registry_says(digits, network):
     found = predict(network, list(digits[0]), topk=1)
     right = sum(first.label == str(label) for (first,), label in zip(found, digits[1]))
-    assert 100 * right / len(digits[1]) == pytest.approx(find_weights("RepVGG_N0").top1, abs=0.005)
+    assert 100 * right / len(digits[1]) == pytest.approx(find_default_checkpoint("RepVGG_N0").top1, abs=0.005)
 
 
 def test_a_name_a_tag_and_a_network_in_either_form_agree(digits, network):
@@ -132,7 +132,7 @@ class Fixed(M.Module):
     def __init__(self, logits):
         super().__init__()
         self.weight = M.Linear(1, 1).weight
-        self.spec, self.checkpoint = repvgg_zoo.model_info("n0"), find_weights("n0")
+        self.spec, self.checkpoint = repvgg_zoo.model_info("n0"), find_default_checkpoint("n0")
         self.values = np.float32(logits)
 
     def forward(self, x):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import repvgg_zoo
-from repvgg_zoo.registry.api import find_weights
+from repvgg_zoo.registry.api import find_default_checkpoint
 
 FOLDER = Path(os.environ.get("REPVGG_ZOO_PEERS", "peer-files")) / "pictures"
 PICTURES = sorted(path for path in FOLDER.glob("*") if path.suffix in (".png", ".jpg"))
@@ -42,7 +42,7 @@ def test_the_peers_have_written_their_pictures():
 )
 def test_every_picture_is_prepared_as_the_publisher_does_it(checkpoint, capsys):
     to_input = repvgg_zoo.preprocess(checkpoint)
-    size = find_weights(checkpoint).preprocessing.image_size
+    size = find_default_checkpoint(checkpoint).preprocessing.image_size
     errors = {}
     for path in PICTURES:
         with np.load(f"{path}.npz") as expected:

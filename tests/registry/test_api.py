@@ -12,7 +12,7 @@ import yaml
 import repvgg_zoo
 from repvgg_zoo.errors import NoWeightsError, RegistryError, UnknownModelError
 from repvgg_zoo.registry import api
-from repvgg_zoo.registry.api import find_model, find_weights
+from repvgg_zoo.registry.api import find_default_checkpoint, find_model
 from repvgg_zoo.registry.names import find_checkpoint, natural_key
 
 from .sample import SAMPLE
@@ -104,7 +104,7 @@ def test_natural_order_counts_numbers_and_puts_short_names_first():
 @pytest.mark.parametrize("name", ["RepVGG_B2g2", "RepVGG_B3g2"])
 def test_a_variant_that_nobody_trained_says_so(name):
     with pytest.raises(NoWeightsError, match="no pretrained weights") as caught:
-        find_weights(name)
+        find_default_checkpoint(name)
     assert len(str(caught.value)) > 100
 
 
@@ -133,7 +133,7 @@ class TestRegister:
         repvgg_zoo.register(path)
         repvgg_zoo.register(str(path))
         assert repvgg_zoo.list_models("X*") == ["RepVGG_X1", "RepVGG_X2"]
-        assert find_weights("x1.other").file.sources[0] == str(tmp_path / "files" / "x1.pth")
+        assert find_default_checkpoint("x1.other").file.sources[0] == str(tmp_path / "files" / "x1.pth")
 
     def test_a_name_that_is_taken_is_refused_and_nothing_is_added(self, clean_registrations):
         text = SAMPLE.replace("RepVGG_X2", "repvgg-a0").replace('"files/x1.pth", ', "")

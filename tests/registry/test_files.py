@@ -23,8 +23,8 @@ def test_the_variants_of_several_files_are_found_without_any_code(tmp_path):
     code = """
         import os; os.chdir(HOME)
         say(repvgg_zoo.list_models("*/*"))
-        from repvgg_zoo.registry.api import find_weights
-        say([find_weights("lab/x1.other").file.sources[0], repvgg_zoo.model_info("repvgg-x2").name])
+        from repvgg_zoo.registry.api import find_default_checkpoint
+        say([find_default_checkpoint("lab/x1.other").file.sources[0], repvgg_zoo.model_info("repvgg-x2").name])
     """.replace("HOME", repr(str(tmp_path)))
     listed, found = said(code, environ={**files("one.yaml", "", "~/two.yaml"), "HOME": str(tmp_path)})
     assert listed == ["acme/RepVGG_Q", "lab/RepVGG_X1"]

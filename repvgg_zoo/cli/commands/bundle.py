@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, Sequence
 from ...errors import UnverifiedError
 from ...hub import bundle
 from ...hub.progress import size_text
-from ...registry.api import find_weights
+from ...registry.api import find_default_checkpoint
 from ...registry.specs import FileSpec
 from ..console import count, show, table
 from ..parser import run_action
@@ -60,7 +60,7 @@ def packed(out: Path, args: argparse.Namespace) -> Path:
     """A new bundle of the named checkpoints, under the command's fetching options."""
     chosen: Dict[str, FileSpec] = {}
     for name in args.names:
-        checkpoint = find_weights(name)
+        checkpoint = find_default_checkpoint(name)
         chosen[checkpoint.name] = checkpoint.file
     return bundle.pack(chosen, out, fetch=lambda file: fetched(file, args))
 

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Sequence
 from ...errors import ArgumentError, UnknownModelError, ZooError
 from ...hub import cache_manager, read_settings, stored_name
 from ...hub.progress import size_text
-from ...registry.api import find_weights, whole_registry
+from ...registry.api import find_default_checkpoint, full_registry
 from ...registry.specs import CheckpointSpec
 from ..console import count, show, table
 from ..parser import run_action
@@ -113,7 +113,7 @@ def file_name(root: Path, name: str) -> str:
     if any(name in (entry.path.name, *entry.path.name.split("-", 1)) for entry in cache_manager.ls(root)):
         return name
     try:
-        checkpoint = find_weights(name)
+        checkpoint = find_default_checkpoint(name)
     except UnknownModelError:
         return name  # cache_manager.rm says which files there are
     except ZooError as error:
@@ -190,7 +190,7 @@ def made_files(root: Path, kind: str) -> List[Path]:
 
 def all_checkpoints() -> List[CheckpointSpec]:
     """Every checkpoint of the registry."""
-    return [checkpoint for model in whole_registry().models for checkpoint in model.checkpoints]
+    return [checkpoint for model in full_registry().models for checkpoint in model.checkpoints]
 
 
 def checkpoints_by_file() -> Dict[str, str]:

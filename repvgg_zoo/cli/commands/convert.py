@@ -75,9 +75,9 @@ def resolved(args: argparse.Namespace) -> Tuple[Path, Optional[str]]:
 
     if is_path(args.source):
         return Path(args.source), args.from_layout
-    from ...registry.api import find_weights
+    from ...registry.api import find_default_checkpoint
 
-    checkpoint = find_weights(args.source)
+    checkpoint = find_default_checkpoint(args.source)
     return fetched(checkpoint.file, args), args.from_layout or checkpoint.layout
 
 

@@ -7,7 +7,7 @@ from typing import Any, Dict, List
 
 from ...errors import UnverifiedError
 from ...hub import fetch_file
-from ...registry.api import find_weights
+from ...registry.api import find_default_checkpoint
 from ..console import show
 
 HELP = """
@@ -45,7 +45,9 @@ def add_fetching(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    checkpoints = [find_weights(name) for name in args.names]  # a wrong name is told before anything is downloaded
+    checkpoints = [
+        find_default_checkpoint(name) for name in args.names
+    ]  # a wrong name is told before anything is downloaded
     done: List[Dict[str, Any]] = []
     for checkpoint in checkpoints:
         path = fetched(checkpoint.file, args)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from ...errors import ArgumentError
-from ...registry.api import find_weights
+from ...registry.api import find_default_checkpoint
 from ..console import paint, show, table
 from ..megengine_setup import prepare_megengine
 from .fetch import add_fetching, fetched
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    checkpoint = find_weights(args.model)
+    checkpoint = find_default_checkpoint(args.model)
     check(args)
     fetched(checkpoint.file, args)  # with this command's options; compile then finds it in the cache
     prepare_megengine()

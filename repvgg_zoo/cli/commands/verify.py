@@ -10,7 +10,7 @@ from ...errors import ZooError
 from ...hub import read_settings, stored_name
 from ...hub.progress import size_text
 from ...hub.verify import expected_digest, hash_file, proves
-from ...registry.api import find_weights, whole_registry
+from ...registry.api import find_default_checkpoint, full_registry
 from ...registry.specs import CheckpointSpec
 from ..console import count, paint, pairs, show
 
@@ -69,7 +69,7 @@ def of_cache(root: Path) -> List[Dict[str, Any]]:
 
 def of_name(name: str) -> Dict[str, Any]:
     """A checkpoint's file in the caches against the registry's digest."""
-    checkpoint = find_weights(name)
+    checkpoint = find_default_checkpoint(name)
     settings = read_settings()
     roots = [*settings.read_only, settings.cache]
     paths = [root / stored_name(checkpoint.file) for root in roots]
@@ -126,7 +126,7 @@ def of_file(path: Path) -> Dict[str, Any]:
 
 def published() -> List[CheckpointSpec]:
     """Every checkpoint of the registry that states a digest."""
-    models = whole_registry().models
+    models = full_registry().models
     return [one for model in models for one in model.checkpoints if one.file.integrity != "none"]
 
 

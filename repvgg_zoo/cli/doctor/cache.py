@@ -59,9 +59,9 @@ def environment(offline: bool) -> List[Finding]:
 
 def registry(offline: bool) -> List[Finding]:
     """Whether the registry and others' can be read, and the files that came with this package are whole."""
-    from ...registry.api import survey
+    from ...registry.api import load_all_registries
 
-    whole, failures = survey()
+    whole, failures = load_all_registries()
     models = whole.models
     published = sum(len(model.checkpoints) for model in models)
     found = [ok("registry", f"{count(len(models), 'variant')}, {count(published, 'checkpoint')}")]
@@ -171,13 +171,13 @@ def leftovers(offline: bool) -> List[Finding]:
 
 def network(offline: bool) -> List[Finding]:
     """Whether the mirrors and the hosts of the registry's sources answer."""
-    from ...registry.api import whole_registry
+    from ...registry.api import full_registry
     from . import connectivity
 
     chosen = read_settings()
     if offline or chosen.offline:
         return [ok("network", "not asked (offline)")]
-    files = [checkpoint.file for model in whole_registry().models for checkpoint in model.checkpoints]
+    files = [checkpoint.file for model in full_registry().models for checkpoint in model.checkpoints]
     answers = connectivity.ask([*connectivity.mirrors(chosen), *connectivity.hosts(files, chosen)])
     mirrors = [one for one in answers if one.place.kind == "mirror"]
     hosts = [one for one in answers if one.place.kind == "host"]
