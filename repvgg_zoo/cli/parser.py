@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "fetch": Command("fetch", "bring checkpoints into the cache, verified; print their paths"),
         "verify": Command("verify", "hash the cache, a checkpoint or a file: is it right?"),
         "convert": Command("convert", "a checkpoint to another layout, format or form"),
-        "predict": Command("predict", "what a network sees in pictures"),
+        "predict": Command("predict", "predict the classes of images"),
         "compare": Command("compare", "how far the deploy form's numbers are from the train form's"),
         "bench": Command("bench", "time both forms and compiled: percentiles"),
         "cache": Command("cache", "look after the cache: ls, rm, prune, verify, where"),

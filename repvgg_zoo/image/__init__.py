@@ -1,1 +1,1 @@
-"""From a picture to the names of what it shows, as the publisher of each checkpoint evaluates it."""
+"""Images: loading, the publishers' preprocessing, and predictions with class names."""

@@ -1,4 +1,4 @@
-"""Pictures of any kind to upright 8-bit pixels: one way for files, open files, Pillow's images and arrays."""
+"""Load images: paths, open files, Pillow images and arrays as upright 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -14,86 +14,85 @@ if TYPE_CHECKING:
     from PIL import Image as Pillow
 
 Image = Union[str, "os.PathLike[str]", BinaryIO, "Pillow.Image", NDArray[Any]]
-# Pillow knows some forty formats, and opens a file by its content, whatever its name: its decoder of EPS starts
+# Pillow knows some forty formats and recognizes a file by its content, whatever its name: its decoder for EPS starts
 # Ghostscript, and many others are hardly tested. Only these are tried.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-KINDS = "a path, an open file, a Pillow image, or a uint8 array (H, W, 3) in RGB or (H, W)"
+SUPPORTED_INPUTS = "a path, an open file, a Pillow image, or a uint8 array (H, W, 3) in RGB or (H, W)"
+SUPPORTED_ARRAYS = "uint8 (H, W, 3) in RGB, or (H, W)"
 
 
-def pixels_of(image: Any, colour: str) -> NDArray[Any]:
-    """The pixels of one ``Image``: uint8, (H, W, 3) in RGB order, or (H, W) where ``colour`` is "L".
+def load_image(image: Any, color_order: str) -> NDArray[Any]:
+    """Return the pixels of one ``Image``: uint8, (H, W, 3) in RGB, or (H, W) where ``color_order`` is "L".
 
-    Raises ArgumentError for what is no image, and for one that is damaged.
+    Raises ArgumentError for anything that is not an image, and for a damaged one.
     """
     from PIL import Image as Pillow
 
-    mode = "L" if colour == "L" else "RGB"
+    mode = "L" if color_order == "L" else "RGB"
     if isinstance(image, np.ndarray):
         return np.asarray(_from_array(image).convert(mode))
     if isinstance(image, Pillow.Image):
-        return _decoded(image, mode, "the Pillow image")
+        return _decode(image, mode, "the Pillow image")
     if not isinstance(image, (str, os.PathLike)) and not hasattr(image, "read"):
         hint = "io.BytesIO(data) is an open file" if isinstance(image, (bytes, bytearray, memoryview)) else None
-        raise ArgumentError(f"{type(image).__name__} is no image", expected=KINDS, hint=hint)
+        raise ArgumentError(f"{type(image).__name__} is not an image", expected=SUPPORTED_INPUTS, hint=hint)
     name = repr(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else "the open file"
     try:
-        opened = Pillow.open(image, formats=FORMATS)
+        file = Pillow.open(image, formats=FORMATS)
     except Exception as error:
-        raise _unreadable(name, error) from error
-    with opened:
-        return _decoded(opened, mode, name)
+        raise _read_error(name, error) from error
+    with file:
+        return _decode(file, mode, name)
 
 
-def _from_array(image: NDArray[Any]) -> Pillow.Image:
+def _from_array(array: NDArray[Any]) -> Pillow.Image:
     from PIL import Image as Pillow
 
-    pixels = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
-    fits = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-    if pixels.dtype != np.uint8 or not fits or 0 in pixels.shape:
-        expected = "uint8 (H, W, 3) in RGB, or (H, W)"
+    pixels = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    has_valid_shape = (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)) and 0 not in pixels.shape
+    if pixels.dtype != np.uint8 or not has_valid_shape:
         hint = None
-        if image.ndim == 3 and image.shape[2] != 3 and image.shape[0] == 3:
+        if array.ndim == 3 and array.shape[2] != 3 and array.shape[0] == 3:
             hint = "image.transpose(1, 2, 0) puts the channels last"
-        elif image.ndim == 4:
+        elif array.ndim == 4:
             hint = "one image, or a list of images for predict"
-        elif image.dtype != np.uint8:
-            hint = "values of 0 to 255 as uint8, before any normalisation"
+        elif array.dtype != np.uint8:
+            hint = "values of 0 to 255 as uint8, before any normalization"
         raise ArgumentError(
-            f"an image is {expected}, not {image.dtype} {image.shape}",
-            expected=expected,
-            actual=(str(image.dtype), image.shape),
+            f"an image is {SUPPORTED_ARRAYS}, not {array.dtype} {array.shape}",
+            expected=SUPPORTED_ARRAYS,
+            actual=(str(array.dtype), array.shape),
             hint=hint,
         )
     return Pillow.fromarray(np.ascontiguousarray(pixels))
 
 
-def _decoded(opened: Pillow.Image, mode: str, name: str) -> NDArray[Any]:
+def _decode(image: Pillow.Image, mode: str, name: str) -> NDArray[Any]:
     try:
-        return np.asarray(_in_eight_bits(_upright(opened)).convert(mode))
+        return np.asarray(_to_eight_bits(_apply_exif_orientation(image)).convert(mode))
     except Exception as error:
-        raise _unreadable(name, error) from error
+        raise _read_error(name, error) from error
 
 
-def _upright(opened: Pillow.Image) -> Pillow.Image:
-    """The picture as its EXIF orientation says it was held."""
+def _apply_exif_orientation(image: Pillow.Image) -> Pillow.Image:
     from PIL import ImageOps
 
-    opened.load()  # what is wrong with the pixels is not to be taken for a fault of the EXIF
+    image.load()  # here, so that an error in the pixels is not taken for one in the EXIF
     try:
-        return ImageOps.exif_transpose(opened) or opened
-    except Exception:  # cameras and editors write broken EXIF, which says nothing against the pixels
-        return opened
+        return ImageOps.exif_transpose(image) or image
+    except Exception:  # cameras and editors write broken EXIF; the pixels are fine
+        return image
 
 
-def _in_eight_bits(image: Pillow.Image) -> Pillow.Image:
-    """Colours for palettes, and the high byte of 16-bit grey ones, as OpenCV reads them.
+def _to_eight_bits(image: Pillow.Image) -> Pillow.Image:
+    """Convert palettes to colors, and 16-bit grayscale to its high byte, as OpenCV reads it.
 
-    Pillow's own conversion would make the latter white.
+    Pillow's own conversion would clip 16-bit values, which makes nearly all of them white.
     """
     from PIL import Image as Pillow
 
     if image.mode == "P":
-        return image.convert("RGBA")  # to RGB at once, Pillow would warn of the transparency that is lost
+        return image.convert("RGBA")  # converting to RGB directly, Pillow warns about the transparency that is lost
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image)
@@ -102,10 +101,10 @@ def _in_eight_bits(image: Pillow.Image) -> Pillow.Image:
     return Pillow.fromarray((values >> 8).astype(np.uint8))
 
 
-def _unreadable(name: str, error: Exception) -> ArgumentError:
-    # A decoder that meets damage raises whatever it happens to raise: OSError, SyntaxError, struct.error and more.
+def _read_error(name: str, error: Exception) -> ArgumentError:
+    # A decoder may raise almost anything for a damaged file: OSError, SyntaxError, struct.error and more.
     if isinstance(error, FileNotFoundError):
-        return ArgumentError(f"there is no file {name}", actual=name)
+        return ArgumentError(f"{name} does not exist", actual=name)
     if type(error).__name__ == "UnidentifiedImageError":
         formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         return ArgumentError(f"cannot identify {name} as a {formats} image", expected=FORMATS, actual=name)

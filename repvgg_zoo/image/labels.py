@@ -1,4 +1,4 @@
-"""Class names: those that the registry holds for a checkpoint, or ImageNet-1k's own."""
+"""Class names: those that the registry has for a checkpoint, or ImageNet-1k's."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ IMAGENET = "ImageNet-1k"
 
 
 class Label(NamedTuple):
-    """One class: its name, and its WordNet synset where it is one of ImageNet's."""
+    """A class name, and its WordNet synset where it is one of ImageNet's."""
 
     name: str
     synset: str = ""
 
 
 def labels_of(checkpoint: CheckpointSpec) -> Tuple[Label, ...]:
-    """The classes of a checkpoint in the order of its logits; empty where the registry does not know them."""
+    """Return the classes of a checkpoint in the order of its logits; empty if the registry does not know them."""
     if checkpoint.labels:
         return tuple(map(Label, checkpoint.labels))
     classes = imagenet() if checkpoint.dataset == IMAGENET else ()
@@ -28,7 +28,7 @@ def labels_of(checkpoint: CheckpointSpec) -> Tuple[Label, ...]:
 
 @functools.lru_cache(maxsize=1)
 def imagenet() -> Tuple[Label, ...]:
-    """The 1000 classes of ImageNet-1k.
+    """Return the 1000 classes of ImageNet-1k.
 
     >>> imagenet()[207]
     Label(name='golden retriever', synset='n02099601')

@@ -1,7 +1,8 @@
-"""predict: what a network sees in a picture, as names and probabilities."""
+"""Predict the classes of images, with names and probabilities."""
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union, overload
@@ -12,14 +13,14 @@ from numpy.typing import NDArray
 from ..errors import ArgumentError
 from .io import Image
 from .labels import Label, labels_of
-from .preprocess import checkpoint_of, to_input
+from .preprocess import checkpoint_of, preprocess_image
 
-Pictures = Union[List[Image], Tuple[Image, ...]]
+Images = Union[List[Image], Tuple[Image, ...]]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class that a network sees in a picture: its place among the logits, name, probability in 0..1.
+    """One predicted class: its index among the logits, its name, and its probability in 0..1.
 
     ``synset`` is its WordNet synset where it is one of ImageNet's classes. The label of a class whose name the registry
     does not know is "class 3".
@@ -40,55 +41,56 @@ def predict(
 ) -> List[Prediction]: ...
 @overload
 def predict(
-    model_or_name: Any, image: Pictures, *, topk: int = ..., labels: Optional[Sequence[str]] = ...
+    model_or_name: Any, image: Images, *, topk: int = ..., labels: Optional[Sequence[str]] = ...
 ) -> List[List[Prediction]]: ...
 def predict(
-    model_or_name: Any, image: Union[Image, Pictures], *, topk: int = 5, labels: Optional[Sequence[str]] = None
+    model_or_name: Any, image: Union[Image, Images], *, topk: int = 5, labels: Optional[Sequence[str]] = None
 ) -> Union[List[Prediction], List[List[Prediction]]]:
-    """The ``topk`` likeliest classes of an image, the likeliest first; fewer if the network has fewer classes.
+    """Return the ``topk`` most probable classes of an image, most probable first; fewer if there are fewer classes.
 
     A list or tuple of images gives a list of such lists. A name is compiled and closed again at every call, so for many
-    pictures pass them all at once, or the network that ``compile`` or ``create`` made. An image is whatever
-    ``preprocess`` takes, and is prepared as the checkpoint's publisher does it. A network in training mode is evaluated
-    in eval mode and put back. ``labels`` are the names of your own classes, for a network with a head of its own.
+    images pass them all at once, or pass a network from ``compile`` or ``create``. An image is anything that
+    ``preprocess`` accepts, and is preprocessed as the checkpoint's publisher does it. A network in training mode runs
+    in eval mode and is put back. ``labels`` are the names of your own classes, for a network with a head of its own.
 
-    Raises ArgumentError for what is no image, no network or no classifier, and what ``compile`` raises for a name.
+    Raises ArgumentError for anything that is not an image, a network or a classifier, and what ``compile`` raises for a
+    name.
 
     >>> import numpy as np, repvgg_zoo
-    >>> one = np.zeros((8, 8), np.uint8)
-    >>> one[:, 3:5] = 255
-    >>> print(repvgg_zoo.predict("RepVGG_N0", one)[0].label)
+    >>> digit = np.zeros((8, 8), np.uint8)
+    >>> digit[:, 3:5] = 255
+    >>> print(repvgg_zoo.predict("RepVGG_N0", digit)[0].label)
     1
     """
     if isinstance(topk, bool) or not isinstance(topk, (int, np.integer)) or topk < 1:
-        raise ArgumentError(f"topk is {topk!r}", expected="a whole number from 1 on", actual=topk)
+        raise ArgumentError(f"topk is {topk!r}", expected="an integer of at least 1", actual=topk)
     checkpoint = checkpoint_of(model_or_name)
-    several = isinstance(image, (list, tuple))
-    # Before the network is compiled, so that a picture that cannot be read is told at once.
-    pictures = image if isinstance(image, (list, tuple)) else (image,)
-    inputs = [to_input(picture, checkpoint.preprocessing)[None] for picture in pictures]
-    with _opened(model_or_name) as network:
+    is_batch = isinstance(image, (list, tuple))
+    # Before the network is compiled, so that an image that cannot be read is reported at once.
+    images = image if isinstance(image, (list, tuple)) else (image,)
+    inputs = [preprocess_image(item, checkpoint.preprocessing)[None] for item in images]
+    with _open_model(model_or_name) as network:
         logits = [_logits(network, x) for x in inputs]
     names = labels_of(checkpoint) if labels is None else tuple(map(Label, labels))
-    for one in logits if labels is not None else ():
-        if len(one) != len(names):
-            raise ArgumentError(f"{len(names)} labels for {len(one)} classes", expected=len(one), actual=len(names))
-    found = [likeliest(one, names, int(topk)) for one in logits]
-    return found if several else found[0]
+    for row in logits if labels is not None else ():
+        if len(row) != len(names):
+            raise ArgumentError(f"{len(names)} labels for {len(row)} classes", expected=len(row), actual=len(names))
+    predictions = [top_k(row, names, int(topk)) for row in logits]
+    return predictions if is_batch else predictions[0]
 
 
-def likeliest(logits: NDArray[Any], names: Sequence[Label], topk: int) -> List[Prediction]:
-    """The ``topk`` greatest logits as predictions; without names where there is not one for each class."""
-    powers = np.exp(logits - logits.max())
-    shares = powers / powers.sum()
-    known = names if len(names) == len(logits) else [Label(f"class {index}") for index in range(len(logits))]
-    order = np.argsort(-logits, kind="stable")[:topk]
-    return [Prediction(int(i), known[i].name, float(shares[i]), known[i].synset or None) for i in order]
+def top_k(logits: NDArray[Any], names: Sequence[Label], k: int) -> List[Prediction]:
+    """Return the ``k`` greatest logits as predictions; the names are used if there is one for each class."""
+    exp = np.exp(logits - logits.max())
+    probabilities = exp / exp.sum()
+    labels = names if len(names) == len(logits) else [Label(f"class {index}") for index in range(len(logits))]
+    order = np.argsort(-logits, kind="stable")[:k]
+    return [Prediction(int(i), labels[i].name, float(probabilities[i]), labels[i].synset or None) for i in order]
 
 
 @contextmanager
-def _opened(model_or_name: Any) -> Iterator[Any]:
-    """The network; for a name a compiled one, which is closed afterwards."""
+def _open_model(model_or_name: Any) -> Iterator[Any]:
+    """Yield the network; a name's is compiled, and closed afterwards."""
     if not isinstance(model_or_name, str):
         yield model_or_name
         return
@@ -99,22 +101,22 @@ def _opened(model_or_name: Any) -> Iterator[Any]:
 
 
 def _logits(network: Any, inputs: NDArray[Any]) -> NDArray[Any]:
-    """The logits of one prepared image, float64 (classes,)."""
-    given = getattr(network, "in_chans", inputs.shape[1])
-    if given != inputs.shape[1]:
+    """Return the logits of one preprocessed image, float64 (classes,)."""
+    in_chans = getattr(network, "in_chans", inputs.shape[1])
+    if in_chans != inputs.shape[1]:
         raise ArgumentError(
-            f"the network takes {given} channels and its checkpoint's preprocessing makes {inputs.shape[1]}",
+            f"the network takes {in_chans} channels and its checkpoint's preprocessing makes {inputs.shape[1]}",
             expected=inputs.shape[1],
-            actual=given,
-            hint="prepare the input yourself and call the network",
+            actual=in_chans,
+            hint="preprocess the input yourself and call the network",
         )
-    output = _evaluated(network, inputs)
+    output = _forward(network, inputs)
     if getattr(output, "ndim", None) != 2 or output.shape[0] != 1:
         raise ArgumentError(
-            f"{type(network).__name__} gives no logits",
+            f"{type(network).__name__} does not return logits",
             expected="an array (1, classes)",
             actual=getattr(output, "shape", type(output).__name__),
-            hint="a network that was made with features_only has no head",
+            hint="a network that was created with features_only has no head",
         )
     logits = np.asarray(output[0], np.float64)
     if not np.isfinite(logits).all():
@@ -122,15 +124,18 @@ def _logits(network: Any, inputs: NDArray[Any]) -> NDArray[Any]:
     return logits
 
 
-def _evaluated(network: Any, inputs: NDArray[Any]) -> Any:
-    from megengine import Tensor
-    from megengine.module import Module
+def _forward(network: Any, inputs: NDArray[Any]) -> Any:
+    """Run a network on arrays: a MegEngine Module in eval mode, or anything that takes and returns arrays.
 
-    if not isinstance(network, Module):
-        return network(inputs)  # a compiled one: arrays in, arrays out
+    MegEngine is never imported here: where there is a Module, it has been imported already.
+    """
+    modules = sys.modules.get("megengine.module")
+    if modules is None or not isinstance(network, modules.Module):
+        return network(inputs)
     from ..reparam.to_deploy import evaluating
 
+    tensor = sys.modules["megengine"].Tensor
     weight = next(iter(network.parameters()))
     with evaluating(network):
-        output = network(Tensor(inputs, dtype=weight.dtype, device=weight.device))
-    return output.numpy() if isinstance(output, Tensor) else output
+        output = network(tensor(inputs, dtype=weight.dtype, device=weight.device))
+    return output.numpy() if isinstance(output, tensor) else output

@@ -66,7 +66,7 @@ def same(shown: str, printed: str, machines_differ: bool) -> bool:
 
 
 class Shell:
-    """Runs commands in a folder that holds one picture, with a fresh cache, as a reader of the page would."""
+    """Runs commands in a folder with one image and a fresh cache, as a reader of the page would."""
 
     def __init__(self, folder: Path) -> None:
         self._work, self._home, programs = folder / "work", folder / "home", folder / "bin"
@@ -112,14 +112,15 @@ class Shell:
         return text
 
 
-def renewed(text: str, shell: Shell) -> str:
-    """The page with what its commands print now."""
+def renew(text: str, shell: Shell) -> str:
+    """Return the page with what its commands print now; output that differs only where it may is left alone."""
 
     def block(match: re.Match[str]) -> str:
         lines: List[str] = []
-        for part in re.split(r"^\$ ", match.group(2), flags=re.MULTILINE)[1:]:
-            command = part.partition("\n")[0]
-            lines += [f"$ {command}\n", shell.neutral(shell.run(command))]
+        for command, output, machines_differ in commands(match.group()):
+            printed = shell.run(command)
+            unchanged = same(output, printed, machines_differ)
+            lines += [f"$ {command}\n", output if unchanged else shell.neutral(printed)]
         return f"{match.group(1) or ''}```console\n{''.join(lines)}```\n"
 
     return _BLOCK.sub(block, text)
@@ -128,4 +129,4 @@ def renewed(text: str, shell: Shell) -> str:
 if __name__ == "__main__":
     for page in PAGES:
         with tempfile.TemporaryDirectory() as folder:
-            page.write_text(renewed(page.read_text(encoding="utf-8"), Shell(Path(folder))), encoding="utf-8")
+            page.write_text(renew(page.read_text(encoding="utf-8"), Shell(Path(folder))), encoding="utf-8")

@@ -53,8 +53,8 @@ def test_the_examples_of_the_help_work_in_their_order(name, folder):
     script = bin_folder / "repvgg-zoo"
     script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m repvgg_zoo "$@"\n')
     script.chmod(0o755)
-    for picture in ("digit.png", "other.jpg"):  # what predict's examples are about
-        Image.effect_noise((40, 30), 50).save(picture)
+    for image in ("digit.png", "other.jpg"):  # which predict's examples read
+        Image.effect_noise((40, 30), 50).save(image)
     # One child for all: commands without shell syntax run in it one after the other.
     for line in MODULES[name].EXAMPLES:
         words = shlex.split(line)

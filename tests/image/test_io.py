@@ -1,4 +1,4 @@
-"""Pictures of every kind become the pixels that their viewer sees, or end in ArgumentError."""
+"""Images of every kind are loaded as the pixels that a viewer shows, or end in ArgumentError."""
 
 from __future__ import annotations
 
@@ -13,99 +13,99 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from repvgg_zoo.errors import ArgumentError
-from repvgg_zoo.image.io import FORMATS, pixels_of
+from repvgg_zoo.image.io import FORMATS, load_image
 
 RANDOM = np.random.RandomState(0)
-GREY = RANDOM.randint(0, 256, (12, 20), dtype=np.uint8)
-COLOUR = RANDOM.randint(0, 256, (12, 20, 3), dtype=np.uint8)
-ALPHA = np.dstack([COLOUR, GREY])
+GRAY = RANDOM.randint(0, 256, (12, 20), dtype=np.uint8)
+COLOR = RANDOM.randint(0, 256, (12, 20, 3), dtype=np.uint8)
+ALPHA = np.dstack([COLOR, GRAY])
 
 
-def spread(grey):
-    return np.repeat(grey[:, :, None], 3, axis=2)
+def as_rgb(gray):
+    return np.repeat(gray[:, :, None], 3, axis=2)
 
 
 def palette():
     image = Image.new("P", (20, 12))
     image.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
-    image.putdata(GREY.ravel().tolist())
+    image.putdata(GRAY.ravel().tolist())
     return image
 
 
-PALETTE = np.stack([GREY, 255 - GREY, GREY // 2], axis=2)
-SIXTEEN = GREY.astype(np.uint16) * 256 + 77
+PALETTE = np.stack([GRAY, 255 - GRAY, GRAY // 2], axis=2)
+SIXTEEN = GRAY.astype(np.uint16) * 256 + 77
 
-# name: (the picture, how to save it, the pixels in RGB)
+# name: (the image, how to save it, the pixels in RGB)
 KINDS = {
-    "RGB": (Image.fromarray(COLOUR), {"format": "PNG"}, COLOUR),
-    "grey": (Image.fromarray(GREY), {"format": "PNG"}, spread(GREY)),
-    "grey with alpha": (Image.fromarray(np.dstack([GREY, GREY]), "LA"), {"format": "PNG"}, spread(GREY)),
-    "alpha: colours count": (Image.fromarray(ALPHA, "RGBA"), {"format": "PNG"}, COLOUR),
+    "RGB": (Image.fromarray(COLOR), {"format": "PNG"}, COLOR),
+    "gray": (Image.fromarray(GRAY), {"format": "PNG"}, as_rgb(GRAY)),
+    "gray with alpha": (Image.fromarray(np.dstack([GRAY, GRAY]), "LA"), {"format": "PNG"}, as_rgb(GRAY)),
+    "alpha: colors kept": (Image.fromarray(ALPHA, "RGBA"), {"format": "PNG"}, COLOR),
     "palette": (palette(), {"format": "PNG"}, PALETTE),
     "transparent palette": (palette(), {"format": "PNG", "transparency": bytes(range(256))}, PALETTE),
-    "one bit": (Image.fromarray(GREY > 99), {"format": "PNG"}, spread(np.where(GREY > 99, 255, 0).astype(np.uint8))),
-    "16 bits PNG": (Image.fromarray(SIXTEEN), {"format": "PNG"}, spread(GREY)),
-    "16 bits TIFF": (Image.fromarray(SIXTEEN), {"format": "TIFF"}, spread(GREY)),
-    "32 bits, 16 used": (Image.fromarray(SIXTEEN.astype(np.int32)), {"format": "TIFF"}, spread(GREY)),
+    "one bit": (Image.fromarray(GRAY > 99), {"format": "PNG"}, as_rgb(np.where(GRAY > 99, 255, 0).astype(np.uint8))),
+    "16 bits PNG": (Image.fromarray(SIXTEEN), {"format": "PNG"}, as_rgb(GRAY)),
+    "16 bits TIFF": (Image.fromarray(SIXTEEN), {"format": "TIFF"}, as_rgb(GRAY)),
+    "32 bits, 16 used": (Image.fromarray(SIXTEEN.astype(np.int32)), {"format": "TIFF"}, as_rgb(GRAY)),
     "animated GIF: first frame": (
         palette(),
         {"format": "GIF", "save_all": True, "append_images": [Image.new("P", (20, 12), 3)]},
         PALETTE,
     ),
     "animated PNG: first frame": (
-        Image.fromarray(COLOUR),
+        Image.fromarray(COLOR),
         {"format": "PNG", "save_all": True, "append_images": [Image.new("RGB", (20, 12))]},
-        COLOUR,
+        COLOR,
     ),
-    "BMP": (Image.fromarray(COLOUR), {"format": "BMP"}, COLOUR),
-    "WebP": (Image.fromarray(COLOUR), {"format": "WEBP", "lossless": True}, COLOUR),
+    "BMP": (Image.fromarray(COLOR), {"format": "BMP"}, COLOR),
+    "WebP": (Image.fromarray(COLOR), {"format": "WEBP", "lossless": True}, COLOR),
     "CMYK TIFF": (
-        Image.fromarray(np.dstack([255 - COLOUR, np.zeros_like(GREY)]), "CMYK"),
+        Image.fromarray(np.dstack([255 - COLOR, np.zeros_like(GRAY)]), "CMYK"),
         {"format": "TIFF"},
-        COLOUR,
+        COLOR,
     ),
 }
 
 
-def saved(image, **how):
+def saved(image, **options):
     file = io.BytesIO()
-    image.save(file, **how)
+    image.save(file, **options)
     file.seek(0)
     return file
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("given_as", ["path", "text", "open file", "Pillow image"])
-def test_a_picture_is_its_visible_pixels(kind, given_as, tmp_path):
-    image, how, expected = KINDS[kind]
-    data = saved(image, **how).getvalue()
-    (tmp_path / "picture").write_bytes(data)
-    path = tmp_path / "picture"
+@pytest.mark.parametrize("source_kind", ["path", "text", "open file", "Pillow image"])
+def test_an_image_is_loaded_as_its_visible_pixels(kind, source_kind, tmp_path):
+    image, options, expected = KINDS[kind]
+    data = saved(image, **options).getvalue()
+    (tmp_path / "image").write_bytes(data)
+    path = tmp_path / "image"
     source = {
         "path": path,
         "text": str(path),
         "open file": io.BytesIO(data),
         "Pillow image": Image.open(io.BytesIO(data)),
     }
-    made = pixels_of(source[given_as], "RGB")
-    assert (made.dtype, made.shape) == (np.uint8, (12, 20, 3))
-    assert np.array_equal(made, expected)
+    pixels = load_image(source[source_kind], "RGB")
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (12, 20, 3))
+    assert np.array_equal(pixels, expected)
 
 
-def test_a_grey_network_gets_grey_of_every_kind():
-    luma = np.asarray(Image.fromarray(COLOUR).convert("L"))
-    for image in (COLOUR, Image.fromarray(COLOUR), saved(Image.fromarray(ALPHA, "RGBA"), format="PNG")):
-        assert np.array_equal(pixels_of(image, "L"), luma)
-    for grey in (GREY, GREY[:, :, None], Image.fromarray(SIXTEEN)):
-        assert np.array_equal(pixels_of(grey, "L"), GREY)
-        assert np.array_equal(pixels_of(grey, "RGB"), spread(GREY))
+def test_every_kind_of_image_can_be_loaded_as_grayscale():
+    luma = np.asarray(Image.fromarray(COLOR).convert("L"))
+    for image in (COLOR, Image.fromarray(COLOR), saved(Image.fromarray(ALPHA, "RGBA"), format="PNG")):
+        assert np.array_equal(load_image(image, "L"), luma)
+    for gray in (GRAY, GRAY[:, :, None], Image.fromarray(SIXTEEN)):
+        assert np.array_equal(load_image(gray, "L"), GRAY)
+        assert np.array_equal(load_image(gray, "RGB"), as_rgb(GRAY))
 
 
 def test_an_array_need_not_be_contiguous_or_writable():
-    view = COLOUR[::-1, ::2, ::-1]
+    view = COLOR[::-1, ::2, ::-1]
     view.setflags(write=False)
-    assert np.array_equal(pixels_of(view, "RGB"), view)
+    assert np.array_equal(load_image(view, "RGB"), view)
 
 
 ORIENTATIONS = {
@@ -124,19 +124,19 @@ ORIENTATIONS = {
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("form", ["PNG", "WEBP"])
-def test_a_telephones_picture_is_turned_upright(orientation, form):
+def test_a_photo_is_rotated_by_its_exif_orientation(orientation, form):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    file = saved(Image.fromarray(COLOUR), format=form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
-    assert np.array_equal(pixels_of(file, "RGB"), ORIENTATIONS[orientation](COLOUR))
+    file = saved(Image.fromarray(COLOR), format=form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
+    assert np.array_equal(load_image(file, "RGB"), ORIENTATIONS[orientation](COLOR))
 
 
 @pytest.mark.parametrize(
     "exif",
     [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0" + b"\xff" * 40, b"nonsense", b"MM\0*\0\0\0\x08\0\x01"],
 )
-def test_broken_exif_says_nothing_against_the_pixels(exif):
-    assert np.array_equal(pixels_of(saved(Image.fromarray(COLOUR), format="PNG", exif=exif), "RGB"), COLOUR)
+def test_broken_exif_is_ignored(exif):
+    assert np.array_equal(load_image(saved(Image.fromarray(COLOR), format="PNG", exif=exif), "RGB"), COLOR)
 
 
 def chunk(name, data):
@@ -144,13 +144,13 @@ def chunk(name, data):
 
 
 def bomb(width, height):
-    """A PNG of a few bytes that says it has this many pixels."""
+    """Return a PNG of a few bytes whose header promises this many pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-JPEG = saved(Image.fromarray(np.tile(COLOUR, (10, 10, 1))), format="JPEG").getvalue()
-PNG = saved(Image.fromarray(COLOUR), format="PNG").getvalue()
+JPEG = saved(Image.fromarray(np.tile(COLOR, (10, 10, 1))), format="JPEG").getvalue()
+PNG = saved(Image.fromarray(COLOR), format="PNG").getvalue()
 
 
 @pytest.mark.parametrize(
@@ -163,19 +163,19 @@ PNG = saved(Image.fromarray(COLOUR), format="PNG").getvalue()
         "PNG with a broken chunk": (PNG[:60] + b"\xff" * 4 + PNG[64:], "broken|checksum|corrupt|CRC|truncated"),
         "decompression bomb": (bomb(50_000, 50_000), "decompression bomb"),
         "empty PNG": (bomb(40, 40), "truncated|broken"),
-        "floats": (saved(Image.fromarray(GREY.astype(np.float32)), format="TIFF").getvalue(), "not of 8 or 16 bits"),
+        "floats": (saved(Image.fromarray(GRAY.astype(np.float32)), format="TIFF").getvalue(), "not of 8 or 16 bits"),
         "negative": (saved(Image.fromarray(-SIXTEEN.astype(np.int32)), format="TIFF").getvalue(), "not of 8 or 16"),
     }.values(),
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_damaged_or_odd_file_is_an_argument_error(data, says, tmp_path):
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(data)
     with pytest.raises(ArgumentError, match=f"(?i){says}") as caught:
-        pixels_of(path, "RGB")
+        load_image(path, "RGB")
     assert str(path) in str(caught.value)
     with pytest.raises(ArgumentError, match=f"(?i){says}"):
-        pixels_of(io.BytesIO(data), "RGB")
+        load_image(io.BytesIO(data), "RGB")
 
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
@@ -209,7 +209,7 @@ def test_other_formats_of_pillow_are_refused_whatever_their_name(form, tmp_path,
     path.write_bytes(OTHERS[form])
     for image in (path, io.BytesIO(OTHERS[form])):
         with pytest.raises(ArgumentError, match="a PNG, JPEG, WEBP, GIF, BMP or TIFF image") as caught:
-            pixels_of(image, "RGB")
+            load_image(image, "RGB")
         assert caught.value.expected == FORMATS
     assert not mark.exists()
 
@@ -217,17 +217,17 @@ def test_other_formats_of_pillow_are_refused_whatever_their_name(form, tmp_path,
 @pytest.mark.parametrize("form", FORMATS)
 def test_each_supported_format_is_read_whatever_its_name(form, tmp_path):
     path = tmp_path / "image.dat"
-    path.write_bytes(saved(Image.fromarray(COLOUR), format=form).getvalue())
-    assert pixels_of(path, "RGB").shape == COLOUR.shape
+    path.write_bytes(saved(Image.fromarray(COLOR), format=form).getvalue())
+    assert load_image(path, "RGB").shape == COLOR.shape
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from([JPEG, PNG]), st.data())
 def test_any_damage_ends_in_pixels_or_in_argument_error(data, draw):
-    place = draw.draw(st.integers(0, len(data) - 1))
+    offset = draw.draw(st.integers(0, len(data) - 1))
     damage = draw.draw(st.binary(min_size=1, max_size=8))
     try:
-        pixels = pixels_of(io.BytesIO(data[:place] + damage + data[place + len(damage) :]), "RGB")
+        pixels = load_image(io.BytesIO(data[:offset] + damage + data[offset + len(damage) :]), "RGB")
     except ArgumentError:
         return
     assert pixels.dtype == np.uint8 and pixels.ndim == 3
@@ -250,11 +250,11 @@ def test_any_damage_ends_in_pixels_or_in_argument_error(data, draw):
         5,
         None,
         JPEG,
-        [COLOUR],
+        [COLOR],
     ],
     ids=lambda image: str(getattr(image, "shape", type(image).__name__)),
 )
-def test_what_is_no_image_is_an_argument_error_of_few_words(image):
+def test_anything_else_is_an_argument_error_with_a_short_message(image):
     with pytest.raises(ArgumentError) as caught:
-        pixels_of(image, "RGB")
+        load_image(image, "RGB")
     assert len(str(caught.value)) < 500

@@ -1,4 +1,4 @@
-"""The names of the classes: 1000 of ImageNet-1k, or what the registry says of a checkpoint."""
+"""The class names of a checkpoint: ImageNet-1k's, or those that the registry lists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from repvgg_zoo.registry.parser import parse_registry
 from tests.registry.sample import SAMPLE
 
 
-def test_imagenets_classes_are_those_of_the_competition_in_its_order():
+def test_imagenet_has_the_classes_of_the_challenge_in_its_order():
     classes = imagenet()
     assert len(classes) == 1000
     # The logits' order is that of the synsets.
@@ -32,7 +32,7 @@ def test_imagenets_classes_are_those_of_the_competition_in_its_order():
     assert {index: classes[index].name for index in known} == known
 
 
-def test_every_name_is_short_plain_and_of_one_class():
+def test_names_are_short_and_unique():
     names = [label.name for label in imagenet()]
     assert len({name.casefold() for name in names}) == 1000
     assert all(re.fullmatch(r"[A-Za-z][A-Za-z'. -]{1,30}", name) for name in names)
@@ -40,14 +40,14 @@ def test_every_name_is_short_plain_and_of_one_class():
     assert (names[638], names[639]) == ("maillot", "maillot tank suit")
 
 
-def test_a_checkpoint_has_imagenets_names_or_its_own():
+def test_a_checkpoint_has_the_names_of_imagenet_or_its_own():
     assert labels_of(find_default_checkpoint("RepVGG_N0.digits")) == tuple(Label(str(digit)) for digit in range(10))
     for name in repvgg_zoo.list_models(exclude="*N0"):
         for checkpoint in repvgg_zoo.model_info(name).checkpoints:
             assert labels_of(checkpoint) == imagenet()
 
 
-def test_names_that_are_not_known_are_not_guessed():
+def test_unknown_names_are_not_guessed():
     a0 = find_default_checkpoint("RepVGG_A0")
     assert labels_of(replace(a0, num_classes=21841)) == ()
     assert labels_of(replace(a0, dataset="a thousand birds")) == ()
@@ -58,7 +58,7 @@ OWN = SAMPLE.replace("files/x1.pth", "https://example.org/x1.pth").replace(
 )
 
 
-def test_a_registry_of_ones_own_brings_its_names():
+def test_a_custom_registry_can_name_its_classes():
     model = parse_registry(OWN.replace("{third}", '"2"').encode()).models[0]
     assert labels_of(model.checkpoint("lab")) == (Label("cat"), Label("dog"), Label("2"))
 
@@ -66,7 +66,7 @@ def test_a_registry_of_ones_own_brings_its_names():
 @pytest.mark.parametrize(
     ("third", "says"), [("bird, fish", "4 labels for 3 classes"), ("2", "in quotes"), ("''", "empty")]
 )
-def test_names_that_do_not_fit_are_an_error_with_its_line(third, says):
+def test_invalid_names_are_an_error_with_a_line_number(third, says):
     with pytest.raises(RegistryError, match=says) as caught:
         parse_registry(OWN.replace("{third}", third).encode())
     assert caught.value.line == OWN[: OWN.index("labels:")].count("\n") + 1

@@ -1,8 +1,11 @@
-"""predict: from a picture to names and probabilities, for names, networks and compiled networks alike."""
+"""predict: from an image to names and probabilities, for names, networks and compiled networks."""
 
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import textwrap
 
 import megengine.module as M
 import numpy as np
@@ -41,10 +44,10 @@ def class_names(predictions):
     return [prediction.label for prediction in predictions]
 
 
-def test_the_bundled_checkpoint_is_as_right_as_the_registry_says(digits, network):
-    found = predict(network, list(digits[0]), topk=1)
-    right = sum(first.label == str(label) for (first,), label in zip(found, digits[1]))
-    assert 100 * right / len(digits[1]) == pytest.approx(find_default_checkpoint("RepVGG_N0").top1, abs=0.005)
+def test_the_bundled_checkpoint_has_the_accuracy_in_the_registry(digits, network):
+    predictions = predict(network, list(digits[0]), topk=1)
+    correct = sum(first.label == str(label) for (first,), label in zip(predictions, digits[1]))
+    assert 100 * correct / len(digits[1]) == pytest.approx(find_default_checkpoint("RepVGG_N0").top1, abs=0.005)
 
 
 def test_a_name_a_tag_and_a_network_in_either_form_agree(digits, network):
@@ -58,39 +61,41 @@ def test_a_name_a_tag_and_a_network_in_either_form_agree(digits, network):
         assert [p.probability for p in other] == pytest.approx([p.probability for p in expected], abs=1e-5)
 
 
-def test_probabilities_are_softmax_of_the_logits_likeliest_first(digits, network):
+def test_probabilities_are_the_softmax_in_descending_order(digits, network):
     image = digits[0][3]
     logits = network(Tensor(repvgg_zoo.preprocess(network)(image)[None])).numpy()[0].astype(np.float64)
     expected = np.exp(logits) / np.exp(logits).sum()
-    found = predict(network, image, topk=10)
-    assert [p.index for p in found] == list(np.argsort(-expected))
-    assert [p.probability for p in found] == pytest.approx(sorted(expected, reverse=True))
-    assert class_names(found) == [str(p.index) for p in found]
-    assert predict(network, image, topk=99) == found
-    assert predict(network, image, topk=3) == found[:3]
+    predictions = predict(network, image, topk=10)
+    assert [p.index for p in predictions] == list(np.argsort(-expected))
+    assert [p.probability for p in predictions] == pytest.approx(sorted(expected, reverse=True))
+    assert class_names(predictions) == [str(p.index) for p in predictions]
+    assert predict(network, image, topk=99) == predictions
+    assert predict(network, image, topk=3) == predictions[:3]
 
 
-def test_a_path_an_open_file_and_a_pillow_image_are_one_picture(digits, network, tmp_path):
+def test_a_path_an_open_file_and_a_pillow_image_give_the_same(digits, network, tmp_path):
     expected = predict(network, digits[0][5])
-    picture = Image.fromarray(digits[0][5])
-    picture.save(tmp_path / "digit.png")
+    pillow_image = Image.fromarray(digits[0][5])
+    pillow_image.save(tmp_path / "digit.png")
     data = (tmp_path / "digit.png").read_bytes()
-    for image in (tmp_path / "digit.png", str(tmp_path / "digit.png"), io.BytesIO(data), picture):
+    for image in (tmp_path / "digit.png", str(tmp_path / "digit.png"), io.BytesIO(data), pillow_image):
         assert predict(network, image) == expected
 
 
-def test_several_pictures_give_a_list_for_each(digits, network):
+def test_several_images_give_a_list_for_each(digits, network):
     three = digits[0][:3]
-    assert predict(network, list(three)) == predict(network, tuple(three)) == [predict(network, one) for one in three]
+    assert (
+        predict(network, list(three)) == predict(network, tuple(three)) == [predict(network, image) for image in three]
+    )
     assert predict(network, []) == []
 
 
-def test_imagenets_classes_come_with_their_synsets(thousand):
-    found = predict(thousand, np.random.RandomState(0).randint(0, 256, (50, 60, 3), dtype=np.uint8), topk=1000)
-    assert {(p.index, p.label, p.synset) for p in found} == {(i, *label) for i, label in enumerate(imagenet())}
+def test_imagenet_classes_have_their_synsets(thousand):
+    predictions = predict(thousand, np.random.RandomState(0).randint(0, 256, (50, 60, 3), dtype=np.uint8), topk=1000)
+    assert {(p.index, p.label, p.synset) for p in predictions} == {(i, *label) for i, label in enumerate(imagenet())}
 
 
-def test_a_network_in_training_mode_is_evaluated_and_put_back(digits, network):
+def test_a_network_in_training_mode_is_run_in_eval_mode_and_put_back(digits, network):
     training = repvgg_zoo.create("RepVGG_N0", pretrained=True)
     training.train()
     training.stage1.eval()  # a part that its user has frozen
@@ -101,7 +106,7 @@ def test_a_network_in_training_mode_is_evaluated_and_put_back(digits, network):
     assert np.array_equal(training.stage0.rbr_dense.bn.running_mean.numpy(), statistics)
 
 
-def test_a_head_of_ones_own_has_numbers_or_the_names_that_are_given(digits):
+def test_a_custom_head_has_numbered_classes_or_the_labels_argument(digits):
     own = repvgg_zoo.create("RepVGG_N0", pretrained=True, num_classes=3)
     assert {(p.label, p.synset) for p in predict(own, digits[0][0])} == {(f"class {i}", None) for i in range(3)}
     named = predict(own, digits[0][0], labels=["cat", "dog", "bird"])
@@ -111,7 +116,7 @@ def test_a_head_of_ones_own_has_numbers_or_the_names_that_are_given(digits):
 
 
 class Compiled:
-    """What a compiled network is to predict: its specs, and a call from arrays to arrays."""
+    """The interface of a compiled network that predict uses: specs, and a call from arrays to arrays."""
 
     def __init__(self, network):
         self.spec, self.checkpoint = network.spec, network.checkpoint
@@ -122,12 +127,12 @@ class Compiled:
         return self._network(Tensor(inputs)).numpy()
 
 
-def test_a_compiled_network_is_as_good(digits, network):
+def test_a_compiled_network_gives_the_same(digits, network):
     assert predict(Compiled(network), digits[0][7]) == predict(network, digits[0][7])
 
 
 class Fixed(M.Module):
-    """Gives the same logits for anything."""
+    """Returns the same logits for any input."""
 
     def __init__(self, logits):
         super().__init__()
@@ -139,14 +144,14 @@ class Fixed(M.Module):
         return Tensor(self.values[None])
 
 
-def test_great_logits_do_not_overflow_and_equal_ones_keep_their_order():
-    found = predict(Fixed([-1e30, 1e30, 1e30]), np.zeros((8, 8), np.uint8))
-    assert [(p.index, p.probability) for p in found] == [(1, 0.5), (2, 0.5), (0, 0.0)]
+def test_large_logits_do_not_overflow_and_equal_ones_keep_their_order():
+    predictions = predict(Fixed([-1e30, 1e30, 1e30]), np.zeros((8, 8), np.uint8))
+    assert [(p.index, p.probability) for p in predictions] == [(1, 0.5), (2, 0.5), (0, 0.0)]
     assert [p.index for p in predict(Fixed(np.zeros(1000)), np.zeros((8, 8), np.uint8))] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_no_numbers_are_an_error(value):
+def test_logits_that_are_not_finite_are_an_error(value):
     with pytest.raises(ArgumentError, match="not finite"):
         predict(Fixed([0, value]), np.zeros((8, 8), np.uint8))
 
@@ -160,25 +165,54 @@ def test_logits_that_are_no_numbers_are_an_error(value):
         ({"model_or_name": object()}, "neither a name nor a network"),
         ({"model_or_name": M.Conv2d(1, 1, 1)}, "neither a name nor a network"),
         ({"image": np.zeros((2, 8, 8, 1), np.uint8)}, "list of images"),
-        ({"image": [np.zeros((8, 8), np.uint8), "missing.png"]}, "no file 'missing.png'"),
-        ({"model_or_name": lambda: repvgg_zoo.create("n0", features_only=True)}, "no logits"),
+        ({"image": [np.zeros((8, 8), np.uint8), "missing.png"]}, "'missing.png' does not exist"),
+        ({"model_or_name": lambda: repvgg_zoo.create("n0", features_only=True)}, "does not return logits"),
         ({"model_or_name": lambda: repvgg_zoo.create("n0", in_chans=3)}, "takes 3 channels"),
     ],
 )
-def test_what_cannot_work_is_an_argument_error(network, arguments, says):
-    given = {"model_or_name": network, "image": np.zeros((8, 8), np.uint8), **arguments}
-    if callable(given["model_or_name"]) and not isinstance(given["model_or_name"], M.Module):
-        given["model_or_name"] = given["model_or_name"]()
+def test_invalid_arguments_are_argument_errors(network, arguments, says):
+    kwargs = {"model_or_name": network, "image": np.zeros((8, 8), np.uint8), **arguments}
+    if callable(kwargs["model_or_name"]) and not isinstance(kwargs["model_or_name"], M.Module):
+        kwargs["model_or_name"] = kwargs["model_or_name"]()
     with pytest.raises(ArgumentError, match=says):
-        predict(**given)
+        predict(**kwargs)
 
 
-def test_names_without_weights_say_so(tmp_path):
+def test_a_name_without_weights_is_an_error():
     with pytest.raises(UnknownModelError):
-        predict("resnet50", "picture.png")
+        predict("resnet50", "image.png")
     with pytest.raises(NoWeightsError):
-        predict("RepVGG_B2g2", "picture.png")
+        predict("RepVGG_B2g2", "image.png")
 
 
-def test_a_prediction_reads_well():
+def test_a_prediction_as_text():
     assert str(Prediction(207, "golden retriever", 0.8764, "n02099601")) == "golden retriever 87.6 %"
+
+
+def test_neither_preprocess_nor_predict_imports_megengine(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "black.png")
+    code = f"""
+        import sys
+        import numpy as np
+
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] == "megengine":
+                    raise ImportError("blocked: " + name)
+
+        sys.meta_path.insert(0, Refuse())
+        import repvgg_zoo
+
+        class Network:
+            spec = repvgg_zoo.model_info("RepVGG_N0")
+            checkpoint = spec.checkpoint("digits")
+
+            def __call__(self, x):
+                return np.eye(1, 10, 3, np.float32)
+
+        path = {str(tmp_path / "black.png")!r}
+        assert repvgg_zoo.preprocess("RepVGG_N0")(path).shape == (1, 32, 32)
+        assert repvgg_zoo.predict(Network(), path)[0].label == "3"
+        assert "megengine" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)

@@ -1,7 +1,7 @@
-"""The same picture becomes the same input as in the publishers' own code (`./dev test-peers`).
+"""Images are preprocessed as in the publishers' own code (`./dev test-peers`).
 
-REPVGG_ZOO_PEERS names the folder that write_picture_files.py wrote to. BaseCls prepares its pictures with MegEngine's
-own transforms, so it needs no peer: tests/vision.
+REPVGG_ZOO_PEERS names the folder that write_image_files.py wrote to. BaseCls preprocesses with MegEngine's own
+transforms, so it needs no peer: tests/image.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import pytest
 import repvgg_zoo
 from repvgg_zoo.registry.api import find_default_checkpoint
 
-FOLDER = Path(os.environ.get("REPVGG_ZOO_PEERS", "peer-files")) / "pictures"
-PICTURES = sorted(path for path in FOLDER.glob("*") if path.suffix in (".png", ".jpg"))
-# All are made of the same bytes by the same two libraries, so the only difference is the order of float32's
-# operations in the normalisation, which ends at about 2.6: a few of its last bits.
+FOLDER = Path(os.environ.get("REPVGG_ZOO_PEERS", "peer-files")) / "images"
+IMAGES = sorted(path for path in FOLDER.glob("*") if path.suffix in (".png", ".jpg"))
+# The same two libraries decode and resize the same bytes, so the only difference is the order of the float32
+# operations in the normalization, whose results go up to about 2.6: a few of its last bits.
 BOUND = 2e-6
 
 
-def test_the_peers_have_written_their_pictures():
-    assert len(PICTURES) >= 20, f"run write_picture_files.py {FOLDER} with the peers' Python first"
+def test_the_peers_have_written_their_images():
+    assert len(IMAGES) >= 20, f"run write_image_files.py {FOLDER} with the peers' Python first"
 
 
 @pytest.mark.parametrize(
@@ -40,15 +40,15 @@ def test_the_peers_have_written_their_pictures():
         "RepVGG_D2se.paddleclas",
     ],
 )
-def test_every_picture_is_prepared_as_the_publisher_does_it(checkpoint, capsys):
-    to_input = repvgg_zoo.preprocess(checkpoint)
+def test_every_image_is_preprocessed_as_by_the_publisher(checkpoint, capsys):
+    preprocess = repvgg_zoo.preprocess(checkpoint)
     size = find_default_checkpoint(checkpoint).preprocessing.image_size
     errors = {}
-    for path in PICTURES:
+    for path in IMAGES:
         with np.load(f"{path}.npz") as expected:
-            made, theirs = to_input(path), expected[checkpoint]
-        assert made.shape == theirs.shape == (3, size, size)
-        errors[path.name] = float(np.abs(made - theirs).max())
+            actual, peer = preprocess(path), expected[checkpoint]
+        assert actual.shape == peer.shape == (3, size, size)
+        errors[path.name] = float(np.abs(actual - peer).max())
     with capsys.disabled():
-        print(f"\n  {checkpoint}: {len(errors)} pictures, largest difference {max(errors.values()):.1e}", end="")
+        print(f"\n  {checkpoint}: {len(errors)} images, largest difference {max(errors.values()):.1e}", end="")
     assert {name: error for name, error in errors.items() if not error <= BOUND} == {}

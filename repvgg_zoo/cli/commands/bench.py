@@ -152,7 +152,7 @@ def summary(name: str, form: str, shape: Sequence[int], seconds: Sequence[float]
 
 def not_measured(args: argparse.Namespace) -> List[str]:
     """What a reader might think was measured and was not."""
-    missing = ["half precision", "memory", "reading, decoding and preprocessing of pictures"]
+    missing = ["half precision", "memory", "reading, decoding and preprocessing of images"]
     if has_gpu():
         missing.append("the CPU: MegEngine's default device is used; MGE_DEFAULT_DEVICE=cpux chooses the CPU")
     else:

@@ -1,4 +1,4 @@
-"""repvgg-zoo predict: what a network sees in pictures, as text, JSON, or drawn beside the picture."""
+"""repvgg-zoo predict: predict the classes of images, as a table, as JSON, or drawn beside the image."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from ..megengine_setup import prepare_megengine
 from .fetch import add_fetching, fetched
 
 HELP = """
-The likeliest classes of each picture, the likeliest first. Pictures are
-prepared as the checkpoint's publisher does it, and turned upright by their
-EXIF orientation. The checkpoint is fetched at its first use.
+Predicts the most probable classes of each image. Images are preprocessed as the
+checkpoint's publisher does it, and rotated by their EXIF orientation. The
+checkpoint is fetched if it is not in the cache.
 
-Exit code 1 if a picture could not be read; the others are still predicted.
+Exit code 1 if an image could not be read; the others are still predicted.
 """
 EXAMPLES = (
     "repvgg-zoo predict digit.png --model RepVGG_N0",
     "repvgg-zoo predict digit.png other.jpg --model RepVGG_N0.digits --topk 3",
-    "repvgg-zoo predict digit.png --model n0 --picture shown.png",
+    "repvgg-zoo predict digit.png --model n0 --output-image result.png",
     "repvgg-zoo predict digit.png --model n0 --json",
 )
 MODEL = "RepVGG_A0"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture in any common format")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, GIF, BMP or TIFF")
     parser.add_argument(
         "--model", metavar="NAME", default=MODEL, help=f"a variant (its default checkpoint) or NAME.TAG ({MODEL})"
     )
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="how many classes (5)")
-    parser.add_argument("--picture", type=Path, metavar="OUT", help="draw IMAGE with its classes into this file")
+    parser.add_argument("--output-image", type=Path, metavar="OUT", help="draw IMAGE with its classes into this file")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     add_fetching(parser)
 
@@ -55,33 +55,37 @@ def run(args: argparse.Namespace) -> int:
             except ArgumentError as error:
                 found.append({"image": image, "predictions": [], "error": error.message})
     first = found[0]
-    drawn: Optional[Path] = args.picture if first["predictions"] else None
+    drawn: Optional[Path] = args.output_image if first["predictions"] else None
     if drawn is not None:
-        from ..draw import draw
+        from ..draw import draw_predictions
 
-        draw(first["image"], first["predictions"], checkpoint.name).save(drawn)
-    show(args, {"model": checkpoint.name, "images": found, "picture": drawn}, lines(found, checkpoint.name, drawn))
+        draw_predictions(first["image"], first["predictions"], checkpoint.name).save(drawn)
+    show(args, {"model": checkpoint.name, "images": found, "output_image": drawn}, lines(found, checkpoint.name, drawn))
     return int(any(one["error"] for one in found))
 
 
 def check(args: argparse.Namespace) -> None:
     """What is wrong with the arguments is told before anything is downloaded."""
     if args.topk < 1:
-        raise ArgumentError(f"--topk is {args.topk}", expected="a whole number from 1 on", actual=args.topk)
-    if args.picture is None:
+        raise ArgumentError(f"--topk is {args.topk}", expected="an integer of at least 1", actual=args.topk)
+    if args.output_image is None:
         return
     if len(args.images) > 1:
-        raise ArgumentError("--picture draws one IMAGE", actual=len(args.images), hint="one command for each")
+        raise ArgumentError("--output-image draws one IMAGE", actual=len(args.images), hint="one command for each")
     from PIL import Image
 
-    if Image.registered_extensions().get(args.picture.suffix.lower()) not in Image.SAVE:
-        raise ArgumentError(f"{args.picture} has no suffix of a picture", path=args.picture, hint="such as .png")
-    if args.picture.exists() and not args.force:
-        raise ArgumentError(f"{args.picture} exists already", path=args.picture, hint="--force overwrites it")
+    if Image.registered_extensions().get(args.output_image.suffix.lower()) not in Image.SAVE:
+        raise ArgumentError(
+            f"{args.output_image} does not have the suffix of an image format",
+            path=args.output_image,
+            hint="such as .png",
+        )
+    if args.output_image.exists() and not args.force:
+        raise ArgumentError(f"{args.output_image} exists already", path=args.output_image, hint="--force overwrites it")
 
 
 def lines(found: List[Dict[str, Any]], name: str, drawn: Optional[Path]) -> List[str]:
-    """A table for each picture."""
+    """Return a table for each image."""
     said: List[str] = [f"as {name} sees it:"]
     for one in found:
         said += ["", paint(str(one["image"]), "bold")]
