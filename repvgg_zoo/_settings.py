@@ -16,9 +16,12 @@ REWRITE = "REPVGG_ZOO_REWRITE"
 OFFLINE = "REPVGG_ZOO_OFFLINE"
 ALLOW_UNVERIFIED = "REPVGG_ZOO_ALLOW_UNVERIFIED"
 PROGRESS = "REPVGG_ZOO_PROGRESS"
+REGISTRY_ENV = "REPVGG_ZOO_REGISTRY"  # registry files besides the shipped one
+PLUGINS_ENV = "REPVGG_ZOO_PLUGINS"
 
 _YES = ("1", "true", "yes", "on")
 _NO = ("0", "false", "no", "off")
+PLUGIN_MODES = ("on", "strict", "off")
 
 
 @dataclass(frozen=True)
@@ -103,3 +106,19 @@ def _switch(env: Mapping[str, str], variable: str) -> Optional[bool]:
         expected=_YES + _NO,
         actual=value,
     )
+
+
+def plugin_mode() -> str:
+    """Return "on" (the default), "strict" or "off"; raise ArgumentError for any other value."""
+    mode = os.environ.get(PLUGINS_ENV, "").strip().lower() or "on"
+    if mode not in PLUGIN_MODES:
+        raise ArgumentError(
+            f"{PLUGINS_ENV} is {mode!r}", expected=PLUGIN_MODES, actual=mode, hint=f"use {', '.join(PLUGIN_MODES)}"
+        )
+    return mode
+
+
+def registry_files() -> Tuple[Path, ...]:
+    """Return the absolute paths of the user's registry files."""
+    names = _split(os.environ.get(REGISTRY_ENV, ""), os.pathsep)
+    return tuple(Path(os.path.abspath(os.path.expanduser(name))) for name in names)  # noqa: PTH100, PTH111 - as above

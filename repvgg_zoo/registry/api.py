@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import os
 import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .._resources import registry_path
+from .._settings import PLUGINS_ENV, plugin_mode, registry_files
 from ..errors import PluginError, RegistryError, UnknownModelError, ZooError
 from .kept import load_kept
 from .names import (
@@ -27,14 +27,11 @@ from .names import (
     suggestions,
 )
 from .plugins import (
-    FILES,
-    MODE,
     Plugin,
     PluginEntryPoint,
     find_plugins,
     in_namespace,
     load_plugin,
-    plugin_mode,
     require_single,
     warn_or_raise,
 )
@@ -219,12 +216,11 @@ def _merge(known: Registries, added: Registry) -> Registries:
 def _with_files(known: Registries) -> Tuple[Registries, List[RegistryError]]:
     """With the files that the environment names, and the errors of those that cannot be used."""
     failures: List[RegistryError] = []
-    for name in os.environ.get(FILES, "").split(os.pathsep):
-        if name.strip():
-            try:
-                known = _merge(known, _from_file(_absolute(name.strip())))
-            except RegistryError as error:
-                failures.append(error)
+    for path in registry_files():
+        try:
+            known = _merge(known, _from_file(path))
+        except RegistryError as error:
+            failures.append(error)
     return known, failures
 
 
@@ -257,7 +253,7 @@ def _unknown(
     hints = [f"did you mean {', '.join(close)}?" if close else "repvgg_zoo.list_models() shows every name"]
     namespace, slash, _ = str(name).partition("/")
     if plugin_mode() == "off":
-        hints += [f"{MODE}=off, so no plug-in was asked"] if slash else []
+        hints += [f"{PLUGINS_ENV}=off, so no plug-in was asked"] if slash else []
     elif slash and normalize_name(namespace) not in plugins:
         hints.append(f"no plug-in {namespace} is installed")
     elif plugins and not slash:
@@ -266,10 +262,6 @@ def _unknown(
     error = UnknownModelError(f"no model is called {name!r}", name=str(name), suggestions=close, hint="; ".join(hints))
     error.__cause__ = failures[0] if failures else None
     return error
-
-
-def _absolute(name: str) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(name)))  # noqa: PTH100, PTH111 - links stay, no "~" raises
 
 
 # The reader is imported where it is needed: it brings PyYAML, without which the shipped registry is listed.

@@ -15,14 +15,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
+from .._settings import PLUGINS_ENV, plugin_mode
 from ..errors import ArgumentError, PathLike, PluginError, RegistryError, ZooError
 from .names import normalize_name
 from .record import record
 
 GROUP = "repvgg_zoo.plugins"
-MODE = "REPVGG_ZOO_PLUGINS"
-FILES = "REPVGG_ZOO_REGISTRY"  # registries without a package, read by zoo
-MODES = ("on", "strict", "off")
 NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 SLOW_SECONDS = 1.0
 
@@ -57,7 +55,7 @@ class PluginEntryPoint:
             f"the plug-in {self.namespace} ({self.distribution}) {message}",
             plugin=self.namespace,
             distribution=self.distribution,
-            hint=hint or f"report it to the authors of {self.distribution}; {MODE}=off does without plug-ins",
+            hint=hint or f"report it to the authors of {self.distribution}; {PLUGINS_ENV}=off does without plug-ins",
         )
 
 
@@ -149,14 +147,6 @@ def in_namespace(found: PluginEntryPoint, name: str) -> bool:
     """Whether ``name`` is one that this plug-in may give."""
     namespace, _, rest = normalize_name(name).partition("/")
     return namespace == normalize_name(found.namespace) and bool(rest)
-
-
-def plugin_mode() -> str:
-    """ "on", "strict" or "off", as the environment says; raises ArgumentError for any other word."""
-    mode = os.environ.get(MODE, "").strip().lower() or "on"
-    if mode not in MODES:
-        raise ArgumentError(f"{MODE} is {mode!r}", expected=MODES, actual=mode, hint=f"use {', '.join(MODES)}")
-    return mode
 
 
 def warn_or_raise(error: ZooError) -> None:

@@ -20,7 +20,6 @@ from ...hub.clock import SYSTEM_CLOCK
 from ...hub.partial import orphans
 from ...hub.progress import size_text
 from ...hub.verify import hash_file
-from ...registry.plugins import FILES, MODE
 from ..console import count
 from ..parser import closest
 from .finding import Finding, fail, ok, warn
@@ -34,8 +33,8 @@ KNOWN = (
     _settings.OFFLINE,
     _settings.ALLOW_UNVERIFIED,
     _settings.PROGRESS,
-    FILES,
-    MODE,
+    _settings.REGISTRY_ENV,
+    _settings.PLUGINS_ENV,
     "REPVGG_ZOO_PYTHON",  # ./dev's
 )
 NEEDED, COMFORTABLE = 50_000_000, 2_000_000_000  # bytes: one small checkpoint, and the largest with its native form
