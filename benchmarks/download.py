@@ -37,7 +37,7 @@ def repvgg_zoo(job: Dict[str, Any]) -> Callable[[], object]:
     from repvgg_zoo.registry.specs import FileSpec
 
     file = FileSpec("big.bin", (job["url"],), job["size"], job["sha256"])
-    settings = Settings(cache=Path(job["folder"]))
+    settings = Settings(cache_dir=Path(job["folder"]))
     return lambda: fetch_file(file, settings=settings)
 
 

@@ -62,7 +62,7 @@ def create(
         loaded = load_checkpoint(checkpoint, also=plugin_layouts(spec.name))
     elif chosen is not None:
         path = fetch_file(chosen.file, progress=progress)
-        loaded = load_weights(path, chosen, deploy=deploy, cache_dir=read_settings().cache)
+        loaded = load_weights(path, chosen, deploy=deploy, cache_dir=read_settings().cache_dir)
     else:
         loaded = None
 

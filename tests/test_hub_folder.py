@@ -12,13 +12,13 @@ DIGITS = find_default_checkpoint("RepVGG_N0.digits").file
 
 
 def test_it_can_be_imported_as_a_bundle(tmp_path):
-    found = bundle.unpack(hub_folder(), settings=Settings(cache=tmp_path))
+    found = bundle.unpack(hub_folder(), settings=Settings(cache_dir=tmp_path))
     assert {name: path.name for name, path in found.items()} == {"RepVGG_N0.digits": stored_name(DIGITS)}
-    assert fetch_file(DIGITS, offline=True, settings=Settings(cache=tmp_path)) == tmp_path / stored_name(DIGITS)
+    assert fetch_file(DIGITS, offline=True, settings=Settings(cache_dir=tmp_path)) == tmp_path / stored_name(DIGITS)
 
 
 def test_it_serves_as_a_read_only_cache_in_place(tmp_path):
-    settings = Settings(cache=tmp_path / "unused", read_only=(hub_folder(),))
+    settings = Settings(cache_dir=tmp_path / "unused", read_only_cache_dirs=(hub_folder(),))
     assert fetch_file(DIGITS, offline=True, settings=settings) == hub_folder() / stored_name(DIGITS)
     assert not (tmp_path / "unused").exists()
 

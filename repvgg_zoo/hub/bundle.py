@@ -106,7 +106,7 @@ def unpack(
     """
     settings = read_settings() if settings is None else settings
     allow = settings.allow_unverified if allow_unverified is None else allow_unverified
-    root, path = settings.cache, Path(path)
+    root, path = settings.cache_dir, Path(path)
     with ExitStack() as stack:
         source = _open(path, stack)
         bundle = _read_index(source)

@@ -73,11 +73,11 @@ def fetch_file(
 
 
 def _find(file: FileSpec, settings: Settings, allow: bool) -> Optional[Path]:
-    for root in settings.read_only:
+    for root in settings.read_only_cache_dirs:
         path = cache.find(root, file, writable=False, allow_unverified=allow)
         if path is not None:
             return path
-    return cache.find(settings.cache, file, writable=True, allow_unverified=allow)
+    return cache.find(settings.cache_dir, file, writable=True, allow_unverified=allow)
 
 
 def _fetch_missing(
@@ -87,7 +87,7 @@ def _fetch_missing(
     from .progress import choose_progress
     from .sources import sources_of
 
-    root, key = settings.cache, file_key(file)
+    root, key = settings.cache_dir, file_key(file)
     sources = sources_of(file, settings)
     if offline:
         sources = tuple(source for source in sources if source.path is not None)
@@ -126,7 +126,7 @@ def _download(
     from .http import RequestsWeb
     from .partial import Part
 
-    root = settings.cache
+    root = settings.cache_dir
     target = root / stored_name(file)
     old = cache.read_stamp(target)
 
@@ -242,12 +242,14 @@ def _unverified(file: FileSpec) -> UnverifiedError:
 
 def _offline(file: FileSpec, settings: Settings, attempts: Tuple[str, ...]) -> OfflineError:
     name = stored_name(file)
-    looked = tuple(f"{root / name}: not there" for root in (*settings.read_only, settings.cache)) + attempts
+    looked = (
+        tuple(f"{root / name}: not there" for root in (*settings.read_only_cache_dirs, settings.cache_dir)) + attempts
+    )
     listing = "".join(f"\n  - {place}" for place in looked)
     return OfflineError(
         f"{file.name} is not at hand, and the network may not be used ({OFFLINE}, or offline=True){listing}",
         hint=f"bring the file as {name} into one of these folders, name a folder that has it in {CACHE_DIRS} or "
         f"{MIRROR}, import a bundle, or go online once",
         attempts=looked,
-        path=settings.cache / name,
+        path=settings.cache_dir / name,
     )

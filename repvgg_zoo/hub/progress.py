@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import suppress
 from typing import Mapping, Optional, Protocol, TextIO, Union
 
+from .._settings import is_first_local_rank
 from .clock import SYSTEM_CLOCK, Clock
 
 REFRESH_SECONDS = 0.1
-_LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "MV2_COMM_WORLD_LOCAL_RANK")
 
 
 class Progress(Protocol):
@@ -91,8 +90,7 @@ def choose_progress(
     """The caller's word, else the setting's, else a line if stderr is a terminal; no line on ranks after the first."""
     if wanted is not None and not isinstance(wanted, bool):
         return wanted
-    env = os.environ if environ is None else environ
-    if any(env.get(rank, "0") not in ("", "0") for rank in _LOCAL_RANKS):
+    if not is_first_local_rank(environ):
         return Silence()
     on = setting if wanted is None else wanted
     if on is None:

@@ -35,11 +35,11 @@ def sources_of(file: FileSpec, settings: Settings) -> Tuple[Source, ...]:
     """Every place to try, best first; raises ArgumentError for a source of an unknown kind."""
     found: List[Source] = []
     for root in settings.mirrors:
-        found.append(_parse(rewritten(f"{root.rstrip('/')}/{stored_name(file)}", settings)))
+        found.append(_parse(rewrite_url(f"{root.rstrip('/')}/{stored_name(file)}", settings)))
     for text in file.sources:
         is_gdrive = text.startswith("gdrive:")
         url = GDRIVE + quote(text[len("gdrive:") :], safe="") if is_gdrive else text
-        found.append(_parse(rewritten(url, settings), is_gdrive))
+        found.append(_parse(rewrite_url(url, settings), is_gdrive))
     return tuple(dict.fromkeys(found))
 
 
@@ -61,9 +61,9 @@ def redact(url: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path}{'?…' if parts.query else ''}"
 
 
-def rewritten(url: str, settings: Settings) -> str:
+def rewrite_url(url: str, settings: Settings) -> str:
     """The URL after the first of the user's rules that fits it."""
-    for old, new in settings.rewrites:
+    for old, new in settings.url_rewrites:
         if url.startswith(old):
             return new + url[len(old) :]
     return url

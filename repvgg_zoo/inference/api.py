@@ -218,7 +218,9 @@ def _named(name: str) -> _Subject:
     digest = checkpoint_digest(stamp.sha256, checkpoint, spec.architecture)
 
     def numbers() -> Numbers:
-        return numbers_from(in_form(load_weights(path, checkpoint, deploy=True, cache_dir=read_settings().cache), True))
+        return numbers_from(
+            in_form(load_weights(path, checkpoint, deploy=True, cache_dir=read_settings().cache_dir), True)
+        )
 
     source = Source(lambda: create(name, pretrained=True, deploy=True), lambda: digest, numbers)
     return _Subject(source, spec.architecture.in_chans, spec, checkpoint)
@@ -259,7 +261,7 @@ def _compiled(source: Source, shape: Tuple[int, int, int, int], threads: int, lo
     }
     plans = tuple(plan for plan in plans if ("llvmlite" if plan.kernels else "megenginelite") in facts)
     try:
-        built = build(source, Job(shape, threads, plans, facts), Store(read_settings().cache))
+        built = build(source, Job(shape, threads, plans, facts), Store(read_settings().cache_dir))
     except NotCompilable:
         # It is shown once: Python shows a warning once for each place in the code that gives it.
         text = f"{obstacle()}; networks that need it run eagerly, 3 to 4 times as slowly"

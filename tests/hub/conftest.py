@@ -55,7 +55,7 @@ class Zoo:
 
     def fetch(self, file: FileSpec, *, settings: Optional[Settings] = None, **arguments: Any) -> Path:
         tools = arguments.pop("tools", None) or self.tools()
-        return fetch_file(file, settings=settings or Settings(cache=self.root), tools=tools, **arguments)
+        return fetch_file(file, settings=settings or Settings(cache_dir=self.root), tools=tools, **arguments)
 
     def names(self) -> List[str]:
         """What lies in the cache, but for the tag and locks."""

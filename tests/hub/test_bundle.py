@@ -44,7 +44,7 @@ def test_a_bundle_brings_identical_files_to_a_machine_without_a_network(
 ) -> None:
     """T37"""
     packed(zoo, server, target, registry={"models": [{"name": "RepVGG_A0"}]})
-    there = Settings(cache=tmp_path / "there", offline=True)
+    there = Settings(cache_dir=tmp_path / "there", offline=True)
     paths = bundle.unpack(str(target), settings=there, allow_unverified=True)
     for name, file in files(server).items():
         assert zoo.fetch(file, settings=there) == paths[name]
@@ -56,15 +56,15 @@ def test_a_bundle_brings_identical_files_to_a_machine_without_a_network(
 def test_a_bundle_folder_is_a_cache_and_a_mirror(zoo: Zoo, server: Server, tmp_path: Path) -> None:
     packed(zoo, server, tmp_path / "bundle")
     file = files(server)["RepVGG_A0.x"]
-    in_place = Settings(cache=tmp_path / "there", read_only=(tmp_path / "bundle",))
+    in_place = Settings(cache_dir=tmp_path / "there", read_only_cache_dirs=(tmp_path / "bundle",))
     assert zoo.fetch(file, settings=in_place, offline=True).parent == tmp_path / "bundle"
-    mirrored = Settings(cache=tmp_path / "there", mirrors=(str(tmp_path / "bundle"),))
+    mirrored = Settings(cache_dir=tmp_path / "there", mirrors=(str(tmp_path / "bundle"),))
     assert zoo.fetch(file, settings=mirrored, offline=True).parent == tmp_path / "there"
 
 
 def test_importing_twice_changes_nothing(zoo: Zoo, server: Server, target: Path, tmp_path: Path) -> None:
     packed(zoo, server, target)
-    there = Settings(cache=tmp_path / "there")
+    there = Settings(cache_dir=tmp_path / "there")
     first = bundle.unpack(target, settings=there, allow_unverified=True)
     before = {path: path.stat().st_ino for path in first.values()}
     assert bundle.unpack(target, settings=there, allow_unverified=True) == first
@@ -138,7 +138,7 @@ def test_a_bundle_that_was_tampered_with_is_refused_as_a_whole(
     rezip(target, change)
     there = tmp_path / "there"
     with pytest.raises(BundleError):
-        bundle.unpack(target, settings=Settings(cache=there), allow_unverified=True)
+        bundle.unpack(target, settings=Settings(cache_dir=there), allow_unverified=True)
     assert [path.name for path in there.glob("*") if path.name != "CACHEDIR.TAG"] == []
 
 
@@ -152,7 +152,7 @@ def test_a_file_under_the_prefix_of_another_is_refused(zoo: Zoo, server: Server,
 
     rezip(target, swap)
     with pytest.raises(BundleError, match="contradict"):
-        bundle.unpack(target, settings=Settings(cache=tmp_path / "there"), allow_unverified=True)
+        bundle.unpack(target, settings=Settings(cache_dir=tmp_path / "there"), allow_unverified=True)
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/b", "..", "C:\\evil", "a\\..\\evil", "bundle.yaml "])
@@ -162,7 +162,7 @@ def test_a_zip_with_a_path_that_leads_elsewhere_is_refused(zoo: Zoo, server: Ser
     with zipfile.ZipFile(target, "a") as archive:
         archive.writestr(name, b"evil")
     with pytest.raises(BundleError, match="a member that no bundle has"):
-        bundle.unpack(target, settings=Settings(cache=tmp_path / "there"), allow_unverified=True)
+        bundle.unpack(target, settings=Settings(cache_dir=tmp_path / "there"), allow_unverified=True)
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/abs/evil", "..", "a\0b"])
@@ -174,7 +174,7 @@ def test_a_hostile_file_name_in_the_index_stays_in_the_cache(
     rezip(target, reindex(lambda i: i["files"]["RepVGG_A0.x"].update(name=name)))
     before = {path for path in tmp_path.iterdir() if path.name != "there"}
     with pytest.raises(BundleError):
-        bundle.unpack(target, settings=Settings(cache=tmp_path / "there"), allow_unverified=True)
+        bundle.unpack(target, settings=Settings(cache_dir=tmp_path / "there"), allow_unverified=True)
     assert {path for path in tmp_path.iterdir() if path.name != "there"} == before
 
 
@@ -184,7 +184,7 @@ def test_a_member_twice_or_compressed_is_refused(zoo: Zoo, server: Server, tmp_p
     with zipfile.ZipFile(twice, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr(A0, OTHER)
     with pytest.raises(BundleError, match="a member that no bundle has"):
-        bundle.unpack(twice, settings=Settings(cache=tmp_path / "there"))
+        bundle.unpack(twice, settings=Settings(cache_dir=tmp_path / "there"))
     small = tmp_path / "small.zip"
     with zipfile.ZipFile(twice) as old, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as new:
         new.writestr("bundle.yaml", old.read("bundle.yaml"))
@@ -203,7 +203,7 @@ def test_what_is_no_bundle_is_called_none(zoo: Zoo, server: Server, tmp_path: Pa
     elif kind == "empty-folder":
         path.mkdir()
     with pytest.raises(BundleError):
-        bundle.unpack(path, settings=Settings(cache=zoo.root))
+        bundle.unpack(path, settings=Settings(cache_dir=zoo.root))
 
 
 def test_a_link_in_a_bundle_folder_is_refused(zoo: Zoo, server: Server, tmp_path: Path) -> None:
@@ -213,13 +213,13 @@ def test_a_link_in_a_bundle_folder_is_refused(zoo: Zoo, server: Server, tmp_path
     (target / A0).unlink()
     (target / A0).symlink_to(secret)
     with pytest.raises(BundleError, match="no regular file"):
-        bundle.unpack(target, settings=Settings(cache=tmp_path / "there"), allow_unverified=True)
+        bundle.unpack(target, settings=Settings(cache_dir=tmp_path / "there"), allow_unverified=True)
 
 
 def test_an_unverified_file_in_a_bundle_must_be_allowed(zoo: Zoo, server: Server, target: Path, tmp_path: Path) -> None:
     packed(zoo, server, target)
     with pytest.raises(UnverifiedError, match="RepVGG_A2"):
-        bundle.unpack(target, settings=Settings(cache=tmp_path / "there"))
+        bundle.unpack(target, settings=Settings(cache_dir=tmp_path / "there"))
     assert not (tmp_path / "there").exists()
 
 
@@ -250,7 +250,7 @@ def test_a_disk_without_room_is_noticed_at_import(
 
     monkeypatch.setattr(Part, "write", full)
     with pytest.raises(DiskFullError):
-        bundle.unpack(target, settings=Settings(cache=tmp_path / "there"), allow_unverified=True)
+        bundle.unpack(target, settings=Settings(cache_dir=tmp_path / "there"), allow_unverified=True)
     assert not list((tmp_path / "there").glob("*.part"))
 
 

@@ -23,7 +23,7 @@ def test_a_hit_uses_no_network_and_writes_nothing(zoo: Zoo) -> None:
     """T25"""
     path = fill(zoo.root)
     before = snapshot(zoo.root)
-    assert fetch_file(FILE, settings=Settings(cache=zoo.root), tools=zoo.tools(web=NoWeb())) == path
+    assert fetch_file(FILE, settings=Settings(cache_dir=zoo.root), tools=zoo.tools(web=NoWeb())) == path
     assert snapshot(zoo.root) == before
 
 
@@ -44,7 +44,7 @@ def test_a_hit_opens_nothing_for_writing_and_makes_no_file_or_lock(zoo: Zoo) -> 
         "    elif event.split('.')[0] in ('os', 'shutil', 'socket', 'fcntl', 'import'):\n"
         "        seen.append((event, args))\n"
         f"file = {FILE!r}\n"
-        f"settings = Settings(cache=Path({str(zoo.root)!r}))\n"
+        f"settings = Settings(cache_dir=Path({str(zoo.root)!r}))\n"
         "sys.addaudithook(watch)\n"
         "fetch_file(file, settings=settings)\n"
         "writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND\n"
@@ -61,7 +61,7 @@ def test_a_hit_works_on_a_read_only_tree(zoo: Zoo) -> None:
     for item in (path, cache.stamp_path(path), zoo.root):
         item.chmod(0o555 if item.is_dir() else 0o444)
     try:
-        assert fetch_file(FILE, settings=Settings(cache=zoo.root), tools=zoo.tools(web=NoWeb())) == path
+        assert fetch_file(FILE, settings=Settings(cache_dir=zoo.root), tools=zoo.tools(web=NoWeb())) == path
     finally:
         zoo.root.chmod(0o755)
 
@@ -70,7 +70,7 @@ def test_a_hit_in_a_read_only_root_needs_no_cache_at_all(zoo: Zoo, tmp_path: Pat
     """T25, T26"""
     path = fill(tmp_path / "shared", stamped=False)
     before = snapshot(tmp_path / "shared")
-    settings = Settings(cache=zoo.root, read_only=(tmp_path / "absent", tmp_path / "shared"))
+    settings = Settings(cache_dir=zoo.root, read_only_cache_dirs=(tmp_path / "absent", tmp_path / "shared"))
     assert zoo.fetch(FILE, settings=settings) == path
     assert snapshot(tmp_path / "shared") == before
     assert not zoo.root.exists()
@@ -81,7 +81,7 @@ def test_a_miss_in_the_read_only_roots_is_fetched_into_the_writable_one(
 ) -> None:
     """T26"""
     fill(tmp_path / "shared", OTHER, stamped=False)
-    settings = Settings(cache=zoo.root, read_only=(tmp_path / "shared",))
+    settings = Settings(cache_dir=zoo.root, read_only_cache_dirs=(tmp_path / "shared",))
     path = zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))), settings=settings)
     assert path.parent == zoo.root
     assert (tmp_path / "shared" / NAME).read_bytes() == OTHER
@@ -99,7 +99,7 @@ def test_a_file_in_place_of_a_parent_folder_is_a_cache_error(zoo: Zoo, tmp_path:
     """T27"""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CacheError):
-        zoo.fetch(FILE, settings=Settings(cache=tmp_path / "file" / "cache"))
+        zoo.fetch(FILE, settings=Settings(cache_dir=tmp_path / "file" / "cache"))
 
 
 @pytest.mark.parametrize("name", ["with space", "ключ-模型", "a" * 200, "x%20y;'\"$(touch z)", "deep/er/still/deeper"])
@@ -114,7 +114,7 @@ def test_a_cache_may_lie_anywhere(zoo: Zoo, server: Server, tmp_path: Path, name
 def test_a_path_too_long_for_the_system_is_a_cache_error(zoo: Zoo, tmp_path: Path) -> None:
     """T27"""
     with pytest.raises(CacheError):
-        zoo.fetch(FILE, settings=Settings(cache=tmp_path / ("b" * 300)))
+        zoo.fetch(FILE, settings=Settings(cache_dir=tmp_path / ("b" * 300)))
 
 
 BAD_FILES: Dict[str, Callable[[Path], None]] = {
@@ -215,7 +215,7 @@ def test_a_cache_that_was_moved_is_still_valid(zoo: Zoo, server: Server, tmp_pat
         zoo.root.rename(there)
     else:
         shutil.copytree(zoo.root, there, copy_function=shutil.copy2 if how == "copy-with-times" else shutil.copyfile)
-    path = fetch_file(FILE, settings=Settings(cache=there), tools=zoo.tools(web=NoWeb()))
+    path = fetch_file(FILE, settings=Settings(cache_dir=there), tools=zoo.tools(web=NoWeb()))
     assert path.parent == there
     assert str(zoo.root) not in "".join(item.read_text() for item in there.glob("*.stamp"))
 
@@ -253,7 +253,7 @@ class TestUnverified:
         if by == "argument":
             path = zoo.fetch(file, allow_unverified=True)
         else:
-            path = zoo.fetch(file, settings=Settings(cache=zoo.root, allow_unverified=True))
+            path = zoo.fetch(file, settings=Settings(cache_dir=zoo.root, allow_unverified=True))
         assert zoo.fetch(file, tools=zoo.tools(web=NoWeb())) == path
 
     def test_is_checked_against_the_recorded_digest_when_it_is_fetched_again(self, zoo: Zoo, server: Server) -> None:

@@ -177,5 +177,5 @@ def test_verify_refreshes_the_stamp_of_a_right_file(zoo: Zoo) -> None:
 def test_a_cache_folder_is_a_mirror(zoo: Zoo, tmp_path: Path) -> None:
     fill(tmp_path / "other")
     file = spec("http://127.0.0.1:1/")
-    settings = Settings(cache=zoo.root, mirrors=(str(tmp_path / "other"),))
+    settings = Settings(cache_dir=zoo.root, mirrors=(str(tmp_path / "other"),))
     assert zoo.fetch(file, settings=settings).name == stored_name(file)

@@ -36,5 +36,5 @@ def test_a_real_nginx_serves_it_with_resume_and_tls(
 def test_a_cache_folder_served_by_nginx_is_a_mirror(zoo: Zoo, nginx: Nginx) -> None:
     Zoo(nginx.folder / "mirror").fetch(nginx.file())
     elsewhere = spec("http://127.0.0.1:1/", body=nginx.body, name="big.bin")
-    path = zoo.fetch(elsewhere, settings=Settings(cache=zoo.root, mirrors=(nginx.url("/mirror"),)))
+    path = zoo.fetch(elsewhere, settings=Settings(cache_dir=zoo.root, mirrors=(nginx.url("/mirror"),)))
     assert path.read_bytes() == nginx.body

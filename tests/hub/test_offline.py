@@ -19,7 +19,7 @@ def test_offline_lists_where_it_looked_and_how_to_bring_the_file(
     zoo: Zoo, server: Server, tmp_path: Path, by: str
 ) -> None:
     file = spec(server.serve("/a.bin", Answer(BODY)))
-    settings = Settings(cache=zoo.root, read_only=(tmp_path / "shared",), offline=by == "environment")
+    settings = Settings(cache_dir=zoo.root, read_only_cache_dirs=(tmp_path / "shared",), offline=by == "environment")
     with pytest.raises(OfflineError) as caught:
         zoo.fetch(file, settings=settings, offline=True if by == "argument" else None)
     name = stored_name(file)
@@ -49,7 +49,7 @@ def test_a_file_brought_by_hand_under_its_stored_name_is_taken_once_it_is_verifi
 
 
 def test_the_argument_beats_the_environment(zoo: Zoo, server: Server) -> None:
-    settings = Settings(cache=zoo.root, offline=True)
+    settings = Settings(cache_dir=zoo.root, offline=True)
     assert zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))), settings=settings, offline=False).read_bytes() == BODY
 
 
@@ -61,10 +61,10 @@ def test_a_file_on_this_machine_is_copied_in_and_verified_even_offline(
     folder = tmp_path / "some files"
     folder.mkdir()
     file = spec("http://127.0.0.1:1/a.bin") if form == "mirror-folder" else spec(str(folder / "a.bin"))
-    settings = Settings(cache=zoo.root)
+    settings = Settings(cache_dir=zoo.root)
     if form == "mirror-folder":
         (folder / stored_name(file)).write_bytes(BODY)
-        settings = Settings(cache=zoo.root, mirrors=(str(folder),))
+        settings = Settings(cache_dir=zoo.root, mirrors=(str(folder),))
     else:
         (folder / "a.bin").write_bytes(BODY)
         file = file if form == "path" else spec((folder / "a.bin").as_uri())
@@ -104,14 +104,14 @@ def test_offline_with_a_local_source_that_fails_is_still_an_offline_error(zoo: Z
 def test_a_mirror_serves_stored_names_and_is_asked_first(zoo: Zoo, server: Server) -> None:
     file = spec("http://127.0.0.1:1/a.bin")
     server.serve(f"/zoo/{stored_name(file)}", Answer(BODY))
-    assert zoo.fetch(file, settings=Settings(cache=zoo.root, mirrors=(server.url("/zoo/"),))).read_bytes() == BODY
+    assert zoo.fetch(file, settings=Settings(cache_dir=zoo.root, mirrors=(server.url("/zoo/"),))).read_bytes() == BODY
     assert zoo.clock.slept == []
 
 
 def test_a_mirror_that_lacks_the_file_or_has_another_does_no_harm(zoo: Zoo, server: Server) -> None:
     file = spec(server.serve("/a.bin", Answer(BODY)))
     server.serve(f"/wrong/{stored_name(file)}", Answer(OTHER))
-    settings = Settings(cache=zoo.root, mirrors=(server.url("/lacks"), server.url("/wrong")))
+    settings = Settings(cache_dir=zoo.root, mirrors=(server.url("/lacks"), server.url("/wrong")))
     assert zoo.fetch(file, settings=settings).read_bytes() == BODY
 
 

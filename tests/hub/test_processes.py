@@ -44,7 +44,7 @@ def test_many_threads_get_the_file_with_one_download(zoo: Zoo, server: Server) -
     file = spec(server.serve("/a.bin", Answer(BODY)))
 
     def fetch(_: int) -> Path:
-        return fetch_file(file, settings=Settings(cache=zoo.root), tools=Tools(web=RequestsWeb()))
+        return fetch_file(file, settings=Settings(cache_dir=zoo.root), tools=Tools(web=RequestsWeb()))
 
     with ThreadPoolExecutor(16) as pool:
         paths = set(pool.map(fetch, range(16)))
@@ -193,7 +193,7 @@ def test_a_signal_in_the_middle_leaves_nothing_final_and_the_bytes_for_the_next(
 def _fetch_in_child(file: Any, root: Path) -> None:
     from repvgg_zoo.hub import fetch_file
 
-    path = fetch_file(file, settings=Settings(cache=root))
+    path = fetch_file(file, settings=Settings(cache_dir=root))
     os._exit(0 if hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256 else 1)
 
 

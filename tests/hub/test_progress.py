@@ -121,7 +121,7 @@ def test_a_real_process_shows_a_line_only_on_a_real_terminal(zoo: Zoo, server: S
     file = spec(server.serve("/a.bin", Answer(BODY)))
     code = (
         "from pathlib import Path; from repvgg_zoo.hub import *; from repvgg_zoo.registry.specs import FileSpec; "
-        f"fetch_file({file!r}, settings=Settings(cache=Path({str(zoo.root)!r})))"
+        f"fetch_file({file!r}, settings=Settings(cache_dir=Path({str(zoo.root)!r})))"
     )
     main, end = pty.openpty()
     stderr: Any = end if terminal else subprocess.PIPE
@@ -148,7 +148,7 @@ def test_times_read_well(seconds: float, text: str) -> None:
 
 
 def test_the_setting_is_honoured_by_a_fetch(zoo: Zoo, server: Server, capsys: pytest.CaptureFixture) -> None:
-    settings = Settings(cache=zoo.root, progress=True)
+    settings = Settings(cache_dir=zoo.root, progress=True)
     path: Path = zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))), settings=settings)
     assert path.exists()
     assert "a.bin  3.0 MB of 3.0 MB" in capsys.readouterr().err

@@ -155,9 +155,9 @@ def test_a_proxy_of_a_kind_that_is_not_installed_says_so_without_its_password(
 def test_mirrors_come_first_then_the_sources_each_after_the_rewrite_rules(tmp_path: Path) -> None:
     file = spec("https://hub.example/x/a.bin", "gdrive:some id", str(tmp_path / "a.bin"), "file:///data/a%20b.bin")
     settings = Settings(
-        cache=tmp_path,
+        cache_dir=tmp_path,
         mirrors=("https://mirror.example/zoo/", str(tmp_path)),
-        rewrites=(("https://hub.example/", "https://near.example/"),),
+        url_rewrites=(("https://hub.example/", "https://near.example/"),),
     )
     stored = f"{file.sha256[:16]}-a.bin"  # type: ignore[index]
     assert [source.label for source in sources_of(file, settings)] == [
@@ -207,7 +207,7 @@ class Drive:
 
     @staticmethod
     def settings(zoo: Zoo, server: Server) -> Settings:
-        return Settings(cache=zoo.root, rewrites=(("https://drive.usercontent.google.com/", server.url("/")),))
+        return Settings(cache_dir=zoo.root, url_rewrites=(("https://drive.usercontent.google.com/", server.url("/")),))
 
 
 def test_a_google_drive_id_is_fetched(zoo: Zoo, server: Server) -> None:

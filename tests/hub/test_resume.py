@@ -189,7 +189,7 @@ def test_a_part_of_a_process_killed_by_sigkill_is_continued(zoo: Zoo, server: Se
     code = (
         "import sys; from pathlib import Path; from repvgg_zoo.hub import *; "
         "from repvgg_zoo.registry.specs import FileSpec; "
-        f"fetch_file({file!r}, settings=Settings(cache=Path({str(zoo.root)!r})))"
+        f"fetch_file({file!r}, settings=Settings(cache_dir=Path({str(zoo.root)!r})))"
     )
     child = subprocess.Popen([sys.executable, "-c", code])
     try:

@@ -37,7 +37,7 @@ def main(job: Dict[str, Any]) -> None:
     elif job["locks"] == "missing":
         fcntl.flock = missing
     file = FileSpec("big.bin", (job["source"],), job["size"], job["sha256"])
-    path = fetch_file(file, settings=Settings(cache=Path(job["root"])))
+    path = fetch_file(file, settings=Settings(cache_dir=Path(job["root"])))
     print(hashlib.sha256(path.read_bytes()).hexdigest())
 
 

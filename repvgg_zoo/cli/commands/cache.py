@@ -64,8 +64,12 @@ run = run_action
 
 def run_where(args: argparse.Namespace) -> int:
     settings = read_settings()
-    facts = {"cache": settings.cache, "exists": settings.cache.is_dir(), "read_only": settings.read_only}
-    show(args, facts, [str(settings.cache)])
+    facts = {
+        "cache": settings.cache_dir,
+        "exists": settings.cache_dir.is_dir(),
+        "read_only": settings.read_only_cache_dirs,
+    }
+    show(args, facts, [str(settings.cache_dir)])
     return 0
 
 
@@ -74,14 +78,14 @@ def run_ls(args: argparse.Namespace) -> int:
     names = checkpoints_by_file()
     entries = [
         {**described(entry), "root": root, "checkpoint": names.get(entry.path.name)}
-        for root in [*settings.read_only, settings.cache]
+        for root in [*settings.read_only_cache_dirs, settings.cache_dir]
         for entry in cache_manager.ls(root)
     ]
     made = {}
     for kind in MADE:
-        files = made_files(settings.cache, kind)
+        files = made_files(settings.cache_dir, kind)
         made[kind] = {"files": len(files), "size": sum(path.stat().st_size for path in files)}
-    show(args, {"cache": settings.cache, "entries": entries, **made}, listing(entries, made))
+    show(args, {"cache": settings.cache_dir, "entries": entries, **made}, listing(entries, made))
     return 0
 
 
@@ -103,7 +107,7 @@ def listing(entries: Sequence[Dict[str, Any]], made: Mapping[str, Mapping[str, i
 
 
 def run_rm(args: argparse.Namespace) -> int:
-    root = read_settings().cache
+    root = read_settings().cache_dir
     removed = cache_manager.rm(root, [file_name(root, name) for name in args.names], dry_run=args.dry_run)
     return report(args, [described(entry) for entry in removed])
 
@@ -129,7 +133,7 @@ def file_name(root: Path, name: str) -> str:
 
 
 def run_prune(args: argparse.Namespace) -> int:
-    root = read_settings().cache
+    root = read_settings().cache_dir
     known = [one.file for one in all_checkpoints()] if args.unknown else None
     removed = cache_manager.prune(root, days=args.days, known=known, dry_run=args.dry_run)
     gone = [described(entry) for entry in removed]

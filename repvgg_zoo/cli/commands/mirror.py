@@ -52,8 +52,8 @@ def run_show(args: argparse.Namespace) -> int:
     said = {answer.place: answer for answer in answers}
     facts: Dict[str, Any] = {
         "mirrors": [place.label for place in places if place.kind == "mirror"],
-        "rewrites": [{"from": redact(old), "to": redact(new)} for old, new in settings.rewrites],
-        "read_only_caches": settings.read_only,
+        "rewrites": [{"from": redact(old), "to": redact(new)} for old, new in settings.url_rewrites],
+        "read_only_caches": settings.read_only_cache_dirs,
         "offline": offline,
         "places": [
             {

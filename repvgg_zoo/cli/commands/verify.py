@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if args.targets:
         found = [of_file(Path(target)) if is_path(target) else of_name(target) for target in args.targets]
     else:
-        found = of_cache(read_settings().cache)
+        found = of_cache(read_settings().cache_dir)
     show(args, found, lines(found))
     return int(any(one["status"] in ("damaged", "absent") for one in found))
 
@@ -71,7 +71,7 @@ def of_name(name: str) -> Dict[str, Any]:
     """A checkpoint's file in the caches against the registry's digest."""
     checkpoint = find_default_checkpoint(name)
     settings = read_settings()
-    roots = [*settings.read_only, settings.cache]
+    roots = [*settings.read_only_cache_dirs, settings.cache_dir]
     paths = [root / stored_name(checkpoint.file) for root in roots]
     path = next((path for path in paths if path.is_file()), None)
     expected = expected_digest(checkpoint.file)

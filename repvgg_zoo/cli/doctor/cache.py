@@ -25,18 +25,7 @@ from ..parser import closest
 from .finding import Finding, fail, ok, warn
 
 PREFIX = "REPVGG_ZOO_"
-KNOWN = (
-    _settings.HOME,
-    _settings.CACHE_DIRS,
-    _settings.MIRROR,
-    _settings.REWRITE,
-    _settings.OFFLINE,
-    _settings.ALLOW_UNVERIFIED,
-    _settings.PROGRESS,
-    _settings.REGISTRY_ENV,
-    _settings.PLUGINS_ENV,
-    "REPVGG_ZOO_PYTHON",  # ./dev's
-)
+KNOWN = (*_settings.VARIABLES, "REPVGG_ZOO_PYTHON")  # the last one is ./dev's
 NEEDED, COMFORTABLE = 50_000_000, 2_000_000_000  # bytes: one small checkpoint, and the largest with its native form
 
 
@@ -78,28 +67,28 @@ def cache(offline: bool) -> List[Finding]:
     """Whether the cache can be written, and the read-only ones read."""
     chosen = read_settings()
     found = []
-    for folder in chosen.read_only:
+    for folder in chosen.read_only_cache_dirs:
         if not os.access(str(folder), os.R_OK | os.X_OK):
             fix = f"take it out of {_settings.CACHE_DIRS}, or mount it"
             found.append(warn("cache", f"{folder}, of {_settings.CACHE_DIRS}, cannot be read", fix))
-    probe = chosen.cache / f"doctor-{uuid.uuid4().hex[:12]}"
+    probe = chosen.cache_dir / f"doctor-{uuid.uuid4().hex[:12]}"
     try:
-        caches.prepare(chosen.cache)
+        caches.prepare(chosen.cache_dir)
         probe.write_bytes(b"x")
     except CacheError as error:
         return [*found, fail("cache", error.message, f"export {_settings.HOME}=/a/folder/you/may/write")]
     except OSError as error:
-        text = f"cannot write to {chosen.cache}: {error.strerror}"
+        text = f"cannot write to {chosen.cache_dir}: {error.strerror}"
         return [*found, fail("cache", text, f"export {_settings.HOME}=/a/folder/you/may/write")]
     finally:
         with suppress(OSError):
             probe.unlink()
-    return [*found, ok("cache", str(chosen.cache))]
+    return [*found, ok("cache", str(chosen.cache_dir))]
 
 
 def disk(offline: bool) -> List[Finding]:
     """Free space where the cache is."""
-    root = existing(read_settings().cache)
+    root = existing(read_settings().cache_dir)
     free = shutil.disk_usage(str(root)).free
     text = f"{size_text(free)} free at {root}"
     fix = f"export {_settings.HOME}=/a/folder/on/another/disk, or repvgg-zoo cache prune --native"
@@ -119,7 +108,7 @@ def locks(offline: bool) -> List[Finding]:
     """Whether a lock that this process holds keeps another one out, on the file system of the cache."""
     from filelock import FileLock
 
-    root = existing(read_settings().cache)
+    root = existing(read_settings().cache_dir)
     path = root / f"doctor-{uuid.uuid4().hex[:12]}.lock"
     lock = FileLock(str(path))
     try:
@@ -158,7 +147,7 @@ def locks_do_not_work(what: str) -> Finding:
 
 def leftovers(offline: bool) -> List[Finding]:
     """Unfinished downloads on which no process works."""
-    root = read_settings().cache
+    root = read_settings().cache_dir
     parts = [path for path in orphans(root, None, None, SYSTEM_CLOCK) if path.exists()] if root.is_dir() else []
     size = sum(path.stat().st_size for path in parts)
     old = [entry for entry in cache_manager.prune(root, dry_run=True) if entry.kind == "part"]

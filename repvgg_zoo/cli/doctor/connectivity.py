@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from ..._settings import Settings
 from ...hub.filenames import is_stored_name
-from ...hub.sources import redact, rewritten, sources_of
+from ...hub.sources import redact, rewrite_url, sources_of
 from ...registry.specs import FileSpec
 
 SECONDS = 3.0
@@ -38,13 +38,13 @@ class Answer:
 
 def mirrors(settings: Settings) -> List[Place]:
     """The mirrors in force, after the rewrite rules."""
-    roots = [rewritten(root, settings) for root in settings.mirrors]
+    roots = [rewrite_url(root, settings) for root in settings.mirrors]
     return [Place("mirror", root, redact(root)) for root in roots]
 
 
 def hosts(files: Sequence[FileSpec], settings: Settings) -> List[Place]:
     """The hosts of these files' own sources, after the rewrite rules, in the order in which they are met."""
-    plain = Settings(cache=settings.cache, rewrites=settings.rewrites)
+    plain = Settings(cache_dir=settings.cache_dir, url_rewrites=settings.url_rewrites)
     found: Dict[str, Place] = {}
     for file in files:
         for source in sources_of(file, plain):
