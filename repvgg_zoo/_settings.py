@@ -9,18 +9,18 @@ from typing import Mapping, Optional, Tuple
 
 from .errors import ArgumentError
 
-HOME = "REPVGG_ZOO_HOME"
-CACHE_DIRS = "REPVGG_ZOO_CACHE_DIRS"
-MIRROR = "REPVGG_ZOO_MIRROR"
-REWRITE = "REPVGG_ZOO_REWRITE"
-OFFLINE = "REPVGG_ZOO_OFFLINE"
-ALLOW_UNVERIFIED = "REPVGG_ZOO_ALLOW_UNVERIFIED"
-PROGRESS = "REPVGG_ZOO_PROGRESS"
-REGISTRY_ENV = "REPVGG_ZOO_REGISTRY"
+HOME_ENV = "REPVGG_ZOO_HOME"  # the cache folder
+CACHE_DIRS_ENV = "REPVGG_ZOO_CACHE_DIRS"  # read-only cache folders
+MIRROR_ENV = "REPVGG_ZOO_MIRROR"
+REWRITE_ENV = "REPVGG_ZOO_REWRITE"
+OFFLINE_ENV = "REPVGG_ZOO_OFFLINE"
+ALLOW_UNVERIFIED_ENV = "REPVGG_ZOO_ALLOW_UNVERIFIED"
+PROGRESS_ENV = "REPVGG_ZOO_PROGRESS"
+REGISTRY_ENV = "REPVGG_ZOO_REGISTRY"  # registry files besides the shipped one
 PLUGINS_ENV = "REPVGG_ZOO_PLUGINS"
 
-# Every variable of this package, for whoever looks for misspelled ones.
-VARIABLES = (HOME, CACHE_DIRS, MIRROR, REWRITE, OFFLINE, ALLOW_UNVERIFIED, PROGRESS, REGISTRY_ENV, PLUGINS_ENV)
+# All of the above, for whoever looks for misspelled ones.
+VARIABLES: Tuple[str, ...] = tuple(value for name, value in sorted(globals().items()) if name.endswith("_ENV"))
 
 # What torchrun, Open MPI, Slurm and MVAPICH call the number of a process on its machine.
 _LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "MV2_COMM_WORLD_LOCAL_RANK")
@@ -50,14 +50,15 @@ class Settings:
 def read_settings(environ: Optional[Mapping[str, str]] = None) -> Settings:
     """Return the current settings; raises ArgumentError if a variable has an invalid value."""
     env = os.environ if environ is None else environ
+    read_only = _split(env.get(CACHE_DIRS_ENV, ""), os.pathsep)
     return Settings(
         cache_dir=_cache_dir(env),
-        read_only_cache_dirs=tuple(_folder(CACHE_DIRS, part) for part in _split(env.get(CACHE_DIRS, ""), os.pathsep)),
-        mirrors=tuple(_split(env.get(MIRROR, ""))),
-        url_rewrites=tuple(_url_rewrite(rule) for rule in _split(env.get(REWRITE, ""))),
-        offline=read_switch(OFFLINE, env) or False,
-        allow_unverified=read_switch(ALLOW_UNVERIFIED, env) or False,
-        progress=read_switch(PROGRESS, env),
+        read_only_cache_dirs=tuple(_folder(CACHE_DIRS_ENV, folder) for folder in read_only),
+        mirrors=_split(env.get(MIRROR_ENV, "")),
+        url_rewrites=tuple(_url_rewrite(rule) for rule in _split(env.get(REWRITE_ENV, ""))),
+        offline=read_switch(OFFLINE_ENV, env) or False,
+        allow_unverified=read_switch(ALLOW_UNVERIFIED_ENV, env) or False,
+        progress=read_switch(PROGRESS_ENV, env),
     )
 
 
@@ -99,13 +100,13 @@ def is_first_local_rank(environ: Optional[Mapping[str, str]] = None) -> bool:
 
 
 def _cache_dir(env: Mapping[str, str]) -> Path:
-    if env.get(HOME):
-        return _folder(HOME, env[HOME])
+    if env.get(HOME_ENV):
+        return _folder(HOME_ENV, env[HOME_ENV])
     # MegEngine's own rule: $MGE_HOME, else $XDG_CACHE_HOME/megengine, else ~/.cache/megengine.
     for variable, below in (("MGE_HOME", ""), ("XDG_CACHE_HOME", "megengine")):
         if env.get(variable):
             return _folder(variable, env[variable]) / below / "repvgg_zoo"
-    return _folder(HOME, "~/.cache/megengine/repvgg_zoo")
+    return _folder(HOME_ENV, "~/.cache/megengine/repvgg_zoo")
 
 
 def _folder(variable: str, value: str) -> Path:
@@ -113,7 +114,7 @@ def _folder(variable: str, value: str) -> Path:
     if "\0" in expanded or expanded.startswith("~"):
         raise ArgumentError(
             f"{variable} is not a valid folder: {value!r}",
-            hint=f"set {HOME} to an absolute path",
+            hint=f"set {HOME_ENV} to an absolute path",
             expected="a path",
             actual=value,
         )
@@ -128,7 +129,7 @@ def _url_rewrite(rule: str) -> Tuple[str, str]:
     old, equals, new = rule.partition("=")
     if not (old and equals and new):
         raise ArgumentError(
-            f"{REWRITE} contains {rule!r}, which is not a valid rewrite rule",
+            f"{REWRITE_ENV} contains {rule!r}, which is not a valid rewrite rule",
             hint="write old-prefix=new-prefix, several separated by spaces",
             expected="old-prefix=new-prefix",
             actual=rule,

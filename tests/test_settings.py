@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from repvgg_zoo import _settings
 from repvgg_zoo._settings import read_settings
 from repvgg_zoo.errors import ArgumentError
 
@@ -79,8 +78,3 @@ def test_a_setting_that_cannot_be_meant_is_an_argument_error_with_a_hint(name: s
         read_settings({name: value})
     assert caught.value.hint
     assert caught.value.actual == value
-
-
-def test_every_variable_of_the_module_is_in_its_list() -> None:
-    names = {value for value in vars(_settings).values() if isinstance(value, str) and value.startswith("REPVGG_ZOO_")}
-    assert names == set(_settings.VARIABLES)

@@ -21,7 +21,7 @@ from typing import IO, Any, Callable, Dict, List, Mapping, Optional, Tuple
 from repvgg_zoo.errors import ArgumentError, BundleError, PathLike, UnverifiedError, ZooError
 from repvgg_zoo.registry.specs import FileSpec
 
-from .._settings import ALLOW_UNVERIFIED, Settings, read_settings
+from .._settings import ALLOW_UNVERIFIED_ENV, Settings, read_settings
 from . import cache
 from .fetch import fetch_file
 from .filenames import file_key, safe_name, stored_name
@@ -251,7 +251,7 @@ def _refuse_unverified(bundle: Bundle, path: Path, allow: bool) -> None:
     if doubtful and not allow:
         raise UnverifiedError(
             f"only the bundle itself vouches for {', '.join(doubtful)}",
-            hint=f"if you trust who made it, pass allow_unverified=True or set {ALLOW_UNVERIFIED}=1",
+            hint=f"if you trust who made it, pass allow_unverified=True or set {ALLOW_UNVERIFIED_ENV}=1",
             path=path,
         )
 

@@ -22,7 +22,7 @@ from typing import Optional
 from repvgg_zoo.errors import CacheError, DiskFullError
 from repvgg_zoo.registry.specs import FileSpec
 
-from .._settings import HOME
+from .._settings import HOME_ENV
 from .clock import SYSTEM_CLOCK, Clock
 from .filenames import stored_name
 from .verify import hash_file, proves
@@ -100,7 +100,7 @@ def unusable(root: Path, error: BaseException) -> CacheError:
     reason = getattr(error, "strerror", None) or str(error)
     return CacheError(
         f"cannot write to the cache folder {root}: {reason}",
-        hint=f"set {HOME} to a folder that you may write to",
+        hint=f"set {HOME_ENV} to a folder that you may write to",
         path=root,
     )
 
@@ -116,7 +116,7 @@ def disk_full(root: Path, name: str, needed: int, free: int) -> DiskFullError:
     """The error for a file that has no room; ``needed`` and ``free`` in bytes."""
     return DiskFullError(
         f"no room for {name} in {root}: {needed} bytes are needed, {free} are free",
-        hint=f"free some space or set {HOME} to a folder on another disk",
+        hint=f"free some space or set {HOME_ENV} to a folder on another disk",
         needed=needed,
         free=free,
         path=root,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Callable, Hashable, Optional, Sequence, Tuple,
 from repvgg_zoo.errors import CacheError, DownloadError, IntegrityError, OfflineError, UnverifiedError, ZooError
 from repvgg_zoo.registry.specs import FileSpec
 
-from .._settings import ALLOW_UNVERIFIED, CACHE_DIRS, MIRROR, OFFLINE, Settings, read_settings
+from .._settings import ALLOW_UNVERIFIED_ENV, CACHE_DIRS_ENV, MIRROR_ENV, OFFLINE_ENV, Settings, read_settings
 from . import cache
 from .clock import SYSTEM_CLOCK, Clock
 from .filenames import file_key, stored_name
@@ -234,7 +234,7 @@ def _unverified(file: FileSpec) -> UnverifiedError:
 
     return UnverifiedError(
         f"the publisher of {file.name} states no digest, so nothing shows that it is the right file",
-        hint=f"pass allow_unverified=True or set {ALLOW_UNVERIFIED}=1; "
+        hint=f"pass allow_unverified=True or set {ALLOW_UNVERIFIED_ENV}=1; "
         "its digest is then recorded and checked ever after",
         url=redact(file.sources[0]) if file.sources else None,
     )
@@ -247,9 +247,9 @@ def _offline(file: FileSpec, settings: Settings, attempts: Tuple[str, ...]) -> O
     )
     listing = "".join(f"\n  - {place}" for place in looked)
     return OfflineError(
-        f"{file.name} is not at hand, and the network may not be used ({OFFLINE}, or offline=True){listing}",
-        hint=f"bring the file as {name} into one of these folders, name a folder that has it in {CACHE_DIRS} or "
-        f"{MIRROR}, import a bundle, or go online once",
+        f"{file.name} is not at hand, and the network may not be used ({OFFLINE_ENV}, or offline=True){listing}",
+        hint=f"bring the file as {name} into one of these folders, name a folder that has it in {CACHE_DIRS_ENV} or "
+        f"{MIRROR_ENV}, import a bundle, or go online once",
         attempts=looked,
         path=settings.cache_dir / name,
     )

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from ..._settings import CACHE_DIRS, MIRROR, REWRITE
+from ..._settings import CACHE_DIRS_ENV, MIRROR_ENV, REWRITE_ENV
 from ...hub import bundle as bundles
 from ...hub import read_settings
 from ...hub.sources import redact
@@ -18,7 +18,7 @@ from .cache import all_checkpoints
 from .fetch import add_names
 
 HELP = f"""
-show: the mirrors ({MIRROR}) and rewrite rules ({REWRITE})
+show: the mirrors ({MIRROR_ENV}) and rewrite rules ({REWRITE_ENV})
 that are in force, the hosts of the registry's sources, and whether they answer.
 make: a folder that any static web server can serve as a mirror, and that can be
 mounted as a cache. A mirror needs no trust: what it serves is verified.
@@ -72,7 +72,7 @@ def run_show(args: argparse.Namespace) -> int:
         [[one["kind"], one["where"], answer(one["answers"], one["text"])] for one in facts["places"]],
     )
     if not facts["mirrors"]:
-        lines += ["", paint(f"No mirror is set; {MIRROR}=URL names one.", "dim")]
+        lines += ["", paint(f"No mirror is set; {MIRROR_ENV}=URL names one.", "dim")]
     show(args, facts, lines)
     return int(any(one.place.kind == "mirror" and not one.ok for one in answers))
 
@@ -89,8 +89,8 @@ def run_make(args: argparse.Namespace) -> int:
         *bundle.listing(files),
         f"made {path}",
         f"serve it    python3 -m http.server --directory {path}",
-        f"use it      export {MIRROR}=http://HOST:8000",
-        f"or mount it export {CACHE_DIRS}=/path/to/{path.name}",
+        f"use it      export {MIRROR_ENV}=http://HOST:8000",
+        f"or mount it export {CACHE_DIRS_ENV}=/path/to/{path.name}",
     ]
     show(args, {"path": path, "files": files}, lines)
     return 0

@@ -69,17 +69,17 @@ def cache(offline: bool) -> List[Finding]:
     found = []
     for folder in chosen.read_only_cache_dirs:
         if not os.access(str(folder), os.R_OK | os.X_OK):
-            fix = f"take it out of {_settings.CACHE_DIRS}, or mount it"
-            found.append(warn("cache", f"{folder}, of {_settings.CACHE_DIRS}, cannot be read", fix))
+            fix = f"take it out of {_settings.CACHE_DIRS_ENV}, or mount it"
+            found.append(warn("cache", f"{folder}, of {_settings.CACHE_DIRS_ENV}, cannot be read", fix))
     probe = chosen.cache_dir / f"doctor-{uuid.uuid4().hex[:12]}"
     try:
         caches.prepare(chosen.cache_dir)
         probe.write_bytes(b"x")
     except CacheError as error:
-        return [*found, fail("cache", error.message, f"export {_settings.HOME}=/a/folder/you/may/write")]
+        return [*found, fail("cache", error.message, f"export {_settings.HOME_ENV}=/a/folder/you/may/write")]
     except OSError as error:
         text = f"cannot write to {chosen.cache_dir}: {error.strerror}"
-        return [*found, fail("cache", text, f"export {_settings.HOME}=/a/folder/you/may/write")]
+        return [*found, fail("cache", text, f"export {_settings.HOME_ENV}=/a/folder/you/may/write")]
     finally:
         with suppress(OSError):
             probe.unlink()
@@ -91,7 +91,7 @@ def disk(offline: bool) -> List[Finding]:
     root = existing(read_settings().cache_dir)
     free = shutil.disk_usage(str(root)).free
     text = f"{size_text(free)} free at {root}"
-    fix = f"export {_settings.HOME}=/a/folder/on/another/disk, or repvgg-zoo cache prune --native"
+    fix = f"export {_settings.HOME_ENV}=/a/folder/on/another/disk, or repvgg-zoo cache prune --native"
     if free < NEEDED:
         return [fail("disk", text, fix)]
     return [warn("disk", f"{text}; the largest checkpoints need more", fix) if free < COMFORTABLE else ok("disk", text)]
@@ -142,7 +142,7 @@ def another_process(path: Path) -> str:
 def locks_do_not_work(what: str) -> Finding:
     """Nothing depends on locks, so this is a warning."""
     text = f"file locks {what} here: processes may each download the same file"
-    return warn("locks", text, f"export {_settings.HOME}=/a/folder/on/a/local/disk")
+    return warn("locks", text, f"export {_settings.HOME_ENV}=/a/folder/on/a/local/disk")
 
 
 def leftovers(offline: bool) -> List[Finding]:
@@ -172,7 +172,7 @@ def network(offline: bool) -> List[Finding]:
     found = [
         ok("network", f"mirror {one.place.label} {one.text}")
         if one.ok
-        else warn("network", f"mirror {one.place.label} {one.text}", f"check {_settings.MIRROR}")
+        else warn("network", f"mirror {one.place.label} {one.text}", f"check {_settings.MIRROR_ENV}")
         for one in mirrors
     ]
     silent = [one for one in hosts if not one.ok]
