@@ -32,8 +32,9 @@ from .backends import candidates
 from .compile_cache import Store
 from .fingerprint import checkpoint_digest, network_digest, processor
 from .graph import Structure, private_copy
-from .ir import Numbers, numbers_from, numbers_of
+from .ir import NetworkWeights, check_state_dict, weights_from_state_dict
 from .lite import BUILDING, obstacle
+from .module_weights import extract_weights
 from .pipeline import Job, NotCompilable, Source, build, probe_input
 from .runners import EagerRunner, Runner, cannot_run
 
@@ -217,13 +218,19 @@ def _named(name: str) -> _Subject:
         return _given(create(name, pretrained=True, deploy=True))
     digest = checkpoint_digest(stamp.sha256, checkpoint, spec.architecture)
 
-    def numbers() -> Numbers:
-        return numbers_from(
-            in_form(load_weights(path, checkpoint, deploy=True, cache_dir=read_settings().cache_dir), True)
-        )
+    def weights() -> NetworkWeights:
+        loaded = in_form(load_weights(path, checkpoint, deploy=True, cache_dir=read_settings().cache_dir), True)
+        state_dict = {key: _as_float32(array) for key, array in loaded.items()}
+        check_state_dict(state_dict, spec.architecture, checkpoint.num_classes, path)
+        return weights_from_state_dict(state_dict)
 
-    source = Source(lambda: create(name, pretrained=True, deploy=True), lambda: digest, numbers)
+    source = Source(lambda: create(name, pretrained=True, deploy=True), lambda: digest, weights)
     return _Subject(source, spec.architecture.in_chans, spec, checkpoint)
+
+
+def _as_float32(array: NDArray[Any]) -> NDArray[Any]:
+    """Cast floating-point numbers as ``create`` does; ``check_state_dict`` refuses all others."""
+    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
 def _given(network: M.Module) -> _Subject:
@@ -241,7 +248,7 @@ def _given(network: M.Module) -> _Subject:
         with evaluating(network):
             return to_deploy(network)
 
-    source = Source(deployed, lambda: network_digest(network), lambda: numbers_of(deployed()))
+    source = Source(deployed, lambda: network_digest(network), lambda: extract_weights(deployed()))
     known = (getattr(network, name, None) for name in ("spec", "checkpoint"))
     return _Subject(source, _channels(network), *known)
 

@@ -1,48 +1,55 @@
-"""The numbers of a deploy-form RepVGG as plain arrays: what the kernels compute it from."""
+"""The weights of a deploy-form RepVGG as plain arrays, layer by layer in the order in which they run.
+
+This is what lowering starts from. Lowering packs the arrays into memory that machine code reads without asking, so
+their shapes are checked here: against the variant where one is known, and always against one another.
+"""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, List, Mapping, Optional, Tuple
+from typing import Any, List, Mapping, NamedTuple, Optional, Tuple
 
-import megengine.module as M
 import numpy as np
 from numpy.typing import NDArray
 
-from .._tensors import borrow
-from ..models import RepVGG, RepVGGBlock, RepVGGplus
-from ..models.layers import Conv2d, Linear, SEBlock
-from ..models.module import Sequential
-from ..models.repvggplus import PlusStage
+from ..checkpoints.block_keys import block_order
+from ..checkpoints.state_dict import same_shape
+from ..errors import PathLike, StateError
+from ..registry.architecture import deploy_shapes
+from ..registry.specs import Architecture
 
-Matrix = Tuple[NDArray[Any], NDArray[Any]]  # (outputs, inputs), and a bias (outputs,)
+KERNEL = ".rbr_reparam.weight"
+MAX_LISTED = 10  # problems that an error message names
 
-# A user may have put a module of MegEngine's in any place, which then computes what numbers do not tell.
-HOLDERS = (RepVGG, RepVGGplus, RepVGGBlock, SEBlock, PlusStage, Sequential, M.Sequential)
-LAYERS = (Conv2d, Linear, M.Conv2d, M.Linear)
-LAYER = re.compile(r"linear|stage[^.]+(\.blocks)?(\.\d+)?\.(rbr_reparam|(se|post_se)\.(down|up))")
+
+class LinearWeights(NamedTuple):
+    """A linear layer: weight (outputs, inputs) and bias (outputs,)."""
+
+    weight: NDArray[Any]
+    bias: NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Gate:
-    """SE's two matrices; ``after_relu`` says on which side of the block's ReLU it stands."""
+class SEWeights:
+    """Squeeze-and-excitation; ``after_relu`` says on which side of the block's ReLU it stands."""
 
-    down: Matrix
-    up: Matrix
+    down: LinearWeights
+    up: LinearWeights
     after_relu: bool
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
-    """A deploy block: kernel (groups, O / groups, I / groups, 3, 3) and bias (O,); ``feature`` is the name under which
-    its output is given out, if it is."""
+class ConvLayer:
+    """A deploy-form block: kernel (groups, O / groups, I / groups, 3, 3) and bias (O,).
+
+    ``feature`` is the name under which its output is returned, or None if it is not.
+    """
 
     kernel: NDArray[Any]
     bias: NDArray[Any]
     stride: int
-    gate: Optional[Gate] = None
+    se: Optional[SEWeights] = None
     feature: Optional[str] = None
 
     @property
@@ -55,89 +62,149 @@ class Block:
 
     @property
     def out_channels(self) -> int:
-        return len(self.bias)
+        return int(self.kernel.shape[1]) * self.groups
 
 
 @dataclass(frozen=True, eq=False)
-class Numbers:
-    """A network: blocks in a row, then the head on the mean over height and width, or none and named feature maps."""
+class NetworkWeights:
+    """A network: convolutions in a row, then the head on the global average, or no head and named feature maps."""
 
-    blocks: Tuple[Block, ...]
-    head: Optional[Matrix]
+    layers: Tuple[ConvLayer, ...]
+    head: Optional[LinearWeights]
 
 
-def numbers_of(network: M.Module) -> Optional[Numbers]:
-    """The numbers of a deploy-form RepVGG or RepVGGplus, valid as long as it lives; None for any other network.
+def weights_from_state_dict(
+    state_dict: Mapping[str, NDArray[Any]], features: Mapping[int, str] = MappingProxyType({})
+) -> NetworkWeights:
+    """Return the layers of a deploy-form state dict with canonical keys.
 
-    It must be one whose code is ours alone, see ``network_digest``.
+    ``features`` maps the numbers of stages (0 is the stem) to the names under which their outputs are returned.
     """
-    if type(network) not in (RepVGG, RepVGGplus) or not all(_is_usual(*pair) for pair in network.named_modules()):
-        return None
-    blocks = {name: module for name, module in network.named_modules() if isinstance(module, RepVGGBlock)}
-    strides = {name: _usual_stride(block) for name, block in blocks.items()}
-    if None in strides.values() or any(tensor.dtype != np.float32 for tensor in network.tensors()):
-        return None
-    wanted = {} if network.linear is not None else {info.index: info.name for info in network.feature_info}
-    numbers = numbers_from(borrow(dict(network.named_tensors())), wanted)
-    built = [strides[name] for name in sorted(blocks, key=_place)]
-    return numbers if [block.stride for block in numbers.blocks] == built else None
-
-
-def numbers_from(arrays: Mapping[str, NDArray[Any]], features: Mapping[int, str] = MappingProxyType({})) -> Numbers:
-    """The numbers of deploy-form arrays with this package's names; ``features`` has the names of stages to give out."""
-    suffix = ".rbr_reparam.weight"
-    names = sorted((key[: -len(suffix)] for key in arrays if key.endswith(suffix)), key=_place)
-    blocks: List[Block] = []
-    for name, following in zip(names, [*names[1:], None]):
-        kernel = arrays[name + suffix]
-        first = not blocks or _stage(name) != _stage(names[len(blocks) - 1])
-        last = following is None or _stage(following) != _stage(name)
-        blocks.append(
-            Block(
+    names = sorted((key[: -len(KERNEL)] for key in state_dict if key.endswith(KERNEL)), key=block_order)
+    stages = [_stage(name) for name in names]
+    layers: List[ConvLayer] = []
+    for index, name in enumerate(names):
+        is_first = index == 0 or stages[index - 1] != stages[index]
+        is_last = index == len(names) - 1 or stages[index + 1] != stages[index]
+        kernel = state_dict[name + KERNEL]
+        layers.append(
+            ConvLayer(
                 kernel if kernel.ndim == 5 else kernel[None],
-                arrays[f"{name}.rbr_reparam.bias"].reshape(-1),
-                stride=2 if first else 1,
-                gate=_gate(arrays, name),
-                feature=features.get(_stage(name)) if last else None,
+                state_dict[f"{name}.rbr_reparam.bias"].reshape(-1),
+                stride=2 if is_first else 1,
+                se=_se(state_dict, name),
+                feature=features.get(stages[index]) if is_last else None,
             )
         )
-    return Numbers(tuple(blocks), _matrix(arrays, "linear") if "linear.weight" in arrays else None)
+    return NetworkWeights(tuple(layers), _linear(state_dict, "linear") if "linear.weight" in state_dict else None)
 
 
-def _place(name: str) -> Tuple[Any, ...]:
-    """What sorts blocks as they run: stage3.10 comes after stage3.9, and stage3_second after stage3_first."""
-    stage, *rest = name.split(".")
-    return (stage, *(int(part) for part in rest if part.isdigit()))
+def check_state_dict(
+    state_dict: Mapping[str, NDArray[Any]],
+    architecture: Architecture,
+    num_classes: Optional[int] = None,
+    path: Optional[PathLike] = None,
+) -> None:
+    """Raise StateError unless these are exactly the arrays of the variant's deploy form: keys, shapes, and float32.
+
+    Values may be anything, NaN and infinity included. ``path`` is the file that they come from, for the error.
+    """
+    shapes = deploy_shapes(architecture, num_classes)
+    missing = [key for key in shapes if key not in state_dict]
+    unexpected = [key for key in state_dict if key not in shapes]
+    shared = [key for key in shapes if key in state_dict]
+    misshapen = [
+        (key, shapes[key], state_dict[key].shape)
+        for key in shared
+        if not same_shape(shapes[key], state_dict[key].shape)
+    ]
+    not_float32 = [key for key in shared if state_dict[key].dtype != np.float32]
+    problems = [
+        *(f"missing: {key}" for key in missing),
+        *(f"unexpected: {key}" for key in unexpected),
+        *(f"of another shape: {key} {actual} for {expected}" for key, expected, actual in misshapen),
+        *(f"not float32: {key} ({state_dict[key].dtype})" for key in not_float32),
+    ]
+    if problems:
+        raise _state_error(
+            problems,
+            missing=missing,
+            unexpected=unexpected,
+            misshapen=misshapen,
+            path=path,
+            hint="correct the variant or num_classes in the checkpoint's registry entry, or name another file",
+        )
+
+
+def check_layers(weights: NetworkWeights, channels: Optional[int] = None) -> None:
+    """Raise StateError unless every layer takes what the layer before gives, and all arrays are float32.
+
+    ``channels`` is the number that the images have, by default what the first layer takes.
+    """
+    problems = [] if weights.layers else ["there are no layers"]
+    for index, layer in enumerate(weights.layers):
+        problems += _layer_problems(f"layer {index}", layer, channels)
+        channels = layer.bias.size
+    if weights.head is not None:
+        problems += _linear_problems("the head", weights.head, inputs=channels)
+    if problems:
+        raise _state_error(problems)
+
+
+def _layer_problems(name: str, layer: ConvLayer, channels: Optional[int]) -> List[str]:
+    kernel, outputs = layer.kernel, layer.bias.size
+    expected = f"(groups, {outputs} / groups, {channels or 'inputs'} / groups, 3, 3)"
+    problems = _array_problems(f"{name}'s bias", layer.bias, (outputs,))
+    if kernel.ndim != 5 or kernel.shape[3:] != (3, 3) or layer.out_channels != outputs or 0 in kernel.shape:
+        return [*problems, f"{name}'s kernel is {kernel.shape} where {expected} is expected"]
+    if channels is not None and layer.in_channels != channels:
+        problems.append(f"{name}'s kernel takes {layer.in_channels} channels where there are {channels}")
+    problems += _array_problems(f"{name}'s kernel", kernel, kernel.shape)
+    if layer.se is not None:
+        problems += _linear_problems(f"{name}'s SE reduction", layer.se.down, inputs=outputs)
+        squeezed = layer.se.down.bias.size
+        problems += _linear_problems(f"{name}'s SE expansion", layer.se.up, inputs=squeezed, outputs=outputs)
+    return problems
+
+
+def _linear_problems(
+    name: str, linear: LinearWeights, *, inputs: Optional[int], outputs: Optional[int] = None
+) -> List[str]:
+    outputs = linear.bias.size if outputs is None else outputs
+    expected = (outputs, linear.weight.shape[-1] if inputs is None else inputs)
+    return [
+        *_array_problems(f"{name}'s weight", linear.weight, expected),
+        *_array_problems(f"{name}'s bias", linear.bias, (outputs,)),
+    ]
+
+
+def _array_problems(name: str, array: NDArray[Any], shape: Tuple[int, ...]) -> List[str]:
+    problems = []
+    if array.shape != shape or 0 in shape:
+        problems.append(f"{name} is {array.shape} where {shape} is expected")
+    if array.dtype != np.float32:
+        problems.append(f"{name} is {array.dtype}, not float32")
+    return problems
+
+
+def _state_error(problems: List[str], **data: Any) -> StateError:
+    more = [f"and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
+    lines = ["the weights do not fit the network that is to be compiled:", *problems[:MAX_LISTED], *more]
+    return StateError("\n  ".join(lines), **data)
 
 
 def _stage(name: str) -> int:
     return int(name[len("stage")])
 
 
-def _gate(arrays: Mapping[str, NDArray[Any]], name: str) -> Optional[Gate]:
+def _se(state_dict: Mapping[str, NDArray[Any]], name: str) -> Optional[SEWeights]:
     for part in ("se", "post_se"):
-        if f"{name}.{part}.down.weight" in arrays:
-            down, up = (_matrix(arrays, f"{name}.{part}.{layer}") for layer in ("down", "up"))
-            return Gate(down, up, after_relu=part == "post_se")
+        if f"{name}.{part}.down.weight" in state_dict:
+            down, up = (_linear(state_dict, f"{name}.{part}.{layer}") for layer in ("down", "up"))
+            return SEWeights(down, up, after_relu=part == "post_se")
     return None
 
 
-def _matrix(arrays: Mapping[str, NDArray[Any]], name: str) -> Matrix:
-    weight = arrays[f"{name}.weight"]
-    return weight.reshape(len(weight), -1), arrays[f"{name}.bias"].reshape(-1)
-
-
-def _is_usual(name: str, module: M.Module) -> bool:
-    """Whether a module is one that numbers tell all of, in a place where they look for it."""
-    if type(module) in LAYERS:
-        return module.bias is not None and LAYER.fullmatch(name) is not None
-    return type(module) in HOLDERS
-
-
-def _usual_stride(block: RepVGGBlock) -> Optional[int]:
-    """The stride, None for a block that is not as this package builds it."""
-    convolution = block.rbr_reparam
-    if convolution is None or convolution.bias is None or convolution.stride[0] != convolution.stride[1]:
-        return None
-    same = (convolution.kernel_size, convolution.padding, convolution.dilation) == ((3, 3), (1, 1), (1, 1))
-    return int(convolution.stride[0]) if same and convolution.padding_mode == "zeros" else None
+def _linear(state_dict: Mapping[str, NDArray[Any]], name: str) -> LinearWeights:
+    weight = state_dict[f"{name}.weight"]
+    return LinearWeights(weight.reshape(len(weight), -1), state_dict[f"{name}.bias"].reshape(-1))

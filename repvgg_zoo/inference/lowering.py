@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .ir import Block, Gate, Matrix, Numbers
+from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights, check_layers
 from .jit.kernels import FIELDS, PANEL, UNROLLED, Registers
 from .jit.winograd import TILES, Tile
 
@@ -95,10 +95,10 @@ class Program:
 
 
 def program_of(
-    numbers: Numbers, shape: Tuple[int, int, int, int], threads: int, low_memory: bool, registers: Registers
+    weights: NetworkWeights, shape: Tuple[int, int, int, int], threads: int, low_memory: bool, registers: Registers
 ) -> Program:
     """The program for images of ``shape`` (N, C, H, W) on so many threads; with ``low_memory`` without winograd."""
-    return _Writer(shape[0], threads, low_memory, registers).write(numbers, shape)
+    return _Writer(shape[0], threads, low_memory, registers).write(weights, shape)
 
 
 class _Writer:
@@ -110,8 +110,9 @@ class _Writer:
         self._free: Dict[Any, List[NDArray[Any]]] = {}
         self._scratch: Dict[str, NDArray[Any]] = {}
 
-    def write(self, numbers: Numbers, shape: Tuple[int, int, int, int]) -> Program:
+    def write(self, weights: NetworkWeights, shape: Tuple[int, int, int, int]) -> Program:
         _, channels, height, width = shape
+        check_layers(weights, channels)
         x = self._map(height, width, channels, UNROLLED)
         image, row, column = x.strides
         self._program.add(
@@ -126,28 +127,28 @@ class _Writer:
             row=row,
             column=column,
         )
-        for block in numbers.blocks:
-            height, width = _after(x.height, block.stride), _after(x.width, block.stride)
-            out = self._map(height, width, block.out_channels)
-            relu = block.gate is None or block.gate.after_relu
+        for layer in weights.layers:
+            height, width = _after(x.height, layer.stride), _after(x.width, layer.stride)
+            out = self._map(height, width, layer.out_channels)
+            relu = layer.se is None or layer.se.after_relu
             # A picture is filled up to less than the whole vectors that winograd takes.
-            suits = block.stride == 1 and x.memory.shape[-1] % PANEL == 0
-            tile = self._choose(block, out) if suits else None
+            suits = layer.stride == 1 and x.memory.shape[-1] % PANEL == 0
+            tile = self._choose(layer, out) if suits else None
             if tile is None:
-                self._direct(block, x, out, relu)
+                self._direct(layer, x, out, relu)
             else:
-                self._winograd(block, tile, x, out, relu)
-            if block.gate is not None:
-                self._gate(block.gate, out)
-            if block.feature is not None:
-                self._program.outputs[block.feature] = out.inside
+                self._winograd(layer, tile, x, out, relu)
+            if layer.se is not None:
+                self._se(layer.se, out)
+            if layer.feature is not None:
+                self._program.outputs[layer.feature] = out.inside
             # A map that is given out must last; any other is free for the next but one block.
             if not any(x.memory.base is kept.base for kept in self._program.outputs.values()):
                 self._free.setdefault((x.memory.shape, x.height, x.width), []).append(x.memory)
             x = out
-        if numbers.head is not None:
-            logits = self._matrix(numbers.head, self._mean(x), relu=False)
-            self._program.outputs[""] = logits[:, : len(numbers.head[1])]
+        if weights.head is not None:
+            logits = self._matrix(weights.head, self._mean(x), relu=False)
+            self._program.outputs[""] = logits[:, : len(weights.head[1])]
         return self._program
 
     def _map(self, height: int, width: int, channels: int, multiple: int = PANEL) -> Map:
@@ -157,12 +158,12 @@ class _Writer:
         free = self._free.get((shape, height, width))  # of the same size, so that the border is still zeros
         return Map(free.pop() if free else aligned(shape), height, width, channels)
 
-    def _choose(self, block: Block, out: Map) -> Optional[Tile]:
+    def _choose(self, layer: ConvLayer, out: Map) -> Optional[Tile]:
         """The tile that should be fastest, None for a direct convolution."""
-        weights = block.kernel.size // 9
+        products = layer.kernel.size // 9
 
         def seconds(points: int, tiles: int) -> float:
-            return max(points * tiles * weights / MULTIPLY_ADDS / self._threads, 4 * points * weights / STREAMED)
+            return max(points * tiles * products / MULTIPLY_ADDS / self._threads, 4 * points * products / STREAMED)
 
         times: List[Tuple[float, Optional[Tile]]] = [(seconds(9, out.images * out.height * out.width), None)]
         for tile in self._tiles:
@@ -170,8 +171,8 @@ class _Writer:
             times.append((seconds(tile.points, count), tile))
         return min(times, key=lambda time: time[0])[1]
 
-    def _direct(self, block: Block, x: Map, out: Map, relu: bool) -> None:
-        kernel = _by_panels(block.kernel, x.memory.shape[-1], out.memory.shape[-1])
+    def _direct(self, layer: ConvLayer, x: Map, out: Map, relu: bool) -> None:
+        kernel = _by_panels(layer.kernel, x.memory.shape[-1], out.memory.shape[-1])
         groups, panels, _, channels, _ = kernel.shape
         _, row, column = x.strides
         if groups == 1:  # the pixels of a row lie together
@@ -182,27 +183,27 @@ class _Writer:
         self._product(
             x=x.memory,
             weights=_packed(kernel),
-            bias=_filled(block.bias, out.memory.shape[-1]),
+            bias=_filled(layer.bias, out.memory.shape[-1]),
             out=out.memory,
             channels=length,
             tap_places=places,
             group_in=[channels * group for group in range(groups)],
             group_out=[PANEL * panels * group for group in range(groups)],
             panels=panels,
-            row_in=x.places(ys * block.stride, xs * block.stride),
+            row_in=x.places(ys * layer.stride, xs * layer.stride),
             row_out=out.places(ys + 1, xs + 1),
             block=ROW_BLOCK,
             relu=relu,
         )
 
-    def _winograd(self, block: Block, tile: Tile, x: Map, out: Map, relu: bool) -> None:
-        kernel = _by_panels(block.kernel, x.memory.shape[-1], out.memory.shape[-1])
+    def _winograd(self, layer: ConvLayer, tile: Tile, x: Map, out: Map, relu: bool) -> None:
+        kernel = _by_panels(layer.kernel, x.memory.shape[-1], out.memory.shape[-1])
         groups, panels, _, channels, _ = kernel.shape
         ins, outs = x.memory.shape[-1], out.memory.shape[-1]
         flat = np.ascontiguousarray(kernel.transpose(2, 0, 1, 3, 4)).reshape(9, -1)
         weights = aligned((tile.points, flat.shape[1]))
         tile.weights(flat, weights)
-        bias = _filled(block.bias, outs)
+        bias = _filled(layer.bias, outs)
         ys, xs = (np.arange(0, size, tile.size) for size in (out.height, out.width))
         tile_in, tile_out = x.places(ys, xs), out.places(ys + 1, xs + 1)
         heights = np.tile(np.repeat(out.height - ys, len(xs)), out.images)
@@ -259,10 +260,10 @@ class _Writer:
                 widths=_ints(widths[start:stop]),
             )
 
-    def _gate(self, gate: Gate, x: Map) -> None:
-        factors = self._matrix(gate.up, self._matrix(gate.down, self._mean(x), relu=True), relu=False)
+    def _se(self, se: SEWeights, x: Map) -> None:
+        factors = self._matrix(se.up, self._matrix(se.down, self._mean(x), relu=True), relu=False)
         self._program.add("sigmoid", x=factors, count=factors.size)
-        self._program.add("gate", x=x.inside, gate=factors, relu=not gate.after_relu, **self._area(x))
+        self._program.add("gate", x=x.inside, gate=factors, relu=not se.after_relu, **self._area(x))
 
     def _mean(self, x: Map) -> NDArray[Any]:
         out = aligned((x.images, x.memory.shape[-1]))
@@ -274,9 +275,9 @@ class _Writer:
         size = {"images": x.images, "height": x.height, "width": x.width}
         return {**size, "channels": channels, "image": image, "row": row}
 
-    def _matrix(self, matrix: Matrix, x: NDArray[Any], relu: bool) -> NDArray[Any]:
+    def _matrix(self, linear: LinearWeights, x: NDArray[Any], relu: bool) -> NDArray[Any]:
         """(N, C') to (N, O'), each filled up."""
-        weight, bias = matrix
+        weight, bias = linear
         ins, outs = x.shape[1], _up(len(weight), PANEL)
         filled = aligned((outs, ins))
         filled[: weight.shape[0], : weight.shape[1]] = weight

@@ -19,7 +19,7 @@ from ..reparam.to_deploy import relative_error
 from .backends import Plan
 from .compile_cache import Graphs, Record, Store, key_of
 from .graph import Arrays, Seen, Structure, dump, look_at, private_copy
-from .ir import Numbers
+from .ir import NetworkWeights
 from .lowering import Program, program_of
 from .runners import KernelRunner, LiteRunner, Runner
 
@@ -59,12 +59,12 @@ class Source:
     """A network in the deploy form, maybe the user's own; each part is made when it is asked for.
 
     ``digest`` identifies the network, or is None if only its dumped graph can, since it has code of the user's.
-    ``numbers`` are what our kernels need, or None if it is no RepVGG as this package builds it.
+    ``weights`` are what our kernels need, or None if it is not a RepVGG as this package builds it.
     """
 
     network: Callable[[], M.Module]
     digest: Callable[[], Optional[str]]
-    numbers: Callable[[], Optional[Numbers]]
+    weights: Callable[[], Optional[NetworkWeights]]
 
 
 def build(source: Source, job: Job, store: Store) -> Built:
@@ -105,12 +105,12 @@ def build(source: Source, job: Job, store: Store) -> Built:
 def _program(source: Source, job: Job) -> Optional[Program]:
     """The program for our kernels, None if they are not for this network or not among the plans."""
     plan = next((plan for plan in job.plans if plan.kernels), None)
-    numbers = None if plan is None else source.numbers()
-    if plan is None or numbers is None:
+    weights = None if plan is None else source.weights()
+    if plan is None or weights is None:
         return None
     from .jit.engine import registers_here  # here, because it loads LLVM
 
-    return program_of(numbers, job.shape, job.threads, plan.low_memory, registers_here())
+    return program_of(weights, job.shape, job.threads, plan.low_memory, registers_here())
 
 
 def _add(graphs: Graphs, network: M.Module, job: Job) -> str:

@@ -1,66 +1,68 @@
-"""What a network's numbers compute, in float64 and by the definition, and random numbers to compute with."""
+"""What a network computes, in float64 and by the definition, and random weights to compute with."""
 
 from __future__ import annotations
 
-from typing import Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from repvgg_zoo.inference.ir import Block, Gate, Numbers
+from repvgg_zoo.inference.ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights
 
 
 class Layer(NamedTuple):
-    """A block to be drawn: ``gate`` is None, "before" or "after" ReLU."""
+    """A layer of random weights: ``se`` is None, "before" or "after" ReLU."""
 
     channels: int
     stride: int = 1
     groups: int = 1
-    gate: Optional[str] = None
+    se: Optional[str] = None
     feature: bool = False
 
 
-def drawn(channels: int, layers: Sequence[Layer], classes: Optional[int] = None, seed: int = 0) -> Numbers:
-    """Numbers that keep the scale of images of scale 1, block by block, so that errors can be told by it."""
+def random_weights(
+    channels: int, layers: Sequence[Layer], classes: Optional[int] = None, seed: int = 0
+) -> NetworkWeights:
+    """Return weights that keep the scale of images of scale 1, layer by layer, so that errors can be judged by it."""
     random = np.random.RandomState(seed)
 
     def normal(*shape, scale=1.0):
         return (scale * random.standard_normal(shape)).astype(np.float32)
 
-    def matrix(outs, ins):
-        return normal(outs, ins, scale=ins**-0.5), normal(outs)
+    def linear(outs, ins):
+        return LinearWeights(normal(outs, ins, scale=ins**-0.5), normal(outs))
 
-    blocks = []
+    convolutions = []
     for index, layer in enumerate(layers):
         wide, deep = layer.channels // layer.groups, channels // layer.groups
         assert (wide * layer.groups, deep * layer.groups) == (layer.channels, channels)
         kernel = normal(layer.groups, wide, deep, 3, 3, scale=(2 / (9 * deep)) ** 0.5)
         squeezed = max(1, layer.channels // 4)
-        gate = None
-        if layer.gate is not None:
-            down, up = matrix(squeezed, layer.channels), matrix(layer.channels, squeezed)
-            gate = Gate(down, up, after_relu=layer.gate == "after")
-        feature = f"block{index}" if layer.feature else None
-        blocks.append(Block(kernel, normal(layer.channels, scale=0.1), layer.stride, gate, feature))
+        se = None
+        if layer.se is not None:
+            down, up = linear(squeezed, layer.channels), linear(layer.channels, squeezed)
+            se = SEWeights(down, up, after_relu=layer.se == "after")
+        feature = f"layer{index}" if layer.feature else None
+        convolutions.append(ConvLayer(kernel, normal(layer.channels, scale=0.1), layer.stride, se, feature))
         channels = layer.channels
-    return Numbers(tuple(blocks), None if classes is None else matrix(classes, channels))
+    return NetworkWeights(tuple(convolutions), None if classes is None else linear(classes, channels))
 
 
-def computed(numbers: Numbers, x: np.ndarray) -> Dict[str, np.ndarray]:
+def compute(weights: NetworkWeights, x: np.ndarray) -> Dict[str, np.ndarray]:
     """The outputs for images (N, C, H, W): features (N, C, H, W) by name, logits (N, classes) by ""."""
     outputs = {}
     x = x.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):  # for images that are not finite
-        for block in numbers.blocks:
-            x = _convolution(x, block.kernel, block.bias, block.stride)
-            if block.gate is not None and not block.gate.after_relu:
-                x = x * _factors(block.gate, x)
+        for layer in weights.layers:
+            x = _convolution(x, layer.kernel, layer.bias, layer.stride)
+            if layer.se is not None and not layer.se.after_relu:
+                x = x * _scales(layer.se, x)
             x = np.maximum(x, 0)
-            if block.gate is not None and block.gate.after_relu:
-                x = x * _factors(block.gate, x)
-            if block.feature is not None:
-                outputs[block.feature] = x
-        if numbers.head is not None:
-            outputs[""] = _linear(numbers.head, x.mean(axis=(2, 3)))
+            if layer.se is not None and layer.se.after_relu:
+                x = x * _scales(layer.se, x)
+            if layer.feature is not None:
+                outputs[layer.feature] = x
+        if weights.head is not None:
+            outputs[""] = _linear(weights.head, x.mean(axis=(2, 3)))
     return outputs
 
 
@@ -77,13 +79,13 @@ def _convolution(x, kernel, bias, stride):
     return out.reshape(images, groups * wide, rows, columns) + bias.astype(np.float64)[:, None, None]
 
 
-def _factors(gate, x):
-    squeezed = np.maximum(_linear(gate.down, x.mean(axis=(2, 3))), 0)
-    return 1 / (1 + np.exp(-_linear(gate.up, squeezed)))[:, :, None, None]
+def _scales(se, x):
+    squeezed = np.maximum(_linear(se.down, x.mean(axis=(2, 3))), 0)
+    return 1 / (1 + np.exp(-_linear(se.up, squeezed)))[:, :, None, None]
 
 
-def _linear(matrix: Tuple[np.ndarray, np.ndarray], x: np.ndarray) -> np.ndarray:
-    weight, bias = (array.astype(np.float64) for array in matrix)
+def _linear(linear: LinearWeights, x: np.ndarray) -> np.ndarray:
+    weight, bias = (array.astype(np.float64) for array in linear)
     return x @ weight.T + bias
 
 

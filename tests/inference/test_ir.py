@@ -1,213 +1,232 @@
-"""numbers_of: a network's numbers are those of its arrays, and a network that they do not tell all of has none."""
+"""The layers of a state dict, and the arrays that are refused before any memory is laid out for them."""
 
 from __future__ import annotations
 
-import megengine.module as M
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from megengine import Parameter, Tensor
 
-import repvgg_zoo
-from repvgg_zoo.inference.ir import numbers_from, numbers_of
-from repvgg_zoo.models import RepVGG, RepVGGBlock, RepVGGplus
-from repvgg_zoo.registry.specs import SESpec
+from repvgg_zoo.errors import StateError
+from repvgg_zoo.inference.ir import check_layers, check_state_dict, weights_from_state_dict
+from repvgg_zoo.registry.architecture import block_specs, deploy_shapes
+from repvgg_zoo.registry.specs import Architecture, SESpec
+from tests.inference.reference import Layer, random_weights
 
-WIDTHS = [0.25, 0.25, 0.125, 0.0625]
-BEFORE, AFTER = (SESpec(position=position, reduction=4) for position in ("before_relu", "after_relu"))
-
-# Deploy-form networks of every kind.
-NETWORKS = {
-    "plain": (RepVGG, [1, 2, 1, 1], {}),
-    "more than ten blocks in a stage": (RepVGG, [1, 12, 11, 1], {}),
-    "grouped": (RepVGG, [2, 3, 2, 1], {"groups": 2}),
-    "SE before ReLU": (RepVGG, [1, 2, 1, 1], {"se": BEFORE}),
-    "RepVGGplus": (RepVGGplus, [1, 2, 4, 1], {"se": AFTER}),
-    "RepVGGplus with more than ten blocks in half a stage": (RepVGGplus, [1, 11, 23, 1], {"se": AFTER}),
-    "one channel": (RepVGG, [1, 1, 1, 1], {"in_chans": 1, "num_classes": 10}),
-    "features": (RepVGG, [1, 12, 2, 1], {"features_only": True}),
-    "some features": (RepVGG, [1, 2, 2, 1], {"features_only": True, "out_indices": [0, 2]}),
-    "features of RepVGGplus": (RepVGGplus, [1, 2, 4, 1], {"se": AFTER, "features_only": True, "out_indices": [2, 3]}),
+SMALL = {"num_blocks": (1, 2, 4, 1), "width_multiplier": (0.5, 0.25, 0.125, 0.125), "num_classes": 10}
+ARCHITECTURES = {
+    "grouped": Architecture(**SMALL, groups=4),
+    "SE before ReLU": Architecture(**SMALL, se=SESpec("before_relu", 4)),
+    "RepVGGplus": Architecture(**SMALL, se=SESpec("after_relu", 2), builder="repvggplus"),
+    "more than ten blocks": Architecture((1, 12, 11, 1), (0.25,) * 4),
 }
 
 
-def built(kind):
-    make, blocks, options = NETWORKS[kind]
-    return numbered(make(blocks, WIDTHS, deploy=True, **options))
+def state_dict_of(architecture):
+    return {key: np.zeros(shape, np.float32) for key, shape in deploy_shapes(architecture).items()}
 
 
-def numbered(network):
-    """Gives every tensor values of its own, so that none can be taken for another."""
-    for index, tensor in enumerate(network.parameters()):
-        tensor[...] = np.full(tensor.shape, index, np.float32) + np.linspace(0, 0.5, tensor.size).reshape(tensor.shape)
-    return network
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_the_layers_of_a_state_dict_are_those_of_the_architecture(kind):
+    architecture = ARCHITECTURES[kind]
+    state_dict = state_dict_of(architecture)
+    check_state_dict(state_dict, architecture)
+    weights = weights_from_state_dict(dict(sorted(state_dict.items())))
+    check_layers(weights, architecture.in_chans)
+    layers = [(layer.in_channels, layer.out_channels, layer.stride, layer.groups) for layer in weights.layers]
+    assert layers == [block[1:] for block in block_specs(architecture)]
+    expected = None if architecture.se is None else architecture.se.position == "after_relu"
+    assert {layer.se and layer.se.after_relu for layer in weights.layers} == {expected}
+    assert weights.head.weight.shape[0] == architecture.num_classes
 
 
-def arrays_of(numbers):
-    """Everything in it, flat: names and values."""
-    found = {}
-    for index, block in enumerate(numbers.blocks):
-        found[index, "kernel"], found[index, "bias"] = block.kernel, block.bias
-        found[index, "stride"], found[index, "feature"] = block.stride, block.feature
-        if block.gate is not None:
-            found[index, "after"] = block.gate.after_relu
-            for name in ("down", "up"):
-                found[index, name], found[index, name, "bias"] = getattr(block.gate, name)
-    if numbers.head is not None:
-        found["head"], found["head", "bias"] = numbers.head
-    return found
+def remove(key):
+    def change(state_dict):
+        del state_dict[key]
 
-
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_a_networks_numbers_are_those_of_its_arrays(kind):
-    network = built(kind)
-    arrays = {name: tensor.numpy() for name, tensor in network.named_tensors()}
-    features = {} if network.linear is not None else {info.index: info.name for info in network.feature_info}
-    found, expected = arrays_of(numbers_of(network)), arrays_of(numbers_from(arrays, features))
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(found[key], expected[key]) for key in found)
-
-
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_the_blocks_come_in_the_order_in_which_the_network_runs_them(kind):
-    network = built(kind)
-    ran = []
-    for module in network.modules():
-        if isinstance(module, RepVGGBlock):
-            module.register_forward_hook(lambda block, inputs, output: ran.append(block.rbr_reparam))
-    network(Tensor(np.zeros((1, network.in_chans, 8, 8), np.float32)))
-    blocks = numbers_of(network).blocks
-    assert len(blocks) == len(ran)
-    for block, convolution in zip(blocks, ran):
-        assert np.array_equal(block.kernel.reshape(-1), convolution.weight.numpy().reshape(-1))
-        assert np.array_equal(block.bias, convolution.bias.numpy().reshape(-1))
-        assert block.stride == convolution.stride[0]
-        assert (block.groups, block.in_channels) == (convolution.groups, convolution.in_channels)
-
-
-def test_features_belong_to_the_last_blocks_of_their_stages():
-    features = [block.feature for block in numbers_of(built("features")).blocks]
-    stages = ["stage0", "stage1", *[None] * 11, "stage2", None, "stage3", "stage4"]
-    assert features == stages
-    features = [block.feature for block in numbers_of(built("features of RepVGGplus")).blocks]
-    assert features == [None, None, None, "stage2", None, None, None, "stage3"]
-
-
-def test_se_is_on_the_side_of_relu_where_the_network_has_it():
-    for kind, after_relu in (("SE before ReLU", False), ("RepVGGplus", True)):
-        assert {block.gate.after_relu for block in numbers_of(built(kind)).blocks} == {after_relu}
-    assert {block.gate for block in numbers_of(built("plain")).blocks} == {None}
-
-
-class Own(RepVGG):
-    """A user's own network, which may compute anything."""
-
-
-def train_form(network):
-    return RepVGG([1, 2, 1, 1], WIDTHS)
-
-
-def one_block_in_train_form(network):
-    network.stage2[1] = RepVGG([1, 2, 1, 1], WIDTHS).stage2[1]
-    return network
-
-
-def subclass(network):
-    return Own([1, 2, 1, 1], WIDTHS, deploy=True)
-
-
-def no_network_of_ours(network):
-    return network.stage1
-
-
-def changed_convolution(**changes):
-    def change(network):
-        for name, value in changes.items():
-            setattr(network.stage2[1].rbr_reparam, name, value)
-        return network
-
-    change.__name__ = "_".join(changes)
     return change
 
 
-def stride_where_the_stage_begins(network):
-    network.stage2[0].rbr_reparam.stride = (1, 1)
-    return network
+def put(key, shape, dtype=np.float32):
+    def change(state_dict):
+        state_dict[key] = np.zeros(shape, dtype)
+
+    return change
 
 
-def half_precision(network):
-    network.linear.weight = Parameter(network.linear.weight.numpy().astype(np.float16))
-    return network
+def all_of(*changes):
+    def change(state_dict):
+        for part in changes:
+            part(state_dict)
+
+    return change
 
 
-def no_bias_in_the_head(network):
-    network.linear = M.Linear(32, 10, bias=False)
-    return network
+# What is done to the arrays of a network of the given kind, and which keys the error names:
+# missing, unexpected and misshapen ones.
+KERNEL, BIAS = "stage2.0.rbr_reparam.weight", "stage2.0.rbr_reparam.bias"
+CHANGES = {
+    "a block too many": (
+        "grouped",
+        all_of(
+            put("stage3_first.blocks.0.rbr_reparam.weight", (4000, 16, 4, 3, 3)),
+            put("stage3_first.blocks.0.rbr_reparam.bias", (1, 64, 1, 1)),
+        ),
+        ([], ["stage3_first.blocks.0.rbr_reparam.weight", "stage3_first.blocks.0.rbr_reparam.bias"], []),
+    ),
+    "a block too many that fits the last": (
+        "grouped",
+        all_of(
+            put("stage4.1.rbr_reparam.weight", (64, 64, 3, 3)),
+            put("stage4.1.rbr_reparam.bias", (1, 64, 1, 1)),
+        ),
+        ([], ["stage4.1.rbr_reparam.weight", "stage4.1.rbr_reparam.bias"], []),
+    ),
+    "a kernel alone too many": (
+        "grouped",
+        put("stage2.2.rbr_reparam.weight", (32, 32, 3, 3)),
+        ([], ["stage2.2.rbr_reparam.weight"], []),
+    ),
+    "a block too few": ("grouped", all_of(remove(KERNEL), remove(BIAS)), ([KERNEL, BIAS], [], [])),
+    "no bias": ("grouped", remove(BIAS), ([BIAS], [], [])),
+    "SE that the variant does not have": (
+        "grouped",
+        put("stage0.se.down.weight", (8, 32, 1, 1)),
+        ([], ["stage0.se.down.weight"], []),
+    ),
+    "branches that were not fused": (
+        "grouped",
+        put("stage0.rbr_dense.conv.weight", (32, 3, 3, 3)),
+        ([], ["stage0.rbr_dense.conv.weight"], []),
+    ),
+    "other groups": ("grouped", put(KERNEL, (2, 16, 16, 3, 3)), ([], [], ["stage2.0"])),
+    "fewer groups of the same size": ("grouped", put(KERNEL, (2, 8, 8, 3, 3)), ([], [], ["stage2.0"])),
+    "4-D where 5-D is expected": ("grouped", put(KERNEL, (32, 8, 3, 3)), ([], [], ["stage2.0"])),
+    "5-D where 4-D is expected": (
+        "RepVGGplus",
+        put("stage0.rbr_reparam.weight", (1, 32, 3, 3, 3)),
+        ([], [], ["stage0"]),
+    ),
+    "other input channels": ("grouped", put("stage0.rbr_reparam.weight", (32, 4, 3, 3)), ([], [], ["stage0"])),
+    "other output channels": ("grouped", put("stage0.rbr_reparam.weight", (48, 3, 3, 3)), ([], [], ["stage0"])),
+    "no dimensions": ("grouped", put(KERNEL, ()), ([], [], ["stage2.0"])),
+    "a kernel of 5x5": ("grouped", put("stage0.rbr_reparam.weight", (32, 3, 5, 5)), ([], [], ["stage0"])),
+    "a longer bias": ("grouped", put(BIAS, (1, 33, 1, 1)), ([], [], ["stage2.0"])),
+    "an empty bias": ("grouped", put(BIAS, (1, 0, 1, 1)), ([], [], ["stage2.0"])),
+    "a wider SE": ("SE before ReLU", put("stage0.se.down.weight", (9, 32, 1, 1)), ([], [], ["stage0"])),
+    "SE of other channels": ("RepVGGplus", put("stage0.post_se.up.weight", (64, 16, 1, 1)), ([], [], ["stage0"])),
+    "SE on the other side of ReLU": (
+        "SE before ReLU",
+        put("stage0.post_se.down.weight", (8, 32, 1, 1)),
+        ([], ["stage0.post_se.down.weight"], []),
+    ),
+    "more classes": ("grouped", put("linear.weight", (11, 64)), ([], [], ["linear"])),
+    "other features of the head": ("grouped", put("linear.weight", (10, 80)), ([], [], ["linear"])),
+    "a bias of the head for fewer classes": ("grouped", put("linear.bias", (9,)), ([], [], ["linear"])),
+    "no head": ("grouped", remove("linear.weight"), (["linear.weight"], [], [])),
+}
 
 
-def another_head(network):
-    network.linear = M.Sequential(M.Dropout(0.2), M.Linear(32, 10))
-    return network
+@pytest.mark.parametrize("kind", CHANGES)
+def test_arrays_that_are_not_exactly_those_of_the_variant_are_refused(kind):
+    name, change, (missing, unexpected, misshapen) = CHANGES[kind]
+    architecture = ARCHITECTURES[name]
+    state_dict = state_dict_of(architecture)
+    change(state_dict)
+    with pytest.raises(StateError) as caught:
+        check_state_dict(state_dict, architecture, path="net.pth")
+    error = caught.value
+    assert sorted(error.missing) == sorted(missing)
+    assert sorted(error.unexpected) == sorted(unexpected)
+    assert [key.rpartition(".rbr_reparam")[0] or key.split(".")[0] for key, _, _ in error.misshapen] == misshapen
+    assert error.path == "net.pth"
 
 
-def no_head_but_the_mean(network):
-    network.linear = M.Identity()
-    return network
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32, np.complex64, np.bool_, ">f4"], ids=str)
+def test_arrays_of_another_dtype_than_float32_are_refused(dtype):
+    architecture = ARCHITECTURES["grouped"]
+    state_dict = state_dict_of(architecture)
+    state_dict[KERNEL] = state_dict[KERNEL].astype(dtype)
+    with pytest.raises(StateError, match=f"not float32: {KERNEL}"):
+        check_state_dict(state_dict, architecture)
 
 
-def a_module_within_a_stage(network):
-    network.stage1 = M.Sequential(network.stage1[0], M.AvgPool2d(3, 1, 1))
-    return network
+def test_the_error_names_ten_arrays_and_counts_the_rest():
+    architecture = ARCHITECTURES["grouped"]
+    with pytest.raises(StateError, match=r"and 10 more") as caught:
+        check_state_dict({}, architecture)
+    assert len(caught.value.missing) == 20
+    assert len(str(caught.value).splitlines()) < 15
 
 
-def a_convolution_within_a_stage(network):
-    network.stage1 = M.Sequential(network.stage1[0], M.Conv2d(16, 16, 1))
-    return network
+def test_values_that_are_not_finite_are_not_the_business_of_this_check():
+    architecture = ARCHITECTURES["grouped"]
+    check_state_dict({key: array * np.nan for key, array in state_dict_of(architecture).items()}, architecture)
 
 
-def another_module_for_se(network):
-    network.stage1[0].se = M.Softmax(axis=1)
-    return network
+# Networks without an architecture: which part is replaced, and by an array of which shape.
+LAYERS = [Layer(16, 2, se="before"), Layer(32, groups=2), Layer(32, se="after")]
+PARTS = {
+    "a kernel of other input channels": ((1, "kernel"), (2, 16, 9, 3, 3)),
+    "a kernel of other output channels": ((1, "kernel"), (2, 17, 8, 3, 3)),
+    "more groups": ((1, "kernel"), (4, 16, 8, 3, 3)),
+    "a kernel of 5x5": ((1, "kernel"), (2, 16, 8, 5, 5)),
+    "a kernel of four dimensions": ((1, "kernel"), (32, 16, 3, 3)),
+    "no groups": ((1, "kernel"), (0, 16, 8, 3, 3)),
+    "no outputs": ((1, "kernel"), (2, 0, 8, 3, 3)),
+    "a bias of two dimensions": ((1, "bias"), (1, 32)),
+    "a longer bias": ((2, "bias"), (33,)),
+    "a first layer of other input channels": ((0, "kernel"), (1, 16, 4, 3, 3)),
+    "SE of other inputs": ((0, "se", "down", "weight"), (4, 17)),
+    "SE that squeezes to nothing": ((0, "se", "down", "weight"), (0, 16)),
+    "SE whose second layer takes more": ((0, "se", "up", "weight"), (16, 5)),
+    "SE of other outputs": ((2, "se", "up", "weight"), (33, 8)),
+    "SE of a longer bias": ((2, "se", "down", "bias"), (9,)),
+    "SE that squeezes before it expands": ((2, "se", "up", "bias"), (31,)),
+    "a head of other inputs": (("head", "weight"), (5, 33)),
+    "a head of more classes than biases": (("head", "weight"), (6, 32)),
+}
 
 
-OTHERS = [
-    train_form,
-    one_block_in_train_form,
-    subclass,
-    no_network_of_ours,
-    changed_convolution(stride=(2, 2)),
-    changed_convolution(stride=(1, 2)),
-    stride_where_the_stage_begins,
-    changed_convolution(padding=(0, 0)),
-    changed_convolution(padding_mode="reflect"),
-    changed_convolution(dilation=(2, 2)),
-    changed_convolution(bias=None),
-    half_precision,
-    no_bias_in_the_head,
-    another_head,
-    no_head_but_the_mean,
-    a_module_within_a_stage,
-    a_convolution_within_a_stage,
-    another_module_for_se,
-]
+def replaced(value, path, array):
+    """The same structure with another array at the path of attributes."""
+    if not path:
+        return array
+    name, *rest = path
+    changed = replaced(getattr(value, name), rest, array)
+    return value._replace(**{name: changed}) if hasattr(value, "_replace") else replace(value, **{name: changed})
 
 
-@pytest.mark.parametrize("change", OTHERS, ids=lambda change: change.__name__)
-def test_any_other_network_has_no_numbers(change):
-    network = RepVGG([1, 2, 1, 1], WIDTHS, deploy=True)
-    assert numbers_of(network) is not None
-    assert numbers_of(change(network)) is None
+def with_part(weights, path, array):
+    if path[0] == "head":
+        return replaced(weights, path, array)
+    layers = list(weights.layers)
+    layers[path[0]] = replaced(layers[path[0]], path[1:], array)
+    return replace(weights, layers=tuple(layers))
 
 
-def test_a_new_linear_head_is_as_good_as_the_first():
-    network = built("plain")
-    network.linear = M.Linear(32, 10)
-    weight, bias = numbers_of(network).head
-    assert np.array_equal(weight, network.linear.weight.numpy())
-    assert np.array_equal(bias, network.linear.bias.numpy())
+@pytest.mark.parametrize("kind", PARTS)
+def test_layers_that_do_not_fit_one_another_are_refused(kind):
+    path, shape = PARTS[kind]
+    weights = random_weights(3, LAYERS, 5)
+    check_layers(weights, 3)
+    with pytest.raises(StateError, match=r"layer|head"):
+        check_layers(with_part(weights, path, np.zeros(shape, np.float32)), 3)
 
 
-def test_a_published_checkpoint_has_the_numbers_of_its_network():
-    network = repvgg_zoo.create("RepVGG_N0", pretrained=True, deploy=True)
-    arrays = {name: tensor.numpy() for name, tensor in network.named_tensors()}
-    found, expected = arrays_of(numbers_of(network)), arrays_of(numbers_from(arrays))
-    assert all(np.array_equal(found[key], expected[key]) for key in expected)
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64, ">f4"], ids=str)
+@pytest.mark.parametrize("path", [(1, "kernel"), (1, "bias"), (0, "se", "up", "weight"), ("head", "bias")], ids=str)
+def test_layers_of_another_dtype_are_refused(path, dtype):
+    weights = random_weights(3, LAYERS, 5)
+    array = weights
+    for name in path:
+        array = array.layers[name] if isinstance(name, int) else getattr(array, name)
+    with pytest.raises(StateError, match="not float32"):
+        check_layers(with_part(weights, path, array.astype(dtype)), 3)
+
+
+def test_images_of_other_channels_and_no_layers_at_all_are_refused():
+    with pytest.raises(StateError, match="takes 3 channels where there are 4"):
+        check_layers(random_weights(3, LAYERS), 4)
+    with pytest.raises(StateError, match="no layers"):
+        check_layers(random_weights(3, [], 5))

@@ -15,7 +15,7 @@ from repvgg_zoo.inference.jit.kernels import AVX2, AVX512
 from repvgg_zoo.inference.jit.winograd import TILES
 from repvgg_zoo.inference.lowering import HUGE, _Writer, aligned, program_of
 from repvgg_zoo.inference.runners import KernelRunner
-from tests.inference.reference import Layer, computed, drawn, images
+from tests.inference.reference import Layer, compute, images, random_weights
 
 F2, F4 = TILES
 WAYS = {"direct": None, "F2": F2, "F4": F4}
@@ -37,8 +37,8 @@ class Forced(_Writer):
         return self._way
 
 
-def forced(numbers, shape, way, threads=1, registers=None):
-    return Forced(shape[0], threads, way, registers or registers_here()).write(numbers, shape)
+def forced(weights, shape, way, threads=1, registers=None):
+    return Forced(shape[0], threads, way, registers or registers_here()).write(weights, shape)
 
 
 def run(program, *batches, threads=1):
@@ -83,12 +83,12 @@ NETWORKS = {
     "groups that are no whole panels": ((2, 3, 9, 9), [Layer(24, 2), Layer(24, groups=3), Layer(48, groups=6)], 4),
     "groups of a few channels each": ((1, 3, 7, 7), [Layer(20), Layer(80, groups=5), Layer(10, 2, groups=10)], 4),
     "a channel to each group": ((1, 3, 6, 6), [Layer(18), Layer(18, groups=18), Layer(18, groups=9)], 4),
-    "SE before ReLU": ((2, 3, 9, 8), [Layer(20, 2, gate="before"), Layer(20, gate="before"), Layer(20)], 4),
-    "SE after ReLU": ((3, 3, 9, 8), [Layer(20, 2, gate="after"), Layer(40, gate="after"), Layer(40)], 4),
-    "SE that squeezes to one": ((1, 3, 3, 3), [Layer(3, gate="after"), Layer(3, gate="before")], 4),
+    "SE before ReLU": ((2, 3, 9, 8), [Layer(20, 2, se="before"), Layer(20, se="before"), Layer(20)], 4),
+    "SE after ReLU": ((3, 3, 9, 8), [Layer(20, 2, se="after"), Layer(40, se="after"), Layer(40)], 4),
+    "SE that squeezes to one": ((1, 3, 3, 3), [Layer(3, se="after"), Layer(3, se="before")], 4),
     "features and no head": (
         (2, 3, 14, 14),
-        [Layer(16, 2, feature=True), Layer(16), Layer(16, gate="after", feature=True), Layer(16, 2, feature=True)],
+        [Layer(16, 2, feature=True), Layer(16), Layer(16, se="after", feature=True), Layer(16, 2, feature=True)],
         None,
     ),
     "features and a head": ((1, 3, 8, 8), [Layer(16, feature=True), Layer(16), Layer(16, feature=True)], 6),
@@ -107,10 +107,10 @@ NETWORKS = {
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_program_computes_what_the_definition_says(kind, way):
     shape, layers, classes = NETWORKS[kind]
-    numbers = drawn(shape[1], layers, classes)
+    weights = random_weights(shape[1], layers, classes)
     x = images(*shape)
-    found = run(forced(numbers, shape, way, threads=2), x, threads=2)
-    assert distance(computed(numbers, x), found) < BOUNDS[way]
+    found = run(forced(weights, shape, way, threads=2), x, threads=2)
+    assert distance(compute(weights, x), found) < BOUNDS[way]
 
 
 @st.composite
@@ -132,24 +132,24 @@ def networks(draw):
 @given(networks(), st.sampled_from(sorted(WAYS)), st.integers(1, 4), st.integers(0, 100), either_registers)
 def test_any_program_computes_what_the_definition_says(network, way, threads, seed, registers):
     shape, layers, classes = network
-    numbers = drawn(shape[1], layers, classes, seed)
+    weights = random_weights(shape[1], layers, classes, seed)
     x = images(*shape, seed=seed)
-    found = run(forced(numbers, shape, way, threads, registers), x, threads=threads)
-    assert distance(computed(numbers, x), found) < BOUNDS[way]
+    found = run(forced(weights, shape, way, threads, registers), x, threads=threads)
+    assert distance(compute(weights, x), found) < BOUNDS[way]
 
 
 @settings(max_examples=20, deadline=None)
 @given(networks(), st.booleans(), st.integers(1, 4), either_registers)
 def test_the_way_that_is_chosen_is_a_right_one(network, low_memory, threads, registers):
     shape, layers, classes = network
-    numbers = drawn(shape[1], layers, classes)
+    weights = random_weights(shape[1], layers, classes)
     x = images(*shape)
-    program = program_of(numbers, shape, threads, low_memory, registers)
-    assert distance(computed(numbers, x), run(program, x, threads=threads)) < BOUNDS["F4"]
+    program = program_of(weights, shape, threads, low_memory, registers)
+    assert distance(compute(weights, x), run(program, x, threads=threads)) < BOUNDS["F4"]
 
 
 def kernels_of(shape, layers, threads=1, low_memory=False):
-    program = program_of(drawn(shape[1], layers, 10), shape, threads, low_memory, AVX2)
+    program = program_of(random_weights(shape[1], layers, 10), shape, threads, low_memory, AVX2)
     return {call.kernel for call in program.calls}
 
 
@@ -174,12 +174,12 @@ def test_what_is_chosen_depends_on_the_size(kind):
 
 # A network in which every kernel has work.
 SHAPE = (2, 3, 13, 11)
-MIXED = drawn(
+MIXED = random_weights(
     3,
     [
         Layer(32, feature=True),
-        Layer(32, gate="before"),
-        Layer(40, gate="after"),
+        Layer(32, se="before"),
+        Layer(40, se="after"),
         Layer(40, 2, feature=True),
         Layer(40, groups=5),
     ],
@@ -209,7 +209,7 @@ def test_nothing_is_left_of_the_images_before(way):
     program = forced(MIXED, SHAPE, way, threads=2)
     x = images(*SHAPE)
     first = run(program, x, threads=2)
-    assert distance(computed(MIXED, x), first) < BOUNDS[way]
+    assert distance(compute(MIXED, x), first) < BOUNDS[way]
     others = [images(*SHAPE, seed=seed) * 10.0**seed for seed in range(6)]
     others += [np.full(SHAPE, value, np.float32) for value in (np.nan, np.inf, -np.inf)]
     with np.errstate(all="ignore"):
@@ -223,20 +223,20 @@ def test_a_pixel_that_is_not_finite_is_seen_in_its_image_and_in_no_other(way, va
     program = forced(MIXED, x.shape, way, threads=2)
     clean = run(program, x, threads=2)
     x[1, 2, 6, 5] = value
-    spoiled, expected = run(program, x, threads=2), computed(MIXED, x)
+    spoiled, expected = run(program, x, threads=2), compute(MIXED, x)
     for name, array in spoiled.items():
         assert np.array_equal(array[[0, 2]], clean[name][[0, 2]])
         # Winograd's tiles and channels of zeros spread it further, but nowhere is it lost.
         assert not np.isfinite(array[~np.isfinite(expected[name])]).any()
         assert not np.isfinite(array[1]).all()
-    assert np.isnan(spoiled["block0"][1]).any() == np.isnan(value)
+    assert np.isnan(spoiled["layer0"][1]).any() == np.isnan(value)
     assert np.isnan(spoiled[""][1]).all()
 
 
 def test_outputs_are_the_callers_own():
     shape = (1, 3, 2, 2)  # the last map is one pixel
-    numbers = drawn(3, [Layer(16, feature=True), Layer(16, 2, feature=True)], 4)
-    runner = KernelRunner(program_of(numbers, shape, 1, False, registers_here()), 1)
+    weights = random_weights(3, [Layer(16, feature=True), Layer(16, 2, feature=True)], 4)
+    runner = KernelRunner(program_of(weights, shape, 1, False, registers_here()), 1)
     found = runner(images(*shape))
     kept = [array.copy() for array in found]
     runner(images(*shape, seed=2))
