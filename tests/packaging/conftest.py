@@ -46,9 +46,9 @@ class Environment:
         return done
 
 
-def build(project: Path, out: Path) -> Path:
-    """The wheel of a project, built without a network."""
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+def build(project: Path, out: Path, target: str = "wheel") -> Path:
+    """Build the wheel of a project, without the network, and return its path."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(out)]
     subprocess.run(command, cwd=str(project), check=True, stdout=subprocess.DEVNULL)
     (built,) = out.glob("*.whl")
     return built

@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 from typing import Any, Tuple
 
+from .conftest import build
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -53,3 +55,13 @@ def test_an_installed_wheel_has_the_command_line_program(installed: Any, wheel: 
     assert "repvgg-zoo = repvgg_zoo.cli:main" in entries
     said = installed.run("from repvgg_zoo.cli import main; main(['fetch', 'RepVGG_N0', '--offline', '--json'])").stdout
     assert json.loads(said)[0]["name"] == "RepVGG_N0.digits"
+
+
+def test_an_editable_wheel_has_the_program_and_the_path_of_the_checkout(tmp_path: Path) -> None:
+    editable = build(ROOT, tmp_path, "wheel:editable")
+    with zipfile.ZipFile(str(editable)) as archive:
+        names = [name for name in archive.namelist() if name.endswith((".py", ".pth"))]
+        path = archive.read("_repvgg_zoo.pth").decode()
+        entries = archive.read(f"{dist_info(editable)}/entry_points.txt").decode()
+    assert (names, path) == (["_repvgg_zoo.pth"], str(ROOT))
+    assert "repvgg-zoo = repvgg_zoo.cli:main" in entries

@@ -1,7 +1,7 @@
-"""`dev` finds an interpreter wherever it lies and makes its environment once, whatever happens on the way.
+"""`dev` finds an interpreter wherever it is and creates its environment once, whatever happens on the way.
 
-The interpreters here are small shell scripts that answer what `dev` asks of a Python, so that no test installs
-anything; PATH and HOME are made up, so that none sees the machine's own.
+The interpreters here are small shell scripts that answer as a Python would, so that no test installs anything; PATH and
+HOME are set, so that none sees the machine's own.
 """
 
 from __future__ import annotations
@@ -20,14 +20,19 @@ import pytest
 DEV = Path(__file__).resolve().parents[2] / "dev"
 TOOLS = ("sh", "basename", "cat", "cksum", "cp", "dirname", "mkdir", "mktemp", "rm", "sleep", "tr")
 
-# Each call of `-m venv` and `-m pip` leaves a line in the log. The file `pip-does` beside the log, if there is one,
-# is what pip does.
+# Each call of `-m venv`, `-m pip` and `-m hatchling` leaves a line in the log. If the file `pip-does` beside the log
+# exists, it is what pip runs when it installs the lock.
 INTERPRETER = """#!/bin/sh
 for last; do :; done
 case "$1 $2" in
 "-I -c") [ "$last" = {version} ] ;;
 "-m venv") echo venv >>{log}; mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-"-m pip") echo pip >>{log}; if test -e {pip_does}; then . {pip_does}; fi ;;
+"-m hatchling") echo build >>{log}; : >"$last/repvgg_zoo.whl" ;;
+"-m pip")
+    case $last in
+    *.whl) echo package >>{log} ;;
+    *) echo pip >>{log}; if test -e {pip_does}; then . {pip_does}; fi ;;
+    esac ;;
 "-c "*fcntl*) exec {real} "$@" ;;
 "-c "*platform*) echo {version}.1 ;;
 *) echo "ran $* in $PWD with PYTHONPATH=$PYTHONPATH"; exit "${{FAKE_EXIT:-0}}" ;;
@@ -35,8 +40,11 @@ esac
 """
 
 
+NEW = "venv pip build package"  # the log of a whole installation
+
+
 class Machine:
-    """A made-up machine with a checkout on it."""
+    """A simulated machine with a checkout on it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -49,6 +57,8 @@ class Machine:
         self.dev = shutil.copy(str(DEV), str(self.checkout / "dev"))
         self.lock = self.checkout / "requirements.lock"
         self.lock.write_text("numpy==1.26.4\n")
+        self.project = self.checkout / "pyproject.toml"
+        self.project.write_text('[project]\nname = "repvgg-zoo"\n')
         self.log, self.pip_does = root / "log", root / "pip-does"
         self.log.touch()
 
@@ -122,7 +132,7 @@ MISE = "home/.local/share/mise/installs/python/3.10.1/bin/python3"
         ({MISE: "3.10"}, [], MISE),
     ],
 )
-def test_the_newest_interpreter_that_fits_and_runs_is_found(
+def test_the_newest_supported_interpreter_that_runs_is_used(
     machine: Machine, pythons: Dict[str, str], shims: List[str], expected: str
 ) -> None:
     for path, version in pythons.items():
@@ -133,13 +143,13 @@ def test_the_newest_interpreter_that_fits_and_runs_is_found(
     assert (done.returncode, done.stdout) == (0, f"{machine.root / expected}\n"), done.stderr
 
 
-def test_the_interpreter_that_runs_this_test_is_found(machine: Machine) -> None:
+def test_the_interpreter_that_runs_this_test_is_accepted(machine: Machine) -> None:
     done = machine.run("which-python", REPVGG_ZOO_PYTHON=sys.executable)
     assert (done.returncode, done.stdout) == (0, f"{sys.executable}\n"), done.stderr
 
 
 @pytest.mark.parametrize("job", ["which-python", "test"])
-def test_without_an_interpreter_the_ways_to_get_one_are_printed(machine: Machine, job: str) -> None:
+def test_without_an_interpreter_the_ways_to_install_one_are_printed(machine: Machine, job: str) -> None:
     machine.python("bin/python3", "3.11")
     done = machine.run(job)
     assert (done.returncode, done.stdout) == (1, "")
@@ -148,7 +158,7 @@ def test_without_an_interpreter_the_ways_to_get_one_are_printed(machine: Machine
     assert not (machine.checkout / ".venv").exists()
 
 
-def test_uv_is_asked_for_an_interpreter_where_none_is_found(machine: Machine) -> None:
+def test_uv_is_asked_for_an_interpreter_if_none_is_installed(machine: Machine) -> None:
     target = machine.home / ".local/share/uv/python/cpython-3.10.20-linux/bin/python3"
     source = machine.python("spare", "3.10")
     machine.script(machine.bin / "uv", f"#!/bin/sh\nmkdir -p {target.parent} && cp {source} {target}\n")
@@ -156,7 +166,7 @@ def test_uv_is_asked_for_an_interpreter_where_none_is_found(machine: Machine) ->
     assert (done.returncode, done.stdout) == (0, f"{target}\n"), done.stderr
 
 
-def test_an_interpreter_that_was_asked_for_and_does_not_fit_is_named(machine: Machine) -> None:
+def test_a_requested_interpreter_that_is_not_supported_is_named(machine: Machine) -> None:
     machine.python("bin/python3.10", "3.10")
     wrong = machine.python("wrong/python", "3.12")
     done = machine.run("test", REPVGG_ZOO_PYTHON=str(wrong))
@@ -165,17 +175,17 @@ def test_an_interpreter_that_was_asked_for_and_does_not_fit_is_named(machine: Ma
     assert machine.logged() == ""
 
 
-# Making the environment ---------------------------------------------------------------------------------------
+# Creating the environment -------------------------------------------------------------------------------------
 
 
-def test_the_environment_is_made_once_and_again_when_the_lock_changes(machine: Machine) -> None:
+def test_the_environment_is_created_once_and_again_when_the_lock_changes(machine: Machine) -> None:
     machine.python("bin/python3.10", "3.10")
     assert machine.run("test").returncode == 0
     assert machine.run("test").returncode == 0
-    assert machine.logged() == "venv pip"
+    assert machine.logged() == NEW
     machine.lock.write_text("numpy==1.24.4\n")
     assert machine.run("test").returncode == 0
-    assert machine.logged() == "venv pip venv pip"
+    assert machine.logged() == f"{NEW} {NEW}"
 
 
 def test_another_interpreter_gets_an_environment_of_its_own_version(machine: Machine) -> None:
@@ -183,13 +193,13 @@ def test_another_interpreter_gets_an_environment_of_its_own_version(machine: Mac
     old = machine.python("old/python", "3.8")
     machine.run("test")
     machine.run("test", REPVGG_ZOO_PYTHON=str(old))
-    assert machine.logged() == "venv pip venv pip"
+    assert machine.logged() == f"{NEW} {NEW}"
     machine.run("test", REPVGG_ZOO_PYTHON=str(old))
     machine.run("test", REPVGG_ZOO_PYTHON=str(old), DEV_VENV=".venv-3.8")
-    assert machine.logged() == "venv pip venv pip venv pip"
+    assert machine.logged() == " ".join([NEW] * 3)
 
 
-def test_a_failed_installation_is_told_and_starts_afresh(machine: Machine) -> None:
+def test_a_failed_installation_is_reported_and_starts_over(machine: Machine) -> None:
     machine.python("bin/python3.10", "3.10")
     machine.pip_does.write_text("exit 7")
     done = machine.run("test")
@@ -198,10 +208,10 @@ def test_a_failed_installation_is_told_and_starts_afresh(machine: Machine) -> No
     assert "ran" not in done.stdout
     machine.pip_does.unlink()
     assert machine.run("test").returncode == 0
-    assert machine.logged() == "venv pip venv pip"
+    assert machine.logged() == f"venv pip {NEW}"
 
 
-def test_an_installation_that_was_killed_starts_afresh(machine: Machine) -> None:
+def test_a_killed_installation_starts_over(machine: Machine) -> None:
     machine.python("bin/python3.10", "3.10")
     leftover = machine.checkout / ".venv" / "half-written"
     machine.pip_does.write_text(f"echo half >{leftover}; sleep 60")
@@ -219,15 +229,44 @@ def test_an_installation_that_was_killed_starts_afresh(machine: Machine) -> None
     assert not leftover.exists()
 
 
-def test_two_at_once_make_one_environment(machine: Machine) -> None:
+def test_several_at_once_create_one_environment(machine: Machine) -> None:
     machine.python("bin/python3.10", "3.10")
     machine.pip_does.write_text("sleep 1")
     processes = [machine.start("test") for _ in range(3)]
-    said = [process.communicate(timeout=60) for process in processes]
+    outputs = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
-    assert all("ran -m pytest" in out for out, _ in said)
-    assert machine.logged() == "venv pip"
-    assert sum("waiting for another ./dev" in err for _, err in said) == 2
+    assert all("ran -m pytest" in out for out, _ in outputs)
+    assert machine.logged() == NEW
+    assert sum("waiting for another ./dev" in err for _, err in outputs) >= 2
+
+
+def test_the_package_is_installed_again_when_its_project_file_changes(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    machine.run("test")
+    machine.project.write_text('[project]\nname = "repvgg-zoo"\nversion = "2"\n')
+    machine.run("test")
+    machine.run("test")
+    assert machine.logged() == f"{NEW} build package"
+
+
+def test_the_package_is_installed_again_where_its_checkout_was_moved(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    machine.run("test")
+    moved = machine.checkout.rename(machine.root / "moved")
+    machine.dev = str(moved / "dev")
+    assert "ran -m pytest" in machine.run("test", cwd=moved).stdout
+    assert machine.logged() == f"{NEW} build package"
+
+
+def test_an_environment_outside_serves_several_checkouts(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    shared = str(machine.home / ".venv-shared")
+    machine.run("test", DEV_VENV=shared)
+    other = shutil.copytree(machine.checkout, machine.root / "other")
+    machine.dev = str(other / "dev")
+    done = machine.run("test", cwd=other, DEV_VENV=shared)
+    assert f"PYTHONPATH={other}" in done.stdout
+    assert machine.logged() == NEW
 
 
 def test_a_folder_of_another_name_is_never_removed(machine: Machine) -> None:
@@ -259,7 +298,7 @@ def test_python_runs_in_the_folder_it_was_called_from(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "status"), [((), 0), (("help",), 0), (("--help",), 0), (("tset",), 1)])
-def test_help_and_mistakes_make_no_environment(machine: Machine, arguments: Tuple[str, ...], status: int) -> None:
+def test_help_and_mistakes_create_no_environment(machine: Machine, arguments: Tuple[str, ...], status: int) -> None:
     done = machine.run(*arguments)
     assert done.returncode == status
     assert "usage: ./dev JOB" in (done.stderr if status else done.stdout)
