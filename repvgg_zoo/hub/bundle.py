@@ -21,12 +21,13 @@ from typing import IO, Any, Callable, Dict, List, Mapping, Optional, Tuple
 from repvgg_zoo.errors import ArgumentError, BundleError, PathLike, UnverifiedError, ZooError
 from repvgg_zoo.registry.specs import FileSpec
 
+from .._digest import CHUNK_BYTES, hash_file
 from .._settings import ALLOW_UNVERIFIED_ENV, Settings, read_settings
 from . import cache
 from .fetch import fetch_file
 from .filenames import file_key, safe_name, stored_name
 from .partial import Part
-from .verify import CHUNK, hash_file, proves
+from .verify import digest_matches
 
 INDEX = "bundle.yaml"
 VERSION = 1
@@ -131,7 +132,7 @@ def unpack(
 def _entry(file: FileSpec, stored: Path) -> Dict[str, Any]:
     entry: Dict[str, Any] = {"name": file.name, "integrity": file.integrity, "size": stored.stat().st_size}
     entry["sha256"] = hash_file(stored)
-    if not proves(file, entry["sha256"]):
+    if not digest_matches(file, entry["sha256"]):
         raise BundleError(f"{file.name} changed while it was packed", path=stored, actual=entry["sha256"])
     if file.integrity == "sha256_prefix":
         entry["sha256_prefix"] = file.sha256_prefix
@@ -239,7 +240,7 @@ def _packed(name: Any, entry: Any) -> Packed:
             "none": lambda: replace(whole, sha256=None, sources=(str(entry["source"]),)),
         }[integrity]()
         stored_name(whole)  # raises if sha256 is no digest
-        if file.integrity != integrity or not proves(file, sha256.lower()):
+        if file.integrity != integrity or not digest_matches(file, sha256.lower()):
             raise ValueError("its digests contradict each other")
         return Packed(file, stored_name(file), size, sha256.lower())
     except (TypeError, KeyError, ValueError, AttributeError) as error:
@@ -266,7 +267,7 @@ def _copy(source: Any, packed: Packed, root: Path, path: Path, stack: ExitStack)
         stack.callback(part.discard)
         with source.open(packed.stored) as stream:
             while part.size <= packed.size:
-                data = stream.read(CHUNK)
+                data = stream.read(CHUNK_BYTES)
                 if not data:
                     break
                 part.write(data)

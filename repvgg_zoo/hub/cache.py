@@ -22,10 +22,11 @@ from typing import Optional
 from repvgg_zoo.errors import CacheError, DiskFullError
 from repvgg_zoo.registry.specs import FileSpec
 
+from .._digest import hash_file
 from .._settings import HOME_ENV
 from .clock import SYSTEM_CLOCK, Clock
 from .filenames import stored_name
-from .verify import hash_file, proves
+from .verify import digest_matches
 
 STAMP_SUFFIX = ".stamp"
 STAMP_VERSION = 1
@@ -66,7 +67,7 @@ def find(root: Path, file: FileSpec, *, writable: bool, allow_unverified: bool =
         return None
     stamp = read_stamp(path)
     if stamp is not None and (stamp.size, stamp.mtime_ns) == (status.st_size, status.st_mtime_ns):
-        return path if proves(file, stamp.sha256) else None
+        return path if digest_matches(file, stamp.sha256) else None
     if file.integrity == "none" and stamp is None and not allow_unverified:
         return None
     try:
@@ -74,7 +75,7 @@ def find(root: Path, file: FileSpec, *, writable: bool, allow_unverified: bool =
     except OSError as error:
         logger.warning("cannot read %s: %s", path, error)
         return None
-    if not proves(file, sha256) or (file.integrity == "none" and stamp is not None and stamp.sha256 != sha256):
+    if not digest_matches(file, sha256) or (file.integrity == "none" and stamp is not None and stamp.sha256 != sha256):
         logger.warning("%s is damaged; it will be fetched again", path)
         return None
     if file.integrity == "none" and stamp is None:

@@ -15,11 +15,11 @@ from typing import Collection, Iterable, List, Optional
 from repvgg_zoo.errors import ArgumentError
 from repvgg_zoo.registry.specs import FileSpec
 
+from .._digest import hash_file
 from . import cache
 from .clock import SYSTEM_CLOCK, Clock
 from .filenames import is_stored_name, stored_name
 from .partial import orphans, read_part_name
-from .verify import hash_file
 
 DAYS = 7.0  # how long an unfinished download may wait to be taken up again
 

@@ -15,13 +15,14 @@ from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 from repvgg_zoo.errors import DownloadError, IntegrityError, ZooError
 from repvgg_zoo.registry.specs import FileSpec
 
+from .._digest import CHUNK_BYTES
 from .clock import SYSTEM_CLOCK, Clock
 from .file_transport import open_local
 from .http import Reply, SourceError, Web, status_error
 from .partial import Part
 from .progress import Progress, Silence
 from .sources import Source
-from .verify import CHUNK, expected_digest, proves, recognise
+from .verify import digest_matches, expected_digest, sniff_placeholder
 
 logger = logging.getLogger("repvgg_zoo.hub")
 
@@ -163,7 +164,7 @@ def _accept(job: Transfer, reply: Reply) -> Optional[int]:
     else:
         raise status_error(reply, job.clock)
     if file.size is not None and total is not None and total != file.size:
-        came = recognise(reply.read(512))
+        came = sniff_placeholder(reply.read(512))
         part.reset()
         if came is not None:
             raise SourceError(f"{came} of {total} bytes came instead of the file", heals=False)
@@ -182,7 +183,7 @@ def _stream(job: Transfer, reply: Reply, total: Optional[int]) -> None:
     while True:
         try:
             # One byte more than expected, to see whether the body ends where it should.
-            data = reply.read(CHUNK if expected is None else min(CHUNK, expected - part.size + 1))
+            data = reply.read(CHUNK_BYTES if expected is None else min(CHUNK_BYTES, expected - part.size + 1))
         except SourceError:
             if part.size == expected:
                 return
@@ -200,7 +201,7 @@ def _stream(job: Transfer, reply: Reply, total: Optional[int]) -> None:
                 raise SourceError(f"only {part.size - mark} bytes came in {now - since:.0f} seconds", heals=True)
             since, mark = now, part.size
     if expected is not None and part.size < expected:
-        came = recognise(part.head())
+        came = sniff_placeholder(part.head())
         if came is not None:
             part.reset()
             raise SourceError(f"{came} came instead of the file", heals=False)
@@ -211,8 +212,8 @@ def _checked(job: Transfer) -> str:
     """The digest of the finished part; raises SourceError if it is not the file's."""
     part, file = job.part, job.file
     digest = part.digest()
-    right = digest == job.remembered if file.integrity == "none" and job.remembered else proves(file, digest)
-    came = recognise(part.head())
+    right = digest == job.remembered if file.integrity == "none" and job.remembered else digest_matches(file, digest)
+    came = sniff_placeholder(part.head())
     if came is not None and (file.integrity == "none" or not right):
         size = part.size
         part.reset()

@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional
 
+from .._digest import CHUNK_BYTES
 from .clock import Clock
-from .verify import CHUNK, StreamHash
 
 STALE_SECONDS = 600.0  # a part on which no process of this machine can be seen to work is left alone for this long
 KEEP_BYTES = 1 << 16  # less than this is not worth resuming
@@ -62,7 +62,7 @@ class Part:
         # 0o666 leaves the mode to the user's umask, as for any file they make.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
         self._descriptor: Optional[int] = os.open(self.path, flags, 0o666)
-        self._hash = StreamHash()
+        self._hash = hashlib.sha256()
         self.size = 0
 
     def write(self, data: bytes) -> None:
@@ -77,8 +77,7 @@ class Part:
     def reset(self) -> None:
         """Forget every byte."""
         assert self._descriptor is not None
-        self._hash.close()
-        self._hash = StreamHash()
+        self._hash = hashlib.sha256()
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         self.size = 0
@@ -116,7 +115,7 @@ class Part:
             try:
                 if size <= free and (limit is None or size <= limit):
                     with claimed.open("rb", buffering=0) as stream:
-                        for data in iter(lambda: stream.read(CHUNK), b""):
+                        for data in iter(lambda: stream.read(CHUNK_BYTES), b""):
                             self.write(data)
             except OSError:  # unreadable, or no room for the copy: the network has the bytes as well
                 self.reset()
@@ -128,7 +127,6 @@ class Part:
 
     def close(self) -> None:
         """Close the file; its bytes stay."""
-        self._hash.close()
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -51,7 +51,7 @@ def damaged() -> List[Row]:
         archive.addfile(tarfile.TarInfo("storages"), io.BytesIO())
     return [
         ("an empty file", b"", "empty"),
-        ("a web page", b"<!DOCTYPE html><html>404</html>", "web page"),
+        ("a web page", b"<!DOCTYPE html><html>404</html>", "HTML page"),
         ("a Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "LFS"),
         ("a gzip file", b"\x1f\x8b\x08" + bytes(20), "gzip"),
         ("a tar file", tar.getvalue(), "tar"),

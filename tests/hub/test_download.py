@@ -128,11 +128,11 @@ def test_wrong_bytes_everywhere_end_in_an_error_with_both_digests_and_nothing_ke
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "an empty body"),
+        (b"", "an empty file"),
         (b"<!DOCTYPE html><title>Sign in</title>", "an HTML page"),
         (b"\n<html><body>quota</body></html>", "an HTML page"),
-        (b'{"error": "no such file"}', "a JSON message"),
-        (b"<?xml version='1.0'?><Error/>", "an XML message"),
+        (b'{"error": "no such file"}', "a JSON document"),
+        (b"<?xml version='1.0'?><Error/>", "an XML document"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git LFS pointer"),
     ],
 )

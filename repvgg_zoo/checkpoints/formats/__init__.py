@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Tuple
+from typing import Any, Tuple
 
+from ..._sniff import SNIFF_BYTES, sniff_content_type
 from ...errors import CheckpointFormatError, PathLike, UnsafePickleError
 from . import numpy_pickle, safetensors_file, torch_legacy, torch_zip
 from .mmap_file import Buffer, Damaged, map_file
@@ -14,35 +15,6 @@ SAVE_AGAIN = (
     "In the program that made it, save `model.state_dict()` alone (with megengine: arrays, as its state_dict gives "
     "them; with torch: tensors), or write it as safetensors."
 )
-
-# What the start of a file tells of those that are no checkpoint: (is it, what it is, what to do).
-FOREIGN: List[Tuple[Callable[[bytes], bool], str, str]] = [
-    (lambda start: not start, "The file is empty.", "Download it again."),
-    (
-        lambda start: start.lstrip()[:1] == b"<",
-        "This is a web page (HTML or XML), not a checkpoint.",
-        "A link to a page was downloaded instead of the file itself: look for its direct link.",
-    ),
-    (
-        lambda start: start.startswith(b"version https://git-lfs"),
-        "This is a Git LFS pointer, which stands for the file in a repository.",
-        "Fetch the content with `git lfs pull`.",
-    ),
-    (lambda start: start.startswith(b"\x1f\x8b"), "The file is compressed by gzip.", "Unpack it with `gunzip`."),
-    (lambda start: start.startswith(b"BZh"), "The file is compressed by bzip2.", "Unpack it with `bunzip2`."),
-    (lambda start: start.startswith(b"\xfd7zXZ"), "The file is compressed by xz.", "Unpack it with `unxz`."),
-    (
-        lambda start: start[257:262] == b"ustar",
-        "This is a tar archive.",
-        "Unpack it and pass the checkpoint inside. Tar files of torch before 0.1.10 must be saved anew by a later one.",
-    ),
-    (lambda start: start.startswith(b"\x89HDF"), "This is an HDF5 file.", "Save the network's state as safetensors."),
-    (
-        lambda start: start.startswith(b"\x93NUMPY"),
-        "This is a single NumPy array.",
-        "A checkpoint is a dict of arrays by name: save it as safetensors.",
-    ),
-]
 
 
 def read_file(path: PathLike) -> Tuple[str, Any]:
@@ -55,10 +27,9 @@ def read_file(path: PathLike) -> Tuple[str, Any]:
     Raises CheckpointFormatError, and UnsafePickleError with the names that a pickle may not use.
     """
     data = map_file(path)
-    start = bytes(data[:512])
-    for matches, message, hint in FOREIGN:
-        if matches(start):
-            raise CheckpointFormatError(message, hint=hint, path=path)
+    kind = sniff_content_type(bytes(data[:SNIFF_BYTES]))
+    if kind is not None:
+        raise CheckpointFormatError(f"the file is {kind.name}, not a checkpoint", hint=kind.hint, path=path)
     try:
         return _read(data, path)
     except UnsafePickleError as error:

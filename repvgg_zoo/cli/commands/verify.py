@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any, Dict, List
 
+from ..._digest import hash_file
 from ...errors import ZooError
 from ...hub import read_settings, stored_name
 from ...hub.progress import size_text
-from ...hub.verify import expected_digest, hash_file, proves
+from ...hub.verify import digest_matches, expected_digest
 from ...registry.api import find_default_checkpoint, full_registry
 from ...registry.specs import CheckpointSpec
 from ..console import count, paint, pairs, show
@@ -81,7 +82,7 @@ def of_name(name: str) -> Dict[str, Any]:
         return {**facts, "status": "absent", "problem": f"not in {where}; repvgg-zoo fetch {checkpoint.name}"}
     sha256 = hash_file(path)
     facts.update(size=path.stat().st_size, sha256=sha256, integrity=checkpoint.file.integrity)
-    if not proves(checkpoint.file, sha256):
+    if not digest_matches(checkpoint.file, sha256):
         return {**facts, "status": "damaged", "problem": f"its SHA-256 is {sha256}, the registry says {expected}"}
     if checkpoint.file.integrity == "none":
         return {**facts, "status": "unknown", "problem": "its publisher states no digest"}
@@ -93,7 +94,7 @@ def of_file(path: Path) -> Dict[str, Any]:
     from ...checkpoints import load_checkpoint
 
     sha256 = hash_file(path)
-    known = [checkpoint for checkpoint in published() if proves(checkpoint.file, sha256)]
+    known = [checkpoint for checkpoint in published() if digest_matches(checkpoint.file, sha256)]
     facts: Dict[str, Any] = {
         "target": str(path),
         "path": path,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import List
 
 from ... import _settings
+from ..._digest import hash_file
 from ..._resources import hub_folder
 from ...errors import CacheError, PluginError, ZooError
 from ...hub import cache as caches
@@ -19,7 +20,6 @@ from ...hub import cache_manager, read_settings
 from ...hub.clock import SYSTEM_CLOCK
 from ...hub.partial import orphans
 from ...hub.progress import size_text
-from ...hub.verify import hash_file
 from ..console import count
 from ..parser import closest
 from .finding import Finding, fail, ok, warn
