@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any, Dict, List, Mapping, Optional
 
+import megengine.module as M
 import numpy as np
-from megengine.module import Module
 from numpy.typing import NDArray
 
 from .checkpoints import Checkpoint, load_state
 from .errors import FormError
+from .models.layers import reset_parameters
 from .reparam.fusion import fuse_arrays
 
 logger = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ STEM_KERNELS = ("stage0.rbr_dense.conv.weight", "stage0.rbr_1x1.conv.weight", "s
 HEADS = ("linear", "stage1_aux.3", "stage2_aux.3", "stage3_first_aux.3")
 
 
-def load_adapted(network: Module, arrays: Mapping[str, NDArray[Any]], *, file_stays: bool = False) -> None:
+def load_adapted(network: M.Module, arrays: Mapping[str, NDArray[Any]], *, file_stays: bool = False) -> None:
     """Loads native arrays into ``network``: the stem fitted, a head of another size started anew, the rest strictly.
 
     Parts that the network does not have at all (its head with ``features_only``, stages beyond ``out_indices``) are
@@ -49,8 +50,11 @@ def load_adapted(network: Module, arrays: Mapping[str, NDArray[Any]], *, file_st
     load_state(network, wanted, keep=kept, file_stays=file_stays)
     parts = dict(network.named_modules()) if fresh else {}
     for name in fresh:
-        # Ours may have been built without random weights; a plug-in's may be MegEngine's own.
-        getattr(parts[name], "initialise", parts[name].reset_parameters)()
+        head = parts[name]
+        if type(head) is M.Linear:  # as ours are
+            reset_parameters(head)
+        else:
+            head.reset_parameters()
 
 
 def in_form(checkpoint: Checkpoint, deploy: bool) -> Dict[str, NDArray[Any]]:

@@ -1,40 +1,35 @@
-"""RepVGG: a stem, four stages of blocks, and a linear head (paper, section 3.4 and table 2)."""
+"""RepVGG: a stem, four stages of blocks, and a linear head (paper, section 3.4 and table 2).
+
+A block has three branches in the train form and one 3x3 convolution in the deploy form (paper, sections 3.2 and 3.3).
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Dict, Iterator, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import megengine.functional as F
 import megengine.module as M
-from megengine import Tensor
+import numpy as np
+from megengine import Parameter, Tensor
+from numpy.typing import NDArray
 
 from ..errors import ArgumentError
 from ..registry.specs import SESpec
-from .layers import Linear, block_builder
-from .module import Module, Sequential
+from .layers import SEBlock, conv2d, global_avg_pool, linear
 
 STAGE_WIDTHS = (64, 128, 256, 512)
 
 
-@dataclass(frozen=True)
-class FeatureInfo:
-    """One feature map: its stage (0 is the stem), its key in ``extract_features``, its channels, and how many input
-    pixels one of its pixels stands for."""
-
-    index: int
-    name: str
-    channels: int
-    stride: int
-
-
-class RepVGG(Module):
+class RepVGG(M.Module):
     """The paper's network: maps (N, in_chans, H, W) to logits (N, num_classes), for any H and W.
 
     Stage s of 1 to 4 has ``num_blocks[s - 1]`` blocks of ``STAGE_WIDTHS[s - 1] * width_multiplier[s - 1]`` channels,
     the first of stride 2. ``groups`` applies to the layers of even index before stage 4, where the stem is layer 0 and
     the count runs on through the stages (paper, section 3.4). With ``features_only`` there is no head and calling
-    the network gives ``extract_features``; ``out_indices`` picks stages (0 is the stem), and none beyond them is built.
+    the network returns ``extract_features``; ``out_indices`` picks stages (0 is the stem), and none beyond them is
+    built. ``init_weights=False`` leaves zeros, for a caller who is about to load weights.
     Raises ArgumentError for stages that do not exist.
     """
 
@@ -58,74 +53,236 @@ class RepVGG(Module):
         self.num_classes = num_classes
         self.feature_info = feature_info(widths, features_only, out_indices)
 
-        block = block_builder(se=se, deploy=deploy, init_weights=init_weights)
-        self.stage0 = block(in_chans, widths[0], stride=2)
+        options: Dict[str, Any] = {"se": se, "deploy": deploy, "init_weights": init_weights}
+        self.stage0 = RepVGGBlock(in_chans, widths[0], stride=2, **options)
         layer = 1
         for stage in range(1, self.feature_info[-1].index + 1):
-            blocks = Sequential()
-            setattr(self, f"stage{stage}", blocks)
-            for position in range(num_blocks[stage - 1]):
-                first = position == 0
-                grouped = layer % 2 == 0 and stage < 4
+            blocks = []
+            for index in range(num_blocks[stage - 1]):
+                first = index == 0
                 blocks.append(
-                    block(
+                    RepVGGBlock(
                         widths[stage - 1] if first else widths[stage],
                         widths[stage],
                         stride=2 if first else 1,
-                        groups=groups if grouped else 1,
+                        groups=groups if layer % 2 == 0 and stage < 4 else 1,
+                        **options,
                     )
                 )
                 layer += 1
-        self.linear = None if features_only else Linear(widths[-1], num_classes, init_weights=init_weights)
+            setattr(self, f"stage{stage}", M.Sequential(*blocks))
+        self.linear = None if features_only else linear(widths[-1], num_classes, init_weights=init_weights)
 
     def forward(self, x: Tensor) -> Union[Tensor, Dict[str, Tensor]]:
         if self.linear is None:
             return self.extract_features(x)
         for stage in self._stages():
             x = stage(x)
-        return self.linear(pooled(x))
+        return self.linear(global_avg_pool(x))
 
     def extract_features(self, x: Tensor) -> Dict[str, Tensor]:
-        """The feature maps named in ``feature_info``: a dict from name to (N, channels, ~H / stride, ~W / stride)."""
-        wanted = {info.index: info.name for info in self.feature_info}
+        """Return the feature maps that ``feature_info`` lists: name to (N, channels, ~H / reduction, ~W / reduction).
+
+        Where a side is not a multiple of ``reduction``, its length is rounded up.
+        """
+        names = {info.index: info.name for info in self.feature_info}
         features = {}
         for index, stage in enumerate(self._stages()):
             x = stage(x)
-            if index in wanted:
-                features[wanted[index]] = x
+            if index in names:
+                features[names[index]] = x
         return features
 
     def _stages(self) -> Iterator[M.Module]:
         return (getattr(self, f"stage{index}") for index in range(self.feature_info[-1].index + 1))
 
 
-def stage_channels(width_multiplier: Sequence[float]) -> Tuple[int, ...]:
-    """Output channels of the stem and of the four stages; the stem is never wider than 64 (paper, section 3.4)."""
-    stages = tuple(int(width * factor) for width, factor in zip(STAGE_WIDTHS, width_multiplier))
-    return (min(STAGE_WIDTHS[0], stages[0]), *stages)
+class RepVGGBlock(M.Module):
+    """A 3x3 convolution with BN, a 1x1 convolution with BN and, where the shape allows it, an identity BN, summed.
+
+    Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)), float32 unless converted.
+    ``se`` with position ``before_relu`` gates the sum of the branches (RepVGG-D2se); ``after_relu`` gates the block's
+    output (RepVGGplus). In the deploy form ``rbr_reparam`` is set and the three branches are None; in the train form it
+    is the other way round. ``init_weights=False`` leaves zeros, for a caller who is about to load weights.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        se: Optional[SESpec] = None,
+        deploy: bool = False,
+        init_weights: bool = True,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.stride = stride
+        self.groups = groups
+
+        self.rbr_reparam: Any = None
+        self.rbr_dense: Any = None
+        self.rbr_1x1: Any = None
+        self.rbr_identity: Any = None
+        if deploy:
+            self.rbr_reparam = conv2d(
+                in_channels, out_channels, 3, stride=stride, padding=1, groups=groups, init_weights=init_weights
+            )
+        else:
+            self.rbr_dense = _conv_bn(in_channels, out_channels, 3, stride, groups, init_weights)
+            self.rbr_1x1 = _conv_bn(in_channels, out_channels, 1, stride, groups, init_weights)
+            if in_channels == out_channels and stride == 1:
+                self.rbr_identity = M.BatchNorm2d(out_channels)
+
+        # One attribute for each position, because the published state keys tell them apart.
+        se_block = SEBlock(out_channels, out_channels // se.reduction, init_weights=init_weights) if se else None
+        self.se = se_block if se and se.position == "before_relu" else None
+        self.post_se = se_block if se and se.position == "after_relu" else None
+
+    @property
+    def deploy(self) -> bool:
+        """Whether this block is in the deploy form."""
+        return self.rbr_reparam is not None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.forward_branches(x)
+        if self.se is not None:
+            out = self.se(out)
+        out = F.relu(out)
+        return out if self.post_se is None else self.post_se(out)
+
+    def forward_branches(self, x: Tensor) -> Tensor:
+        """Return the sum of the branches, or the output of the one convolution: what comes before SE and ReLU."""
+        if self.rbr_reparam is not None:
+            return self.rbr_reparam(x)
+        out = self.rbr_dense(x) + self.rbr_1x1(x)
+        return out if self.rbr_identity is None else out + self.rbr_identity(x)
+
+    def switch_to_deploy(self, kernel: Parameter, bias: Parameter) -> None:
+        """Replace the branches by one convolution with these parameters, whose shapes must be ``rbr_reparam``'s."""
+        conv = conv2d(
+            self.in_channels,
+            self.out_channels,
+            3,
+            stride=self.stride,
+            padding=1,
+            groups=self.groups,
+            init_weights=False,
+        )
+        conv.weight, conv.bias = kernel, bias
+        conv.training = self.training
+        self.rbr_dense = self.rbr_1x1 = self.rbr_identity = None
+        self.rbr_reparam = conv
+
+    def get_equivalent_kernel_bias(self) -> Tuple[Tensor, Tensor]:
+        """Return the 3x3 kernel and the bias that this block amounts to, differentiable in every branch's parameters.
+
+        Shapes are those of ``rbr_reparam``: (out, in, 3, 3), or (groups, out / groups, in / groups, 3, 3), and
+        (1, out, 1, 1). Running statistics are taken as constants (paper, section 3.3). To convert, use ``to_deploy``,
+        which fuses in float64.
+        """
+        if self.rbr_reparam is not None:
+            return self.rbr_reparam.weight, self.rbr_reparam.bias
+        kernel, bias = _fuse_bn(self.rbr_dense.conv.weight, self.rbr_dense.bn)
+        kernel_1x1, bias_1x1 = _fuse_bn(self.rbr_1x1.conv.weight, self.rbr_1x1.bn)
+        kernel, bias = kernel + _pad_to_3x3(kernel_1x1), bias + bias_1x1
+        if self.rbr_identity is not None:
+            identity = Tensor(identity_kernel(self.out_channels, self.groups), dtype=kernel.dtype, device=kernel.device)
+            kernel_id, bias_id = _fuse_bn(identity, self.rbr_identity)
+            kernel, bias = kernel + _pad_to_3x3(kernel_id), bias + bias_id
+        return kernel, bias
+
+    def get_custom_L2(self) -> Tensor:
+        """Return the weight decay term of the official code for this block: a scalar, train form only.
+
+        Plain L2 on the eight outer positions of the 3x3 kernel; on its center, L2 of the equivalent kernel, normalized
+        by the BN scales so that one coefficient suits both. Use it in place of weight decay on both kernels, as
+        ``0.5 * weight_decay * block.get_custom_L2()`` (official README, "custom weight decay").
+        """
+        assert self.rbr_dense is not None, "the deploy form has no branches to regularize"
+        kernel_3x3 = self.rbr_dense.conv.weight
+        center = kernel_3x3[..., 1:2, 1:2]
+        scale_3x3 = _bn_scale(center, self.rbr_dense.bn).detach()
+        scale_1x1 = _bn_scale(center, self.rbr_1x1.bn).detach()
+        outer = (kernel_3x3**2).sum() - (center**2).sum()
+        equivalent = center * scale_3x3 + self.rbr_1x1.conv.weight * scale_1x1
+        return outer + (equivalent**2 / (scale_3x3**2 + scale_1x1**2)).sum()
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """One feature map: its stage (0 is the stem), its key in ``extract_features``, its channels, and its reduction.
+
+    ``reduction`` is how many input pixels, along each side, one of its pixels stands for.
+    """
+
+    index: int
+    name: str
+    channels: int
+    reduction: int
 
 
 def feature_info(
     widths: Sequence[int], features_only: bool, out_indices: Optional[Sequence[int]]
 ) -> Tuple[FeatureInfo, ...]:
-    """The records of the stages that are given out, in order; raises ArgumentError for stages that do not exist."""
-    every = range(len(widths))
+    """Return the feature maps that a network returns, in order; raise ArgumentError for stages that do not exist."""
+    stages = range(len(widths))
     if out_indices is None:
-        indices = list(every)
+        indices = list(stages)
     elif not features_only:
         raise ArgumentError("out_indices is for networks without a head", hint="add features_only=True")
     else:
         indices = sorted(set(out_indices))
-        if not indices or not set(indices) <= set(every):
+        if not indices or not set(indices) <= set(stages):
             raise ArgumentError(
                 f"out_indices={list(out_indices)} names stages that do not exist",
-                expected=f"some of {list(every)} (0 is the stem)",
+                expected=f"some of {list(stages)} (0 is the stem)",
                 actual=list(out_indices),
-                hint=f"choose from {list(every)}; 0 is the stem",
+                hint=f"choose from {list(stages)}; 0 is the stem",
             )
     return tuple(FeatureInfo(index, f"stage{index}", widths[index], 2 ** (index + 1)) for index in indices)
 
 
-def pooled(x: Tensor) -> Tensor:
-    """The mean over height and width: (N, C, H, W) to (N, C)."""
-    return F.mean(x, axis=[2, 3])
+def stage_channels(width_multiplier: Sequence[float]) -> Tuple[int, ...]:
+    """Return the output channels of the stem, which is never wider than 64, and of the stages (paper, section 3.4)."""
+    stages = tuple(int(width * factor) for width, factor in zip(STAGE_WIDTHS, width_multiplier))
+    return (min(STAGE_WIDTHS[0], stages[0]), *stages)
+
+
+def identity_kernel(channels: int, groups: int) -> NDArray[Any]:
+    """Return the 1x1 kernel that changes nothing, float32: (channels, channels, 1, 1), or 5-D when grouped."""
+    per_group = channels // groups
+    kernel = np.eye(per_group, dtype=np.float32)[:, :, None, None]
+    return kernel if groups == 1 else np.tile(kernel, (groups, 1, 1, 1, 1))
+
+
+def _conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, init: bool) -> M.Module:
+    conv = conv2d(
+        in_channels,
+        out_channels,
+        kernel,
+        stride=stride,
+        padding=kernel // 2,
+        groups=groups,
+        bias=False,
+        init_weights=init,
+    )
+    return M.Sequential(OrderedDict(conv=conv, bn=M.BatchNorm2d(out_channels)))
+
+
+def _bn_scale(kernel: Tensor, bn: M.BatchNorm2d) -> Tensor:
+    """Return BN's multiplier for each output channel, shaped to multiply ``kernel`` (4-D, or 5-D when grouped)."""
+    per_channel = bn.weight / F.sqrt(bn.running_var + bn.eps)
+    return per_channel.reshape(*kernel.shape[:-3], 1, 1, 1)
+
+
+def _fuse_bn(kernel: Tensor, bn: M.BatchNorm2d) -> Tuple[Tensor, Tensor]:
+    bias = bn.bias - bn.running_mean * bn.weight / F.sqrt(bn.running_var + bn.eps)
+    return kernel * _bn_scale(kernel, bn), bias
+
+
+def _pad_to_3x3(kernel: Tensor) -> Tensor:
+    return F.nn.pad(kernel, [(0, 0)] * (kernel.ndim - 2) + [(1, 1), (1, 1)])

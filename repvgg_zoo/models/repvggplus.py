@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Callable, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import megengine.module as M
 from megengine import Tensor
 
 from ..registry.specs import SESpec
-from .layers import Conv2d, Linear, RepVGGBlock, block_builder
-from .module import Module
-from .repvgg import feature_info, pooled, stage_channels
+from .layers import GlobalAvgPool2d, conv2d, global_avg_pool, linear
+from .repvgg import RepVGGBlock, feature_info, stage_channels
 
 # Stage 3 is split in halves, so that a third auxiliary head can stand between them.
 STAGES = (("stage0",), ("stage1",), ("stage2",), ("stage3_first", "stage3_second"), ("stage4",))
 AUXILIARY = ("stage1", "stage2", "stage3_first")
 
 
-class RepVGGplus(Module):
+class RepVGGplus(M.Module):
     """Maps (N, in_chans, H, W) to logits (N, num_classes) in eval mode and in the deploy form, for any H and W.
 
     In training mode it gives a dict as the official code does: ``main`` and the logits of the three auxiliary heads,
@@ -44,22 +43,22 @@ class RepVGGplus(Module):
         self.num_classes = num_classes
         self.feature_info = feature_info(widths, features_only, out_indices)
 
-        block = block_builder(se=se, deploy=deploy, init_weights=init_weights)
+        options: Dict[str, Any] = {"se": se, "deploy": deploy, "init_weights": init_weights}
         half = num_blocks[2] // 2
         depths = {"stage1": num_blocks[0], "stage2": num_blocks[1], "stage3_first": half, "stage4": num_blocks[3]}
-        self.stage0 = block(in_chans, widths[0], stride=2)
+        self.stage0 = RepVGGBlock(in_chans, widths[0], stride=2, **options)
         for index in range(1, self.feature_info[-1].index + 1):
             first, *rest = STAGES[index]
-            setattr(self, first, PlusStage(block, widths[index - 1], widths[index], depths[first], stride=2))
+            setattr(self, first, PlusStage(widths[index - 1], widths[index], depths[first], stride=2, **options))
             for name in rest:
-                setattr(self, name, PlusStage(block, widths[index], widths[index], num_blocks[2] - half, stride=1))
+                setattr(self, name, PlusStage(widths[index], widths[index], num_blocks[2] - half, stride=1, **options))
 
         self.linear: Optional[M.Module] = None
         self.stage1_aux: Optional[M.Module] = None
         self.stage2_aux: Optional[M.Module] = None
         self.stage3_first_aux: Optional[M.Module] = None
         if not features_only:
-            self.linear = Linear(widths[-1], num_classes, init_weights=init_weights)
+            self.linear = linear(widths[-1], num_classes, init_weights=init_weights)
             if not deploy:
                 self.stage1_aux = _auxiliary_head(widths[1], num_classes, init_weights)
                 self.stage2_aux = _auxiliary_head(widths[2], num_classes, init_weights)
@@ -75,7 +74,7 @@ class RepVGGplus(Module):
                 head = getattr(self, f"{name}_aux") if self.training and name in AUXILIARY else None
                 if head is not None:
                     auxiliary[f"{name}_aux"] = head(x)
-        logits = self.linear(pooled(x))
+        logits = self.linear(global_avg_pool(x))
         return {"main": logits, **auxiliary} if auxiliary else logits
 
     def extract_features(self, x: Tensor) -> Dict[str, Tensor]:
@@ -94,15 +93,13 @@ class RepVGGplus(Module):
         self.stage1_aux = self.stage2_aux = self.stage3_first_aux = None
 
 
-class PlusStage(Module):
+class PlusStage(M.Module):
     """Blocks in a row; the list is named ``blocks`` because the published state keys say so."""
 
-    def __init__(
-        self, block: Callable[..., RepVGGBlock], in_channels: int, out_channels: int, depth: int, *, stride: int
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, depth: int, *, stride: int, **options: Any) -> None:
         super().__init__()
-        self.blocks: List[RepVGGBlock] = [block(in_channels, out_channels, stride=stride)]
-        self.blocks += [block(out_channels, out_channels) for _ in range(depth - 1)]
+        self.blocks: List[RepVGGBlock] = [RepVGGBlock(in_channels, out_channels, stride=stride, **options)]
+        self.blocks += [RepVGGBlock(out_channels, out_channels, **options) for _ in range(depth - 1)]
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -110,19 +107,13 @@ class PlusStage(Module):
         return x
 
 
-class GlobalMean(Module):
-    """Mean over height and width, as a module: it keeps the places 1 and 2 of the official head's Sequential."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return pooled(x)
-
-
 def _auxiliary_head(channels: int, num_classes: int, init: bool) -> M.Module:
     downsample = M.Sequential(
         OrderedDict(
-            conv=Conv2d(channels, channels, 3, stride=2, padding=1, bias=False, init_weights=init),
+            conv=conv2d(channels, channels, 3, stride=2, padding=1, bias=False, init_weights=init),
             bn=M.BatchNorm2d(channels),
             relu=M.ReLU(),
         )
     )
-    return M.Sequential(downsample, GlobalMean(), M.Identity(), Linear(channels, num_classes, init_weights=init))
+    # The official head's Sequential has pooling and flattening at 1 and 2, so the linear layer's key is 3.
+    return M.Sequential(downsample, GlobalAvgPool2d(), M.Identity(), linear(channels, num_classes, init_weights=init))

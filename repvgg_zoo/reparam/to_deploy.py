@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .._tensors import borrow, tensors_of
 from ..errors import ArgumentError, EquivalenceError
-from ..models.layers import RepVGGBlock
+from ..models import RepVGGBlock
 from .check import BLOCK_BOUNDS
 from .fusion import find_problems, fuse_block, raise_problems
 
@@ -58,9 +58,9 @@ def to_deploy(module: M.Module, *, inplace: bool = False, check: bool = True) ->
     target = module if inplace else copy_without_branches(module, [blocks[name] for name in parameters])
     for name, block in find_blocks(target).items():
         if name in parameters:
-            block.install_fused(*parameters[name])
+            block.switch_to_deploy(*parameters[name])
     for part in target.modules():
-        if hasattr(part, "switch_to_deploy"):
+        if hasattr(part, "switch_to_deploy") and not isinstance(part, RepVGGBlock):
             part.switch_to_deploy()
     target.eval()
     return target
@@ -119,7 +119,7 @@ def fusion_error(block: RepVGGBlock, kernel: NDArray[Any], bias: NDArray[Any]) -
     placed = {"dtype": weight.dtype, "device": weight.device}
     x = Tensor(np.random.RandomState(0).standard_normal((1, block.in_channels, 3, 3)), **placed)
     with evaluating(block):
-        reference = block.linear_part(x).numpy().astype(np.float64)
+        reference = block.forward_branches(x).numpy().astype(np.float64)
     fused = F.conv2d(x, Tensor(kernel, **placed), Tensor(bias, **placed), block.stride, 1, groups=block.groups)
     return relative_error(reference, fused.numpy().astype(np.float64))[2]
 

@@ -20,7 +20,7 @@ import repvgg_zoo
 from repvgg_zoo._cpu import usable_cores
 from repvgg_zoo.errors import ArgumentError, ClosedError, EquivalenceError, UnknownModelError
 from repvgg_zoo.inference import api as compile_module
-from repvgg_zoo.models.layers import RepVGGBlock
+from repvgg_zoo.models import RepVGGBlock
 from tests.inference.engines import by_lite_or_eagerly, needs_lite
 from tests.networks import fill, randomised
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import pickle
+
 import megengine.functional as F
+import megengine.module as M
 import numpy as np
 import pytest
 from megengine import Tensor
 from megengine.autodiff import GradManager
+from megengine.quantization import quantize_qat
 
 from repvgg_zoo.errors import ArgumentError
 from repvgg_zoo.models import RepVGG, RepVGGBlock, RepVGGplus, SEBlock
@@ -94,12 +100,12 @@ class TestRepVGGplus:
 
 class TestFeatures:
     @pytest.mark.parametrize("network", [RepVGG, RepVGGplus])
-    def test_channels_and_strides_are_data_and_hold_for_the_maps(self, network):
+    def test_channels_and_reductions_are_data_and_hold_for_the_maps(self, network):
         model = network(**TINY, features_only=True)
         features = model(Tensor(np.zeros((1, 3, 64, 64), np.float32)))
         assert list(features) == ["stage0", "stage1", "stage2", "stage3", "stage4"]
         for info in model.feature_info:
-            assert features[info.name].shape == (1, info.channels, 64 // info.stride, 64 // info.stride)
+            assert features[info.name].shape == (1, info.channels, 64 // info.reduction, 64 // info.reduction)
 
     @pytest.mark.parametrize("network", [RepVGG, RepVGGplus])
     def test_stages_beyond_the_last_index_are_not_built(self, network):
@@ -179,3 +185,66 @@ def test_counting_agrees_with_a_network_counted_by_hand():
     sizes = [16, 8, 4, 2, 1]
     expected = sum(9 * i * o * s * s for (i, o), s in zip(channels, sizes)) + 1280
     assert count_macs(network, 32) == expected
+
+
+# MegEngine's own layers ---------------------------------------------------------------------------------------
+
+NETWORKS = {
+    "RepVGG": lambda **options: RepVGG(**TINY, groups=2, se=SE_BEFORE, **options),
+    "RepVGGplus": lambda **options: RepVGGplus(**TINY, se=SE_AFTER, **options),
+}
+every_network = pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+
+
+def described(layer: M.Module) -> dict:
+    """The plain attributes of a layer and the shapes of its tensors, without its names."""
+    plain = (int, float, bool, str, tuple, type(None))
+    attributes = {key: value for key, value in vars(layer).items() if type(value) in plain and "name" not in key}
+    return {**attributes, **{key: tensor.shape for key, tensor in layer.named_tensors()}}
+
+
+@every_network
+@pytest.mark.parametrize("init_weights", [True, False])
+def test_layers_are_megengines_and_no_different_from_those_that_it_builds(build, init_weights):
+    for name, layer in build(init_weights=init_weights).named_modules():
+        if isinstance(layer, M.Conv2d):
+            options = {key: getattr(layer, key) for key in ("kernel_size", "stride", "padding", "groups")}
+            expected = M.Conv2d(layer.in_channels, layer.out_channels, bias=layer.bias is not None, **options)
+        elif isinstance(layer, M.Linear):
+            expected = M.Linear(layer.in_features, layer.out_features)
+        else:
+            continue
+        assert type(layer) is type(expected), name
+        assert described(layer) == described(expected), name
+
+
+@every_network
+def test_the_deploy_form_can_be_quantized_by_megengine(build):
+    network = build(deploy=True)
+    network.eval()
+    convolutions = sum(isinstance(layer, M.Conv2d) for layer in network.modules())
+    quantized = quantize_qat(network, inplace=False)
+    assert sum(isinstance(layer, M.qat.Conv2d) for layer in quantized.modules()) == convolutions
+    assert quantized(Tensor(np.zeros((1, 3, 32, 32), np.float32))).shape == (1, 10)
+
+
+@every_network
+def test_blocks_without_weights_share_no_memory(build):
+    network = build(init_weights=False)
+    blocks = [module for module in network.modules() if isinstance(module, RepVGGBlock)]
+    for one, other in itertools.combinations(blocks, 2):
+        assert {id(tensor) for tensor in one.tensors()}.isdisjoint({id(tensor) for tensor in other.tensors()})
+    before = {key: tensor.numpy().copy() for key, tensor in network.named_tensors()}
+    blocks[-2].rbr_dense.bn.running_var[...] = 7
+    blocks[-2].rbr_dense.conv.weight[...] = 7
+    changed = [key for key, tensor in network.named_tensors() if not np.array_equal(tensor.numpy(), before[key])]
+    assert len(changed) == 2 and all("rbr_dense" in key for key in changed)
+
+
+@every_network
+def test_a_network_survives_deepcopy_and_pickle(build):
+    network = build()
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert repr(other) == repr(network)
+        state = other.state_dict()
+        assert all(np.array_equal(state[key], value) for key, value in network.state_dict().items())

@@ -43,7 +43,7 @@ def test_every_kind_of_block_gives_the_same_numbers_in_both_forms(groups, widths
     block = randomised(RepVGGBlock(*widths, groups=groups, stride=stride, se=se), seed)
     block.eval()
     x = Tensor(np.random.RandomState(seed).randn(2, widths[0], *size).astype(np.float32))
-    branches, fused = block.linear_part(x).numpy(), to_deploy(block).linear_part(x).numpy()
+    branches, fused = block.forward_branches(x).numpy(), to_deploy(block).forward_branches(x).numpy()
     assert relative(branches, fused) <= BOUND
 
 
@@ -188,8 +188,8 @@ def test_a_thing_without_blocks_is_an_argument_error(thing):
 
 def test_the_check_catches_a_block_whose_forward_pass_is_not_what_was_fused():
     class Scaled(RepVGGBlock):
-        def linear_part(self, x: Tensor) -> Tensor:
-            return super().linear_part(x) * 1.001
+        def forward_branches(self, x: Tensor) -> Tensor:
+            return super().forward_branches(x) * 1.001
 
     network = M.Sequential(randomised(RepVGGBlock(3, 8)), randomised(Scaled(8, 8)))
     with pytest.raises(EquivalenceError, match="block 1 changes its output") as caught:

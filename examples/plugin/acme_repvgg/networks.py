@@ -8,7 +8,7 @@ import megengine.functional as F
 from megengine import Tensor
 from megengine.module import Module
 
-from repvgg_zoo.models import Linear, RepVGG
+from repvgg_zoo.models import RepVGG, linear
 from repvgg_zoo.registry.specs import Architecture
 
 
@@ -42,8 +42,8 @@ class TwoLayerHead(Module):
 
     def __init__(self, features: int, hidden: int, classes: int, init_weights: bool) -> None:
         super().__init__()
-        self.hidden = Linear(features, hidden, init_weights=init_weights)
-        self.classes = Linear(hidden, classes, init_weights=init_weights)
+        self.hidden = linear(features, hidden, init_weights=init_weights)
+        self.classes = linear(hidden, classes, init_weights=init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classes(F.relu(self.hidden(x)))
