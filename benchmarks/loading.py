@@ -164,7 +164,7 @@ def measure(who: str, form: str, tag: str, folder: str, cache: str) -> Dict[str,
     import numpy as np
 
     import repvgg_zoo
-    from repvgg_zoo._tensors import Borrowed
+    from repvgg_zoo._tensors import numpy_views
 
     repvgg_zoo.register(json.loads((Path(folder) / "registry.json").read_text()))
     repvgg_zoo.model_info(NAME)
@@ -178,7 +178,7 @@ def measure(who: str, form: str, tag: str, folder: str, cache: str) -> Dict[str,
         network = create(NAME, pretrained=tag, deploy=form == "deploy", progress=False)
         megengine._full_sync()
         created = time.perf_counter() - began
-        arrays = [np.asarray(Borrowed(tensor)) for tensor in network.tensors()]  # ``numpy()`` would copy them
+        arrays = list(numpy_views(dict(network.named_tensors())).values())  # ``numpy()`` would copy them
         touched = touch(arrays)
         samples.append({"seconds": created + touched, "touch": touched, "grown": resident() - before})
         logits = network(megengine.Tensor(np.load(f"{folder}/image.npy"))).numpy()

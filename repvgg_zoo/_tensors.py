@@ -1,11 +1,13 @@
-"""borrow: the values of MegEngine's tensors as arrays on the same memory; tensors_of: tensors made by one copy or none.
+"""Weights between NumPy arrays and MegEngine tensors, with one copy or none.
 
 ``Tensor.numpy()`` copies the values, and the tensor keeps the copy for as long as it lives; ``Tensor(array)`` copies
-them twice, and the memory of the first copy is not given back at once. Tensors on an array's own memory were
-tried and given up: MegEngine 1.13 takes it through DLPack under the name "cpu0" only. Borrowed to the network's device
-(``Tensor.to(device, _borrow=True)``), the thread that releases such a tensor waits for itself for ever; passed on by a
-compiled trace, it is released while queued operators still read it. So a file is mapped over memory of MegEngine's own,
-see ``pages``.
+them twice, and the memory of the first copy is not given back at once. So the memory of large tensors on the CPU is
+read and written in place, as NumPy arrays that DLPack gives the address for.
+
+The other way round, tensors on an array's own memory, was tried and given up: MegEngine 1.13 takes it through DLPack
+under the name "cpu0" only. Moved to the network's device (``Tensor.to(device, _borrow=True)``), the thread that
+releases such a tensor waits for itself for ever; passed on by a compiled trace, it is released while queued operators
+still read it.
 """
 
 from __future__ import annotations
@@ -14,85 +16,117 @@ import ctypes
 import math
 import mmap
 import sys
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Collection, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import megengine
 import megengine.functional as F
 import numpy as np
 from megengine import Tensor
+from megengine.module import Module
 from megengine.utils.dlpack import to_dlpack
 from numpy.typing import NDArray
 
-from ._parallel import in_parallel
+from ._cpu import usable_cores
+from .checkpoints.layouts import same_shape
+from .errors import StateError
 
-# Below this many bytes values are copied sooner than their memory is asked for.
-LARGE = 1 << 16
-# A core copies this many bytes at a time.
-PART = 1 << 22
-MADV_POPULATE_WRITE = 23  # include/uapi/asm-generic/mman-common.h
+ZERO_COPY_MIN_BYTES = 1 << 16  # smaller tensors are copied sooner than their address is found
+COPY_CHUNK_BYTES = 1 << 22
+HUGE_PAGE_BYTES = 1 << 21
+MAX_COPY_THREADS = 8  # a copy waits for memory, which a few cores keep busy
+MADV_HUGEPAGE, MADV_POPULATE_WRITE = 14, 23  # include/uapi/asm-generic/mman-common.h
+
+Shape = Tuple[int, ...]
+MAX_LISTED = 10  # problems in the message of an error
 
 
-def borrow(tensors: Mapping[str, Tensor]) -> Dict[str, NDArray[Any]]:
-    """The tensors' values as read-only arrays, large ones of the CPU without a copy."""
-    megengine._full_sync()  # what is borrowed may not be computed yet
+def load_state_dict(
+    module: Module, state_dict: Mapping[str, NDArray[Any]], *, allow_missing: Collection[str] = ()
+) -> None:
+    """Copy canonical arrays into all parameters and BN statistics of ``module``, or leave it as it is.
+
+    The network keeps its dtype and device: values are cast once, as they are written. A vector of (C,) fits a tensor
+    of (1, C, 1, 1) and the other way round, since MegEngine saves BN in the one and holds it in the other. Keys in
+    ``allow_missing`` may be missing; their tensors stay as they are. NaN and infinity are loaded like any other value;
+    re-parameterization is where they are refused. Raises StateError with every key that is missing, unexpected, of
+    another shape or not made of real numbers.
+    """
+    tensors = dict(module.named_tensors())
+    missing = [key for key in tensors if key not in state_dict and key not in allow_missing]
+    unexpected = [key for key in state_dict if key not in tensors]
+    mismatches = [
+        (key, tuple(tensor.shape), tuple(state_dict[key].shape))
+        for key, tensor in tensors.items()
+        if key in state_dict and not same_shape(tuple(tensor.shape), tuple(state_dict[key].shape))
+    ]
+    not_real = [key for key, array in state_dict.items() if key in tensors and array.dtype.kind not in "fiu"]
+    if missing or unexpected or mismatches or not_real:
+        raise _state_error(state_dict, missing, unexpected, mismatches, not_real)
+
+    values = [(state_dict[key].reshape(tuple(t.shape)), t) for key, t in tensors.items() if key in state_dict]
+    for (_, tensor), loaded in zip(values, tensors_from_arrays(values)):
+        # `tensor[...] = value` is the public way, but it takes two copies more. _reset is how MegEngine's own
+        # load_state_dict does it; neither checks the shape.
+        tensor._reset(loaded)
+
+
+def numpy_views(tensors: Mapping[str, Tensor]) -> Dict[str, NDArray[Any]]:
+    """Return the tensors' values as read-only arrays, which share the memory of large tensors on the CPU."""
+    megengine._full_sync()  # operators that compute them may still be queued
     return {
-        key: np.asarray(Borrowed(tensor)) if _may_lend(tensor.shape, tensor) else tensor.numpy()
+        key: np.asarray(_TensorBuffer(tensor)) if _supports_zero_copy(tensor.shape, tensor) else tensor.numpy()
         for key, tensor in tensors.items()
     }
 
 
-def tensors_of(values: Sequence[Tuple[NDArray[Any], Tensor]], *, file_stays: bool = False) -> List[Tensor]:
-    """A new tensor of each array, with the dtype and device of the tensor beside it; all cores write the large ones.
+def tensors_from_arrays(values: Sequence[Tuple[NDArray[Any], Tensor]]) -> List[Tensor]:
+    """Return a new tensor for each array, with the dtype and device of the tensor beside it.
 
-    With ``file_stays``, arrays that are views of a file are not copied where that can be avoided.
+    Large ones are copied once, by several threads.
     """
-    from .checkpoints.pages import tensors_on_file
-
-    large = {i: value for i, value in enumerate(values) if _may_lend(value[0].shape, value[1])}
-    mapped = tensors_on_file(large) if file_stays else {}
-    made = [
-        mapped[i] if i in mapped else unwritten(array.shape, like) if i in large else _copied(array, like)
-        for i, (array, like) in enumerate(values)
+    large = [_supports_zero_copy(array.shape, like) for array, like in values]
+    tensors = [
+        empty_like(array.shape, like) if is_large else _small_tensor(array, like)
+        for (array, like), is_large in zip(values, large)
     ]
-    if len(mapped) == len(large):
-        return made
-    megengine._full_sync()
-    pairs = [
-        (np.asarray(Borrowed(made[i], readonly=False)), array) for i, (array, _) in large.items() if i not in mapped
-    ]
-    for _ in in_parallel(_write, [part for place, array in pairs for part in _parts(place, array)]):
-        pass
-    return made
+    if any(large):
+        megengine._full_sync()
+        chunks = [
+            chunk
+            for tensor, (array, _), is_large in zip(tensors, values, large)
+            if is_large
+            for chunk in _chunks(np.asarray(_TensorBuffer(tensor, readonly=False)), array)
+        ]
+        with ThreadPoolExecutor(min(usable_cores(), MAX_COPY_THREADS)) as pool:
+            list(pool.map(_copy, chunks))
+    return tensors
 
 
-def unwritten(shape: Sequence[int], like: Tensor) -> Tensor:
-    """A tensor of whatever is in its memory, of another's dtype and device: MegEngine pads nothing without writing."""
+def empty_like(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return an uninitialized tensor with ``like``'s dtype and device.
+
+    MegEngine has no ``empty``; padding a tensor without elements does not write to the result.
+    """
     nothing = Tensor(np.zeros(0, np.float32), dtype=like.dtype, device=like.device)
     return F.nn.pad(nothing, ((math.prod(shape), 0),)).reshape(shape)
 
 
-def address_of(tensor: Tensor) -> int:
-    """Where a tensor of the CPU lies in memory."""
-    megengine._full_sync()
-    return Borrowed(tensor).address
-
-
-class Borrowed:
-    """A tensor's memory as NumPy sees it; the capsule keeps it."""
+class _TensorBuffer:
+    """A tensor's memory as NumPy sees it; the capsule keeps it alive."""
 
     def __init__(self, tensor: Tensor, *, readonly: bool = True) -> None:
         self.capsule = to_dlpack(tensor)
-        record = DLManagedTensor.from_address(_get_pointer(self.capsule, b"dltensor"))
-        self.address: int = record.data + record.byte_offset
+        managed = _DLManagedTensor.from_address(_get_pointer(self.capsule, b"dltensor"))
         self.__array_interface__ = {
             "version": 3,
             "shape": tuple(tensor.shape),
             "typestr": np.dtype(tensor.dtype).str,
-            "data": (self.address, readonly),
+            "data": (managed.data + managed.byte_offset, readonly),
         }
 
 
-class DLManagedTensor(ctypes.Structure):
+class _DLManagedTensor(ctypes.Structure):
     """The record that DLPack passes (dlpack.h, version 0.7): a tensor, then who owns it."""
 
     _fields_ = (
@@ -116,41 +150,71 @@ _get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_cha
 )
 
 
-def _may_lend(shape: Sequence[int], like: Tensor) -> bool:
-    """Whether a tensor of this shape has memory that NumPy can use, and is worth asking for it."""
-    return math.prod(shape) * np.dtype(like.dtype).itemsize >= LARGE and (
+def _supports_zero_copy(shape: Sequence[int], like: Tensor) -> bool:
+    """Return whether a tensor of this shape has memory that NumPy can use, and enough of it to be worth it."""
+    return math.prod(shape) * np.dtype(like.dtype).itemsize >= ZERO_COPY_MIN_BYTES and (
         like.dtype in (np.float32, np.float16) and like.device.physical_locator[0] == "cpu"
     )
 
 
-def _copied(array: NDArray[Any], like: Tensor) -> Tensor:
+def _small_tensor(array: NDArray[Any], like: Tensor) -> Tensor:
     if array.dtype == like.dtype:
         values = np.asarray(array, order="C")
     else:
         with np.errstate(over="ignore"):
             values = array.astype(like.dtype, order="C")
-    return Tensor(values, device=like.device, no_cache=True)  # which keeps MegEngine from holding on to a copy
+    return Tensor(values, device=like.device, no_cache=True)  # otherwise MegEngine holds on to a copy
 
 
-def _parts(place: NDArray[Any], array: NDArray[Any]) -> Iterator[Tuple[NDArray[Any], NDArray[Any]]]:
-    """Both cut along their first axis, so that no core is left with a large tensor while the others are done."""
-    rows = max(1, PART * len(place) // place.nbytes)
-    for first in range(0, len(place), rows):
-        yield place[first : first + rows], array[first : first + rows]
+def _chunks(target: NDArray[Any], source: NDArray[Any]) -> Iterator[Tuple[NDArray[Any], NDArray[Any]]]:
+    """Cut both along their first axis, so that no core is left with a large tensor while the others are done."""
+    if sys.platform == "linux" and target.nbytes >= 2 * HUGE_PAGE_BYTES:
+        _madvise(target, MADV_HUGEPAGE)
+    rows = max(1, COPY_CHUNK_BYTES * len(target) // target.nbytes)
+    for first in range(0, len(target), rows):
+        yield target[first : first + rows], source[first : first + rows]
 
 
-def _write(part: Tuple[NDArray[Any], NDArray[Any]]) -> None:
-    place, array = part
+def _copy(chunk: Tuple[NDArray[Any], NDArray[Any]]) -> None:
+    target, source = chunk
     if sys.platform == "linux":
-        _populate(place)
+        # Linux 5.14 or newer prefaults all pages at once instead of one by one, in a third of the time.
+        _madvise(target, MADV_POPULATE_WRITE)
     with np.errstate(over="ignore"):
-        np.copyto(place, array, casting="unsafe")
+        np.copyto(target, source, casting="unsafe")
 
 
-def _populate(place: NDArray[Any]) -> None:
-    """Has Linux 5.14 or newer give the pages at once, not one by one: a third of the time. Older ones refuse."""
-    address = place.__array_interface__["data"][0]
+def _madvise(array: NDArray[Any], advice: int) -> None:
+    """Advise Linux about the pages that an array lies in; what an older Linux does not know, it ignores."""
+    address = array.__array_interface__["data"][0]
     first = address // mmap.PAGESIZE * mmap.PAGESIZE
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    madvise(first, address + place.nbytes - first, MADV_POPULATE_WRITE)
+    madvise(first, address + array.nbytes - first, advice)
+
+
+def _state_error(
+    state_dict: Mapping[str, NDArray[Any]],
+    missing: Sequence[str],
+    unexpected: Sequence[str],
+    mismatches: Sequence[Tuple[str, Shape, Shape]],
+    not_real: Sequence[str],
+) -> StateError:
+    lists: Dict[str, List[str]] = {
+        "missing": list(missing),
+        "unexpected": list(unexpected),
+        "of another shape": [f"{key} {in_file} for {in_network}" for key, in_network, in_file in mismatches],
+        "not real numbers": [f"{key} ({state_dict[key].dtype})" for key in not_real],
+    }
+    counts = ", ".join(f"{len(lines)} {title}" for title, lines in lists.items() if lines)
+    lines = [f"{title}: {line}" for title, group in lists.items() for line in group]
+    more = f"\n  and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else ""
+    return StateError(
+        f"the weights do not fit the network, which was left as it was: {counts}\n  "
+        + "\n  ".join(lines[:MAX_LISTED])
+        + more,
+        missing=missing,
+        unexpected=unexpected,
+        shape_mismatches=mismatches,
+        hint="build the variant, form and number of classes that the file was saved from",
+    )

@@ -9,7 +9,8 @@ import megengine.module as M
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoints import Checkpoint, load_state
+from ._tensors import load_state_dict
+from .checkpoints import Checkpoint
 from .errors import FormError
 from .models.layers import reset_parameters
 from .reparam.fusion import fuse_arrays
@@ -20,13 +21,12 @@ STEM_KERNELS = ("stage0.rbr_dense.conv.weight", "stage0.rbr_1x1.conv.weight", "s
 HEADS = ("linear", "stage1_aux.3", "stage2_aux.3", "stage3_first_aux.3")
 
 
-def load_adapted(network: M.Module, arrays: Mapping[str, NDArray[Any]], *, file_stays: bool = False) -> None:
+def load_adapted(network: M.Module, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Loads native arrays into ``network``: the stem fitted, a head of another size started anew, the rest strictly.
 
     Parts that the network does not have at all (its head with ``features_only``, stages beyond ``out_indices``) are
     passed over. The heads are the linear layers that the network names in ``heads``, or else those of RepVGG and
-    RepVGGplus. ``file_stays`` is as in ``load_state``. Raises StateError, with the network untouched, when anything
-    else does not fit.
+    RepVGGplus. Raises StateError, with the network untouched, when anything else does not fit.
     """
     wanted = {key: value for key, value in arrays.items() if getattr(network, key.split(".")[0], None) is not None}
     stem = [key for key in STEM_KERNELS if key in wanted]
@@ -47,7 +47,7 @@ def load_adapted(network: M.Module, arrays: Mapping[str, NDArray[Any]], *, file_
             for name in ("weight", "bias"):
                 wanted.pop(f"{head}.{name}", None)
     kept = [f"{head}.{name}" for head in fresh for name in ("weight", "bias")]
-    load_state(network, wanted, keep=kept, file_stays=file_stays)
+    load_state_dict(network, wanted, allow_missing=kept)
     parts = dict(network.named_modules()) if fresh else {}
     for name in fresh:
         head = parts[name]

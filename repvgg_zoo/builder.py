@@ -88,7 +88,7 @@ def create(
             deploy=deploy,
             init_weights=False,
         )
-        load_adapted(network, arrays, file_stays=chosen is not None)
+        load_adapted(network, arrays)
         network.eval()
     network.spec = spec
     network.checkpoint = chosen

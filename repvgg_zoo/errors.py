@@ -177,7 +177,7 @@ class LayoutError(ZooError, ValueError):
 class StateError(ZooError, ValueError):
     """A checkpoint does not fit a network, which was left untouched.
 
-    ``missing`` and ``unexpected`` are keys; ``misshapen`` are (key, shape in the network, shape in the file).
+    ``missing`` and ``unexpected`` are keys; ``shape_mismatches`` are (key, shape in the network, shape in the file).
     """
 
     def __init__(
@@ -186,13 +186,13 @@ class StateError(ZooError, ValueError):
         *,
         missing: Sequence[str] = (),
         unexpected: Sequence[str] = (),
-        misshapen: Sequence[Tuple[str, Tuple[int, ...], Tuple[int, ...]]] = (),
+        shape_mismatches: Sequence[Tuple[str, Tuple[int, ...], Tuple[int, ...]]] = (),
         **data: Any,
     ) -> None:
         super().__init__(message, **data)
         self.missing = tuple(missing)
         self.unexpected = tuple(unexpected)
-        self.misshapen = tuple(misshapen)
+        self.shape_mismatches = tuple(shape_mismatches)
 
 
 class FormError(ZooError, ValueError):

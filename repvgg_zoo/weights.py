@@ -51,6 +51,6 @@ def _read(cache: DerivedCache, key: DerivedKey, spec: CheckpointSpec, path: Path
     payload = cache.read(key)
     if payload is None:
         return None
-    arrays = safetensors_file.parse(payload)
+    arrays = safetensors_file.read(payload)
     report = LoadReport(loaded=tuple(arrays))
     return Checkpoint(MappingProxyType(arrays), form, spec.layout, spec.format, str(path), report)

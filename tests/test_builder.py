@@ -173,7 +173,7 @@ def test_a_file_of_another_variant_is_refused_with_every_difference():
     with pytest.raises(StateError) as caught:
         create("RepVGG_A0", checkpoint=repvgg_zoo.fetch(DIGITS))
     assert len(caught.value.missing) > 50
-    assert len(caught.value.misshapen) > 50
+    assert len(caught.value.shape_mismatches) > 50
 
 
 MISSHAPEN = {
@@ -188,7 +188,7 @@ MISSHAPEN = {
 @pytest.mark.parametrize("options", [{}, {"num_classes": 4}, {"in_chans": 1}, {"features_only": True}], ids=str)
 @pytest.mark.parametrize("deploy", [False, True])
 @pytest.mark.parametrize(("key", "shape"), [(key, shape) for key, shapes in MISSHAPEN.items() for shape in shapes])
-def test_a_misshapen_tensor_is_named_whatever_is_asked_for(tmp_path, key, shape, deploy, options):
+def test_a_tensor_of_the_wrong_shape_is_named_whatever_is_asked_for(tmp_path, key, shape, deploy, options):
     arrays = create(DIGITS, pretrained=True).state_dict()
     save_checkpoint(tmp_path / "bad.safetensors", {**arrays, key: np.ones(shape, np.float32)})
     if key.startswith("linear") and {"features_only", "num_classes"} & set(options):

@@ -1,4 +1,4 @@
-"""MegEngine's memory is read and written in place; an array that was borrowed outlives its tensor."""
+"""MegEngine's memory is read and written in place; an array that was numpy_viewsed outlives its tensor."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from megengine import Tensor
 
-from repvgg_zoo._tensors import borrow, tensors_of
+from repvgg_zoo._tensors import numpy_views, tensors_from_arrays
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_borrowed_values_are_those_of_the_tensor_and_outlive_it(dtype):
+def test_numpy_viewsed_values_are_those_of_the_tensor_and_outlive_it(dtype):
     made = Tensor(np.arange(1 << 16).reshape(256, 256) % 1000, dtype=dtype)
     tensors = {"computed": made + 1, "part of one": made[3:, 1:], "spread": F.broadcast_to(made[:1], (256, 256))}
     expected = {key: tensor.numpy() for key, tensor in tensors.items()}
-    arrays = borrow(tensors)
+    arrays = numpy_views(tensors)
     del tensors, made
     gc.collect()
     megengine._full_sync()
@@ -32,7 +32,7 @@ def test_borrowed_values_are_those_of_the_tensor_and_outlive_it(dtype):
 def test_a_large_tensor_is_not_copied():
     """It rests on where DLPack's record has the address; a MegEngine that changes it would be noticed here."""
     tensor = Tensor(np.zeros((64, 1024), np.float32))
-    first, second = borrow({"x": tensor})["x"], borrow({"x": tensor})["x"]
+    first, second = numpy_views({"x": tensor})["x"], numpy_views({"x": tensor})["x"]
     assert np.shares_memory(first, second)
 
 
@@ -48,7 +48,7 @@ def test_tensors_of_arrays_have_their_values_and_memory_of_their_own(dtype, kind
     ]
     arrays += [arrays[3].T, arrays[-1].T, arrays[-1][:, ::2], np.broadcast_to(arrays[4][:1], (300, 128))]
     like = Tensor(0, dtype=dtype)
-    tensors = tensors_of([(array, like) for array in arrays])
+    tensors = tensors_from_arrays([(array, like) for array in arrays])
     expected = [array.astype(dtype) for array in arrays]
     highest = [tensor.max() for tensor in tensors]  # computed on what was written
     for array in arrays:
@@ -66,11 +66,11 @@ def test_tensors_of_arrays_have_their_values_and_memory_of_their_own(dtype, kind
 GROWTH = """
 import numpy as np
 from megengine import Tensor
-from repvgg_zoo._tensors import tensors_of, unwritten
+from repvgg_zoo._tensors import empty_like, tensors_from_arrays
 def resident(): return 1024 * int(open('/proc/self/status').read().split('VmRSS:')[1].split()[0])
 def values(): return [(np.ones(1 << 20, np.float32), like) for _ in range(16)]  # 64 MB
 like = Tensor(0.0)
-tensors_of(values())[0].numpy(), unwritten((1,), like).numpy()
+tensors_from_arrays(values())[0].numpy(), empty_like((1,), like).numpy()
 given = values()
 before = resident()
 kept = {made}
@@ -81,8 +81,8 @@ print((resident() - before) / (16 << 22))
 @pytest.mark.parametrize(
     ("made", "least", "most"),
     [
-        ("tensors_of(given)", 0.8, 1.15),  # MegEngine's own way makes a second copy, and gives it back late
-        ("unwritten((1 << 24,), like)\nkept[0].numpy()", -0.1, 0.1),  # a MegEngine that fills it would be noticed
+        ("tensors_from_arrays(given)", 0.8, 1.15),  # MegEngine's own way makes a second copy, and gives it back late
+        ("empty_like((1 << 24,), like)\nkept[0].numpy()", -0.1, 0.1),  # a MegEngine that fills it would be noticed
     ],
 )
 def test_memory_grows_by_what_is_written_and_by_nothing_before(made, least, most):

@@ -168,6 +168,16 @@ def is_bn(key: str) -> bool:
     return owner.endswith((".bn", ".rbr_identity"))
 
 
+def as_vector(shape: Tuple[int, ...]) -> Tuple[int, ...]:
+    """Return (1, C, 1, 1) as (C,), which is how MegEngine saves BN; any other shape unchanged."""
+    return shape[1:2] if len(shape) == 4 and shape[0] == shape[2] == shape[3] == 1 else shape
+
+
+def same_shape(one: Tuple[int, ...], other: Tuple[int, ...]) -> bool:
+    """Return whether the shapes are equal once (1, C, 1, 1) is written as (C,)."""
+    return as_vector(one) == as_vector(other)
+
+
 # Tables ------------------------------------------------------------------------------------------------------
 
 

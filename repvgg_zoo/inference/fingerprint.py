@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import models
 from .._cpu import cpu_facts
-from .._tensors import borrow
+from .._tensors import numpy_views
 from ..registry.specs import Architecture, CheckpointSpec
 
 PLAIN = (bool, int, float, str, type(None))
@@ -33,7 +33,7 @@ def network_digest(network: M.Module) -> Optional[str]:
         if not _is_known(module):
             return None
         digest.update(f"{name}:{type(module).__module__}.{type(module).__qualname__}{_attributes(module)}\n".encode())
-    for name, array in borrow(dict(network.named_tensors())).items():
+    for name, array in numpy_views(dict(network.named_tensors())).items():
         digest.update(f"{name}:{array.dtype}{array.shape}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoints.block_keys import block_order
-from ..checkpoints.state_dict import same_shape
+from ..checkpoints.layouts import same_shape
 from ..errors import PathLike, StateError
 from ..registry.architecture import deploy_shapes
 from ..registry.specs import Architecture
@@ -113,7 +113,7 @@ def check_state_dict(
     missing = [key for key in shapes if key not in state_dict]
     unexpected = [key for key in state_dict if key not in shapes]
     shared = [key for key in shapes if key in state_dict]
-    misshapen = [
+    mismatches = [
         (key, shapes[key], state_dict[key].shape)
         for key in shared
         if not same_shape(shapes[key], state_dict[key].shape)
@@ -122,7 +122,7 @@ def check_state_dict(
     problems = [
         *(f"missing: {key}" for key in missing),
         *(f"unexpected: {key}" for key in unexpected),
-        *(f"of another shape: {key} {actual} for {expected}" for key, expected, actual in misshapen),
+        *(f"of another shape: {key} {actual} for {expected}" for key, expected, actual in mismatches),
         *(f"not float32: {key} ({state_dict[key].dtype})" for key in not_float32),
     ]
     if problems:
@@ -130,7 +130,7 @@ def check_state_dict(
             problems,
             missing=missing,
             unexpected=unexpected,
-            misshapen=misshapen,
+            shape_mismatches=mismatches,
             path=path,
             hint="correct the variant or num_classes in the checkpoint's registry entry, or name another file",
         )

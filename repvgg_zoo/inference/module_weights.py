@@ -8,18 +8,16 @@ from typing import Optional
 import megengine.module as M
 import numpy as np
 
-from .._tensors import borrow
+from .._tensors import numpy_views
 from ..checkpoints.block_keys import block_order
 from ..errors import StateError
-from ..models import RepVGG, RepVGGBlock, RepVGGplus
-from ..models.layers import Conv2d, Linear, SEBlock
-from ..models.module import Sequential
+from ..models import RepVGG, RepVGGBlock, RepVGGplus, SEBlock
 from ..models.repvggplus import PlusStage
 from .ir import NetworkWeights, check_layers, weights_from_state_dict
 
 # A user may have put any module of MegEngine's in any place, and its weights do not say what it computes.
-CONTAINERS = (RepVGG, RepVGGplus, RepVGGBlock, SEBlock, PlusStage, Sequential, M.Sequential)
-LEAF_LAYERS = (Conv2d, Linear, M.Conv2d, M.Linear)
+CONTAINERS = (RepVGG, RepVGGplus, RepVGGBlock, SEBlock, PlusStage, M.Sequential)
+LEAF_LAYERS = (M.Conv2d, M.Linear)
 LAYER_KEY = re.compile(r"linear|stage[^.]+(\.blocks)?(\.\d+)?\.(rbr_reparam|(se|post_se)\.(down|up))")
 
 
@@ -37,7 +35,7 @@ def extract_weights(network: M.Module) -> Optional[NetworkWeights]:
     if None in strides or any(tensor.dtype != np.float32 for tensor in network.tensors()):
         return None
     features = {} if network.linear is not None else {info.index: info.name for info in network.feature_info}
-    weights = weights_from_state_dict(borrow(dict(network.named_tensors())), features)
+    weights = weights_from_state_dict(numpy_views(dict(network.named_tensors())), features)
     try:
         check_layers(weights)
     except StateError:  # MegEngine may run it all the same, or say why not
@@ -55,7 +53,7 @@ def _is_supported(name: str, module: M.Module) -> bool:
 def _supported_stride(block: RepVGGBlock) -> Optional[int]:
     """Return the stride, or None for a block that is not as this package builds it."""
     convolution = block.rbr_reparam
-    if type(convolution) not in (Conv2d, M.Conv2d) or convolution.bias is None:
+    if type(convolution) is not M.Conv2d or convolution.bias is None:
         return None
     if convolution.stride[0] != convolution.stride[1]:
         return None

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoints.block_keys import BLOCK, has_identity
-from ..checkpoints.layouts import BN_TENSORS
-from ..checkpoints.state_dict import as_vector
+from ..checkpoints.layouts import BN_TENSORS, as_vector
 from ..errors import EquivalenceError
 
 BN_EPS = 1e-5
@@ -31,8 +30,8 @@ def fuse_arrays(arrays: Mapping[str, NDArray[Any]]) -> Dict[str, NDArray[Any]]:
 
     Every block (found by the keys of its branches) gets ``rbr_reparam.weight`` and ``.bias`` in place of its
     branches; RepVGGplus's auxiliary heads are left out; all else is passed on uncopied. Raises EquivalenceError, which
-    names every offending tensor, when one is missing or too many, misshapen or not finite, or a variance is negative:
-    once a branch is fused, or left out, nothing shows any more that it was wrong.
+    names every offending tensor, when one is missing, superfluous, of another shape or not finite, or a variance is
+    negative: once a branch is fused, or left out, nothing shows any more that it was wrong.
     """
     parts = BRANCHES + IDENTITY
     prefixes = list(dict.fromkeys(key[: -len(part)] for key in arrays for part in parts if key.endswith(part)))

@@ -13,7 +13,7 @@ import numpy as np
 from megengine import Parameter, Tensor
 from numpy.typing import NDArray
 
-from .._tensors import borrow, tensors_of
+from .._tensors import numpy_views, tensors_from_arrays
 from ..errors import ArgumentError, EquivalenceError
 from ..models import RepVGGBlock
 from .check import BLOCK_BOUNDS
@@ -84,7 +84,7 @@ def fuse_all(blocks: Dict[str, RepVGGBlock]) -> Dict[str, Fused]:
 def as_parameters(fused: Dict[str, Fused], blocks: Dict[str, RepVGGBlock]) -> Dict[str, Tuple[Parameter, Parameter]]:
     """Fused kernels and biases as parameters with their block's dtype and device."""
     likes = {name: blocks[name].rbr_dense.conv.weight for name in fused}
-    made = iter(tensors_of([(array, likes[name]) for name, pair in fused.items() for array in pair]))
+    made = iter(tensors_from_arrays([(array, likes[name]) for name, pair in fused.items() for array in pair]))
     return {name: (Parameter(kernel), Parameter(bias)) for kernel, bias, name in zip(made, made, fused)}
 
 
@@ -96,7 +96,7 @@ def copy_without_branches(module: M.Module, blocks: List[RepVGGBlock]) -> M.Modu
 
 def block_arrays(block: RepVGGBlock) -> Dict[str, NDArray[Any]]:
     """The tensors of a block by their state keys; large ones are views of MegEngine's memory."""
-    return borrow(dict(block.named_tensors()))
+    return numpy_views(dict(block.named_tensors()))
 
 
 def check_all(blocks: Dict[str, RepVGGBlock], fused: Dict[str, Fused]) -> None:

@@ -13,6 +13,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import safetensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -84,13 +85,25 @@ def holds_only_plain_values(value, depth=0):
 def check(path, content):
     path.write_bytes(content)
     try:
-        _, tree = read_file(path)
+        format, tree = read_file(path)
     except CheckpointFormatError as error:
         if error.path != str(path) or not error.hint:
             raise AssertionError("the error lacks its path or hint") from error
         return False
     assert holds_only_plain_values(tree)
+    if format == "safetensors":
+        assert_the_library_reads_the_same(content, tree)
     return True
+
+
+def assert_the_library_reads_the_same(content, tree):
+    """Its checks of the header are the reference: what it refuses must not be read."""
+    expected = dict(safetensors.deserialize(content))
+    assert set(tree) == set(expected)
+    for name, entry in expected.items():
+        assert list(tree[name].shape) == entry["shape"]
+        if entry["dtype"] != "BF16":
+            assert tree[name].tobytes() == bytes(entry["data"])
 
 
 @pytest.mark.parametrize("kind", SEEDS)

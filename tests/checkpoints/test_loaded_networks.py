@@ -1,7 +1,9 @@
-"""A network that was loaded is its own: the file may go, training goes on, and nothing was drawn at random before."""
+"""Loaded weights have memory of their own: whatever happens to the file, and whatever training does to them."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 
@@ -12,7 +14,8 @@ from megengine import Tensor
 from megengine.autodiff import GradManager
 from megengine.optimizer import SGD
 
-from repvgg_zoo.checkpoints import load_checkpoint, load_state, save_checkpoint
+from repvgg_zoo._tensors import load_state_dict
+from repvgg_zoo.checkpoints import load_checkpoint, save_checkpoint
 from repvgg_zoo.models import RepVGG
 
 SMALL = ((1, 1, 1, 1), (1.0, 1.0, 1.0, 0.5))
@@ -28,7 +31,7 @@ def saved(tmp_path):
 
 def loaded(path):
     net = RepVGG(*SMALL, num_classes=10, init_weights=False)
-    load_state(net, load_checkpoint(path).arrays)
+    load_state_dict(net, load_checkpoint(path).arrays)
     return net
 
 
@@ -50,15 +53,135 @@ def test_training_goes_on_after_loading_and_the_file_stays_as_it_was(saved, in_p
     assert path.read_bytes() == before
 
 
-def test_deleting_and_replacing_the_file_under_a_network_is_harmless(saved):
-    path, arrays = saved
-    net = loaded(path)
-    other = path.with_name("other.safetensors")
-    save_checkpoint(other, {key: value + 1 for key, value in arrays.items()})
-    other.replace(path)
-    assert all(np.array_equal(value, arrays[key]) for key, value in net.state_dict().items())
-    path.unlink()
-    assert all(np.array_equal(value, arrays[key]) for key, value in net.state_dict().items())
+# Python code: what loads weights, the path of the file they are from, and a number that depends on all of them.
+LOADERS = {
+    "create(name)": (
+        "network = repvgg_zoo.create('RepVGG_N0', pretrained=True)",
+        "repvgg_zoo.fetch('RepVGG_N0')",
+        "logits(network)",
+    ),
+    "create(name, deploy=True)": (
+        "network = repvgg_zoo.create('RepVGG_N0', pretrained=True, deploy=True)",
+        "repvgg_zoo.fetch('RepVGG_N0')",
+        "logits(network)",
+    ),
+    "create(checkpoint=file)": (
+        "network = repvgg_zoo.create('RepVGG_N0', checkpoint=mine)",
+        "mine",
+        "logits(network)",
+    ),
+    "load_checkpoint(safetensors)": (
+        "checkpoint = repvgg_zoo.load_checkpoint(mine)",
+        "mine",
+        "total(checkpoint.arrays)",
+    ),
+    "load_checkpoint(pickle)": (
+        "checkpoint = repvgg_zoo.load_checkpoint(pickled)",
+        "pickled",
+        "total(checkpoint.arrays)",
+    ),
+}
+COMPILERS = {
+    "compile(name)": (
+        "network = repvgg_zoo.compile('RepVGG_N0')",
+        "repvgg_zoo.fetch('RepVGG_N0')",
+        "total({'logits': network(image)})",
+    ),
+    "compile(name, low_memory=True)": (
+        "network = repvgg_zoo.compile('RepVGG_N0', low_memory=True)",
+        "repvgg_zoo.fetch('RepVGG_N0')",
+        "total({'logits': network(image)})",
+    ),
+}
+# What may happen to the file at ``path`` afterwards.
+HARM = {
+    "truncated": "os.truncate(path, 0)",
+    "overwritten in place by zeros": "with open(path, 'r+b') as stream: stream.write(bytes(size))",
+    "overwritten in place by a shorter file": "with open(path, 'wb') as stream: stream.write(b'x' * 1000)",
+    "replaced": "open(f'{path}.new', 'wb').write(b'zz'); os.replace(f'{path}.new', path)",
+    "deleted": "os.unlink(path)",
+}
+# What loads weights, what writes onto their file, and a number that depends on all of them.
+SAVED_ONTO = {
+    "megengine.save onto the file just read": (
+        "arrays = repvgg_zoo.load_checkpoint(pickled).arrays",
+        "megengine.save(dict(arrays), pickled)",
+        "total(repvgg_zoo.load_checkpoint(pickled).arrays)",
+    ),
+    "save_checkpoint onto the file just read": (
+        "arrays = repvgg_zoo.load_checkpoint(mine).arrays",
+        "repvgg_zoo.save_checkpoint(mine, arrays)",
+        "total(repvgg_zoo.load_checkpoint(mine).arrays)",
+    ),
+    "megengine.save of the network onto its file in the cache": (
+        "network = repvgg_zoo.create('RepVGG_N0', pretrained=True)",
+        "megengine.save(network.state_dict(), str(repvgg_zoo.fetch('RepVGG_N0')))",
+        "total(network.state_dict())",
+    ),
+}
+HARM_SCRIPT = """
+import json, os, shutil, sys
+import megengine
+import numpy as np
+import repvgg_zoo
+
+image = np.random.RandomState(0).standard_normal((1, 1, 32, 32)).astype(np.float32)
+folder = sys.argv[2]
+mine, pickled = f"{folder}/mine.safetensors", f"{folder}/mine.pkl"
+
+def logits(network):
+    return total({"logits": network(megengine.Tensor(image)).numpy()})
+
+def total(arrays):
+    return sum(float(np.abs(array).sum(dtype=np.float64)) for array in arrays.values())
+
+for loaders, harms in json.loads(sys.argv[1]):
+    for load_name, (load, path, value) in loaders.items():
+        for harm_name, harm in harms.items():
+            shutil.rmtree(f"{folder}/cache", ignore_errors=True)
+            network = repvgg_zoo.create("RepVGG_N0", pretrained=True)
+            repvgg_zoo.save_checkpoint(mine, network)
+            megengine.save(network.state_dict(), pickled)
+            scope = dict(globals())
+            exec(load, scope)
+            scope["path"] = str(eval(path, scope)) if harm_name else path
+            scope["size"] = os.path.getsize(scope["path"]) if harm_name else 0
+            before = eval(value, scope)
+            exec(harm if harm_name else path, scope)
+            print(json.dumps([f"{load_name}, {harm_name}", before, eval(value, scope)]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def harmed(tmp_path_factory):
+    """A sum over the weights or the logits before and after each harm; those after a crash are missing."""
+    folder = tmp_path_factory.mktemp("harmed")
+    jobs = json.dumps([[LOADERS, HARM], [COMPILERS, {"truncated": HARM["truncated"]}], [SAVED_ONTO, {"": ""}]])
+    environment = {**os.environ, "REPVGG_ZOO_HOME": str(folder / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", HARM_SCRIPT, jobs, str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    results = {name: (before, after) for name, before, after in map(json.loads, done.stdout.splitlines())}
+    return results, f"exit code {done.returncode}: {done.stderr[-500:]}"
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        *(f"{loader}, {harm}" for loader in LOADERS for harm in HARM),
+        *(f"{loader}, truncated" for loader in COMPILERS),
+        *(f"{saved}, " for saved in SAVED_ONTO),
+    ],
+)
+def test_whatever_happens_to_the_file_the_values_stay_the_same(harmed, what):
+    results, ending = harmed
+    assert what in results, ending
+    before, after = results[what]
+    assert before == after > 0
 
 
 def run(script, *arguments):
@@ -74,7 +197,8 @@ def test_a_network_goes_to_another_device_on_a_busy_machine(saved):
         """
 import subprocess, sys
 import megengine.functional as F
-from repvgg_zoo.checkpoints import load_checkpoint, load_state
+from repvgg_zoo._tensors import load_state_dict
+from repvgg_zoo.checkpoints import load_checkpoint
 from repvgg_zoo.models import RepVGG
 
 busy = [subprocess.Popen([sys.executable, "-c", "import time; e = time.time() + 60\\nwhile time.time() < e: pass"])
@@ -82,7 +206,7 @@ busy = [subprocess.Popen([sys.executable, "-c", "import time; e = time.time() + 
 try:
     for _ in range(60):
         net = RepVGG((1, 1, 1, 1), (1.0, 1.0, 1.0, 0.5), num_classes=10, init_weights=False)
-        load_state(net, load_checkpoint(sys.argv[1]).arrays)
+        load_state_dict(net, load_checkpoint(sys.argv[1]).arrays)
         for copied in [F.copy(tensor, device="cpu0") for tensor in net.parameters()]:
             copied.numpy()
 finally:

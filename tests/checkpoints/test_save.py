@@ -15,7 +15,8 @@ import megengine
 import numpy as np
 import pytest
 
-from repvgg_zoo.checkpoints import load_checkpoint, load_state, save_checkpoint
+from repvgg_zoo._tensors import load_state_dict
+from repvgg_zoo.checkpoints import load_checkpoint, save_checkpoint
 from repvgg_zoo.checkpoints.save import SAVED_LAYOUTS
 from repvgg_zoo.errors import ArgumentError, CheckpointFormatError, LayoutError, UnsafePickleError
 from repvgg_zoo.models import RepVGG
@@ -68,7 +69,7 @@ def test_a_network_trained_here_comes_back_as_it_was(tmp_path, layout):
 
     net, other = randomised(build()), build()
     save_checkpoint(tmp_path / "net.safetensors", net, layout=layout)
-    load_state(other, load_checkpoint(tmp_path / "net.safetensors").arrays)
+    load_state_dict(other, load_checkpoint(tmp_path / "net.safetensors").arrays)
     image = np.random.RandomState(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     for network in (net, other):
         network.eval()

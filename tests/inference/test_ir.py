@@ -129,7 +129,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_arrays_that_are_not_exactly_those_of_the_variant_are_refused(kind):
-    name, change, (missing, unexpected, misshapen) = CHANGES[kind]
+    name, change, (missing, unexpected, mismatches) = CHANGES[kind]
     architecture = ARCHITECTURES[name]
     state_dict = state_dict_of(architecture)
     change(state_dict)
@@ -138,7 +138,9 @@ def test_arrays_that_are_not_exactly_those_of_the_variant_are_refused(kind):
     error = caught.value
     assert sorted(error.missing) == sorted(missing)
     assert sorted(error.unexpected) == sorted(unexpected)
-    assert [key.rpartition(".rbr_reparam")[0] or key.split(".")[0] for key, _, _ in error.misshapen] == misshapen
+    assert [
+        key.rpartition(".rbr_reparam")[0] or key.split(".")[0] for key, _, _ in error.shape_mismatches
+    ] == mismatches
     assert error.path == "net.pth"
 
 

@@ -1,7 +1,7 @@
-"""What the names of NumPy stand for in a pickle: arrays as views of the file, scalars, and dtypes of plain numbers.
+"""The globals of NumPy that a pickle may use: arrays as views of the buffer, scalars, and dtypes of plain numbers.
 
-NumPy 2 writes numpy._core where NumPy 1 wrote numpy.core; both are in the table. Arrays come out in the machine's byte
-order and otherwise as they lie in the file, read-only.
+NumPy 2 writes numpy._core where NumPy 1 wrote numpy.core; both are allowed. Arrays are read-only and in the machine's
+byte order; strides are those in the file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Dict, NoReturn, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .mmap_file import Damaged
+from .file_buffer import MalformedFile
 from .pickle_machine import Builder, Global, Placeholder, pairs
 from .pickles import Budget
 
@@ -22,9 +22,9 @@ class DType(Placeholder):
     """A dtype, whose byte order comes with its state."""
 
     def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
-        # Others are refused by view_array, which comes after the names that an array of objects holds were found.
+        # Other dtypes are refused by view_array, after all globals that an array of objects holds have been collected.
         self.value = np.dtype(code) if code in CODES else None
-        self.shown = repr(code[:20]) if isinstance(code, str) else f"of type {type(code).__name__}"
+        self.description = repr(code[:20]) if isinstance(code, str) else f"of type {type(code).__name__}"
 
     def set_state(self, state: Any) -> None:
         _, order, subdtype, names, fields = state[:5]
@@ -34,11 +34,11 @@ class DType(Placeholder):
             self.value = self.value.newbyteorder(order)
 
     def resolve(self) -> str:
-        return self.shown if self.value is None else self.value.name
+        return self.description if self.value is None else self.value.name
 
 
 class Array(Placeholder):
-    """An array, which numpy first makes empty and then gives its shape, dtype and data as a state."""
+    """An array, which numpy first creates empty and then fills from a state with its shape, dtype and data."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -50,16 +50,16 @@ class Array(Placeholder):
 
     def resolve(self) -> np.ndarray[Any, Any]:
         if self.value is None:
-            raise Damaged("an array without data")
+            raise MalformedFile("an array without data")
         return self.value
 
 
-def numpy_table(budget: Budget) -> Dict[str, Builder]:
-    """Builders for every name that pickled arrays and state dicts hold, under NumPy 1 and 2, protocols 0 to 5."""
+def numpy_globals(budget: Budget) -> Dict[str, Builder]:
+    """Return the globals that pickled arrays and state dicts use, under NumPy 1 and 2, protocols 0 to 5."""
 
     def reconstruct(subtype: Any, shape: Any, typecode: Any) -> Array:
         if not (isinstance(subtype, Global) and subtype.name == "numpy.ndarray"):
-            raise Damaged("an array of a subclass")
+            raise MalformedFile("an array of a subclass")
         return Array(budget)
 
     def from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
@@ -73,7 +73,7 @@ def numpy_table(budget: Budget) -> Dict[str, Builder]:
 
     def encode(text: Any, encoding: Any) -> bytes:
         if not isinstance(text, str) or encoding != "latin1":
-            raise Damaged("_codecs.encode with other arguments than (text, 'latin1'), which numpy writes")
+            raise MalformedFile("_codecs.encode with other arguments than (text, 'latin1'), which numpy writes")
         budget.spend(len(text))
         return text.encode("latin-1")
 
@@ -81,47 +81,47 @@ def numpy_table(budget: Budget) -> Dict[str, Builder]:
         budget.spend(64 * len(items))
         return pairs([key for key, _ in items], [value for _, value in items])
 
-    table: Dict[str, Builder] = {
+    allowed: Dict[str, Builder] = {
         "collections.OrderedDict": ordered_dict,
-        "numpy.ndarray": _no_call,
+        "numpy.ndarray": _not_callable,
         "numpy.dtype": DType,
         "_codecs.encode": encode,
         "__builtin__.bytes": _empty_bytes,
         "builtins.bytes": _empty_bytes,
     }
     for core in ("numpy.core", "numpy._core"):
-        table[f"{core}.multiarray._reconstruct"] = reconstruct
-        table[f"{core}.multiarray.scalar"] = scalar
-        table[f"{core}.numeric._frombuffer"] = from_buffer
-    return table
+        allowed[f"{core}.multiarray._reconstruct"] = reconstruct
+        allowed[f"{core}.multiarray.scalar"] = scalar
+        allowed[f"{core}.numeric._frombuffer"] = from_buffer
+    return allowed
 
 
 def view_array(data: Any, dtype: Any, shape: Any, order: Any, budget: Budget) -> np.ndarray[Any, Any]:
-    """``data`` as an array, which must be exactly as long as ``shape`` and ``dtype`` say; copied only to swap bytes."""
+    """Return ``data`` as an array; its length must match ``shape`` and ``dtype``. It is copied only to swap bytes."""
     if not isinstance(dtype, DType):
-        raise Damaged("an array without a dtype")
+        raise MalformedFile("an array without a dtype")
     if dtype.value is None:
-        raise Damaged(f"an array of dtype {dtype.shown}; real numbers of up to 64 bits are read")
+        raise MalformedFile(f"an array of dtype {dtype.description}; real numbers of up to 64 bits are read")
     if isinstance(data, str):  # Python 2 and protocol 0
         budget.spend(len(data))
         data = data.encode("latin-1")
     shape = check_shape(shape)
     if order not in ("C", "F"):
-        raise Damaged("an array in another order than C or F")
+        raise MalformedFile("an array whose order is not C or F")
     if math.prod(shape) * dtype.value.itemsize != len(data):
-        raise Damaged(f"an array of shape {shape} and dtype {dtype.value} has {len(data)} bytes of data")
+        raise MalformedFile(f"an array of shape {shape} and dtype {dtype.value} has {len(data)} bytes of data")
     return native_order(np.frombuffer(data, dtype.value), budget).reshape(shape, order=order)
 
 
 def check_shape(shape: Any) -> Tuple[int, ...]:
-    """The shape as a tuple, if it is one of at most 32 lengths that are not negative."""
+    """Return the shape if it is a tuple of at most 32 lengths that are not negative, or raise MalformedFile."""
     if not isinstance(shape, tuple) or len(shape) > 32 or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
-        raise Damaged("an array's shape is not a tuple of lengths")
+        raise MalformedFile("an array's shape is not a tuple of lengths")
     return shape
 
 
 def native_order(array: np.ndarray[Any, Any], budget: Optional[Budget] = None) -> np.ndarray[Any, Any]:
-    """The array in this machine's byte order, read-only; a copy only where the order differs."""
+    """Return the array in this machine's byte order, read-only; a copy only where the order differs."""
     if not array.dtype.isnative:
         if budget is not None:
             budget.spend(array.nbytes)
@@ -131,7 +131,7 @@ def native_order(array: np.ndarray[Any, Any], budget: Optional[Budget] = None) -
 
 
 def widen_bfloat16(words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """bfloat16, given as uint16 in this machine's order, as float32, of which it is the upper half."""
+    """Return bfloat16 numbers, passed as uint16 in native byte order, as float32, of which they are the upper half."""
     wide = words.astype(np.uint32)
     wide <<= 16
     wide.flags.writeable = False
@@ -142,5 +142,5 @@ def _empty_bytes() -> bytes:
     return b""  # protocols 0 to 2 have no other way to write the data of an empty array
 
 
-def _no_call(*arguments: Any) -> NoReturn:
-    raise Damaged("numpy.ndarray is called, which numpy's own pickles never do")
+def _not_callable(*arguments: Any) -> NoReturn:
+    raise MalformedFile("numpy.ndarray is called, which numpy's own pickles never do")

@@ -10,8 +10,8 @@ from typing import Any, Tuple
 
 import numpy as np
 
-from .arrays import numpy_table
-from .mmap_file import Buffer, Damaged
+from .arrays import numpy_globals
+from .file_buffer import Buffer, MalformedFile
 from .pickles import Budget, load, resolve
 
 PADDLE_NAMES = "StructuredToParameterName@@"
@@ -19,19 +19,20 @@ PADDLE_SLICES = "UnpackBigParamInfor@@"
 
 
 def read(data: Buffer) -> Tuple[str, Any]:
-    """ "megengine" or "paddle", and the tree. Raises Damaged and UnsafePickleError."""
-    table = numpy_table(Budget(4 * len(data)))
-    table["builtins.tuple"] = table["__builtin__.tuple"] = _tuple  # how paddle.save marks what was a tensor
-    value, end = load(data, 0, table)
+    """Return "megengine" or "paddle", and the payload. Raises MalformedFile and UnsafePickleError."""
+    allowed_globals = numpy_globals(Budget(4 * len(data)))
+    # paddle.save writes each tensor as a call of tuple.
+    allowed_globals["builtins.tuple"] = allowed_globals["__builtin__.tuple"] = _tuple
+    value, end = load(data, 0, allowed_globals)
     if end != len(data):
-        raise Damaged(f"{len(data) - end} bytes follow the pickle")
-    tree = resolve(value)
-    if isinstance(tree, dict) and PADDLE_SLICES in tree:
-        raise Damaged("paddle.save has cut its tensors into slices, which its protocols 2 and 3 do above 1 GiB")
-    if isinstance(tree, dict) and (PADDLE_NAMES in tree or any(map(_is_tensor, tree.values()))):
-        tree.pop(PADDLE_NAMES, None)
-        return "paddle", {key: value[1] if _is_tensor(value) else value for key, value in tree.items()}
-    return "megengine", tree
+        raise MalformedFile(f"{len(data) - end} bytes follow the pickle")
+    payload = resolve(value)
+    if isinstance(payload, dict) and PADDLE_SLICES in payload:
+        raise MalformedFile("paddle.save has cut its tensors into slices, which its protocols 2 and 3 do above 1 GiB")
+    if isinstance(payload, dict) and (PADDLE_NAMES in payload or any(map(_is_tensor, payload.values()))):
+        payload.pop(PADDLE_NAMES, None)
+        return "paddle", {key: value[1] if _is_tensor(value) else value for key, value in payload.items()}
+    return "megengine", payload
 
 
 def _is_tensor(value: Any) -> bool:
@@ -42,5 +43,5 @@ def _is_tensor(value: Any) -> bool:
 
 def _tuple(items: Any) -> Any:
     if not isinstance(items, tuple):
-        raise Damaged("tuple() of something else than the pair that paddle.save writes")
+        raise MalformedFile("tuple() is called with something other than the pair that paddle.save writes")
     return items

@@ -1,10 +1,11 @@
 """The pickle machine: one small method for each opcode of protocols 0 to 5, working on plain values only.
 
-The opcodes are described in CPython's pickletools. Those that checkpoints have no use for (sets, the copyreg extension
-registry, out-of-band buffers, Python 2's quoted strings) are refused.
+torch does the same for ``torch.load(weights_only=True)`` (``torch/_weights_only_unpickler.py``): an interpreter in pure
+Python with an allow-list of globals. The opcodes are described in CPython's pickletools. Those that checkpoints have no
+use for (sets, the copyreg extension registry, out-of-band buffers, Python 2's quoted strings) are refused.
 
-Nothing here may cost more than the bytes it was read from, times a small factor: a memoised value costs two bytes to
-name again. So builders bound their arguments' sizes, and no message shows a value of unknown size.
+Nothing may cost more than the bytes it was read from, times a small factor: to use a memoized value again costs a file
+two bytes. So builders bound their arguments' sizes, and no message shows a value of unknown size.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from __future__ import annotations
 import struct
 from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 
-from .mmap_file import Buffer, Damaged
+from .file_buffer import Buffer, MalformedFile
 
 Builder = Callable[..., Any]
 
 MAX_OPCODES = 500_000  # a checkpoint has some thirty for each tensor; all of them make at most about 100 MB of objects
-MAX_DIGITS = 4300  # of a decimal number, whose reading takes quadratic time
-MAX_BLOCKED = 100  # names worth reporting
+MAX_DIGITS = 4300  # of a decimal number; parsing one takes quadratic time
+MAX_BLOCKED = 100  # names in an error
 MAX_ARGUMENTS = 16
-VIEWED = 64  # payloads of at least so many bytes stay views of the file
+MIN_VIEW_BYTES = 64  # strings of at least this many bytes stay views of the buffer
 
 
 class Global:
-    """A name in a pickle; ``build``, from the format's table, is what is called in its place."""
+    """A global that a pickle names; ``build``, from the format's allow-list, is what is called in its place."""
 
     def __init__(self, name: str, build: Builder) -> None:
         self.name = name
@@ -32,67 +33,77 @@ class Global:
 
 
 class Placeholder:
-    """What a builder returns when the value is complete only after its state (numpy) or the whole pickle (torch)."""
+    """A value that is complete only after its state (numpy) or the whole pickle (torch) has been read."""
 
     def set_state(self, state: Any) -> None:
-        raise Damaged(f"a state for a {type(self).__name__.lower()}, which has none")
+        raise MalformedFile(f"a state for a {type(self).__name__.lower()}, which has none")
 
     def resolve(self) -> Any:
-        raise Damaged(f"a {type(self).__name__.lower()} by itself, which is no value")
+        raise MalformedFile(f"a {type(self).__name__.lower()} by itself, which is no value")
 
 
 class Blocked(Placeholder):
-    """What came from a name outside the table: never used, but reading on finds the other blocked names."""
+    """The result of a global that is not allowed: never used, but reading on finds the other blocked globals."""
 
     def set_state(self, state: Any) -> None:
         pass
 
 
 class Machine:
-    """Runs the opcodes of one pickle in ``data`` from ``position`` on; ``blocked`` collects names not in ``table``."""
+    """Run the opcodes of one pickle in ``data`` from ``position`` on.
+
+    ``allowed_globals`` maps "module.name" to what is called in its place; ``blocked`` collects all other globals.
+    """
 
     def __init__(
-        self, data: Buffer, position: int, table: Mapping[str, Builder], persistent: Optional[Callable[[Any], Any]]
+        self,
+        data: Buffer,
+        position: int,
+        allowed_globals: Mapping[str, Builder],
+        persistent_load: Optional[Callable[[Any], Any]],
     ) -> None:
         self.data = data
         self.view = memoryview(data)
         self.position = position
-        self.table = table
-        self.persistent = persistent
+        self.allowed_globals = allowed_globals
+        self.persistent_load = persistent_load
         self.stack: List[Any] = []
         self.below: List[List[Any]] = []  # the stacks under each open mark
         self.memo: Dict[int, Any] = {}
         self.blocked: Dict[str, None] = {}
 
     def run(self) -> Any:
-        """The pickle's value; ``position`` then is its end."""
+        """Return the pickle's value; ``position`` then is its end."""
         data, size = self.data, len(self.data)
         for _ in range(MAX_OPCODES):
             if self.position >= size:
-                raise Damaged("the pickle is cut off")
+                raise MalformedFile("the pickle is cut off")
             code = data[self.position]
             self.position += 1
             if code == STOP:
                 return self.stack.pop()
             operation = OPERATIONS.get(code)
             if operation is None:
-                raise Damaged(f"the pickle has opcode {code:#04x} at byte {self.position - 1}, which is not read here")
+                raise MalformedFile(
+                    f"the pickle has opcode {code:#04x} at byte {self.position - 1}, which is not supported"
+                )
             operation(self)
-        raise Damaged(f"the pickle has more than {MAX_OPCODES} opcodes")
+        raise MalformedFile(f"the pickle has more than {MAX_OPCODES} opcodes")
 
     # Reading ---------------------------------------------------------------------------------------------------
 
     def take(self, size: int) -> bytes:
-        return self.data[self._advance(size) : self.position]
+        return bytes(self.data[self._advance(size) : self.position])
 
     def payload(self, size: int) -> Union[bytes, memoryview]:
         start = self._advance(size)
-        return self.data[start : self.position] if size < VIEWED else self.view[start : self.position]
+        view = self.view[start : self.position]
+        return bytes(view) if size < MIN_VIEW_BYTES else view
 
     def _advance(self, size: int) -> int:
         start = self.position
         if size > len(self.view) - start:
-            raise Damaged(f"the pickle is cut off: it declares {size} bytes at byte {start}")
+            raise MalformedFile(f"the pickle is cut off: it declares {size} bytes at byte {start}")
         self.position = start + size
         return start
 
@@ -108,9 +119,9 @@ class Machine:
         start = self.position
         end = self.data.find(b"\n", start)
         if end < 0:
-            raise Damaged(f"the pickle is cut off: the line at byte {start} does not end")
+            raise MalformedFile(f"the pickle is cut off: the line at byte {start} does not end")
         self.position = end + 1
-        return self.data[start:end]
+        return bytes(self.data[start:end])
 
     # Building --------------------------------------------------------------------------------------------------
 
@@ -132,18 +143,18 @@ class Machine:
         else:
             self.since_mark()
 
-    def remember(self, index: int) -> None:
+    def memoize(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
-    def recall(self, index: int) -> None:
+    def memo_get(self, index: int) -> None:
         self.stack.append(self.memo[index])
 
-    def find(self, module: Any, name: Any) -> Any:
+    def find_global(self, module: Any, name: Any) -> Any:
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise Damaged("a global's name is not text")
+            raise MalformedFile("a global's name is not text")
         full = f"{module}.{name}"
-        if full in self.table:
-            return Global(full, self.table[full])
+        if full in self.allowed_globals:
+            return Global(full, self.allowed_globals[full])
         if len(self.blocked) < MAX_BLOCKED:
             self.blocked[full[:200]] = None
         return Blocked()
@@ -152,11 +163,11 @@ class Machine:
         if isinstance(function, Blocked):
             return function
         if not isinstance(function, Global):
-            raise Damaged(f"a call of a {type(function).__name__}")
+            raise MalformedFile(f"a call of a {type(function).__name__}")
         if self.blocked:  # the file is refused anyway, and blocked arguments would only confuse the builder
             return Blocked()
         if not isinstance(arguments, (tuple, list)) or len(arguments) > MAX_ARGUMENTS:
-            raise Damaged(f"a call of {function.name} with too many arguments, or none at all")
+            raise MalformedFile(f"a call of {function.name} with too many arguments, or none at all")
         return function.build(*arguments)
 
     def reduce(self) -> None:
@@ -170,35 +181,37 @@ class Machine:
             if not self.blocked:
                 target.set_state(state)
         elif type(target) is not dict:  # torch hangs attributes on its OrderedDict (_metadata): not part of the state
-            raise Damaged(f"a state for a {type(target).__name__}")
+            raise MalformedFile(f"a state for a {type(target).__name__}")
 
     def append(self, items: List[Any]) -> None:
         target = self.stack[-1]
         if type(target) is list:
             target.extend(items)
         elif not isinstance(target, Blocked):
-            raise Damaged(f"items for a {type(target).__name__}")
+            raise MalformedFile(f"items for a {type(target).__name__}")
 
     def set_items(self, items: List[Any]) -> None:
         target = self.stack[-1]
         if type(target) is dict:
             target.update(pairs(items[0::2], items[1::2]))
         elif not isinstance(target, Blocked):
-            raise Damaged(f"items for a {type(target).__name__}")
+            raise MalformedFile(f"items for a {type(target).__name__}")
 
     def resolve_persistent(self, key: Any) -> None:
-        if self.persistent is None:
-            raise Damaged("the pickle has a persistent id, which only torch's files have")
-        self.stack.append(Blocked() if self.blocked else self.persistent(key))
+        if self.persistent_load is None:
+            raise MalformedFile("the pickle has a persistent id, which only torch's files have")
+        self.stack.append(Blocked() if self.blocked else self.persistent_load(key))
 
 
 def pairs(keys: List[Any], values: List[Any]) -> Dict[Any, Any]:
-    """A dict of them. Keys are text or 64-bit integers: hashing others can be made slow, or overflow the C stack."""
+    """Return a dict. Keys are text or 64-bit integers: hashing others can be made slow, or overflow the C stack."""
     if len(keys) != len(values):
-        raise Damaged("a dict has a key without a value")
+        raise MalformedFile("a dict has a key without a value")
     for key in keys:
         if not (isinstance(key, str) or (isinstance(key, int) and -(2**63) <= key < 2**63)):
-            raise Damaged(f"a dict has a key of type {type(key).__name__}; text and small integers are read here")
+            raise MalformedFile(
+                f"a dict has a key of type {type(key).__name__}; only text and 64-bit integers are supported"
+            )
     return dict(zip(keys, values))
 
 
@@ -207,7 +220,7 @@ def _decimal(line: bytes) -> Any:
         return line == b"01"
     digits = line.rstrip(b"L")
     if len(digits) > MAX_DIGITS:
-        raise Damaged(f"a number has {len(digits)} digits")
+        raise MalformedFile(f"a number has {len(digits)} digits")
     return int(digits)
 
 
@@ -222,19 +235,19 @@ def _python2_text(machine: Machine, size: int) -> None:
 def _tuple(machine: Machine, size: int) -> None:
     items = machine.stack[-size:]
     if len(items) < size:
-        raise Damaged("a tuple lacks items")
+        raise MalformedFile("a tuple lacks items")
     del machine.stack[-size:]
     machine.push(tuple(items))
 
 
 def _global(machine: Machine) -> None:
     module, name = machine.line(), machine.line()
-    machine.push(machine.find(str(module, "utf-8"), str(name, "utf-8")))
+    machine.push(machine.find_global(str(module, "utf-8"), str(name, "utf-8")))
 
 
 def _stack_global(machine: Machine) -> None:
     name = machine.stack.pop()
-    machine.push(machine.find(machine.stack.pop(), name))
+    machine.push(machine.find_global(machine.stack.pop(), name))
 
 
 def _instance(machine: Machine) -> None:
@@ -250,7 +263,7 @@ def _object(machine: Machine) -> None:
 
 def _new_with_keywords(machine: Machine) -> None:
     if machine.stack.pop():
-        raise Damaged("a call with keyword arguments")
+        raise MalformedFile("a call with keyword arguments")
     machine.reduce()
 
 
@@ -276,7 +289,7 @@ def _frame(machine: Machine) -> None:
 def _protocol(machine: Machine) -> None:
     version = machine.number(1)
     if version > 5:
-        raise Damaged(f"the pickle has protocol {version}; 0 to 5 are known")
+        raise MalformedFile(f"the pickle has protocol {version}; 0 to 5 are known")
 
 
 STOP = 0x2E
@@ -324,18 +337,18 @@ OPERATIONS: Dict[int, Callable[[Machine], None]] = {
     ord("0"): Machine.pop,
     ord("1"): _pop_mark,
     ord("2"): lambda m: m.push(m.stack[-1]),
-    ord("p"): lambda m: m.remember(_decimal(m.line())),
-    ord("q"): lambda m: m.remember(m.byte()),
-    ord("r"): lambda m: m.remember(m.number(4)),
-    0x94: lambda m: m.remember(len(m.memo)),
-    ord("g"): lambda m: m.recall(_decimal(m.line())),
-    ord("h"): lambda m: m.recall(m.byte()),
-    ord("j"): lambda m: m.recall(m.number(4)),
+    ord("p"): lambda m: m.memoize(_decimal(m.line())),
+    ord("q"): lambda m: m.memoize(m.byte()),
+    ord("r"): lambda m: m.memoize(m.number(4)),
+    0x94: lambda m: m.memoize(len(m.memo)),
+    ord("g"): lambda m: m.memo_get(_decimal(m.line())),
+    ord("h"): lambda m: m.memo_get(m.byte()),
+    ord("j"): lambda m: m.memo_get(m.number(4)),
     # names and calls
     ord("c"): _global,
     0x93: _stack_global,
     ord("R"): Machine.reduce,
-    0x81: Machine.reduce,  # NEWOBJ: the class stands in the same table
+    0x81: Machine.reduce,  # NEWOBJ: classes are allowed globals like functions
     0x92: _new_with_keywords,
     ord("i"): _instance,
     ord("o"): _object,

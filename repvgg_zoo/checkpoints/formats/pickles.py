@@ -1,9 +1,9 @@
-"""Reads pickles as data: opcodes build plain values, and only names from a format's table stand for anything at all.
+"""Read pickles as data: opcodes build plain values, and only globals from a format's allow-list mean anything.
 
 ``pickle.Unpickler`` with a guarded ``find_class`` runs no foreign code either, but a hostile file can still make it
 allocate by a declared size, hash a tuple a million levels deep (which overflows the C stack) or multiply one string by
-calling a harmless function often; and it copies every array out of the file. Here each of these has a limit, and large
-payloads stay views of the mapped file. opcodes.py holds the machine.
+calling a harmless function often; and it copies every array. Here each of these has a limit, and large strings stay
+views of the buffer. pickle_machine.py has the interpreter.
 """
 
 from __future__ import annotations
@@ -12,64 +12,68 @@ import struct
 from typing import Any, Callable, Dict, Mapping, Optional, Set, Tuple
 
 from ...errors import UnsafePickleError
-from .mmap_file import Buffer, Damaged
+from .file_buffer import Buffer, MalformedFile
 from .pickle_machine import Builder, Global, Machine, Placeholder
 
-MAX_NODES = 1_000_000  # of the tree with shared parts counted at each use, as whoever walks it will meet them
+MAX_NODES = 1_000_000  # objects of the payload; shared ones count at each use
 MAX_DEPTH = 64
 
 
 class Budget:
-    """The bytes that builders may allocate: a pickle can call them often on one memoised payload."""
+    """The bytes that builders may allocate: a pickle can call them often with one memoized string."""
 
     def __init__(self, size: int) -> None:
-        self.left = size
+        self.remaining = size
 
     def spend(self, size: int) -> None:
-        self.left -= size
-        if self.left < 0:
-            raise Damaged("it would unpack to many times its size")
+        self.remaining -= size
+        if self.remaining < 0:
+            raise MalformedFile("it would unpack to many times its size")
 
 
 def load(
-    data: Buffer, start: int, table: Mapping[str, Builder], persistent: Optional[Callable[[Any], Any]] = None
+    data: Buffer,
+    start: int,
+    allowed_globals: Mapping[str, Builder],
+    persistent_load: Optional[Callable[[Any], Any]] = None,
 ) -> Tuple[Any, int]:
-    """One pickle of protocol 0 to 5 that begins at ``start``: its value, still with placeholders, and its end.
+    """Read one pickle of protocol 0 to 5 that begins at ``start``: its value, still with placeholders, and its end.
 
-    ``table`` maps "module.name" to what is called in its place; ``persistent`` reads persistent ids. Raises Damaged,
-    and UnsafePickleError (whose path the caller adds) with every name that is not in the table.
+    ``allowed_globals`` maps "module.name" to what is called in its place; ``persistent_load`` reads persistent ids, as
+    in pickle.Unpickler. Raises MalformedFile, and UnsafePickleError (whose path the caller adds) with every global that
+    is not allowed.
     """
-    machine = Machine(data, start, table, persistent)
-    problem: Optional[Damaged] = None
+    machine = Machine(data, start, allowed_globals, persistent_load)
+    problem: Optional[MalformedFile] = None
     value = None
     try:
         value = machine.run()
-    except Damaged as error:
+    except MalformedFile as error:
         problem = error
     except (ValueError, TypeError, LookupError, OverflowError, AttributeError, struct.error, RecursionError) as error:
-        # A builder was given something else than its writer gives, or an opcode found no operand.
-        problem = Damaged(f"the pickle is damaged near byte {machine.position} ({type(error).__name__})")
+        # A builder got arguments that no writer passes, or an opcode found no operand.
+        problem = MalformedFile(f"the pickle is damaged near byte {machine.position} ({type(error).__name__})")
         problem.__cause__ = error
     if machine.blocked:
-        raise UnsafePickleError("The pickle names globals outside the allow-list.", blocked=list(machine.blocked))
+        raise UnsafePickleError("the pickle names globals outside the allow-list", blocked=list(machine.blocked))
     if problem is not None:
         raise problem
     return value, machine.position
 
 
 def resolve(value: Any) -> Any:
-    """The finished tree: placeholders become arrays and scalars; a cycle, depth or expansion beyond the limits raises.
+    """Return the payload with arrays and scalars for placeholders.
 
     Shared parts stay shared, yet each use counts: ``[x, x]`` forty levels deep is small in memory and takes forever
-    to walk.
+    to walk. Raises MalformedFile beyond the limits and for a cycle.
     """
     done: Dict[int, Tuple[Any, int]] = {}
     try:
         result, _ = _resolve(value, done, set(), 0)
-    except Damaged:
+    except MalformedFile:
         raise
     except (ValueError, OverflowError, TypeError) as error:  # NumPy's, about shapes beyond what it can address
-        raise Damaged(f"an array is damaged ({type(error).__name__})") from error
+        raise MalformedFile(f"an array is damaged ({type(error).__name__})") from error
     return result
 
 
@@ -82,9 +86,9 @@ def _resolve(value: Any, done: Dict[int, Tuple[Any, int]], path: Set[int], depth
     if key in done:
         return done[key]
     if key in path:
-        raise Damaged("an object contains itself")
+        raise MalformedFile("an object contains itself")
     if depth > MAX_DEPTH:
-        raise Damaged(f"objects are nested more than {MAX_DEPTH} levels deep")
+        raise MalformedFile(f"objects are nested more than {MAX_DEPTH} levels deep")
     path.add(key)
     nodes = 1
     result: Any
@@ -99,7 +103,7 @@ def _resolve(value: Any, done: Dict[int, Tuple[Any, int]], path: Set[int], depth
             parts.append(finished)
             nodes += count
             if nodes > MAX_NODES:
-                raise Damaged(f"it would unpack to more than {MAX_NODES} objects")
+                raise MalformedFile(f"it would unpack to more than {MAX_NODES} objects")
         result = dict(zip(value, parts)) if isinstance(value, dict) else type(value)(parts)
     path.discard(key)
     done[key] = result, nodes

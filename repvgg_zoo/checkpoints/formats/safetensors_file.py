@@ -1,23 +1,21 @@
-"""safetensors: the library judges the file, and the tensors are views of the mapped file.
+"""safetensors: a JSON header, then the tensors' bytes, which are returned as views of the buffer.
 
-The library's own get_tensor copies each tensor out of its map. Its checks of the header (size, JSON, dtypes, offsets
-without holes or overlaps) are the reference ones, so they are run first; what is left is to point at the bytes.
+The library's own readers open the path once more or copy every tensor. So its checks of the header (JSON, dtypes,
+shapes, offsets without holes or overlaps) are repeated here; the tests hold them against the library's.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from typing import Any, Dict, Union
+import math
+from typing import Any, Dict, List, Tuple, Union
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from ...errors import PathLike
 from .arrays import native_order, widen_bfloat16
-from .mmap_file import Buffer, Damaged
+from .file_buffer import Buffer, MalformedFile
 
-MAX_HEADER = 8 << 20  # bytes; that of a checkpoint with a thousand tensors takes 100 kB
+MAX_HEADER_BYTES = 8 << 20  # that of a checkpoint with a thousand tensors takes 100 kB
 DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -36,39 +34,62 @@ DTYPES = {
 
 
 def is_safetensors(data: Buffer) -> bool:
-    """Whether the file begins with a header's length that fits into it and then with a JSON object."""
+    """Return whether the file begins with the length of a header that fits into it, and then with a JSON object."""
     return data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8
 
 
-def read(data: Buffer, path: PathLike) -> Dict[str, np.ndarray[Any, Any]]:
-    """The tensors by name; bfloat16 becomes float32. Raises Damaged."""
+def read(data: Union[Buffer, memoryview]) -> Dict[str, np.ndarray[Any, Any]]:
+    """Return the tensors by name; bfloat16 becomes float32. Raises MalformedFile."""
     size = int.from_bytes(data[:8], "little")
-    if size > MAX_HEADER:
-        raise Damaged(f"its header of {size} bytes is larger than that of any checkpoint")
+    if size > MAX_HEADER_BYTES:
+        raise MalformedFile(f"its header of {size} bytes is larger than that of any checkpoint")
     try:
-        with safe_open(os.fspath(path), framework="numpy"):
-            pass
-        return parse(data)
-    except Damaged:
-        raise
-    # The last three: shapes that NumPy cannot hold, or another file under this path since it was mapped.
-    except (SafetensorError, OSError, ValueError, LookupError, OverflowError) as error:
-        raise Damaged(str(error)[:300]) from error
-
-
-def parse(data: Union[Buffer, memoryview]) -> Dict[str, np.ndarray[Any, Any]]:
-    """Return the tensors of a file that is known to be well-formed, as views of ``data``."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(bytes(data[8 : 8 + size]))
-    header.pop("__metadata__", None)
+        header = json.loads(bytes(data[8 : 8 + size]).decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise MalformedFile(f"its header is not valid JSON ({str(error)[:100]})") from error
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise MalformedFile("its metadata is not a table of texts")
     body = memoryview(data)[8 + size :]
-    return {name: _tensor(body, name, entry) for name, entry in header.items()}
+    tensors = {name: _tensor(body, name, entry) for name, entry in header.items()}
+    ranges = sorted(tuple(entry["data_offsets"]) for entry in header.values())
+    end = 0
+    for start, stop in ranges:
+        if start != end:
+            raise MalformedFile(f"its tensors leave a hole or overlap at byte {end} of the data")
+        end = stop
+    if end != len(body):
+        raise MalformedFile(f"its tensors end at byte {end} of {len(body)} bytes of data")
+    return tensors
 
 
-def _tensor(body: memoryview, name: str, entry: Dict[str, Any]) -> np.ndarray[Any, Any]:
-    dtype = entry["dtype"]
-    if dtype not in DTYPES:
-        raise Damaged(f"tensor {name[:100]!r} is of dtype {dtype}; real numbers of 8 to 64 bits are read")
-    begin, end = entry["data_offsets"]
-    array = native_order(np.frombuffer(body[begin:end], DTYPES[dtype]))
-    return (widen_bfloat16(array) if dtype == "BF16" else array).reshape(entry["shape"])
+def _tensor(body: memoryview, name: str, entry: Any) -> np.ndarray[Any, Any]:
+    shown = ascii(name[:100])
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
+        raise MalformedFile(f"tensor {shown} lacks dtype, shape or data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise MalformedFile(f"tensor {shown} has dtype {ascii(dtype)[:20]}; only real numbers of 8 to 64 bits are read")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise MalformedFile(f"tensor {shown} has a shape or offsets that are not lists of lengths")
+    start, end = offsets
+    if not start <= end <= len(body) or math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize != end - start:
+        raise MalformedFile(f"tensor {shown} has offsets outside the data or of another size than its shape and dtype")
+    try:
+        array = native_order(np.frombuffer(body[start:end], DTYPES[dtype]))
+        return (widen_bfloat16(array) if dtype == "BF16" else array).reshape(shape)
+    except (ValueError, OverflowError) as error:  # more or longer axes than NumPy has
+        raise MalformedFile(f"tensor {shown}: {error}") from error
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**64 for item in value)
+
+
+def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    items = dict(pairs)
+    if len(items) != len(pairs):
+        raise ValueError("a key occurs twice")
+    for key in items:
+        key.encode()  # raises UnicodeEncodeError for half of a surrogate pair
+    return items

@@ -1,4 +1,4 @@
-"""What the names of PyTorch stand for in a pickle: tensors as strided views of storages, both file formats alike."""
+"""The globals of PyTorch that a pickle may use: tensors as strided views of storages, in both file formats."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, Callable, Dict, NamedTuple, Optional
 
 import numpy as np
 
-from .arrays import check_shape, native_order, numpy_table, widen_bfloat16
-from .mmap_file import Damaged
+from .arrays import check_shape, native_order, numpy_globals, widen_bfloat16
+from .file_buffer import MalformedFile
 from .pickle_machine import Builder, Global, Placeholder
 from .pickles import Budget
 
-# Storage classes, and the dtypes that tensors of untyped storages name, by what NumPy calls their elements.
+# NumPy codes of the elements of storage classes, and of the dtypes that tensors in untyped storages name.
 STORAGES = {
     "torch.HalfStorage": "f2",
     "torch.FloatStorage": "f4",
@@ -45,7 +45,7 @@ DTYPES = {
 
 
 class StorageId(NamedTuple):
-    """What a persistent id says of a storage: its key in the file and how many elements of which kind it holds."""
+    """A storage as a persistent id describes it: its key in the file, the code and the number of its elements."""
 
     key: str
     code: str
@@ -57,7 +57,7 @@ class StorageId(NamedTuple):
 
 
 class Storage(Placeholder):
-    """The storage that a tensor lies in, as the part from ``start`` on for ``count`` elements."""
+    """The part of a storage that a tensor uses: ``count`` elements from ``start`` on."""
 
     def __init__(self, identity: StorageId, start: int, count: int) -> None:
         self.identity = identity
@@ -66,13 +66,13 @@ class Storage(Placeholder):
 
 
 class Tensor(Placeholder):
-    """A tensor, read when the storages are at hand: the legacy format has them after the pickle."""
+    """A tensor, read once the positions of the storages are known: in the legacy format they follow the pickle."""
 
     def __init__(
         self, storages: Storages, storage: Any, code: Optional[str], offset: Any, size: Any, stride: Any
     ) -> None:
         if not isinstance(storage, Storage):
-            raise Damaged("a tensor without a storage")
+            raise MalformedFile("a tensor without a storage")
         self.storages = storages
         self.storage = storage
         self.code = storage.identity.code if code is None else code
@@ -80,14 +80,14 @@ class Tensor(Placeholder):
         self.stride = check_shape(stride)
         (self.offset,) = check_shape((offset,))
         width = itemsize(self.code)
-        room = storage.count * storage.identity.itemsize // width
+        capacity = storage.count * storage.identity.itemsize // width
         elements = math.prod(self.shape)
         last = sum((length - 1) * step for length, step in zip(self.shape, self.stride))
         if len(self.shape) != len(self.stride):
-            raise Damaged(f"a tensor has {len(self.shape)} axes and {len(self.stride)} strides")
-        # A zero stride lets a tensor of any size lie in a storage of one element; what reads it would fill the memory.
-        if elements and (elements > room or self.offset + last >= room):
-            raise Damaged(f"a tensor of shape {self.shape} lies outside its storage of {room} elements")
+            raise MalformedFile(f"a tensor has {len(self.shape)} axes and {len(self.stride)} strides")
+        # With a stride of zero, a tensor of any size fits into a storage of one element; a copy would fill the memory.
+        if elements and (elements > capacity or self.offset + last >= capacity):
+            raise MalformedFile(f"a tensor of shape {self.shape} is outside its storage of {capacity} elements")
 
     def resolve(self) -> np.ndarray[Any, Any]:
         flat = self.storages.elements(self.storage.identity, self.code)
@@ -99,7 +99,7 @@ class Tensor(Placeholder):
 
 
 class Storages:
-    """Every storage of a file. ``read`` gives the bytes of one; each is converted, where it must be, once."""
+    """All storages of a file. ``read`` returns the bytes of one; each is converted at most once."""
 
     def __init__(self, read: Callable[[StorageId], Any], order: str, budget: Budget) -> None:
         self.read = read
@@ -110,31 +110,31 @@ class Storages:
         self.arrays: Dict[Any, np.ndarray[Any, Any]] = {}
 
     def identify(self, key: Any) -> Storage:
-        """The storage that a persistent id names; legacy ids may name a part of one."""
+        """Return the storage that a persistent id names; legacy ids may name a part of one."""
         if not isinstance(key, tuple) or len(key) not in (5, 6) or key[0] != "storage":
             kind = key[0] if isinstance(key, tuple) and key and isinstance(key[0], str) else type(key).__name__
-            raise Damaged(f"a persistent id of kind {kind[:50]!r}; checkpoints hold storages")
+            raise MalformedFile(f"a persistent id of kind {kind[:50]!r}; checkpoints hold storages")
         kind, name, count = key[1], key[2], key[4]
         if not isinstance(kind, Global) or kind.name not in STORAGES or not isinstance(name, str):
-            raise Damaged("a storage without class and key")
+            raise MalformedFile("a storage without class and key")
         (count,) = check_shape((count,))
         identity = self.known.setdefault(name, StorageId(name, STORAGES[kind.name], count))
         if identity != StorageId(name, STORAGES[kind.name], count):
-            raise Damaged(f"storage {name[:50]!r} is described in two ways")
+            raise MalformedFile(f"storage {name[:50]!r} has two different descriptions")
         start = 0
         if len(key) == 6 and key[5] is not None:
             _, start, count = check_view(key[5])
             if start + count > identity.numel:
-                raise Damaged(f"a view lies outside storage {name[:50]!r}")
+                raise MalformedFile(f"a view is outside storage {name[:50]!r}")
         return Storage(identity, start, count)
 
     def elements(self, identity: StorageId, code: str) -> np.ndarray[Any, Any]:
-        """The whole storage as an array of ``code``, shared by all tensors in it; bfloat16 becomes float32."""
+        """Return the whole storage as an array of ``code``, shared by all tensors in it; bfloat16 becomes float32."""
         if (identity.key, code) not in self.arrays:
             dtype = np.dtype(self.order + ("u2" if code == "bfloat16" else code))
             raw = self._raw(identity)
             if len(raw) != identity.numel * identity.itemsize:
-                raise Damaged(f"storage {identity.key[:50]!r} has {len(raw)} bytes, not the declared number")
+                raise MalformedFile(f"storage {identity.key[:50]!r} has {len(raw)} bytes, not the declared number")
             array = native_order(np.frombuffer(raw, dtype, len(raw) // dtype.itemsize), self.budget)
             if code == "bfloat16":
                 self.budget.spend(2 * array.nbytes)
@@ -143,15 +143,15 @@ class Storages:
         return self.arrays[identity.key, code]
 
     def _raw(self, identity: StorageId) -> Any:
-        if identity.key not in self.raw:  # read, which may unpack, only once, however many dtypes it is seen as
+        if identity.key not in self.raw:  # read, which may decompress, only once for all dtypes
             self.raw[identity.key] = self.read(identity)
         return self.raw[identity.key]
 
 
 def check_view(view: Any) -> Any:
-    """(key, start, count) of a legacy view on a part of a storage."""
+    """Return (key, start, count) of a legacy view of a part of a storage."""
     if not isinstance(view, tuple) or len(view) != 3:
-        raise Damaged("a view of a storage is not (key, start, count)")
+        raise MalformedFile("a view of a storage is not (key, start, count)")
     return (view[0], *check_shape(view[1:]))
 
 
@@ -159,8 +159,8 @@ def itemsize(code: str) -> int:
     return 2 if code == "bfloat16" else np.dtype(code).itemsize
 
 
-def torch_table(storages: Storages) -> Dict[str, Builder]:
-    """Builders for every name that a pickled state dict of tensors and parameters holds, and NumPy's beside them."""
+def torch_globals(storages: Storages) -> Dict[str, Builder]:
+    """Return the globals that a pickled state dict of tensors and parameters uses, and NumPy's beside them."""
 
     def tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
         return Tensor(storages, storage, None, offset, size, stride)
@@ -169,17 +169,17 @@ def torch_table(storages: Storages) -> Dict[str, Builder]:
         storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
     ) -> Tensor:
         if not isinstance(dtype, Global) or dtype.name not in DTYPES:
-            raise Damaged("a tensor's dtype is not known")
+            raise MalformedFile("a tensor has an unknown dtype")
         return Tensor(storages, storage, DTYPES[dtype.name], offset, size, stride)
 
     def parameter(data: Any, *rest: Any) -> Any:
         if not isinstance(data, Tensor):
-            raise Damaged("a parameter without a tensor")
+            raise MalformedFile("a parameter without a tensor")
         return data
 
-    table = numpy_table(storages.budget)
-    table.update(dict.fromkeys((*STORAGES, *DTYPES), _no_call))
-    table.update(
+    allowed = numpy_globals(storages.budget)
+    allowed.update(dict.fromkeys((*STORAGES, *DTYPES), _not_callable))
+    allowed.update(
         {
             "torch._utils._rebuild_tensor": tensor,
             "torch._utils._rebuild_tensor_v2": tensor,
@@ -190,14 +190,14 @@ def torch_table(storages: Storages) -> Dict[str, Builder]:
             "torch.device": _device,
         }
     )
-    return table
+    return allowed
 
 
 def _device(kind: Any, index: Any = 0) -> str:
     if not isinstance(kind, str) or not isinstance(index, int):
-        raise Damaged("a device is not a name and a number")
+        raise MalformedFile("a device is not a name and a number")
     return kind
 
 
-def _no_call(*arguments: Any) -> Any:
-    raise Damaged("a storage class or dtype of torch is called, which torch's own pickles never do")
+def _not_callable(*arguments: Any) -> Any:
+    raise MalformedFile("a storage class or dtype of torch is called, which torch's own pickles never do")

@@ -1,7 +1,7 @@
 """PyTorch's format since 1.6: a zip archive with one pickle, data.pkl, and each storage as a member data/<key>.
 
-Members stored uncompressed, as torch writes them, are views of the mapped file; their CRC is not checked, which would
-read every page of it. Deflated ones are unpacked within the bounds of the archive's size.
+Members stored uncompressed, as torch writes them, are views of the buffer; their CRC is not checked, which would read
+all of it once more. Deflated ones are decompressed within the bounds of the archive's size.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import zlib
 from typing import IO, Any, Dict, Union, cast
 
 from ...errors import UnsafePickleError
-from .mmap_file import Buffer, Damaged
+from .file_buffer import Buffer, MalformedFile
 from .pickles import Budget, load, resolve
-from .torch_tensors import StorageId, Storages, torch_table
+from .torch_tensors import StorageId, Storages, torch_globals
 
-MAX_DIRECTORY = 4 << 20  # bytes; that of a checkpoint with a thousand storages takes 150 kB
+MAX_DIRECTORY_BYTES = 4 << 20  # that of a checkpoint with a thousand storages takes 150 kB
 LOCAL_HEADER = struct.Struct("<4s22x2H")
-EXPANSION = 4  # deflated weights shrink by a tenth
+MAX_EXPANSION = 4  # deflated weights shrink by a tenth
 
 # What zipfile and zlib raise on damage; ValueError for names that are not UTF-8, RuntimeError for passwords.
 ZIP_ERRORS = (
@@ -37,15 +37,15 @@ ZIP_ERRORS = (
 
 
 def read(data: Buffer) -> Any:
-    """The tree of a torch zip file. Raises Damaged and UnsafePickleError."""
+    """Return the payload of a torch zip file. Raises MalformedFile and UnsafePickleError."""
     try:
         archive = Archive(data)
         names = [name for name in archive.members if name.rpartition("/")[2] == "data.pkl" and name.count("/") <= 1]
         if len(names) != 1:
-            raise Damaged("the zip archive holds no data.pkl, as torch's files do")
+            raise MalformedFile("the zip archive holds no data.pkl, as torch's files do")
         root = names[0][: -len("data.pkl")]
         if f"{root}constants.pkl" in archive.members:
-            raise Damaged("this is a TorchScript archive, a program and not a checkpoint")
+            raise MalformedFile("this is a TorchScript archive, a program and not a checkpoint")
         order = "<"
         if f"{root}byteorder" in archive.members:
             order = {b"little": "<", b"big": ">"}[bytes(archive.content(f"{root}byteorder")[:8])]
@@ -53,41 +53,41 @@ def read(data: Buffer) -> Any:
         def storage_bytes(identity: StorageId) -> Any:
             return archive.content(f"{root}data/{identity.key}")
 
-        storages = Storages(storage_bytes, order, Budget(EXPANSION * len(data)))
+        storages = Storages(storage_bytes, order, Budget(MAX_EXPANSION * len(data)))
         pickle = bytes(archive.content(names[0]))
-        value, _ = load(pickle, 0, torch_table(storages), storages.identify)
+        value, _ = load(pickle, 0, torch_globals(storages), storages.identify)
         return resolve(value)
-    except (Damaged, UnsafePickleError):
+    except (MalformedFile, UnsafePickleError):
         raise
     except ZIP_ERRORS as error:
-        raise Damaged(f"the zip archive is damaged ({type(error).__name__}: {str(error)[:200]})") from error
+        raise MalformedFile(f"the zip archive is damaged ({type(error).__name__}: {str(error)[:200]})") from error
 
 
 class Archive:
-    """The members of a zip archive by name; nothing is ever extracted, so a name is a key and no path."""
+    """The members of a zip archive by name; nothing is ever extracted, so a name is only a key, never a path."""
 
     def __init__(self, data: Buffer) -> None:
         self.data = data
-        self.zip = zipfile.ZipFile(cast(IO[bytes], _Bounded(data)))
+        self.zip = zipfile.ZipFile(cast(IO[bytes], _BoundedReader(data)))
         self.members: Dict[str, zipfile.ZipInfo] = {}
         packed = 0
         for member in self.zip.infolist():
             if member.filename in self.members:
-                raise Damaged(f"the zip archive has two members {member.filename[:100]!r}")
+                raise MalformedFile(f"the zip archive has two members {member.filename[:100]!r}")
             if member.flag_bits & 1:
-                raise Damaged("the zip archive is encrypted")
+                raise MalformedFile("the zip archive is encrypted")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise Damaged("the zip archive is compressed by another method than deflate")
+                raise MalformedFile("the zip archive is compressed by another method than deflate")
             packed += 0 if member.compress_type == zipfile.ZIP_STORED else member.file_size
             self.members[member.filename] = member
-        if packed > EXPANSION * len(data):
-            raise Damaged("it would unpack to many times its size")
+        if packed > MAX_EXPANSION * len(data):
+            raise MalformedFile("it would unpack to many times its size")
 
     def content(self, name: str) -> Union[bytes, memoryview]:
-        """A member's bytes: a view of the file where it is stored, unpacked and checked where it is deflated."""
+        """Return a member's bytes: a view of the buffer if it is stored, decompressed and checked if it is deflated."""
         member = self.members.get(name)
         if member is None:
-            raise Damaged(f"the zip archive lacks {name[:100]!r}")
+            raise MalformedFile(f"the zip archive lacks {name[:100]!r}")
         if member.compress_type != zipfile.ZIP_STORED:
             with self.zip.open(member) as stream:
                 return stream.read(member.file_size)
@@ -100,15 +100,15 @@ class Archive:
             or member.file_size != member.compress_size
             or not 0 <= start <= end <= len(self.data)
         ):
-            raise Damaged(f"the zip archive's member {name[:100]!r} is damaged")
+            raise MalformedFile(f"the zip archive's member {name[:100]!r} is damaged")
         return memoryview(self.data)[start:end]
 
 
-class _Bounded(io.RawIOBase):
-    """The file for ZipFile, in reads of limited size.
+class _BoundedReader(io.RawIOBase):
+    """The file as ZipFile reads it, in reads of limited size.
 
-    ZipFile reads the directory at once, takes some 20 bytes of memory for each byte of it, and calls one that comes
-    short truncated. It unpacks members in as many reads as that takes.
+    ZipFile reads the directory at once, takes some 20 bytes of memory for each byte of it, and reports a short read as
+    a truncated file. It decompresses members in as many reads as that takes.
     """
 
     def __init__(self, data: Buffer) -> None:
@@ -133,6 +133,6 @@ class _Bounded(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         available = max(0, len(self.data) - self.position)
-        size = min(available if size < 0 else size, available, MAX_DIRECTORY)
+        size = min(available if size < 0 else size, available, MAX_DIRECTORY_BYTES)
         start, self.position = self.position, self.position + size
-        return self.data[start : self.position]
+        return bytes(self.data[start : self.position])

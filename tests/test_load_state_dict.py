@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repvgg_zoo.checkpoints import load_state
+from repvgg_zoo._tensors import load_state_dict
 from repvgg_zoo.errors import StateError
 from repvgg_zoo.models import RepVGG
 from repvgg_zoo.registry.specs import SESpec
@@ -38,7 +38,7 @@ def arrays() -> dict:
 
 def test_every_tensor_gets_its_array(arrays):
     net = network()
-    load_state(net, arrays)
+    load_state_dict(net, arrays)
     state = net.state_dict()
     assert list(state) == list(arrays)
     for key, array in arrays.items():
@@ -51,7 +51,7 @@ def test_vectors_and_their_four_dimensional_form_both_fit(arrays):
     assert [v.shape for v in vectors.values()] != [v.shape for v in four.values()]
     for given_arrays in (vectors, four):
         net = network()
-        load_state(net, given_arrays)
+        load_state_dict(net, given_arrays)
         assert all(np.array_equal(value, arrays[key]) for key, value in net.state_dict().items())
 
 
@@ -65,11 +65,11 @@ def test_all_problems_are_listed_at_once_and_nothing_is_written(arrays):
     bad["stage4.0.se.up.weight"] = bad["stage4.0.se.up.weight"].reshape(16, 64, 1, 1)
     bad["stage1.0.rbr_1x1.conv.weight"] = bad["stage1.0.rbr_1x1.conv.weight"].astype(np.complex64)
     with pytest.raises(StateError) as caught:
-        load_state(net, bad)
+        load_state_dict(net, bad)
     error = caught.value
     assert set(error.missing) == {"stage0.rbr_dense.bn.running_mean", "linear.bias"}
     assert error.unexpected == ("neck.weight",)
-    assert set(error.misshapen) == {
+    assert set(error.shape_mismatches) == {
         ("linear.weight", (5, 64), (7, 64)),
         ("stage4.0.se.up.weight", (64, 16, 1, 1), (16, 64, 1, 1)),
     }
@@ -81,7 +81,7 @@ def test_all_problems_are_listed_at_once_and_nothing_is_written(arrays):
 def test_a_long_list_is_cut_after_ten_lines_and_counted():
     net = network()
     with pytest.raises(StateError) as caught:
-        load_state(net, {})
+        load_state_dict(net, {})
     total = len(net.state_dict())
     assert len(caught.value.missing) == total
     assert f"{total} missing" in caught.value.message
@@ -108,7 +108,7 @@ def test_any_damage_leaves_the_network_bitwise_as_it_was(data, arrays):
     else:
         damaged[key] = damaged[key].astype(str)
     with pytest.raises(StateError):
-        load_state(net, damaged)
+        load_state_dict(net, damaged)
     assert snapshot(net) == before
 
 
@@ -116,17 +116,17 @@ def test_kept_keys_may_be_missing_and_stay(arrays):
     net = network()
     head = {key: value.copy() for key, value in net.state_dict().items() if key.startswith("linear.")}
     trunk = {key: value for key, value in arrays.items() if key not in head}
-    load_state(net, trunk, keep=list(head))
+    load_state_dict(net, trunk, allow_missing=list(head))
     state = net.state_dict()
     assert all(np.array_equal(state[key], value) for key, value in {**trunk, **head}.items())
     with pytest.raises(StateError) as caught:
-        load_state(net, trunk, keep=["linear.weight"])
+        load_state_dict(net, trunk, allow_missing=["linear.weight"])
     assert caught.value.missing == ("linear.bias",)
 
 
 def test_a_kept_key_that_is_there_is_loaded(arrays):
     net = network()
-    load_state(net, arrays, keep=list(arrays))
+    load_state_dict(net, arrays, allow_missing=list(arrays))
     assert np.array_equal(net.linear.weight.numpy(), arrays["linear.weight"])
 
 
@@ -136,7 +136,7 @@ def test_the_network_keeps_its_dtype(arrays, file_dtype, net_dtype):
     net = network()
     for tensor in list(net.tensors()):
         tensor._reset(tensor.astype(net_dtype))
-    load_state(net, {key: value.astype(file_dtype) for key, value in arrays.items()})
+    load_state_dict(net, {key: value.astype(file_dtype) for key, value in arrays.items()})
     assert {tensor.dtype for tensor in net.tensors()} == {np.dtype(net_dtype)}
     assert all(np.array_equal(value, arrays[key]) for key, value in net.state_dict().items())
 
@@ -147,7 +147,7 @@ def test_the_network_keeps_its_device_and_its_parameters_their_identity(arrays):
         tensor._reset(tensor.to("cpu1"))
     before = {key: id(tensor) for key, tensor in net.named_tensors()}
     trainable = {key for key, _ in net.named_parameters()}
-    load_state(net, arrays)
+    load_state_dict(net, arrays)
     assert {str(tensor.device) for tensor in net.tensors()} == {"cpu1:0"}
     assert {key: id(tensor) for key, tensor in net.named_tensors()} == before
     assert {key for key, _ in net.named_parameters()} == trainable
@@ -156,7 +156,7 @@ def test_the_network_keeps_its_device_and_its_parameters_their_identity(arrays):
 def test_network_and_arrays_share_no_memory(arrays):
     net = network()
     mine = {key: value.copy() for key, value in arrays.items()}
-    load_state(net, mine)
+    load_state_dict(net, mine)
     for value in mine.values():
         value[...] = -1
     assert all(np.array_equal(value, arrays[key]) for key, value in net.state_dict().items())
@@ -170,14 +170,14 @@ def test_read_only_and_strided_arrays_load(arrays):
     for value in strided.values():
         value.flags.writeable = False
     net = network()
-    load_state(net, strided)
+    load_state_dict(net, strided)
     assert all(np.array_equal(value, arrays[key]) for key, value in net.state_dict().items())
 
 
 def test_nan_and_infinity_are_loaded_as_they_are(arrays):
     odd = {**arrays, "linear.bias": np.array([np.nan, np.inf, -np.inf, 0, 1], np.float64)}
     net = network()
-    load_state(net, odd)
+    load_state_dict(net, odd)
     np.testing.assert_array_equal(net.linear.bias.numpy(), odd["linear.bias"].astype(np.float32))
 
 

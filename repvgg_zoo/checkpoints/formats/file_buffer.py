@@ -1,0 +1,58 @@
+"""Open a checkpoint file and read it into private memory, of which its arrays are views."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from typing import Any, Union
+
+from ..._buffers import read_file
+from ..._sniff import SNIFF_BYTES, sniff_content_type
+from ...errors import CheckpointFormatError, PathLike
+
+Buffer = Union[bytes, bytearray, mmap.mmap]
+
+MAX_FILE_BYTES = 1 << 34  # a training state of the largest network, in float64, has about 2 GB
+
+
+class MalformedFile(ValueError):
+    """The content is damaged or beyond a limit; read_file, which knows the path, turns it into its own error."""
+
+
+def read_buffer(path: PathLike) -> Buffer:
+    """Return the content of a regular file; what happens to the file afterwards does not change it.
+
+    Raises CheckpointFormatError if the path cannot be opened, is not a regular file, is larger than any checkpoint,
+    starts like another kind of file, or is truncated while it is read.
+    """
+    try:
+        # Without O_NONBLOCK, opening a FIFO waits for a writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise CheckpointFormatError("not a regular file", hint="pass the checkpoint's file", path=path)
+            if status.st_size > MAX_FILE_BYTES:
+                raise CheckpointFormatError(
+                    f"the file has {status.st_size} bytes, more than any checkpoint of a RepVGG",
+                    hint="pass the checkpoint's file",
+                    path=path,
+                    expected=MAX_FILE_BYTES,
+                    actual=status.st_size,
+                )
+            kind = sniff_content_type(bytes(read_file(descriptor, min(status.st_size, SNIFF_BYTES))))
+            if kind is not None:
+                raise CheckpointFormatError(f"the file is {kind.name}, not a checkpoint", hint=kind.hint, path=path)
+            content: Any = read_file(descriptor, status.st_size).obj
+            return content  # type: ignore[no-any-return]
+        finally:
+            os.close(descriptor)
+    except CheckpointFormatError:
+        raise
+    except (OSError, ValueError, EOFError) as error:
+        raise CheckpointFormatError(
+            f"the checkpoint cannot be read: {getattr(error, 'strerror', None) or error}",
+            hint="check the path and its permissions",
+            path=path,
+        ) from error
