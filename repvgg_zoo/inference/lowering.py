@@ -1,400 +1,360 @@
-"""From a network's numbers to a program for the kernels: which steps, on which memory, with which weights."""
+"""lower: from the weights of a network to an execution plan: which kernels, on which memory, with which weights."""
 
 from __future__ import annotations
 
-import math
-import mmap
-import sys
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+import functools
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights, check_layers
-from .jit.kernels import FIELDS, PANEL, UNROLLED, Registers
-from .jit.winograd import TILES, Tile
+from .jit.kernels import NR, UNROLLED, MicrokernelConfig
+from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
+from .packing import aligned_copy, aligned_zeros, pack_conv_weights, pack_linear_weights, pack_winograd_weights, pad
+from .plan import ExecutionPlan
 
-# What decides between the convolutions; measured on Zen 3, and only the proportion matters.
-MULTIPLY_ADDS = 45e9  # a second, on one core
-STREAMED = 5e9  # bytes of weights a second that are read beside the computing, on all cores together
+# The cost model that decides between the convolution algorithms. The figures are of one core of a Zen 3; only their
+# ratio matters. An AVX-512 core (Emerald Rapids) does twice as many FMAs. There 90e9 and 10e9 choose the same
+# algorithms as these do, and 90e9 and 20e9 choose F(4x4) everywhere, which takes 16 to 25 % longer.
+FMA_PER_SECOND = 45e9  # on one core
+WEIGHT_BANDWIDTH = 5e9  # bytes of weights a second that are streamed beside the arithmetic, by all cores together
 
-ROW_BLOCK = 96  # rows of a direct convolution that are computed with each panel of weights before the next
-HUGE = 1 << 21  # bytes of a huge page
+MC = 96  # rows of an igemm convolution that are computed with each panel of weights before the next panel
 
-TILE_BYTES = 1 << 20  # of points and products at once: they shall stay near the core
-LEAST_TILES = 64  # but the weights shall not be read again for fewer tiles than these
-
-
-@dataclass(frozen=True)
-class Call:
-    """One step: a kernel and its arguments, in the order of its fields."""
-
-    kernel: str
-    arguments: NDArray[Any]
+WINOGRAD_CHUNK_BYTES = 1 << 20  # of V and M together, which should stay in the cache that is near the core
+MIN_TILES_PER_CHUNK = 64  # but the weights should not be streamed again for fewer tiles than these
 
 
 @dataclass(frozen=True, eq=False)
-class Map:
-    """An activation: ``memory`` (N, H', W', C') holds (N, height, width, channels) behind one row and column of zeros,
-    and zeros around it. C' is channels filled up to a multiple of ``PANEL`` (of ``UNROLLED`` for a picture)."""
+class ActivationBuffer:
+    """An activation (N, height, width, channels) in ``storage`` (N, H', W', C').
 
-    memory: NDArray[Any]
+    It stands behind one row and one column of zeros and has zeros around it. C' is channels, rounded up to a multiple
+    of NR (for images, of UNROLLED).
+    """
+
+    storage: NDArray[Any]
     height: int
     width: int
     channels: int
 
     @property
     def images(self) -> int:
-        return len(self.memory)
+        return len(self.storage)
 
     @property
     def strides(self) -> Tuple[int, int, int]:
-        """Numbers from one image, row and pixel to the next."""
-        _, height, width, channels = self.memory.shape
+        """Floats from one image, row and pixel to the next."""
+        _, height, width, channels = self.storage.shape
         return height * width * channels, width * channels, channels
 
     @property
-    def inside(self) -> NDArray[Any]:
-        """(N, height, width, channels), a view."""
-        return self.memory[:, 1 : self.height + 1, 1 : self.width + 1, : self.channels]
+    def interior(self) -> NDArray[Any]:
+        """A view (N, height, width, channels), without padding."""
+        return self.storage[:, 1 : self.height + 1, 1 : self.width + 1, : self.channels]
 
-    def places(self, y: Any, x: Any) -> NDArray[Any]:
-        """Where the pixels (y, x), counted from the border, begin, for all images: ``y`` and ``x`` are lists."""
-        image, row, column = self.strides
-        images = np.arange(self.images)[:, None, None] * image
-        places: NDArray[Any] = (images + np.asarray(y)[:, None] * row + np.asarray(x) * column).reshape(-1)
-        return places
+    def offsets(self, ys: Any, xs: Any) -> NDArray[Any]:
+        """Return the offsets of the pixels in rows ``ys`` and columns ``xs`` of the storage, for all images."""
+        image_stride, row_stride, pixel_stride = self.strides
+        images = np.arange(self.images)[:, None, None] * image_stride
+        offsets: NDArray[Any] = images + np.asarray(ys)[:, None] * row_stride + np.asarray(xs) * pixel_stride
+        return offsets.reshape(-1)
 
 
-@dataclass(eq=False)
-class Program:
-    """Steps in order; the first argument of the first call is the images' address.
+ConvAlgorithm = Optional[WinogradTransform]  # None is igemm
+AlgorithmSelector = Callable[[ConvLayer, ActivationBuffer], ConvAlgorithm]
 
-    It is for kernels made for the same ``registers``. ``outputs`` are views of the results, (N, classes) or
-    (N, H, W, C), by feature name or "" for logits. ``arrays`` is all memory that the calls use.
+
+def lower(
+    weights: NetworkWeights,
+    shape: Tuple[int, int, int, int],
+    *,
+    threads: int,
+    config: MicrokernelConfig,
+    low_memory: bool = False,
+    select_algorithm: Optional[AlgorithmSelector] = None,
+) -> ExecutionPlan:
+    """Return the plan for images of ``shape`` (N, C, H, W) on so many threads.
+
+    With ``low_memory``, no convolution uses Winograd, whose weights take up to four times as much memory.
+    ``select_algorithm`` gets a convolution that Winograd can compute, and its output, in place of the cost model. Raise
+    StateError if the weights do not fit one another or the images.
     """
-
-    registers: Registers
-    calls: List[Call] = field(default_factory=list)
-    outputs: Dict[str, NDArray[Any]] = field(default_factory=dict)
-    arrays: List[NDArray[Any]] = field(default_factory=list)
-
-    def add(self, kernel: str, **arguments: Any) -> None:
-        """Appends a step; arrays become addresses."""
-        values = []
-        for name in FIELDS[kernel]:
-            value = arguments.pop(name)
-            if isinstance(value, np.ndarray):
-                self.arrays.append(value)
-                value = value.ctypes.data
-            values.append(int(value))
-        assert not arguments, arguments
-        self.calls.append(Call(kernel, np.array(values, np.int64)))
+    transforms = () if low_memory else WINOGRAD_TRANSFORMS
+    by_cost = functools.partial(select_conv_algorithm, threads=threads, transforms=transforms)
+    return _Lowering(shape, config, select_algorithm or by_cost).lower(weights)
 
 
-def program_of(
-    weights: NetworkWeights, shape: Tuple[int, int, int, int], threads: int, low_memory: bool, registers: Registers
-) -> Program:
-    """The program for images of ``shape`` (N, C, H, W) on so many threads; with ``low_memory`` without winograd."""
-    return _Writer(shape[0], threads, low_memory, registers).write(weights, shape)
+def select_conv_algorithm(
+    layer: ConvLayer, out: ActivationBuffer, *, threads: int, transforms: Sequence[WinogradTransform]
+) -> ConvAlgorithm:
+    """Return the algorithm that should be fastest."""
+    kernel_size = layer.kernel.size // 9
+
+    def seconds(elements: int, tiles: int) -> float:
+        arithmetic = elements * tiles * kernel_size / FMA_PER_SECOND / threads
+        return max(arithmetic, 4 * elements * kernel_size / WEIGHT_BANDWIDTH)
+
+    times: List[Tuple[float, ConvAlgorithm]] = [(seconds(9, out.images * out.height * out.width), None)]
+    for transform in transforms:
+        tiles = out.images * _ceil_div(out.height, transform.m) * _ceil_div(out.width, transform.m)
+        times.append((seconds(transform.num_elements, tiles), transform))
+    return min(times, key=lambda time: time[0])[1]
 
 
-class _Writer:
-    def __init__(self, images: int, threads: int, low_memory: bool, registers: Registers) -> None:
-        self._images = images
-        self._threads = threads
-        self._tiles = () if low_memory else TILES
-        self._program = Program(registers)
-        self._free: Dict[Any, List[NDArray[Any]]] = {}
-        self._scratch: Dict[str, NDArray[Any]] = {}
+class _Lowering:
+    def __init__(
+        self, shape: Tuple[int, int, int, int], config: MicrokernelConfig, select_algorithm: AlgorithmSelector
+    ) -> None:
+        self._images, self._channels, self._height, self._width = shape
+        self._select_algorithm = select_algorithm
+        self._plan = ExecutionPlan(config, shape)
+        self._free_storages: Dict[Any, List[NDArray[Any]]] = {}
+        self._workspaces: Dict[str, NDArray[Any]] = {}
 
-    def write(self, weights: NetworkWeights, shape: Tuple[int, int, int, int]) -> Program:
-        _, channels, height, width = shape
-        check_layers(weights, channels)
-        x = self._map(height, width, channels, UNROLLED)
-        image, row, column = x.strides
-        self._program.add(
-            "picture",
-            x=0,
-            images=self._images,
-            height=height,
-            width=width,
-            channels=channels,
-            out=x.inside,
-            image=image,
-            row=row,
-            column=column,
-        )
+    def lower(self, weights: NetworkWeights) -> ExecutionPlan:
+        check_layers(weights, self._channels)
+        outputs = self._plan.outputs
+        x = self._lower_input()
         for layer in weights.layers:
-            height, width = _after(x.height, layer.stride), _after(x.width, layer.stride)
-            out = self._map(height, width, layer.out_channels)
-            relu = layer.se is None or layer.se.after_relu
-            # A picture is filled up to less than the whole vectors that winograd takes.
-            suits = layer.stride == 1 and x.memory.shape[-1] % PANEL == 0
-            tile = self._choose(layer, out) if suits else None
-            if tile is None:
-                self._direct(layer, x, out, relu)
-            else:
-                self._winograd(layer, tile, x, out, relu)
-            if layer.se is not None:
-                self._se(layer.se, out)
+            out = self._lower_layer(layer, x)
             if layer.feature is not None:
-                self._program.outputs[layer.feature] = out.inside
-            # A map that is given out must last; any other is free for the next but one block.
-            if not any(x.memory.base is kept.base for kept in self._program.outputs.values()):
-                self._free.setdefault((x.memory.shape, x.height, x.width), []).append(x.memory)
+                outputs[layer.feature] = out.interior
+            # The storage of an output must last; any other is free for the next layer but one.
+            if not any(x.storage.base is output.base for output in outputs.values()):
+                self._free_storages.setdefault((x.storage.shape, x.height, x.width), []).append(x.storage)
             x = out
         if weights.head is not None:
-            logits = self._matrix(weights.head, self._mean(x), relu=False)
-            self._program.outputs[""] = logits[:, : len(weights.head[1])]
-        return self._program
+            logits = self._lower_linear(weights.head, self._lower_global_avg_pool(x), relu=False)
+            outputs[""] = logits[:, : len(weights.head.bias)]
+        return self._plan
 
-    def _map(self, height: int, width: int, channels: int, multiple: int = PANEL) -> Map:
-        largest = max(tile.size for tile in TILES)
-        sides = (_up(size, largest) + 2 for size in (height, width))
-        shape = (self._images, *sides, _up(channels, multiple))
-        free = self._free.get((shape, height, width))  # of the same size, so that the border is still zeros
-        return Map(free.pop() if free else aligned(shape), height, width, channels)
+    def _lower_input(self) -> ActivationBuffer:
+        x = self._allocate(self._height, self._width, self._channels, multiple=UNROLLED)
+        image_stride, row_stride, pixel_stride = x.strides
+        self._plan.emit_call(
+            "nchw_to_nhwc",
+            x=0,
+            images=self._images,
+            height=self._height,
+            width=self._width,
+            channels=self._channels,
+            out=x.interior,
+            image_stride=image_stride,
+            row_stride=row_stride,
+            pixel_stride=pixel_stride,
+        )
+        return x
 
-    def _choose(self, layer: ConvLayer, out: Map) -> Optional[Tile]:
-        """The tile that should be fastest, None for a direct convolution."""
-        products = layer.kernel.size // 9
-
-        def seconds(points: int, tiles: int) -> float:
-            return max(points * tiles * products / MULTIPLY_ADDS / self._threads, 4 * points * products / STREAMED)
-
-        times: List[Tuple[float, Optional[Tile]]] = [(seconds(9, out.images * out.height * out.width), None)]
-        for tile in self._tiles:
-            count = out.images * math.ceil(out.height / tile.size) * math.ceil(out.width / tile.size)
-            times.append((seconds(tile.points, count), tile))
-        return min(times, key=lambda time: time[0])[1]
-
-    def _direct(self, layer: ConvLayer, x: Map, out: Map, relu: bool) -> None:
-        kernel = _by_panels(layer.kernel, x.memory.shape[-1], out.memory.shape[-1])
-        groups, panels, _, channels, _ = kernel.shape
-        _, row, column = x.strides
-        if groups == 1:  # the pixels of a row lie together
-            length, places = 3 * channels, [row * i for i in range(3)]
+    def _lower_layer(self, layer: ConvLayer, x: ActivationBuffer) -> ActivationBuffer:
+        height, width = (_conv_output_size(size, layer.stride) for size in (x.height, x.width))
+        out = self._allocate(height, width, layer.out_channels)
+        relu = layer.se is None or layer.se.after_relu
+        # Winograd's transforms take whole vectors of channels, which images do not have.
+        can_use_winograd = layer.stride == 1 and x.storage.shape[-1] % NR == 0
+        transform = self._select_algorithm(layer, out) if can_use_winograd else None
+        if transform is None:
+            self._lower_igemm_conv(layer, x, out, relu)
         else:
-            length, places = channels, [row * i + column * j for i in range(3) for j in range(3)]
+            self._lower_winograd_conv(layer, transform, x, out, relu)
+        if layer.se is not None:
+            self._lower_se(layer.se, out)
+        return out
+
+    def _lower_igemm_conv(self, layer: ConvLayer, x: ActivationBuffer, out: ActivationBuffer, relu: bool) -> None:
+        packed = pack_conv_weights(layer.kernel, x.storage.shape[-1], out.storage.shape[-1])
+        groups, panels, _, in_channels, _ = packed.shape
+        _, row_stride, pixel_stride = x.strides
+        if groups == 1:  # the three pixels of a row are contiguous
+            kc, tap_offsets = 3 * in_channels, [row_stride * i for i in range(3)]
+        else:
+            kc, tap_offsets = in_channels, [row_stride * i + pixel_stride * j for i in range(3) for j in range(3)]
         ys, xs = np.arange(out.height), np.arange(out.width)
-        self._product(
-            x=x.memory,
-            weights=_packed(kernel),
-            bias=_filled(layer.bias, out.memory.shape[-1]),
-            out=out.memory,
-            channels=length,
-            tap_places=places,
-            group_in=[channels * group for group in range(groups)],
-            group_out=[PANEL * panels * group for group in range(groups)],
+        self._lower_igemm(
+            a=x.storage,
+            w=aligned_copy(packed),
+            bias=pad(layer.bias, out.storage.shape[-1]),
+            c=out.storage,
+            kc=kc,
+            tap_offsets=tap_offsets,
+            a_group_offsets=[in_channels * group for group in range(groups)],
+            c_group_offsets=[NR * panels * group for group in range(groups)],
             panels=panels,
-            row_in=x.places(ys * layer.stride, xs * layer.stride),
-            row_out=out.places(ys + 1, xs + 1),
-            block=ROW_BLOCK,
+            a_offsets=x.offsets(ys * layer.stride, xs * layer.stride),
+            c_offsets=out.offsets(ys + 1, xs + 1),
+            mc=MC,
             relu=relu,
         )
 
-    def _winograd(self, layer: ConvLayer, tile: Tile, x: Map, out: Map, relu: bool) -> None:
-        kernel = _by_panels(layer.kernel, x.memory.shape[-1], out.memory.shape[-1])
-        groups, panels, _, channels, _ = kernel.shape
-        ins, outs = x.memory.shape[-1], out.memory.shape[-1]
-        flat = np.ascontiguousarray(kernel.transpose(2, 0, 1, 3, 4)).reshape(9, -1)
-        weights = aligned((tile.points, flat.shape[1]))
-        tile.weights(flat, weights)
-        bias = _filled(layer.bias, outs)
-        ys, xs = (np.arange(0, size, tile.size) for size in (out.height, out.width))
-        tile_in, tile_out = x.places(ys, xs), out.places(ys + 1, xs + 1)
+    def _lower_winograd_conv(
+        self, layer: ConvLayer, transform: WinogradTransform, x: ActivationBuffer, out: ActivationBuffer, relu: bool
+    ) -> None:
+        ins, outs = x.storage.shape[-1], out.storage.shape[-1]
+        packed = pack_conv_weights(layer.kernel, ins, outs)
+        groups, panels, _, group_ins, _ = packed.shape
+        w, bias = pack_winograd_weights(packed, transform), pad(layer.bias, outs)
+        ys, xs = (np.arange(0, size, transform.m) for size in (out.height, out.width))
+        in_offsets, out_offsets = x.offsets(ys, xs), out.offsets(ys + 1, xs + 1)
         heights = np.tile(np.repeat(out.height - ys, len(xs)), out.images)
         widths = np.tile(np.tile(out.width - xs, len(ys)), out.images)
-        total = len(tile_in)
-        most = max(LEAST_TILES, TILE_BYTES // (4 * tile.points * (ins + outs)))
-        edges = _even(total, most)
-        most = max(stop - start for start, stop in zip(edges, edges[1:]))
-        spread = self._scratch_of("points", tile.points * most * ins)
-        products = self._scratch_of("products", tile.points * most * outs)
-        pairs = [(point, group) for point in range(tile.points) for group in range(groups)]
-        for start, stop in zip(edges, edges[1:]):
-            count = stop - start
-            self._program.add(
-                f"spread{tile.size}",
-                x=x.memory,
-                tile_in=_ints(tile_in[start:stop]),
-                row=x.strides[1],
-                column=x.strides[2],
-                out=spread,
-                tiles=count,
+        chunks = _winograd_chunks(len(in_offsets), transform.num_elements, ins + outs)
+        max_tiles = max(stop - start for start, stop in chunks)
+        v = self._workspace("V", transform.num_elements * max_tiles * ins)
+        m = self._workspace("M", transform.num_elements * max_tiles * outs)
+        # Each element of the tiles is a matrix product of its own, and so is each group.
+        products = [(element, group) for element in range(transform.num_elements) for group in range(groups)]
+        for start, stop in chunks:
+            tiles = stop - start
+            self._plan.emit_call(
+                f"input_transform_{transform.m}",
+                x=x.storage,
+                tile_offsets=_int64(in_offsets[start:stop]),
+                row_stride=x.strides[1],
+                pixel_stride=x.strides[2],
+                out=v,
+                tiles=tiles,
                 channels=ins,
-                point=count * ins,
+                element_stride=tiles * ins,
             )
-            self._product(
-                x=spread,
-                weights=weights,
-                bias=self._scratch_of("zeros", PANEL),
-                out=products,
-                channels=channels,
-                tap_places=[0],
-                group_in=[count * ins * point + channels * group for point, group in pairs],
-                group_out=[count * outs * point + PANEL * panels * group for point, group in pairs],
+            self._lower_igemm(
+                a=v,
+                w=w,
+                bias=self._workspace("zeros", NR),
+                bias_stride=0,
+                c=m,
+                kc=group_ins,
+                tap_offsets=[0],
+                a_group_offsets=[tiles * ins * element + group_ins * group for element, group in products],
+                c_group_offsets=[tiles * outs * element + NR * panels * group for element, group in products],
                 panels=panels,
-                row_in=np.arange(count) * ins,
-                row_out=np.arange(count) * outs,
-                block=count,
+                a_offsets=np.arange(tiles) * ins,
+                c_offsets=np.arange(tiles) * outs,
+                mc=tiles,
                 relu=False,
-                bias_step=0,
             )
-            self._program.add(
-                f"gather{tile.size}",
-                x=products,
-                point=count * outs,
-                tiles=count,
+            self._plan.emit_call(
+                f"output_transform_{transform.m}",
+                x=m,
+                element_stride=tiles * outs,
+                tiles=tiles,
                 channels=outs,
                 bias=bias,
                 relu=relu,
-                out=out.memory,
-                tile_out=_ints(tile_out[start:stop]),
-                row=out.strides[1],
-                column=out.strides[2],
-                heights=_ints(heights[start:stop]),
-                widths=_ints(widths[start:stop]),
+                out=out.storage,
+                tile_offsets=_int64(out_offsets[start:stop]),
+                row_stride=out.strides[1],
+                pixel_stride=out.strides[2],
+                heights=_int64(heights[start:stop]),
+                widths=_int64(widths[start:stop]),
             )
 
-    def _se(self, se: SEWeights, x: Map) -> None:
-        factors = self._matrix(se.up, self._matrix(se.down, self._mean(x), relu=True), relu=False)
-        self._program.add("sigmoid", x=factors, count=factors.size)
-        self._program.add("gate", x=x.inside, gate=factors, relu=not se.after_relu, **self._area(x))
+    def _lower_se(self, se: SEWeights, x: ActivationBuffer) -> None:
+        squeezed = self._lower_linear(se.down, self._lower_global_avg_pool(x), relu=True)
+        scale = self._lower_linear(se.up, squeezed, relu=False)
+        self._plan.emit_call("sigmoid", x=scale, count=scale.size)
+        relu = not se.after_relu
+        self._plan.emit_call("channel_scale", x=x.interior, scale=scale, relu=relu, **_spatial_args(x))
 
-    def _mean(self, x: Map) -> NDArray[Any]:
-        out = aligned((x.images, x.memory.shape[-1]))
-        self._program.add("mean", x=x.inside, out=out, **self._area(x))
+    def _lower_global_avg_pool(self, x: ActivationBuffer) -> NDArray[Any]:
+        """Return the averages, (N, C')."""
+        out = aligned_zeros((x.images, x.storage.shape[-1]))
+        self._plan.emit_call("global_avg_pool", x=x.interior, out=out, **_spatial_args(x))
         return out
 
-    def _area(self, x: Map) -> Dict[str, int]:
-        image, row, channels = x.strides
-        size = {"images": x.images, "height": x.height, "width": x.width}
-        return {**size, "channels": channels, "image": image, "row": row}
-
-    def _matrix(self, linear: LinearWeights, x: NDArray[Any], relu: bool) -> NDArray[Any]:
-        """(N, C') to (N, O'), each filled up."""
-        weight, bias = linear
-        ins, outs = x.shape[1], _up(len(weight), PANEL)
-        filled = aligned((outs, ins))
-        filled[: weight.shape[0], : weight.shape[1]] = weight
-        out = aligned((len(x), outs))
-        self._product(
-            x=x,
-            weights=_packed(filled.reshape(-1, PANEL, ins).transpose(0, 2, 1)),
-            bias=_filled(bias, outs),
-            out=out,
-            channels=ins,
-            tap_places=[0],
-            group_in=[0],
-            group_out=[0],
-            panels=outs // PANEL,
-            row_in=np.arange(len(x)) * ins,
-            row_out=np.arange(len(x)) * outs,
-            block=len(x),
+    def _lower_linear(self, linear: LinearWeights, x: NDArray[Any], relu: bool) -> NDArray[Any]:
+        """Return the outputs (N, O') for inputs (N, I'), both padded to a multiple of NR."""
+        ins, outs = x.shape[1], _round_up(len(linear.bias), NR)
+        out = aligned_zeros((len(x), outs))
+        self._lower_igemm(
+            a=x,
+            w=pack_linear_weights(linear.weight, ins, outs),
+            bias=pad(linear.bias, outs),
+            c=out,
+            kc=ins,
+            tap_offsets=[0],
+            a_group_offsets=[0],
+            c_group_offsets=[0],
+            panels=outs // NR,
+            a_offsets=np.arange(len(x)) * ins,
+            c_offsets=np.arange(len(x)) * outs,
+            mc=len(x),
             relu=relu,
         )
         return out
 
-    def _product(self, *, row_in: NDArray[Any], block: int, **arguments: Any) -> None:
-        """Adds a product whose rows are cut into blocks of at most ``block``, and those into cuts for the kernel."""
-        cuts, block_cuts = [0], [0]
-        edges = _even(len(row_in), block)
-        for start, stop in zip(edges, edges[1:]):
-            cuts += [start + cut for cut in _even(stop - start, self._program.registers.rows)[1:]]
-            block_cuts.append(len(cuts) - 1)
-        lists = {name: _ints(arguments.pop(name)) for name in ("tap_places", "group_in", "group_out", "row_out")}
-        self._program.add(
-            "product",
-            taps=len(lists["tap_places"]),
-            groups=len(lists["group_in"]),
-            row_in=_ints(row_in),
-            cuts=_ints(cuts),
-            blocks=len(block_cuts) - 1,
-            block_cuts=_ints(block_cuts),
-            bias_step=arguments.pop("bias_step", PANEL),
-            **lists,
+    def _lower_igemm(self, *, a_offsets: NDArray[Any], mc: int, bias_stride: int = NR, **arguments: Any) -> None:
+        """Emit an igemm, its rows cut into blocks of at most ``mc`` rows, and those into tiles of at most MR."""
+        m_tiles, block_tiles = [0], [0]
+        bounds = _split_evenly(len(a_offsets), mc)
+        for start, stop in zip(bounds, bounds[1:]):
+            m_tiles += [start + bound for bound in _split_evenly(stop - start, self._plan.config.mr)[1:]]
+            block_tiles.append(len(m_tiles) - 1)
+        names = ("tap_offsets", "a_group_offsets", "c_group_offsets", "c_offsets")
+        tables = {name: _int64(arguments.pop(name)) for name in names}
+        self._plan.emit_call(
+            "igemm",
+            ks=len(tables["tap_offsets"]),
+            groups=len(tables["a_group_offsets"]),
+            a_offsets=_int64(a_offsets),
+            m_tiles=_int64(m_tiles),
+            m_blocks=len(block_tiles) - 1,
+            block_tiles=_int64(block_tiles),
+            bias_stride=bias_stride,
+            **tables,
             **arguments,
         )
 
-    def _scratch_of(self, name: str, size: int) -> NDArray[Any]:
-        """Memory that layers share, for their lifetimes do not overlap."""
-        if name not in self._scratch or self._scratch[name].size < size:
-            self._scratch[name] = aligned((size,))
-        return self._scratch[name]
+    def _allocate(self, height: int, width: int, channels: int, multiple: int = NR) -> ActivationBuffer:
+        largest = max(transform.m for transform in WINOGRAD_TRANSFORMS)
+        sides = (_round_up(size, largest) + 2 for size in (height, width))
+        shape = (self._images, *sides, _round_up(channels, multiple))
+        # Only a storage of the same height and width has its zeros where they are needed.
+        free = self._free_storages.get((shape, height, width))
+        return ActivationBuffer(free.pop() if free else aligned_zeros(shape), height, width, channels)
+
+    def _workspace(self, name: str, size: int) -> NDArray[Any]:
+        """Return memory that all layers share, since no two of them use it at once."""
+        if name not in self._workspaces or self._workspaces[name].size < size:
+            self._workspaces[name] = aligned_zeros((size,))
+        return self._workspaces[name]
 
 
-def aligned(shape: Sequence[int]) -> NDArray[Any]:
-    """Zeros that begin at a multiple of 64 bytes; large ones ask for huge pages, where the system has them."""
-    size = 4 * int(np.prod(shape))
-    if size < HUGE:
-        raw = np.zeros(size + 64, np.uint8)
-        start = -raw.ctypes.data % 64
-    else:
-        memory = _private_memory(size + HUGE)
-        with suppress(AttributeError, OSError):  # not Linux, or an old kernel
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        raw = np.frombuffer(memory, np.uint8)
-        start = -raw.ctypes.data % HUGE
-    return raw[start : start + size].view(np.float32).reshape(shape)
+def _winograd_chunks(tiles: int, elements: int, channels: int) -> List[Tuple[int, int]]:
+    """Return the bounds of the chunks of tiles that are transformed and multiplied before the next chunk.
 
-
-def _private_memory(size: int) -> mmap.mmap:
-    # mmap's default is MAP_SHARED, for which Linux ignores the advice unless shmem_enabled says otherwise.
-    if sys.platform == "win32":
-        return mmap.mmap(-1, size)
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
-def _by_panels(kernel: NDArray[Any], ins: int, outs: int) -> NDArray[Any]:
-    """(groups, O, I, 3, 3) to (groups, panels, 9, I, PANEL), filled up with zeros to ``ins`` and ``outs`` channels.
-
-    Groups that are no whole panels become one group with zeros between them.
+    ``channels`` are those of the input and the output together.
     """
-    groups, wide, deep = kernel.shape[:3]
-    if groups > 1 and (wide % PANEL or deep % UNROLLED):
-        dense = np.zeros((1, groups * wide, groups * deep, 3, 3), np.float32)
-        for group in range(groups):
-            dense[0, group * wide : (group + 1) * wide, group * deep : (group + 1) * deep] = kernel[group]
-        kernel, groups = dense, 1
-    if groups == 1 and (outs, ins) != kernel.shape[1:3]:
-        filled = np.zeros((1, outs, ins, 3, 3), np.float32)
-        filled[:, : kernel.shape[1], : kernel.shape[2]] = kernel
-        kernel = filled
-    _, wide, deep = kernel.shape[:3]
-    return kernel.reshape(groups, wide // PANEL, PANEL, deep, 9).transpose(0, 1, 4, 3, 2)
+    max_tiles = max(MIN_TILES_PER_CHUNK, WINOGRAD_CHUNK_BYTES // (4 * elements * channels))
+    bounds = _split_evenly(tiles, max_tiles)
+    return list(zip(bounds, bounds[1:]))
 
 
-def _packed(array: NDArray[Any]) -> NDArray[Any]:
-    """A copy that lies together."""
-    copied = aligned(array.shape)
-    copied[...] = array
-    return copied
+def _spatial_args(x: ActivationBuffer) -> Dict[str, int]:
+    image_stride, row_stride, channels = x.strides
+    size = {"images": x.images, "height": x.height, "width": x.width}
+    return {**size, "channels": channels, "image_stride": image_stride, "row_stride": row_stride}
 
 
-def _filled(bias: NDArray[Any], size: int) -> NDArray[Any]:
-    filled = aligned((size,))
-    filled[: len(bias)] = bias
-    return filled
+def _conv_output_size(size: int, stride: int) -> int:
+    """Return the height or width after a 3x3 convolution with padding 1."""
+    return (size - 1) // stride + 1
 
 
-def _ints(values: Any) -> NDArray[Any]:
+def _int64(values: Any) -> NDArray[Any]:
     return np.ascontiguousarray(values, np.int64)
 
 
-def _even(total: int, most: int) -> List[int]:
-    """The edges of the fewest parts of at most ``most``, as equal as can be."""
-    parts = max(1, -(-total // most))
+def _split_evenly(total: int, max_size: int) -> List[int]:
+    """Return the bounds of the fewest parts of at most ``max_size``, as equal as possible."""
+    parts = max(1, _ceil_div(total, max_size))
     return [total * part // parts for part in range(parts + 1)]
 
 
-def _up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
 
 
-def _after(size: int, stride: int) -> int:
-    """What a 3x3 convolution with padding 1 leaves of a height or width."""
-    return (size - 1) // stride + 1
+def _round_up(size: int, multiple: int) -> int:
+    return _ceil_div(size, multiple) * multiple

@@ -20,7 +20,8 @@ from .backends import Plan
 from .compile_cache import Graphs, Record, Store, key_of
 from .graph import Arrays, Seen, Structure, dump, look_at, private_copy
 from .ir import NetworkWeights
-from .lowering import Program, program_of
+from .lowering import lower
+from .plan import ExecutionPlan
 from .runners import KernelRunner, LiteRunner, Runner
 
 BOUND = 1e-4  # of the output's scale; winograd in float32 differs from direct convolution by up to 6e-6
@@ -102,15 +103,16 @@ def build(source: Source, job: Job, store: Store) -> Built:
     return built
 
 
-def _program(source: Source, job: Job) -> Optional[Program]:
+def _program(source: Source, job: Job) -> Optional[ExecutionPlan]:
     """The program for our kernels, None if they are not for this network or not among the plans."""
     plan = next((plan for plan in job.plans if plan.kernels), None)
     weights = None if plan is None else source.weights()
     if plan is None or weights is None:
         return None
-    from .jit.engine import registers_here  # here, because it loads LLVM
+    from .jit.engine import host_microkernel_config  # here, because it loads LLVM
 
-    return program_of(weights, job.shape, job.threads, plan.low_memory, registers_here())
+    config = host_microkernel_config()
+    return lower(weights, job.shape, threads=job.threads, low_memory=plan.low_memory, config=config)
 
 
 def _add(graphs: Graphs, network: M.Module, job: Job) -> str:

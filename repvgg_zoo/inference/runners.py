@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import ArgumentError
 from .graph import Arrays, Structure, flat_outputs
 from .lite import LiteNetwork
-from .lowering import Program
+from .plan import ExecutionPlan
 from .thread_pool import ThreadPool
 
 
@@ -30,10 +30,10 @@ class Runner(Protocol):
 
 
 class KernelRunner:
-    """Runs a program: each of ``threads`` threads does its share of every step."""
+    """Runs an execution plan: each of ``threads`` threads does its share of every step."""
 
-    def __init__(self, program: Program, threads: int) -> None:
-        self._work: Optional[_Work] = _Work(program, threads)
+    def __init__(self, plan: ExecutionPlan, threads: int) -> None:
+        self._work: Optional[_Work] = _Work(plan, threads)
         self._pool = ThreadPool(threads) if threads > 1 else None
 
     def __call__(self, x: NDArray[Any]) -> Arrays:
@@ -44,8 +44,8 @@ class KernelRunner:
             work(0)
         else:
             self._pool.run(work, before=lambda: work.take(x))
-        outputs = work.program.outputs.values()
-        # copy, since ascontiguousarray would give out the program's own memory where a map is one pixel.
+        outputs = work.plan.outputs.values()
+        # copy, since ascontiguousarray would give out the plan's own memory where a map is one pixel.
         return tuple((array if array.ndim == 2 else array.transpose(0, 3, 1, 2)).copy() for array in outputs)
 
     def close(self) -> None:
@@ -55,29 +55,29 @@ class KernelRunner:
 
 
 class _Work:
-    """A program as the machine code reads it. Whoever runs it holds it, and so its memory and the images."""
+    """A plan as the machine code reads it. Whoever runs it holds it, and so its memory and the images."""
 
-    def __init__(self, program: Program, threads: int) -> None:
-        from .jit.engine import let_others_run, machine_code
+    def __init__(self, plan: ExecutionPlan, threads: int) -> None:
+        from .jit.engine import jit_compile, yield_thread_address
 
-        self.program = program
-        self._code = machine_code(program.registers)
+        self.plan = plan
+        self._code = jit_compile(plan.config)
         self._images: Optional[NDArray[Any]] = None
-        calls = program.calls
+        calls = plan.calls
         self._steps = np.array([(self._code.addresses[call.kernel], call.arguments.ctypes.data) for call in calls])
         self._barrier = np.zeros(16, np.int64)
         self._threads = threads
-        self._let_others_run = let_others_run()
+        self._yield_thread = yield_thread_address()
 
     def take(self, x: NDArray[Any]) -> None:
         """Sets the images, which must not be changed before the work is done."""
         self._images = x
-        self.program.calls[0].arguments[0] = x.ctypes.data
+        self.plan.calls[0].arguments[0] = x.ctypes.data
 
     def __call__(self, thread: int) -> None:
         steps = self._steps
         self._code.run(
-            steps.ctypes.data, len(steps), thread, self._threads, self._barrier.ctypes.data, self._let_others_run
+            steps.ctypes.data, len(steps), thread, self._threads, self._barrier.ctypes.data, self._yield_thread
         )
 
 

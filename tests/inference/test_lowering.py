@@ -1,4 +1,4 @@
-"""Programs and kernels: what the definition gives in float64, for every shape, way and number of threads."""
+"""Plans and kernels compute what the definition says in float64, for every shape, algorithm and number of threads."""
 
 from __future__ import annotations
 
@@ -10,55 +10,52 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repvgg_zoo.inference.jit.engine import registers_here
+from repvgg_zoo.inference.jit.engine import host_microkernel_config
 from repvgg_zoo.inference.jit.kernels import AVX2, AVX512
-from repvgg_zoo.inference.jit.winograd import TILES
-from repvgg_zoo.inference.lowering import HUGE, _Writer, aligned, program_of
+from repvgg_zoo.inference.jit.winograd import WINOGRAD_TRANSFORMS
+from repvgg_zoo.inference.lowering import lower
+from repvgg_zoo.inference.packing import HUGE_PAGE_BYTES, aligned_zeros
 from repvgg_zoo.inference.runners import KernelRunner
 from tests.inference.reference import Layer, compute, images, random_weights
 
-F2, F4 = TILES
-WAYS = {"direct": None, "F2": F2, "F4": F4}
-# Of the outputs' scale. float32 rounds by 6e-8. Through the blocks of these networks that was seen to grow to 5e-7, and
+F2, F4 = WINOGRAD_TRANSFORMS
+ALGORITHMS = {"igemm": None, "F2": F2, "F4": F4}
+# Of the outputs' scale. float32 rounds by 6e-8. Through the layers of these networks that was seen to grow to 5e-7, and
 # with F4, whose factors are up to 8, to 3e-6; the bounds are four times as much.
-BOUNDS = {"direct": 2e-6, "F2": 2e-6, "F4": 1.2e-5}
+BOUNDS = {"igemm": 2e-6, "F2": 2e-6, "F4": 1.2e-5}
 # On a processor that has not as many, LLVM makes several registers of one.
-either_registers = st.sampled_from([AVX2, AVX512])
+any_config = st.sampled_from([AVX2, AVX512])
 
 
-class Forced(_Writer):
-    """Takes the given way wherever it can be taken, fast or not."""
-
-    def __init__(self, count, threads, way, registers):
-        super().__init__(count, threads, low_memory=False, registers=registers)
-        self._way = WAYS[way]
-
-    def _choose(self, block, out):
-        return self._way
-
-
-def forced(weights, shape, way, threads=1, registers=None):
-    return Forced(shape[0], threads, way, registers or registers_here()).write(weights, shape)
+def lower_with(algorithm, weights, shape, threads=1, config=None):
+    """A plan with the given algorithm wherever it can be used, fast or not."""
+    return lower(
+        weights,
+        shape,
+        threads=threads,
+        config=config or host_microkernel_config(),
+        select_algorithm=lambda layer, out: ALGORITHMS[algorithm],
+    )
 
 
-def run(program, *batches, threads=1):
+def run(plan, *batches, threads=1):
     """The outputs by name, of the last batch."""
-    runner = KernelRunner(program, threads)
+    runner = KernelRunner(plan, threads)
     try:
         for batch in batches:
-            found = runner(batch)
+            outputs = runner(batch)
     finally:
         runner.close()
-    return dict(zip(program.outputs, found))
+    return dict(zip(plan.outputs, outputs))
 
 
-def distance(expected, found):
-    """The largest difference, of the outputs' scale; that is 1 by how numbers are drawn, if not larger."""
-    assert expected.keys() == found.keys()
+def distance(expected, actual):
+    """The largest difference, of the outputs' scale, which is at least 1 by how the weights are drawn."""
+    assert expected.keys() == actual.keys()
     distances = []
     for name, array in expected.items():
-        assert array.shape == found[name].shape
-        distances.append(np.abs(array - found[name]).max() / max(1, np.abs(array).max()))
+        assert array.shape == actual[name].shape
+        distances.append(np.abs(array - actual[name]).max() / max(1, np.abs(array).max()))
     return max(distances)
 
 
@@ -66,21 +63,21 @@ def same_bits(one, other):
     return one.keys() == other.keys() and all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
-# Shape of the images, blocks, and classes.
+# Shape of the images, layers, and classes.
 NETWORKS = {
-    "one block": ((1, 3, 8, 8), [Layer(16, 2)], 10),
-    "channels that are no whole panels": ((2, 3, 9, 7), [Layer(17, 2), Layer(33), Layer(5), Layer(20)], 7),
+    "one layer": ((1, 3, 8, 8), [Layer(16, 2)], 10),
+    "channels that are not whole panels": ((2, 3, 9, 7), [Layer(17, 2), Layer(33), Layer(5), Layer(20)], 7),
     "one channel and one class": ((1, 1, 5, 5), [Layer(1, 2), Layer(1), Layer(16), Layer(1)], 1),
     "a single pixel": ((3, 3, 1, 1), [Layer(16, 2), Layer(16), Layer(16)], 5),
     "two pixels": ((1, 3, 2, 1), [Layer(16), Layer(16), Layer(32, 2), Layer(32)], 5),
     "a row": ((2, 3, 1, 23), [Layer(16), Layer(24), Layer(16, 2), Layer(16)], 5),
     "a column": ((2, 3, 21, 1), [Layer(16), Layer(24), Layer(16, 2), Layer(16)], 5),
-    "sides that are no whole tiles": ((2, 3, 11, 13), [Layer(16), Layer(16), Layer(16), Layer(32, 2), Layer(32)], 3),
-    "more channels than a picture has": ((1, 9, 6, 6), [Layer(16, 2), Layer(16)], 3),
-    "many channels and a first block of stride 1": ((1, 20, 6, 6), [Layer(16), Layer(16)], 3),
+    "sides that are not whole tiles": ((2, 3, 11, 13), [Layer(16), Layer(16), Layer(16), Layer(32, 2), Layer(32)], 3),
+    "more channels than an image has": ((1, 9, 6, 6), [Layer(16, 2), Layer(16)], 3),
+    "many channels and a first layer of stride 1": ((1, 20, 6, 6), [Layer(16), Layer(16)], 3),
     "groups": ((2, 3, 10, 9), [Layer(64, 2), Layer(64, groups=2), Layer(64, groups=4), Layer(128, 2, groups=4)], 4),
     "groups of an odd number of panels": ((1, 3, 7, 9), [Layer(96, 2), Layer(96, groups=2), Layer(80)], 40),
-    "groups that are no whole panels": ((2, 3, 9, 9), [Layer(24, 2), Layer(24, groups=3), Layer(48, groups=6)], 4),
+    "groups that are not whole panels": ((2, 3, 9, 9), [Layer(24, 2), Layer(24, groups=3), Layer(48, groups=6)], 4),
     "groups of a few channels each": ((1, 3, 7, 7), [Layer(20), Layer(80, groups=5), Layer(10, 2, groups=10)], 4),
     "a channel to each group": ((1, 3, 6, 6), [Layer(18), Layer(18, groups=18), Layer(18, groups=9)], 4),
     "SE before ReLU": ((2, 3, 9, 8), [Layer(20, 2, se="before"), Layer(20, se="before"), Layer(20)], 4),
@@ -93,24 +90,24 @@ NETWORKS = {
     ),
     "features and a head": ((1, 3, 8, 8), [Layer(16, feature=True), Layer(16), Layer(16, feature=True)], 6),
     "a feature of one pixel": ((1, 3, 2, 2), [Layer(16, feature=True), Layer(24, 2, feature=True)], None),
-    "memory that later blocks take over": ((3, 3, 9, 9), [Layer(16, feature=i == 3) for i in range(9)], 5),
-    "maps of other sizes in memory of the same": (
+    "storage that later layers use again": ((3, 3, 9, 9), [Layer(16, feature=i == 3) for i in range(9)], 5),
+    "activations of other sizes in storage of the same": (
         (2, 3, 4, 4),
         [Layer(16), Layer(16), Layer(16, 2), Layer(16), Layer(16), Layer(16, 2), Layer(16), Layer(16)],
         5,
     ),
-    "several blocks of rows and tiles": ((2, 3, 41, 38), [Layer(64), Layer(64), Layer(64, groups=2)], 5),
+    "several blocks of rows and chunks of tiles": ((2, 3, 41, 38), [Layer(64), Layer(64), Layer(64, groups=2)], 5),
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_a_program_computes_what_the_definition_says(kind, way):
+def test_a_plan_computes_what_the_definition_says(kind, algorithm):
     shape, layers, classes = NETWORKS[kind]
     weights = random_weights(shape[1], layers, classes)
     x = images(*shape)
-    found = run(forced(weights, shape, way, threads=2), x, threads=2)
-    assert distance(compute(weights, x), found) < BOUNDS[way]
+    outputs = run(lower_with(algorithm, weights, shape, threads=2), x, threads=2)
+    assert distance(compute(weights, x), outputs) < BOUNDS[algorithm]
 
 
 @st.composite
@@ -129,50 +126,61 @@ def networks(draw):
 
 
 @settings(max_examples=100, deadline=None)
-@given(networks(), st.sampled_from(sorted(WAYS)), st.integers(1, 4), st.integers(0, 100), either_registers)
-def test_any_program_computes_what_the_definition_says(network, way, threads, seed, registers):
+@given(networks(), st.sampled_from(sorted(ALGORITHMS)), st.integers(1, 4), st.integers(0, 100), any_config)
+def test_any_plan_computes_what_the_definition_says(network, algorithm, threads, seed, config):
     shape, layers, classes = network
     weights = random_weights(shape[1], layers, classes, seed)
     x = images(*shape, seed=seed)
-    found = run(forced(weights, shape, way, threads, registers), x, threads=threads)
-    assert distance(compute(weights, x), found) < BOUNDS[way]
+    outputs = run(lower_with(algorithm, weights, shape, threads, config), x, threads=threads)
+    assert distance(compute(weights, x), outputs) < BOUNDS[algorithm]
 
 
 @settings(max_examples=20, deadline=None)
-@given(networks(), st.booleans(), st.integers(1, 4), either_registers)
-def test_the_way_that_is_chosen_is_a_right_one(network, low_memory, threads, registers):
+@given(networks(), st.booleans(), st.integers(1, 4), any_config)
+def test_the_plan_of_the_cost_model_computes_what_the_definition_says(network, low_memory, threads, config):
     shape, layers, classes = network
     weights = random_weights(shape[1], layers, classes)
     x = images(*shape)
-    program = program_of(weights, shape, threads, low_memory, registers)
-    assert distance(compute(weights, x), run(program, x, threads=threads)) < BOUNDS["F4"]
+    plan = lower(weights, shape, threads=threads, low_memory=low_memory, config=config)
+    assert distance(compute(weights, x), run(plan, x, threads=threads)) < BOUNDS["F4"]
 
 
-def kernels_of(shape, layers, threads=1, low_memory=False):
-    program = program_of(random_weights(shape[1], layers, 10), shape, threads, low_memory, AVX2)
-    return {call.kernel for call in program.calls}
+def kernels_of(shape, layers, low_memory=False):
+    plan = lower(random_weights(shape[1], layers, 10), shape, threads=1, low_memory=low_memory, config=AVX2)
+    return {call.kernel for call in plan.calls}
 
 
-# Images, blocks, and the kernels of winograd that the program for them has.
+F2_KERNELS = {"input_transform_2", "output_transform_2"}
+F4_KERNELS = {"input_transform_4", "output_transform_4"}
+
+# Shape of the images, layers, and the Winograd kernels in the plan for them.
 CHOICES = {
-    "large maps take the large tile": ((1, 3, 32, 32), [Layer(64), Layer(64)], {"spread4", "gather4"}),
-    "maps of a tile take the small one": ((1, 3, 2, 2), [Layer(64), Layer(64)], set()),
-    "a batch makes small maps worth it": ((64, 3, 2, 2), [Layer(64), Layer(64)], {"spread2", "gather2"}),
-    "stride 2 is for none": ((1, 3, 32, 32), [Layer(64, 2), Layer(64, 2)], set()),
-    "a picture is for none": ((1, 3, 32, 32), [Layer(64), Layer(64, 2)], set()),
-    "few channels are filled up": ((1, 3, 32, 32), [Layer(8), Layer(64)], {"spread4", "gather4"}),
+    "large activations take the large tile": (
+        (1, 3, 32, 32),
+        [Layer(64), Layer(64)],
+        F4_KERNELS,
+    ),
+    "activations of one tile take neither": ((1, 3, 2, 2), [Layer(64), Layer(64)], set()),
+    "a batch makes small activations worth it": (
+        (64, 3, 2, 2),
+        [Layer(64), Layer(64)],
+        F2_KERNELS,
+    ),
+    "stride 2 takes neither": ((1, 3, 32, 32), [Layer(64, 2), Layer(64, 2)], set()),
+    "an image takes neither": ((1, 3, 32, 32), [Layer(64), Layer(64, 2)], set()),
+    "few channels are padded": ((1, 3, 32, 32), [Layer(8), Layer(64)], F4_KERNELS),
 }
 
 
 @pytest.mark.parametrize("kind", CHOICES)
-def test_what_is_chosen_depends_on_the_size(kind):
+def test_the_selected_algorithm_depends_on_the_size(kind):
     shape, layers, expected = CHOICES[kind]
-    others = {"picture", "product", "mean"}
+    others = {"nchw_to_nhwc", "igemm", "global_avg_pool"}
     assert kernels_of(shape, layers) == others | expected
     assert kernels_of(shape, layers, low_memory=True) == others
 
 
-# A network in which every kernel has work.
+# A network that uses every kernel.
 SHAPE = (2, 3, 13, 11)
 MIXED = random_weights(
     3,
@@ -187,46 +195,46 @@ MIXED = random_weights(
 )
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_number_of_threads_changes_no_bit(way):
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_number_of_threads_changes_no_bit(algorithm):
     x = images(*SHAPE)
-    program = forced(MIXED, SHAPE, way)
-    alone = run(program, x)
+    plan = lower_with(algorithm, MIXED, SHAPE)
+    alone = run(plan, x)
     for threads in (2, 3, 4, 7):
         # Many times, since a thread that does not wait for the others is mostly lucky.
-        assert all(same_bits(alone, found) for found in repeated(program, x, threads, 25))
+        assert all(same_bits(alone, outputs) for outputs in run_repeatedly(plan, x, threads, 25))
 
 
-def repeated(program, x, threads, count):
-    runner = KernelRunner(program, threads)
+def run_repeatedly(plan, x, threads, count):
+    runner = KernelRunner(plan, threads)
     for _ in range(count):
-        yield dict(zip(program.outputs, runner(x)))
+        yield dict(zip(plan.outputs, runner(x)))
     runner.close()
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_nothing_is_left_of_the_images_before(way):
-    program = forced(MIXED, SHAPE, way, threads=2)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_nothing_is_left_of_the_images_before(algorithm):
+    plan = lower_with(algorithm, MIXED, SHAPE, threads=2)
     x = images(*SHAPE)
-    first = run(program, x, threads=2)
-    assert distance(compute(MIXED, x), first) < BOUNDS[way]
+    first = run(plan, x, threads=2)
+    assert distance(compute(MIXED, x), first) < BOUNDS[algorithm]
     others = [images(*SHAPE, seed=seed) * 10.0**seed for seed in range(6)]
     others += [np.full(SHAPE, value, np.float32) for value in (np.nan, np.inf, -np.inf)]
     with np.errstate(all="ignore"):
-        assert same_bits(first, run(program, *others, x, threads=2))
+        assert same_bits(first, run(plan, *others, x, threads=2))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
-def test_a_pixel_that_is_not_finite_is_seen_in_its_image_and_in_no_other(way, value):
+def test_a_pixel_that_is_not_finite_affects_its_image_and_no_other(algorithm, value):
     x = images(3, *SHAPE[1:])
-    program = forced(MIXED, x.shape, way, threads=2)
-    clean = run(program, x, threads=2)
+    plan = lower_with(algorithm, MIXED, x.shape, threads=2)
+    clean = run(plan, x, threads=2)
     x[1, 2, 6, 5] = value
-    spoiled, expected = run(program, x, threads=2), compute(MIXED, x)
+    spoiled, expected = run(plan, x, threads=2), compute(MIXED, x)
     for name, array in spoiled.items():
         assert np.array_equal(array[[0, 2]], clean[name][[0, 2]])
-        # Winograd's tiles and channels of zeros spread it further, but nowhere is it lost.
+        # Winograd's tiles and channels of zeros spread it further, but it is lost nowhere.
         assert not np.isfinite(array[~np.isfinite(expected[name])]).any()
         assert not np.isfinite(array[1]).all()
     assert np.isnan(spoiled["layer0"][1]).any() == np.isnan(value)
@@ -234,25 +242,25 @@ def test_a_pixel_that_is_not_finite_is_seen_in_its_image_and_in_no_other(way, va
 
 
 def test_outputs_are_the_callers_own():
-    shape = (1, 3, 2, 2)  # the last map is one pixel
+    shape = (1, 3, 2, 2)  # the last activation is one pixel
     weights = random_weights(3, [Layer(16, feature=True), Layer(16, 2, feature=True)], 4)
-    runner = KernelRunner(program_of(weights, shape, 1, False, registers_here()), 1)
-    found = runner(images(*shape))
-    kept = [array.copy() for array in found]
+    runner = KernelRunner(lower(weights, shape, threads=1, config=host_microkernel_config()), 1)
+    outputs = runner(images(*shape))
+    copies = [array.copy() for array in outputs]
     runner(images(*shape, seed=2))
-    assert all(np.array_equal(*pair) for pair in zip(found, kept))
-    assert all(array.flags.c_contiguous and array.flags.writeable for array in found)
+    assert all(np.array_equal(*pair) for pair in zip(outputs, copies))
+    assert all(array.flags.c_contiguous and array.flags.writeable for array in outputs)
 
 
-def test_images_may_lie_anywhere():
+def test_images_may_have_any_alignment():
     x = images(*SHAPE)
-    program = forced(MIXED, SHAPE, "direct")
-    expected = run(program, x)
-    room = np.zeros(x.size + 16, np.float32)
+    plan = lower_with("igemm", MIXED, SHAPE)
+    expected = run(plan, x)
+    memory = np.zeros(x.size + 16, np.float32)
     for offset in range(1, 16, 5):
-        moved = room[offset : offset + x.size].reshape(SHAPE)
+        moved = memory[offset : offset + x.size].reshape(SHAPE)
         moved[...] = x
-        assert same_bits(expected, run(program, moved))
+        assert same_bits(expected, run(plan, moved))
 
 
 SMAPS = Path("/proc/self/smaps")
@@ -270,8 +278,8 @@ def mapping_of(address):
 
 @pytest.mark.skipif(not SMAPS.exists(), reason="only Linux describes its mappings in /proc")
 def test_large_memory_is_private_so_that_it_may_get_huge_pages():
-    array = aligned((HUGE // 2,))
-    assert array.ctypes.data % HUGE == 0
+    array = aligned_zeros((HUGE_PAGE_BYTES // 2,))
+    assert array.ctypes.data % HUGE_PAGE_BYTES == 0
     permissions, flags = mapping_of(array.ctypes.data)
     assert permissions == "rw-p"
     assert ("hg" in flags) == Path("/sys/kernel/mm/transparent_hugepage").exists()

@@ -1,4 +1,4 @@
-"""The kernels as machine code for the processor at hand, made by LLVM."""
+"""jit_compile: the kernels as machine code for the host's processor, compiled by LLVM."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from typing import Any, Callable, Mapping
 
 from llvmlite import binding as llvm
 
-from .kernels import AVX2, AVX512, FIELDS, Registers, module
+from .kernels import AVX2, AVX512, FIELDS, MicrokernelConfig, build_module
 
-# Of run: the steps, how many, this thread, of how many, the barrier, and what lets others run.
+# The arguments of run: calls, their number, this thread, the number of threads, the barrier, and sched_yield.
 _RUN = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
 )
 
 
-class MachineCode:
-    """``addresses`` of the kernels, and ``run``, which goes through a list of them; valid as long as this lives."""
+class JitModule:
+    """Compiled kernels: their ``addresses`` by name, and ``run``, which executes a list of calls.
+
+    The code is valid as long as the object lives.
+    """
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -30,35 +33,35 @@ class MachineCode:
 
 
 @functools.lru_cache(maxsize=None)
-def machine_code(registers: Registers) -> MachineCode:
-    """The kernels' code for such registers, made once in a process, which takes some tenths of a second."""
+def jit_compile(config: MicrokernelConfig) -> JitModule:
+    """Compile the kernels, once in a process, which takes some tenths of a second."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    parsed = llvm.parse_assembly(str(module(registers)))
-    parsed.verify()
+    module = llvm.parse_assembly(str(build_module(config)))
+    module.verify()
     target = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
     )
-    engine = llvm.create_mcjit_compiler(parsed, target)
+    engine = llvm.create_mcjit_compiler(module, target)
     engine.finalize_object()
-    return MachineCode(engine)
+    return JitModule(engine)
 
 
 def is_supported() -> bool:
-    """Whether the processor multiplies and adds vectors in one instruction; without, others are faster."""
+    """Whether the processor has fused multiply-add for vectors; without it, other libraries are faster."""
     if llvm.get_process_triple().startswith(("aarch64", "arm64")):
         return True
     features = llvm.get_host_cpu_features()
     return bool(features.get("avx2") and features.get("fma"))
 
 
-def registers_here() -> Registers:
-    """Those of this processor; LLVM makes two vectors of NEON of each of AVX2's."""
+def host_microkernel_config() -> MicrokernelConfig:
+    """Return the configuration for this processor; on ARM, LLVM splits AVX2's vectors into two of NEON."""
     return AVX512 if llvm.get_host_cpu_features().get("avx512f") else AVX2
 
 
-def let_others_run() -> int:
-    """The address of the system's function that gives the processor to another thread."""
+def yield_thread_address() -> int:
+    """Return the address of the system's function that gives the processor to another thread."""
     if sys.platform == "win32":
         function = ctypes.windll.kernel32.SwitchToThread
     else:

@@ -1,4 +1,4 @@
-"""Writing a function in LLVM's language: its builder with loops, vectors, and the named arguments of a kernel."""
+"""KernelBuilder: LLVM's IRBuilder with loops, vectors of float32, and the named arguments of a kernel."""
 
 from __future__ import annotations
 
@@ -9,141 +9,161 @@ from llvmlite import ir
 
 from .winograd import Matrix
 
-LINE = 16  # numbers in a line of the cache
-INT32, INT, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
-FLOATS, INTS = FLOAT.as_pointer(), INT.as_pointer()
+CACHE_LINE_FLOATS = 16
+I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+F32_PTR, I64_PTR = F32.as_pointer(), I64.as_pointer()
 
 
-class Code:
-    """A function being written. ``to`` is LLVM's builder, at the place where the next instruction goes; a vector has
-    ``lanes`` numbers."""
+class Loop:
+    """A loop that is being emitted.
+
+    ``index`` counts. ``carried`` are the phis of the values that one pass hands to the next; they stay valid after the
+    loop, where they are the last ones. The body sets ``next`` to what the next pass begins with.
+    """
+
+    def __init__(self, index: Any, carried: Sequence[Any]) -> None:
+        self.index = index
+        self.carried = carried
+        self.next = carried
+
+
+class KernelBuilder:
+    """A function that is being emitted.
+
+    ``ir`` is LLVM's builder, positioned where the next instruction goes. A vector has ``vector_width`` floats.
+    """
 
     def __init__(
-        self, made: ir.Module, lanes: int, name: str, kind: ir.FunctionType, fields: Sequence[str] = ()
+        self,
+        module: ir.Module,
+        vector_width: int,
+        name: str,
+        function_type: ir.FunctionType,
+        fields: Sequence[str] = (),
     ) -> None:
-        self.lanes = lanes
-        self.function = ir.Function(made, kind, name=name)
-        self.arguments: Sequence[Any] = self.function.args
-        self.to = ir.IRBuilder(self.function.append_basic_block())
-        self._module = made
-        self._vector = ir.VectorType(FLOAT, lanes)
+        self.vector_width = vector_width
+        self.function = ir.Function(module, function_type, name=name)
+        self.args: Sequence[Any] = self.function.args
+        self.ir = ir.IRBuilder(self.function.append_basic_block())
+        self._module = module
+        self._vector = ir.VectorType(F32, vector_width)
         self._fields = {field: index for index, field in enumerate(fields)}
 
-    def field(self, name: str) -> Any:
-        """A number of the kernel's arguments."""
-        return self.to.load(self.to.gep(self.arguments[0], [INT(self._fields[name])]))
+    def arg_i64(self, name: str) -> Any:
+        """Load one of the kernel's arguments."""
+        return self.ir.load(self.ir.gep(self.args[0], [I64(self._fields[name])]))
 
-    def floats(self, name: str) -> Any:
-        """A pointer of the kernel's arguments."""
-        return self.to.inttoptr(self.field(name), FLOATS)
+    def arg_f32_ptr(self, name: str) -> Any:
+        """Load one of the kernel's arguments that is the address of floats."""
+        return self.ir.inttoptr(self.arg_i64(name), F32_PTR)
 
-    def ints(self, name: str) -> Any:
-        """A pointer to 64-bit numbers."""
-        return self.to.inttoptr(self.field(name), INTS)
+    def arg_i64_ptr(self, name: str) -> Any:
+        """Load one of the kernel's arguments that is the address of 64-bit integers."""
+        return self.ir.inttoptr(self.arg_i64(name), I64_PTR)
 
-    def share(self, total: Any) -> Tuple[Any, Any]:
-        """From where to where, of ``total`` things, this thread works."""
-        _, thread, threads = self.arguments
-        ends = [self.to.mul(total, thread), self.to.mul(total, self.to.add(thread, INT(1)))]
-        first, last = (self.to.sdiv(end, threads) for end in ends)
-        return first, last
+    def thread_range(self, work_items: Any) -> Tuple[Any, Any]:
+        """Return the first work item of this thread and the one after its last (oneDNN's balance211)."""
+        _, thread, threads = self.args
+        bounds = [self.ir.mul(work_items, thread), self.ir.mul(work_items, self.ir.add(thread, I64(1)))]
+        start, stop = (self.ir.sdiv(bound, threads) for bound in bounds)
+        return start, stop
 
-    def split(self, index: Any, size: Any) -> Tuple[Any, Any]:
-        """A number in rows of ``size``: which row, and the place in it."""
-        return self.to.sdiv(index, size), self.to.srem(index, size)
+    def divmod(self, index: Any, size: Any) -> Tuple[Any, Any]:
+        """Return the quotient and the remainder."""
+        return self.ir.sdiv(index, size), self.ir.srem(index, size)
 
     @contextmanager
-    def loop(
-        self, first: Any, last: Any, carried: Sequence[Any] = (), step: int = 1
-    ) -> Iterator[Tuple[Any, List[Any]]]:
-        """Counts from ``first`` to ``last``. The list has the values carried along; the body puts the next ones in, and
-        after the loop it has the last."""
-        before = self.to.block
+    def loop(self, start: Any, stop: Any, carried: Sequence[Any] = (), step: int = 1) -> Iterator[Loop]:
+        """Emit a loop from ``start`` to ``stop``; ``carried`` are the values that its first pass begins with."""
+        before = self.ir.block
         head, body, after = (self.function.append_basic_block() for _ in range(3))
-        self.to.branch(head)
-        self.to.position_at_end(head)
-        index = self.to.phi(INT)
-        index.add_incoming(first, before)
-        phis = [self.to.phi(value.type) for value in carried]
+        self.ir.branch(head)
+        self.ir.position_at_end(head)
+        index = self.ir.phi(I64)
+        index.add_incoming(start, before)
+        phis = [self.ir.phi(value.type) for value in carried]
         for phi, value in zip(phis, carried):
             phi.add_incoming(value, before)
-        self.to.cbranch(self.to.icmp_signed("<", index, last), body, after)
-        self.to.position_at_end(body)
-        values = list(phis)
-        yield index, values
-        index.add_incoming(self.to.add(index, INT(step)), self.to.block)
-        for phi, value in zip(phis, values):
-            phi.add_incoming(value, self.to.block)
-        self.to.branch(head)
-        self.to.position_at_end(after)
-        values[:] = phis
+        self.ir.cbranch(self.ir.icmp_signed("<", index, stop), body, after)
+        self.ir.position_at_end(body)
+        loop = Loop(index, phis)
+        yield loop
+        assert len(loop.next) == len(phis)
+        index.add_incoming(self.ir.add(index, I64(step)), self.ir.block)
+        for phi, value in zip(phis, loop.next):
+            phi.add_incoming(value, self.ir.block)
+        self.ir.branch(head)
+        self.ir.position_at_end(after)
 
-    def at(self, pointer: Any, *terms: Any) -> Any:
-        """``pointer`` moved by the sum of the terms."""
+    def offset(self, pointer: Any, *terms: Any) -> Any:
+        """Return ``pointer`` moved by the sum of the terms, in elements."""
         for term in terms:
-            pointer = self.to.gep(pointer, [INT(term) if isinstance(term, int) else term])
+            pointer = self.ir.gep(pointer, [I64(term) if isinstance(term, int) else term])
         return pointer
 
-    def number(self, pointer: Any, index: Any) -> Any:
-        return self.to.load(self.at(pointer, index))
+    def load_i64(self, pointer: Any, index: Any) -> Any:
+        return self.ir.load(self.offset(pointer, index))
 
-    def vector(self, pointer: Any) -> Any:
-        return self.to.load(self.to.bitcast(pointer, self._vector.as_pointer()), align=4)
+    def load_vector(self, pointer: Any) -> Any:
+        return self.ir.load(self.ir.bitcast(pointer, self._vector.as_pointer()), align=4)
 
-    def put(self, value: Any, pointer: Any) -> None:
-        self.to.store(value, self.to.bitcast(pointer, self._vector.as_pointer()), align=4)
+    def store_vector(self, value: Any, pointer: Any) -> None:
+        self.ir.store(value, self.ir.bitcast(pointer, self._vector.as_pointer()), align=4)
 
     def broadcast(self, scalar: Any) -> Any:
-        """A vector with ``scalar`` in each lane."""
-        nothing = ir.Constant(self._vector, ir.Undefined)
-        one = self.to.insert_element(nothing, scalar, INT32(0))
-        return self.to.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(INT32, self.lanes), [0] * self.lanes))
+        """Return a vector with ``scalar`` in each lane."""
+        undefined = ir.Constant(self._vector, ir.Undefined)
+        first = self.ir.insert_element(undefined, scalar, I32(0))
+        lanes = ir.Constant(ir.VectorType(I32, self.vector_width), [0] * self.vector_width)
+        return self.ir.shuffle_vector(first, undefined, lanes)
 
     def constant(self, number: float) -> Any:
-        """A vector with ``number`` in each lane."""
-        return ir.Constant(self._vector, [number] * self.lanes)
+        """Return a vector with ``number`` in each lane."""
+        return ir.Constant(self._vector, [number] * self.vector_width)
 
-    def multiply_add(self, one: Any, other: Any, added: Any) -> Any:
-        return self.to.call(self._intrinsic(f"llvm.fma.v{self.lanes}f32", self._vector, 3), [one, other, added])
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """Return a * b + c, rounded once."""
+        return self.ir.call(self._intrinsic(f"llvm.fma.v{self.vector_width}f32", self._vector, 3), [a, b, c])
 
-    def exponential(self, scalar: Any) -> Any:
-        return self.to.call(self._intrinsic("llvm.exp.f32", FLOAT, 1), [scalar])
+    def exp(self, scalar: Any) -> Any:
+        return self.ir.call(self._intrinsic("llvm.exp.f32", F32, 1), [scalar])
 
     def prefetch(self, pointer: Any) -> None:
-        """Asks for the line there, for the second level of the cache."""
-        name, flags = "llvm.prefetch.p0i8", [INT32(0), INT32(2), INT32(1)]
-        place = self.to.bitcast(pointer, ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [place.type, *[INT32] * 3])
-        function = self._module.globals.get(name) or ir.Function(self._module, kind, name=name)
-        self.to.call(function, [place, *flags])
+        """Prefetch the cache line at ``pointer`` for reading, into the second level of the cache."""
+        name, flags = "llvm.prefetch.p0i8", [I32(0), I32(2), I32(1)]
+        address = self.ir.bitcast(pointer, ir.IntType(8).as_pointer())
+        function_type = ir.FunctionType(ir.VoidType(), [address.type, *[I32] * 3])
+        function = self._module.globals.get(name) or ir.Function(self._module, function_type, name=name)
+        self.ir.call(function, [address, *flags])
 
-    def floor_of(self, relu: Any) -> Any:
-        """The least value that ``at_least`` lets through: 0 with ReLU, else none."""
-        zero, least = (ir.Constant(FLOAT, value) for value in (0.0, float("-inf")))
-        return self.broadcast(self.to.select(self.to.icmp_signed("!=", relu, INT(0)), zero, least))
+    def relu_min(self, relu: Any) -> Any:
+        """Return the lower bound of a kernel's results: a vector of 0 where ``relu`` is set, else of -inf."""
+        zero, lowest = (ir.Constant(F32, value) for value in (0.0, float("-inf")))
+        return self.broadcast(self.ir.select(self.ir.icmp_signed("!=", relu, I64(0)), zero, lowest))
 
-    def at_least(self, value: Any, floor: Any) -> Any:
-        return self.to.select(self.to.fcmp_ordered("<", value, floor), floor, value)  # NaN stays
+    def clamp_min(self, value: Any, lower: Any) -> Any:
+        """Return the larger of the two; NaN stays NaN."""
+        return self.ir.select(self.ir.fcmp_ordered("<", value, lower), lower, value)
 
-    def combination(self, factors: Sequence[float], values: Sequence[Any]) -> Any:
-        """The sum of the values, each with its factor."""
+    def linear_combination(self, factors: Sequence[float], values: Sequence[Any]) -> Any:
+        """Return the sum of the values, each times its factor, with as few multiplications as possible."""
         total = None
         for factor, value in sorted(zip(factors, values), key=lambda pair: abs(pair[0]) != 1):
             if factor == 0:
                 continue
             if total is None:
-                total = value if factor == 1 else self.to.fmul(value, self.constant(factor))
+                total = value if factor == 1 else self.ir.fmul(value, self.constant(factor))
             elif abs(factor) == 1:
-                total = self.to.fadd(total, value) if factor == 1 else self.to.fsub(total, value)
+                total = self.ir.fadd(total, value) if factor == 1 else self.ir.fsub(total, value)
             else:
-                total = self.multiply_add(value, self.constant(factor), total)
+                total = self.fma(value, self.constant(factor), total)
         return total
 
-    def transform(self, matrix: Matrix, values: Sequence[Sequence[Any]]) -> List[List[Any]]:
-        """The matrix times the square of vectors times the matrix transposed."""
-        half = [[self.combination(factors, column) for column in zip(*values)] for factors in matrix]
-        return [[self.combination(factors, row) for factors in matrix] for row in half]
+    def two_sided_matmul(self, matrix: Matrix, values: Sequence[Sequence[Any]]) -> List[List[Any]]:
+        """Return T X T^T, where T is the matrix and X a square of vectors."""
+        left = [[self.linear_combination(factors, column) for column in zip(*values)] for factors in matrix]
+        return [[self.linear_combination(factors, row) for factors in matrix] for row in left]
 
-    def _intrinsic(self, name: str, kind: Any, count: int) -> ir.Function:
-        known = self._module.globals.get(name)
-        return known or ir.Function(self._module, ir.FunctionType(kind, [kind] * count), name=name)
+    def _intrinsic(self, name: str, operand: Any, count: int) -> ir.Function:
+        existing = self._module.globals.get(name)
+        return existing or ir.Function(self._module, ir.FunctionType(operand, [operand] * count), name=name)

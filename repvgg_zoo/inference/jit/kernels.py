@@ -1,341 +1,423 @@
-"""The machine code that computes a RepVGG: a few kernels, which LLVM makes for the processor at hand.
+"""The kernels that compute a RepVGG, emitted as LLVM IR.
 
-Activations are (N, H, W, C), with a border of zeros. Every kernel is ``void(arguments, thread, threads)`` and does its
-share of the work. Its arguments are 64-bit numbers, named in ``FIELDS``: addresses in bytes, lengths and strides in
-float32 values. ``run`` goes through a list of kernels with its partners; after each one they wait for one another.
+Activations are NHWC, with a border of zeros. Every kernel is ``void(arguments, thread, threads)`` and does its share of
+the work. Its arguments are 64-bit integers, named in ``FIELDS``: addresses in bytes, offsets and strides in floats.
+``run`` executes a list of kernel calls together with its partner threads; after each call they wait for one another.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
-from llvmlite import ir
+from llvmlite import ir as llvm_ir
 
-from .ir_builder import FLOAT, FLOATS, INT, INTS, LINE, Code
-from .winograd import TILES, Tile
+from .ir_builder import CACHE_LINE_FLOATS, F32, F32_PTR, I64, I64_PTR, KernelBuilder
+from .winograd import WINOGRAD_TRANSFORMS, WinogradTransform
 
-PANEL = 16  # output channels that product computes at once
-UNROLLED = 4  # steps of its innermost loop that are written out
-SPINS = 2000  # looks at the barrier before a thread lets others run
+NR = 16  # columns (output channels) of a panel of packed weights
+UNROLLED = 4  # steps of the innermost loop over kc that are written out
+SPIN_COUNT = 2000  # spins at the barrier before a thread calls sched_yield
 
 
 @dataclass(frozen=True)
-class Registers:
-    """The processor's vectors: how many numbers one has, and of how many rows and panels product keeps the sums."""
+class MicrokernelConfig:
+    """The tile that the igemm microkernel keeps in registers: ``mr`` rows of ``nr_panels`` panels of NR columns."""
 
-    lanes: int
-    rows: int
-    panels: int
+    vector_width: int
+    mr: int
+    nr_panels: int
 
 
-AVX2 = Registers(lanes=8, rows=6, panels=1)  # 12 sums, 2 weights and a value fill its 16 registers
-# More sums would fit, but not the addresses of more rows. With one panel, each value is loaded for one sum only, and
-# processors that multiply two vectors at once wait for their loads.
-AVX512 = Registers(lanes=16, rows=8, panels=2)
+AVX2 = MicrokernelConfig(vector_width=8, mr=6, nr_panels=1)  # 12 accumulators, 2 weights, 1 input of 16 registers
+# More accumulators would fit, but not the addresses of more rows. With one panel, each input is loaded for one FMA
+# only, and processors that issue two of them at once wait for their loads.
+AVX512 = MicrokernelConfig(vector_width=16, mr=8, nr_panels=2)
 
-# A matrix product: for each group, rows gathered from x (their values, ``channels`` long, at several ``taps`` from the
-# row's place) times the weights (groups, panels, taps, channels, PANEL), plus bias, maybe ReLU. Rows come in blocks of
-# cuts of at most as many as the registers take.
-PRODUCT = (
-    *("x", "weights", "bias", "out", "channels", "taps", "tap_places", "groups", "group_in", "group_out"),
-    *("panels", "row_in", "row_out", "cuts", "blocks", "block_cuts", "bias_step", "relu"),
+# Indirect GEMM (XNNPACK's igemm). For each group, c[row] = a[row] @ w + bias, maybe with ReLU. A row of a is ``ks``
+# pieces of ``kc`` floats, at tap_offsets from the row's own offset. w is (groups, panels, ks, kc, NR). The rows are cut
+# into m_blocks, for each of which all weights of a panel are used, and those into m_tiles of at most MR rows.
+IGEMM = (
+    *("a", "w", "bias", "c", "kc", "ks", "tap_offsets", "groups", "a_group_offsets", "c_group_offsets"),
+    *("panels", "a_offsets", "c_offsets", "m_tiles", "m_blocks", "block_tiles", "bias_stride", "relu"),
 )
-# Winograd's transforms, of tiles of x into (points, tiles, channels) and back, plus bias, maybe ReLU.
-SPREAD = ("x", "tile_in", "row", "column", "out", "tiles", "channels", "point")
-GATHER = ("x", "point", "tiles", "channels", "bias", "relu", "out", "tile_out", "row", "column", "heights", "widths")
-PICTURE = ("x", "images", "height", "width", "channels", "out", "image", "row", "column")  # (N, C, H, W) to ours
-MEAN = ("x", "images", "height", "width", "channels", "image", "row", "out")  # over height and width
+# Winograd: tiles of x to V (num_elements, tiles, channels), and M, of the same shape, to tiles of the output.
+INPUT_TRANSFORM = (*("x", "tile_offsets", "row_stride", "pixel_stride", "out", "tiles", "channels", "element_stride"),)
+OUTPUT_TRANSFORM = (
+    *("x", "element_stride", "tiles", "channels", "bias", "relu", "out", "tile_offsets", "row_stride", "pixel_stride"),
+    *("heights", "widths"),
+)
+NCHW_TO_NHWC = (*("x", "images", "height", "width", "channels", "out", "image_stride", "row_stride", "pixel_stride"),)
+GLOBAL_AVG_POOL = ("x", "images", "height", "width", "channels", "image_stride", "row_stride", "out")
 SIGMOID = ("x", "count")  # in place
-GATE = ("x", "images", "height", "width", "channels", "image", "row", "gate", "relu")  # times (N, C), in place
+# x times scale (N, C), maybe with ReLU, in place.
+CHANNEL_SCALE = ("x", "images", "height", "width", "channels", "image_stride", "row_stride", "scale", "relu")
 FIELDS: Dict[str, Tuple[str, ...]] = {
-    "product": PRODUCT,
-    **{f"spread{tile.size}": SPREAD for tile in TILES},
-    **{f"gather{tile.size}": GATHER for tile in TILES},
-    "picture": PICTURE,
-    "mean": MEAN,
+    "igemm": IGEMM,
+    **{f"input_transform_{transform.m}": INPUT_TRANSFORM for transform in WINOGRAD_TRANSFORMS},
+    **{f"output_transform_{transform.m}": OUTPUT_TRANSFORM for transform in WINOGRAD_TRANSFORMS},
+    "nchw_to_nhwc": NCHW_TO_NHWC,
+    "global_avg_pool": GLOBAL_AVG_POOL,
     "sigmoid": SIGMOID,
-    "gate": GATE,
+    "channel_scale": CHANNEL_SCALE,
 }
 
-_KERNEL = ir.FunctionType(ir.VoidType(), [INTS, INT, INT])
-Begin = Callable[..., Code]  # begins a function of the module
+_KERNEL = llvm_ir.FunctionType(llvm_ir.VoidType(), [I64_PTR, I64, I64])
+Begin = Callable[..., KernelBuilder]  # begins a function of the module
 
 
-def module(registers: Registers) -> ir.Module:
-    """All kernels, and ``run``."""
-    made = ir.Module("repvgg_zoo")
-    begin = functools.partial(Code, made, registers.lanes)
-    parts = [
-        [_emit_part(begin, rows, panels) for rows in range(1, registers.rows + 1)]
-        for panels in range(1, registers.panels + 1)
+def build_module(config: MicrokernelConfig) -> llvm_ir.Module:
+    """Return a module with all kernels, and ``run``."""
+    module = llvm_ir.Module("repvgg_zoo")
+    begin = functools.partial(KernelBuilder, module, config.vector_width)
+    microkernels = [
+        [_emit_igemm_microkernel(begin, mr, nr_panels) for mr in range(1, config.mr + 1)]
+        for nr_panels in range(1, config.nr_panels + 1)
     ]
-    _emit_product(begin, parts)
-    for tile in TILES:
-        _emit_spread(begin, tile)
-        _emit_gather(begin, tile)
-    for emit in (_emit_picture, _emit_mean, _emit_sigmoid, _emit_gate, _emit_run):
+    _emit_igemm(begin, microkernels)
+    for transform in WINOGRAD_TRANSFORMS:
+        _emit_input_transform(begin, transform)
+        _emit_output_transform(begin, transform)
+    for emit in (_emit_nchw_to_nhwc, _emit_global_avg_pool, _emit_sigmoid, _emit_channel_scale, _emit_run):
         emit(begin)
-    return made
+    return module
 
 
-def _emit_part(begin: Begin, rows: int, panels: int) -> ir.Function:
-    """The heart of product: ``rows`` rows of as many ``panels``, all sums in registers."""
-    kinds = [FLOATS, INTS, FLOATS, FLOATS, INT, INT, INT, INTS, FLOATS, INT, FLOATS, INTS, INT]
-    code = begin(f"rows{rows}panels{panels}", ir.FunctionType(ir.VoidType(), kinds))
-    code.function.linkage = "internal"
-    x, row_in, weights, ahead, size, channels, taps, tap_places, bias, bias_step, out, row_out, relu = code.arguments
-    bases = [code.at(x, code.number(row_in, INT(row))) for row in range(rows)]
-    halves = range(0, PANEL, code.lanes)
-    start = [code.vector(code.at(bias, *[bias_step] * panel, half)) for panel in range(panels) for half in halves]
-    wide = len(start)
-    with code.loop(INT(0), taps, [*start * rows, ahead, weights]) as (tap, carried):
-        place = code.number(tap_places, tap)
-        places = [code.at(base, place) for base in bases]
-        with code.loop(INT(0), channels, carried, UNROLLED) as (channel, values):
-            for panel in range(panels):
-                code.prefetch(code.at(values[-2], *[size] * panel))
-            values[-2] = code.at(values[-2], LINE)
+# igemm -----------------------------------------------------------------------------------------------------------
+
+
+class _Registers(NamedTuple):
+    """What the microkernel's loops carry: accumulators acc[row][vector], and the pointers that move through w."""
+
+    acc: List[List[Any]]
+    prefetch_ptr: Any
+    w_ptr: Any
+
+    def flatten(self) -> List[Any]:
+        return [*(vector for row in self.acc for vector in row), self.prefetch_ptr, self.w_ptr]
+
+    @classmethod
+    def unflatten(cls, values: Sequence[Any], mr: int) -> _Registers:
+        *vectors, prefetch_ptr, w_ptr = values
+        columns = len(vectors) // mr
+        return cls([vectors[row * columns : (row + 1) * columns] for row in range(mr)], prefetch_ptr, w_ptr)
+
+
+# The microkernel for MR rows, for all its columns at once:
+#
+#   acc[0 .. MR-1] = bias
+#   for tap in 0 .. ks-1:
+#       for k in 0 .. kc-1:
+#           for row in 0 .. MR-1:
+#               acc[row] += a[a_offsets[row] + tap_offsets[tap] + k] * w[tap * kc + k]
+#   for row in 0 .. MR-1:  c[c_offsets[row]] = relu ? max(acc[row], 0) : acc[row]
+def _emit_igemm_microkernel(begin: Begin, mr: int, nr_panels: int) -> llvm_ir.Function:
+    """Emit the MR x (NR * nr_panels) GEMM microkernel; all accumulators stay in registers."""
+    types = [F32_PTR, I64_PTR, F32_PTR, F32_PTR, I64, I64, I64, I64_PTR, F32_PTR, I64, F32_PTR, I64_PTR, I64]
+    b = begin(f"igemm_{mr}x{nr_panels}", llvm_ir.FunctionType(llvm_ir.VoidType(), types))
+    b.function.linkage = "internal"
+    a, a_offsets, w, prefetch_ptr, panel_size, kc, ks, tap_offsets, bias, bias_stride, c, c_offsets, relu = b.args
+    panels, vector_offsets = range(nr_panels), range(0, NR, b.vector_width)
+    a_rows = [b.offset(a, b.load_i64(a_offsets, I64(row))) for row in range(mr)]
+    biases = [b.load_vector(b.offset(bias, *[bias_stride] * panel, at)) for panel in panels for at in vector_offsets]
+    with b.loop(I64(0), ks, _Registers([biases] * mr, prefetch_ptr, w).flatten()) as taps:
+        tap_offset = b.load_i64(tap_offsets, taps.index)
+        a_ptrs = [b.offset(a_row, tap_offset) for a_row in a_rows]
+        with b.loop(I64(0), kc, taps.carried, UNROLLED) as steps:
+            acc, prefetch_ptr, w_ptr = _Registers.unflatten(steps.carried, mr)
+            for panel in panels:
+                b.prefetch(b.offset(prefetch_ptr, *[panel_size] * panel))
+            next_prefetch_ptr = b.offset(prefetch_ptr, CACHE_LINE_FLOATS)
             for step in range(UNROLLED):
-                here = [code.at(values[-1], *[size] * panel, PANEL * step) for panel in range(panels)]
-                factors = [code.vector(code.at(pointer, half)) for pointer in here for half in halves]
-                for row in range(rows):
-                    value = code.broadcast(code.to.load(code.at(places[row], channel, step)))
-                    for index, factor in enumerate(factors, start=row * wide):
-                        values[index] = code.multiply_add(value, factor, values[index])
-            values[-1] = code.at(values[-1], PANEL * UNROLLED)
-        carried[:] = values
-    floor = code.floor_of(relu)
-    for row in range(rows):
-        place = code.at(out, code.number(row_out, INT(row)))
-        for index in range(wide):
-            code.put(code.at_least(carried[row * wide + index], floor), code.at(place, code.lanes * index))
-    code.to.ret_void()
-    return code.function
+                w_ptrs = [b.offset(w_ptr, *[panel_size] * panel, NR * step) for panel in panels]
+                weights = [b.load_vector(b.offset(pointer, at)) for pointer in w_ptrs for at in vector_offsets]
+                for row in range(mr):
+                    value = b.broadcast(b.ir.load(b.offset(a_ptrs[row], steps.index, step)))
+                    acc[row] = [b.fma(value, weight, total) for weight, total in zip(weights, acc[row])]
+            steps.next = _Registers(acc, next_prefetch_ptr, b.offset(w_ptr, NR * UNROLLED)).flatten()
+        taps.next = steps.carried
+    acc = _Registers.unflatten(taps.carried, mr).acc
+    lower = b.relu_min(relu)
+    for row in range(mr):
+        c_row = b.offset(c, b.load_i64(c_offsets, I64(row)))
+        for index, total in enumerate(acc[row]):
+            b.store_vector(b.clamp_min(total, lower), b.offset(c_row, b.vector_width * index))
+    b.ir.ret_void()
+    return b.function
 
 
-def _emit_product(begin: Begin, parts: Sequence[Sequence[ir.Function]]) -> None:
-    """``parts`` has the functions for one, two ... panels, each for one, two ... rows."""
-    code = begin("product", _KERNEL, PRODUCT)
-    to = code.to
-    channels, taps, panels, blocks = (code.field(name) for name in ("channels", "taps", "panels", "blocks"))
-    relu, bias_step = code.field("relu"), code.field("bias_step")
-    x, weights, bias, out = (code.floats(name) for name in ("x", "weights", "bias", "out"))
-    names = ("tap_places", "group_in", "group_out", "row_in", "row_out", "cuts", "block_cuts")
-    tap_places, group_in, group_out, row_in, row_out, cuts, block_cuts = (code.ints(name) for name in names)
-    size = to.mul(to.mul(taps, channels), INT(PANEL))
-    most, most_rows = INT(len(parts)), len(parts[0])
-    strips = to.sdiv(to.add(panels, INT(len(parts) - 1)), most)
-    units = to.mul(to.mul(code.field("groups"), blocks), strips)
-    with code.loop(*code.share(units)) as (unit, _):
-        outer, strip = code.split(unit, strips)
-        group, block = code.split(outer, blocks)
-        panel = to.mul(strip, most)
-        left = to.sub(panels, panel)
-        count = to.select(to.icmp_signed("<", left, most), left, most)
-        number = to.add(to.mul(group, panels), panel)
-        here = code.at(weights, to.mul(number, size))
-        source = code.at(x, code.number(group_in, group))
-        target = code.at(out, code.number(group_out, group), to.mul(panel, INT(PANEL)))
-        bias_here = code.at(bias, to.mul(number, bias_step))
-        first, last = code.number(block_cuts, block), code.number(block_cuts, to.add(block, INT(1)))
-        # While these weights are used, the next ones are fetched: each of the first cuts asks for its part of them.
-        ahead = code.at(here, to.mul(size, count))
-        stretch = to.sdiv(size, INT(UNROLLED))
-        with code.loop(first, last) as (cut, _):
-            turn = to.sub(cut, first)
-            turn = to.select(to.icmp_signed("<", turn, INT(UNROLLED)), turn, INT(UNROLLED - 1))
-            start, stop = code.number(cuts, cut), code.number(cuts, to.add(cut, INT(1)))
-            ins, outs = code.at(row_in, start), code.at(row_out, start)
-            arguments = [
-                source,
-                ins,
-                here,
-                code.at(ahead, to.mul(stretch, turn)),
-                size,
-                channels,
-                taps,
-                tap_places,
-                bias_here,
-                bias_step,
-                target,
-                outs,
-                relu,
-            ]
-            after = code.function.append_basic_block()
-            rows = to.sub(stop, start)
-            switch = to.switch(to.add(to.mul(to.sub(count, INT(1)), INT(most_rows)), rows), after)
-            for case, function in enumerate((function for part in parts for function in part), start=1):
-                switch.add_case(INT(case), code.function.append_basic_block())
-                to.position_at_end(switch.cases[-1][1])
-                to.call(function, arguments)
-                to.branch(after)
-            to.position_at_end(after)
-    to.ret_void()
+def _emit_igemm(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.Function]]) -> None:
+    """Emit the loops around the microkernels; ``microkernels[i][j]`` is the one for i + 1 panels and j + 1 rows."""
+    b = begin("igemm", _KERNEL, IGEMM)
+    kc, ks, panels, m_blocks = (b.arg_i64(name) for name in ("kc", "ks", "panels", "m_blocks"))
+    relu, bias_stride = b.arg_i64("relu"), b.arg_i64("bias_stride")
+    a, w, bias, c = (b.arg_f32_ptr(name) for name in ("a", "w", "bias", "c"))
+    names = ("tap_offsets", "a_group_offsets", "c_group_offsets", "a_offsets", "c_offsets", "m_tiles", "block_tiles")
+    tap_offsets, a_group_offsets, c_group_offsets, a_offsets, c_offsets, m_tiles, block_tiles = (
+        b.arg_i64_ptr(name) for name in names
+    )
+    panel_size = b.ir.mul(b.ir.mul(ks, kc), I64(NR))
+    nr_panels = I64(len(microkernels))
+    n_tiles = b.ir.sdiv(b.ir.add(panels, I64(len(microkernels) - 1)), nr_panels)
+    work_items = b.ir.mul(b.ir.mul(b.arg_i64("groups"), m_blocks), n_tiles)
+    with b.loop(*b.thread_range(work_items)) as items:
+        item = _decompose_work_item(b, items.index, m_blocks, n_tiles, panels, nr_panels)
+        w_ptr = b.offset(w, b.ir.mul(item.packed_panel, panel_size))
+        a_ptr = b.offset(a, b.load_i64(a_group_offsets, item.group))
+        c_ptr = b.offset(c, b.load_i64(c_group_offsets, item.group), b.ir.mul(item.panel, I64(NR)))
+        bias_ptr = b.offset(bias, b.ir.mul(item.packed_panel, bias_stride))
+        first_tile = b.load_i64(block_tiles, item.block)
+        last_tile = b.load_i64(block_tiles, b.ir.add(item.block, I64(1)))
+        next_w = b.offset(w_ptr, b.ir.mul(panel_size, item.num_panels))
+        prefetch_stride = b.ir.sdiv(panel_size, I64(UNROLLED))
+        with b.loop(first_tile, last_tile) as tiles:
+            prefetch_slot = _emit_prefetch_schedule(b, tiles.index, first_tile)
+            start, stop = b.load_i64(m_tiles, tiles.index), b.load_i64(m_tiles, b.ir.add(tiles.index, I64(1)))
+            a_rows, c_rows = b.offset(a_offsets, start), b.offset(c_offsets, start)
+            prefetch_ptr = b.offset(next_w, b.ir.mul(prefetch_stride, prefetch_slot))
+            _dispatch_microkernel(
+                b,
+                microkernels,
+                item.num_panels,
+                b.ir.sub(stop, start),
+                [
+                    *(a_ptr, a_rows, w_ptr, prefetch_ptr, panel_size, kc, ks, tap_offsets),
+                    *(bias_ptr, bias_stride, c_ptr, c_rows, relu),
+                ],
+            )
+    b.ir.ret_void()
 
 
-def _emit_spread(begin: Begin, tile: Tile) -> None:
-    """Winograd's transform of the input: a tile's pixels, with one more around, to its points."""
-    code = begin(f"spread{tile.size}", _KERNEL, SPREAD)
-    to = code.to
-    x, out, tile_in = code.floats("x"), code.floats("out"), code.ints("tile_in")
-    row, column, point, channels = (code.field(name) for name in ("row", "column", "point", "channels"))
-    vectors = to.sdiv(channels, INT(code.lanes))
-    side = range(tile.size + 2)
-    with code.loop(*code.share(to.mul(code.field("tiles"), vectors))) as (unit, _):
-        index, place = code.split(unit, vectors)
-        channel = to.mul(place, INT(code.lanes))
-        source = code.at(x, code.number(tile_in, index), channel)
-        target = code.at(out, to.mul(index, channels), channel)
-        rows = [code.at(source, to.mul(row, INT(i))) for i in side]
-        pixels = [[code.vector(code.at(rows[i], to.mul(column, INT(j)))) for j in side] for i in side]
-        for i, line in enumerate(code.transform(tile.spread, pixels)):
-            for j, value in enumerate(line):
-                code.put(value, code.at(target, to.mul(point, INT(i * len(side) + j))))
-    to.ret_void()
+class _WorkItem(NamedTuple):
+    """One block of rows times one tile of at most nr_panels panels, of one group."""
+
+    group: Any
+    block: Any
+    panel: Any  # the first one, within the group
+    num_panels: Any
+    packed_panel: Any  # the first one, within all of w
 
 
-def _emit_gather(begin: Begin, tile: Tile) -> None:
-    """Winograd's transform of the output: a tile's points to its pixels, without those beyond the picture."""
-    code = begin(f"gather{tile.size}", _KERNEL, GATHER)
-    to = code.to
-    x, bias, out = (code.floats(name) for name in ("x", "bias", "out"))
-    tile_out, heights, widths = (code.ints(name) for name in ("tile_out", "heights", "widths"))
-    row, column, point, channels = (code.field(name) for name in ("row", "column", "point", "channels"))
-    floor = code.floor_of(code.field("relu"))
-    vectors = to.sdiv(channels, INT(code.lanes))
-    side = range(tile.size + 2)
-    with code.loop(*code.share(to.mul(code.field("tiles"), vectors))) as (unit, _):
-        index, place = code.split(unit, vectors)
-        channel = to.mul(place, INT(code.lanes))
-        source = code.at(x, to.mul(index, channels), channel)
-        target = code.at(out, code.number(tile_out, index), channel)
-        height, width = code.number(heights, index), code.number(widths, index)
-        points = [[code.vector(code.at(source, to.mul(point, INT(i * len(side) + j)))) for j in side] for i in side]
-        added = code.vector(code.at(bias, channel))
-        for i, line in enumerate(code.transform(tile.gather, points)):
-            for j, value in enumerate(line):
-                inside = to.and_(to.icmp_signed("<", INT(i), height), to.icmp_signed("<", INT(j), width))
-                with to.if_then(inside):
-                    pixel = code.at(target, to.mul(row, INT(i)), to.mul(column, INT(j)))
-                    code.put(code.at_least(to.fadd(value, added), floor), pixel)
-    to.ret_void()
+def _decompose_work_item(
+    b: KernelBuilder, index: Any, m_blocks: Any, n_tiles: Any, panels: Any, nr_panels: Any
+) -> _WorkItem:
+    """Split the index of a work item; neighbors use the same rows, so that these stay in the cache."""
+    outer, n_tile = b.divmod(index, n_tiles)
+    group, block = b.divmod(outer, m_blocks)
+    panel = b.ir.mul(n_tile, nr_panels)
+    remaining = b.ir.sub(panels, panel)
+    num_panels = b.ir.select(b.ir.icmp_signed("<", remaining, nr_panels), remaining, nr_panels)
+    packed_panel = b.ir.add(b.ir.mul(group, panels), panel)
+    return _WorkItem(group, block, panel, num_panels, packed_panel)
 
 
-def _emit_picture(begin: Begin) -> None:
-    code = begin("picture", _KERNEL, PICTURE)
-    to = code.to
-    x, out = code.floats("x"), code.floats("out")
-    height, width, channels = (code.field(name) for name in ("height", "width", "channels"))
-    image, row, column = (code.field(name) for name in ("image", "row", "column"))
-    with code.loop(*code.share(to.mul(code.field("images"), height))) as (line, _):
-        n, y = code.split(line, height)
-        target = code.at(out, to.mul(n, image), to.mul(y, row))
-        with code.loop(INT(0), channels) as (channel, _):
-            source = code.at(x, to.mul(to.add(to.mul(to.add(to.mul(n, channels), channel), height), y), width))
-            with code.loop(INT(0), width) as (place, _):
-                to.store(code.number(source, place), code.at(target, to.mul(place, column), channel))
-    to.ret_void()
+def _emit_prefetch_schedule(b: KernelBuilder, tile: Any, first_tile: Any) -> Any:
+    """Return which part of the next weights to prefetch during a tile of rows.
+
+    A microkernel prefetches one cache line in UNROLLED steps of UNROLLED lines of weights, so a panel takes as many
+    tiles: the first ones of a block fetch a part each, all later ones the last part again.
+    """
+    slot = b.ir.sub(tile, first_tile)
+    return b.ir.select(b.ir.icmp_signed("<", slot, I64(UNROLLED)), slot, I64(UNROLLED - 1))
 
 
-def _emit_mean(begin: Begin) -> None:
-    code = begin("mean", _KERNEL, MEAN)
-    to = code.to
-    x, out = code.floats("x"), code.floats("out")
-    height, width, channels = (code.field(name) for name in ("height", "width", "channels"))
-    image, row = code.field("image"), code.field("row")
-    panels = to.sdiv(channels, INT(PANEL))  # a panel is a line of the cache
-    halves = range(0, PANEL, code.lanes)
-    zeros = [code.constant(0.0) for _ in halves]
-    area = code.broadcast(to.sitofp(to.mul(height, width), FLOAT))
-    with code.loop(*code.share(to.mul(code.field("images"), panels))) as (unit, _):
-        n, panel = code.split(unit, panels)
-        channel = to.mul(panel, INT(PANEL))
-        source = code.at(x, to.mul(n, image), channel)
-        with code.loop(INT(0), height, zeros) as (y, totals):
-            line = code.at(source, to.mul(y, row))
+def _dispatch_microkernel(
+    b: KernelBuilder,
+    microkernels: Sequence[Sequence[llvm_ir.Function]],
+    num_panels: Any,
+    rows: Any,
+    arguments: Sequence[Any],
+) -> None:
+    """Call the microkernel for this number of panels and rows."""
+    mr = len(microkernels[0])
+    after = b.function.append_basic_block()
+    case = b.ir.add(b.ir.mul(b.ir.sub(num_panels, I64(1)), I64(mr)), rows)
+    switch = b.ir.switch(case, after)
+    for number, function in enumerate((function for row in microkernels for function in row), start=1):
+        block = b.function.append_basic_block()
+        switch.add_case(I64(number), block)
+        b.ir.position_at_end(block)
+        b.ir.call(function, arguments)
+        b.ir.branch(after)
+    b.ir.position_at_end(after)
+
+
+# Winograd --------------------------------------------------------------------------------------------------------
+
+
+def _emit_input_transform(begin: Begin, transform: WinogradTransform) -> None:
+    """Emit V = B^T d B for tiles of m x m pixels with one more on each side."""
+    b = begin(f"input_transform_{transform.m}", _KERNEL, INPUT_TRANSFORM)
+    x, out, tile_offsets = b.arg_f32_ptr("x"), b.arg_f32_ptr("out"), b.arg_i64_ptr("tile_offsets")
+    names = ("row_stride", "pixel_stride", "element_stride", "channels")
+    row_stride, pixel_stride, element_stride, channels = (b.arg_i64(name) for name in names)
+    vectors = b.ir.sdiv(channels, I64(b.vector_width))
+    side = range(transform.m + 2)
+    with b.loop(*b.thread_range(b.ir.mul(b.arg_i64("tiles"), vectors))) as items:
+        tile, vector = b.divmod(items.index, vectors)
+        channel = b.ir.mul(vector, I64(b.vector_width))
+        source = b.offset(x, b.load_i64(tile_offsets, tile), channel)
+        target = b.offset(out, b.ir.mul(tile, channels), channel)
+        rows = [b.offset(source, b.ir.mul(row_stride, I64(i))) for i in side]
+        pixels = [[b.load_vector(b.offset(rows[i], b.ir.mul(pixel_stride, I64(j)))) for j in side] for i in side]
+        for i, elements in enumerate(b.two_sided_matmul(transform.BT, pixels)):
+            for j, value in enumerate(elements):
+                b.store_vector(value, b.offset(target, b.ir.mul(element_stride, I64(i * len(side) + j))))
+    b.ir.ret_void()
+
+
+def _emit_output_transform(begin: Begin, transform: WinogradTransform) -> None:
+    """Emit Y = A^T M A for tiles of m x m pixels, without those beyond the image."""
+    b = begin(f"output_transform_{transform.m}", _KERNEL, OUTPUT_TRANSFORM)
+    x, bias, out = (b.arg_f32_ptr(name) for name in ("x", "bias", "out"))
+    tile_offsets, heights, widths = (b.arg_i64_ptr(name) for name in ("tile_offsets", "heights", "widths"))
+    names = ("row_stride", "pixel_stride", "element_stride", "channels")
+    row_stride, pixel_stride, element_stride, channels = (b.arg_i64(name) for name in names)
+    lower = b.relu_min(b.arg_i64("relu"))
+    vectors = b.ir.sdiv(channels, I64(b.vector_width))
+    side = range(transform.m + 2)
+    with b.loop(*b.thread_range(b.ir.mul(b.arg_i64("tiles"), vectors))) as items:
+        tile, vector = b.divmod(items.index, vectors)
+        channel = b.ir.mul(vector, I64(b.vector_width))
+        source = b.offset(x, b.ir.mul(tile, channels), channel)
+        target = b.offset(out, b.load_i64(tile_offsets, tile), channel)
+        height, width = b.load_i64(heights, tile), b.load_i64(widths, tile)
+        elements = [
+            [b.load_vector(b.offset(source, b.ir.mul(element_stride, I64(i * len(side) + j)))) for j in side]
+            for i in side
+        ]
+        addend = b.load_vector(b.offset(bias, channel))
+        for i, row in enumerate(b.two_sided_matmul(transform.AT, elements)):
+            for j, value in enumerate(row):
+                is_inside = b.ir.and_(b.ir.icmp_signed("<", I64(i), height), b.ir.icmp_signed("<", I64(j), width))
+                with b.ir.if_then(is_inside):
+                    pixel = b.offset(target, b.ir.mul(row_stride, I64(i)), b.ir.mul(pixel_stride, I64(j)))
+                    b.store_vector(b.clamp_min(b.ir.fadd(value, addend), lower), pixel)
+    b.ir.ret_void()
+
+
+# The rest --------------------------------------------------------------------------------------------------------
+
+
+def _emit_nchw_to_nhwc(begin: Begin) -> None:
+    b = begin("nchw_to_nhwc", _KERNEL, NCHW_TO_NHWC)
+    x, out = b.arg_f32_ptr("x"), b.arg_f32_ptr("out")
+    height, width, channels = (b.arg_i64(name) for name in ("height", "width", "channels"))
+    image_stride, row_stride, pixel_stride = (
+        b.arg_i64(name) for name in ("image_stride", "row_stride", "pixel_stride")
+    )
+    with b.loop(*b.thread_range(b.ir.mul(b.arg_i64("images"), height))) as rows:
+        image, row = b.divmod(rows.index, height)
+        target = b.offset(out, b.ir.mul(image, image_stride), b.ir.mul(row, row_stride))
+        with b.loop(I64(0), channels) as planes:
+            plane = b.ir.mul(b.ir.add(b.ir.mul(b.ir.add(b.ir.mul(image, channels), planes.index), height), row), width)
+            source = b.offset(x, plane)
+            with b.loop(I64(0), width) as columns:
+                value = b.ir.load(b.offset(source, columns.index))
+                b.ir.store(value, b.offset(target, b.ir.mul(columns.index, pixel_stride), planes.index))
+    b.ir.ret_void()
+
+
+def _emit_global_avg_pool(begin: Begin) -> None:
+    b = begin("global_avg_pool", _KERNEL, GLOBAL_AVG_POOL)
+    x, out = b.arg_f32_ptr("x"), b.arg_f32_ptr("out")
+    height, width, channels = (b.arg_i64(name) for name in ("height", "width", "channels"))
+    image_stride, row_stride = b.arg_i64("image_stride"), b.arg_i64("row_stride")
+    panels = b.ir.sdiv(channels, I64(NR))  # NR floats are one cache line
+    vector_offsets = range(0, NR, b.vector_width)
+    zeros = [b.constant(0.0) for _ in vector_offsets]
+    area = b.broadcast(b.ir.sitofp(b.ir.mul(height, width), F32))
+    with b.loop(*b.thread_range(b.ir.mul(b.arg_i64("images"), panels))) as items:
+        image, panel = b.divmod(items.index, panels)
+        channel = b.ir.mul(panel, I64(NR))
+        source = b.offset(x, b.ir.mul(image, image_stride), channel)
+        with b.loop(I64(0), height, zeros) as rows:
+            row = b.offset(source, b.ir.mul(rows.index, row_stride))
             # A sum for each row keeps rounding small: it grows with the longer side, not with the area.
-            with code.loop(INT(0), width, zeros) as (place, parts):
-                pixel = code.at(line, to.mul(place, channels))
-                parts[:] = [to.fadd(part, code.vector(code.at(pixel, half))) for part, half in zip(parts, halves)]
-            totals[:] = [to.fadd(total, part) for total, part in zip(totals, parts)]
-        target = code.at(out, to.mul(n, channels), channel)
-        for total, half in zip(totals, halves):
-            code.put(to.fdiv(total, area), code.at(target, half))
-    to.ret_void()
+            with b.loop(I64(0), width, zeros) as columns:
+                pixel = b.offset(row, b.ir.mul(columns.index, channels))
+                columns.next = [
+                    b.ir.fadd(total, b.load_vector(b.offset(pixel, at)))
+                    for total, at in zip(columns.carried, vector_offsets)
+                ]
+            rows.next = [b.ir.fadd(total, row_sum) for total, row_sum in zip(rows.carried, columns.carried)]
+        target = b.offset(out, b.ir.mul(image, channels), channel)
+        for total, at in zip(rows.carried, vector_offsets):
+            b.store_vector(b.ir.fdiv(total, area), b.offset(target, at))
+    b.ir.ret_void()
 
 
 def _emit_sigmoid(begin: Begin) -> None:
-    code = begin("sigmoid", _KERNEL, SIGMOID)
-    to = code.to
-    x, one = code.floats("x"), ir.Constant(FLOAT, 1.0)
-    with code.loop(*code.share(code.field("count"))) as (index, _):
-        place = code.at(x, index)
-        power = code.exponential(to.fsub(ir.Constant(FLOAT, 0.0), to.load(place)))
-        to.store(to.fdiv(one, to.fadd(one, power)), place)
-    to.ret_void()
+    b = begin("sigmoid", _KERNEL, SIGMOID)
+    x, one = b.arg_f32_ptr("x"), llvm_ir.Constant(F32, 1.0)
+    with b.loop(*b.thread_range(b.arg_i64("count"))) as items:
+        address = b.offset(x, items.index)
+        power = b.exp(b.ir.fsub(llvm_ir.Constant(F32, 0.0), b.ir.load(address)))
+        b.ir.store(b.ir.fdiv(one, b.ir.fadd(one, power)), address)
+    b.ir.ret_void()
 
 
-def _emit_gate(begin: Begin) -> None:
-    code = begin("gate", _KERNEL, GATE)
-    to = code.to
-    x, gate = code.floats("x"), code.floats("gate")
-    height, width, channels = (code.field(name) for name in ("height", "width", "channels"))
-    image, row = code.field("image"), code.field("row")
-    floor = code.floor_of(code.field("relu"))
-    with code.loop(*code.share(to.mul(code.field("images"), height))) as (line, _):
-        n, y = code.split(line, height)
-        pixels, factors = code.at(x, to.mul(n, image), to.mul(y, row)), code.at(gate, to.mul(n, channels))
-        with code.loop(INT(0), width) as (place, _):
-            pixel = code.at(pixels, to.mul(place, channels))
-            with code.loop(INT(0), channels, step=code.lanes) as (channel, _):
-                here = code.at(pixel, channel)
-                scaled = to.fmul(code.vector(here), code.vector(code.at(factors, channel)))
-                code.put(code.at_least(scaled, floor), here)
-    to.ret_void()
+def _emit_channel_scale(begin: Begin) -> None:
+    b = begin("channel_scale", _KERNEL, CHANNEL_SCALE)
+    x, scale = b.arg_f32_ptr("x"), b.arg_f32_ptr("scale")
+    height, width, channels = (b.arg_i64(name) for name in ("height", "width", "channels"))
+    image_stride, row_stride = b.arg_i64("image_stride"), b.arg_i64("row_stride")
+    lower = b.relu_min(b.arg_i64("relu"))
+    with b.loop(*b.thread_range(b.ir.mul(b.arg_i64("images"), height))) as rows:
+        image, row = b.divmod(rows.index, height)
+        pixels = b.offset(x, b.ir.mul(image, image_stride), b.ir.mul(row, row_stride))
+        scales = b.offset(scale, b.ir.mul(image, channels))
+        with b.loop(I64(0), width) as columns:
+            pixel = b.offset(pixels, b.ir.mul(columns.index, channels))
+            with b.loop(I64(0), channels, step=b.vector_width) as vectors:
+                address = b.offset(pixel, vectors.index)
+                product = b.ir.fmul(b.load_vector(address), b.load_vector(b.offset(scales, vectors.index)))
+                b.store_vector(b.clamp_min(product, lower), address)
+    b.ir.ret_void()
 
 
 def _emit_run(begin: Begin) -> None:
-    """``void run(list, count, thread, threads, barrier, let_others_run)``; the list has a kernel's address, then its
-    arguments', for each step; barrier is two numbers, which begin as zeros: who has arrived, and the round."""
-    pause = ir.FunctionType(ir.VoidType(), [])
-    kinds = [INTS, INT, INT, INT, INTS, pause.as_pointer()]
-    code = begin("run", ir.FunctionType(ir.VoidType(), kinds))
-    to = code.to
-    steps, count, thread, threads, barrier, let_others_run = code.arguments
-    arrived, round_ = barrier, code.at(barrier, 8)  # on a cache line of its own
-    with code.loop(INT(0), count) as (step, _):
-        kernel = to.inttoptr(code.number(steps, to.mul(step, INT(2))), _KERNEL.as_pointer())
-        arguments = to.inttoptr(code.number(steps, to.add(to.mul(step, INT(2)), INT(1))), INTS)
-        to.call(kernel, [arguments, thread, threads])
-        now = to.load_atomic(round_, "acquire", 8)
-        before_me = to.atomic_rmw("add", arrived, INT(1), "acq_rel")
-        with to.if_else(to.icmp_signed("==", to.add(before_me, INT(1)), threads)) as (last, others):
+    """Emit ``void run(calls, count, thread, threads, barrier, yield_thread)``.
+
+    ``calls`` has the address of a kernel and that of its arguments for each call. ``barrier`` is two integers on cache
+    lines of their own, which begin as zeros: how many threads have arrived, and the generation.
+    """
+    yield_type = llvm_ir.FunctionType(llvm_ir.VoidType(), [])
+    types = [I64_PTR, I64, I64, I64, I64_PTR, yield_type.as_pointer()]
+    b = begin("run", llvm_ir.FunctionType(llvm_ir.VoidType(), types))
+    calls, count, thread, threads, barrier, yield_thread = b.args
+    arrivals, generation = barrier, b.offset(barrier, 8)
+    with b.loop(I64(0), count) as steps:
+        kernel = b.ir.inttoptr(b.load_i64(calls, b.ir.mul(steps.index, I64(2))), _KERNEL.as_pointer())
+        arguments = b.ir.inttoptr(b.load_i64(calls, b.ir.add(b.ir.mul(steps.index, I64(2)), I64(1))), I64_PTR)
+        b.ir.call(kernel, [arguments, thread, threads])
+        current = b.ir.load_atomic(generation, "acquire", 8)
+        ticket = b.ir.atomic_rmw("add", arrivals, I64(1), "acq_rel")
+        with b.ir.if_else(b.ir.icmp_signed("==", b.ir.add(ticket, I64(1)), threads)) as (last, others):
             with last:
-                to.store_atomic(INT(0), arrived, "release", 8)
-                to.store_atomic(to.add(now, INT(1)), round_, "release", 8)
+                b.ir.store_atomic(I64(0), arrivals, "release", 8)
+                b.ir.store_atomic(b.ir.add(current, I64(1)), generation, "release", 8)
             with others:
-                _wait(code, round_, now, let_others_run)
-    to.ret_void()
+                _spin_until_changed(b, generation, current, yield_thread)
+    b.ir.ret_void()
 
 
-def _wait(code: Code, place: Any, old: Any, let_others_run: Any) -> None:
-    """Looks at a number until it has changed."""
-    to = code.to
-    before = to.block
-    look, idle, again, done = (code.function.append_basic_block() for _ in range(4))
-    to.branch(look)
-    to.position_at_end(look)
-    looks = to.phi(INT)
-    looks.add_incoming(INT(1), before)
-    to.cbranch(to.icmp_signed("!=", to.load_atomic(place, "acquire", 8), old), done, again)
-    to.position_at_end(again)
-    next_ = to.add(looks, INT(1))
-    looks.add_incoming(next_, again)
-    to.cbranch(to.icmp_signed("==", to.srem(looks, INT(SPINS)), INT(0)), idle, look)
-    to.position_at_end(idle)
-    to.call(let_others_run, [])
-    looks.add_incoming(next_, idle)
-    to.branch(look)
-    to.position_at_end(done)
+def _spin_until_changed(b: KernelBuilder, address: Any, old: Any, yield_thread: Any) -> None:
+    """Emit a loop that reads an integer until it has changed, and calls ``yield_thread`` every SPIN_COUNT reads."""
+    before = b.ir.block
+    check, yield_, retry, exit_ = (b.function.append_basic_block() for _ in range(4))
+    b.ir.branch(check)
+    b.ir.position_at_end(check)
+    reads = b.ir.phi(I64)
+    reads.add_incoming(I64(1), before)
+    b.ir.cbranch(b.ir.icmp_signed("!=", b.ir.load_atomic(address, "acquire", 8), old), exit_, retry)
+    b.ir.position_at_end(retry)
+    next_reads = b.ir.add(reads, I64(1))
+    reads.add_incoming(next_reads, retry)
+    b.ir.cbranch(b.ir.icmp_signed("==", b.ir.srem(reads, I64(SPIN_COUNT)), I64(0)), yield_, check)
+    b.ir.position_at_end(yield_)
+    b.ir.call(yield_thread, [])
+    reads.add_incoming(next_reads, yield_)
+    b.ir.branch(check)
+    b.ir.position_at_end(exit_)

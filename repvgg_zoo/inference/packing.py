@@ -1,0 +1,88 @@
+"""Memory for the kernels, and weights packed into it as they read them."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from contextlib import suppress
+from typing import Any, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .jit.kernels import NR, UNROLLED
+from .jit.winograd import WinogradTransform
+
+CACHE_LINE_BYTES = 64
+HUGE_PAGE_BYTES = 1 << 21
+
+
+def pack_conv_weights(kernel: NDArray[Any], in_channels: int, out_channels: int) -> NDArray[Any]:
+    """Return a kernel (groups, O, I, 3, 3) as (groups, panels, 9, I, NR), padded with zeros; it may be a view.
+
+    ``in_channels`` and ``out_channels`` are those of all groups after padding. Groups that are not whole panels become
+    one group with zeros between them.
+    """
+    groups, outs, ins = kernel.shape[:3]
+    if groups > 1 and (outs % NR or ins % UNROLLED):
+        dense = np.zeros((1, groups * outs, groups * ins, 3, 3), np.float32)
+        for group in range(groups):
+            dense[0, group * outs : (group + 1) * outs, group * ins : (group + 1) * ins] = kernel[group]
+        kernel, groups = dense, 1
+    if groups == 1 and (out_channels, in_channels) != kernel.shape[1:3]:
+        padded = np.zeros((1, out_channels, in_channels, 3, 3), np.float32)
+        padded[:, : kernel.shape[1], : kernel.shape[2]] = kernel
+        kernel = padded
+    _, outs, ins = kernel.shape[:3]
+    return kernel.reshape(groups, outs // NR, NR, ins, 9).transpose(0, 1, 4, 3, 2)
+
+
+def pack_winograd_weights(packed: NDArray[Any], transform: WinogradTransform) -> NDArray[Any]:
+    """Transform weights packed by ``pack_conv_weights``: return U, (num_elements, groups * panels * I * NR)."""
+    kernels = np.ascontiguousarray(packed.transpose(2, 0, 1, 3, 4)).reshape(9, -1)
+    transformed = aligned_zeros((transform.num_elements, kernels.shape[1]))
+    transform.transform_weights(kernels, transformed)
+    return transformed
+
+
+def pack_linear_weights(weight: NDArray[Any], in_features: int, out_features: int) -> NDArray[Any]:
+    """Return a weight (O, I) as (panels, I, NR), padded with zeros to the given features."""
+    padded = np.zeros((out_features, in_features), np.float32)
+    padded[: weight.shape[0], : weight.shape[1]] = weight
+    return aligned_copy(padded.reshape(-1, NR, in_features).transpose(0, 2, 1))
+
+
+def pad(vector: NDArray[Any], size: int) -> NDArray[Any]:
+    """Return a copy of a vector, padded with zeros."""
+    padded = aligned_zeros((size,))
+    padded[: len(vector)] = vector
+    return padded
+
+
+def aligned_copy(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a contiguous copy, float32."""
+    copy = aligned_zeros(array.shape)
+    copy[...] = array
+    return copy
+
+
+def aligned_zeros(shape: Sequence[int]) -> NDArray[Any]:
+    """Return zeros, float32, aligned to a cache line; large arrays ask for huge pages, where the system has them."""
+    size = 4 * int(np.prod(shape))
+    if size < HUGE_PAGE_BYTES:
+        raw = np.zeros(size + CACHE_LINE_BYTES, np.uint8)
+        start = -raw.ctypes.data % CACHE_LINE_BYTES
+    else:
+        memory = _map_private(size + HUGE_PAGE_BYTES)
+        with suppress(AttributeError, OSError):  # not Linux, or an old kernel
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        raw = np.frombuffer(memory, np.uint8)
+        start = -raw.ctypes.data % HUGE_PAGE_BYTES
+    return raw[start : start + size].view(np.float32).reshape(shape)
+
+
+def _map_private(size: int) -> mmap.mmap:
+    # mmap's default is MAP_SHARED, for which Linux ignores the advice unless shmem_enabled says otherwise.
+    if sys.platform == "win32":
+        return mmap.mmap(-1, size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
