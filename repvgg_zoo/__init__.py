@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .image.predict import Prediction, predict
     from .image.preprocess import preprocess
     from .inference.api import CompiledModel, compile
-    from .registry.api import list_models, model_info, register
+    from .registry.api import list_models, model_info, register, unregister
     from .registry.plugins import Plugin
     from .reparam.equivalence import compare_forms
     from .reparam.to_deploy import to_deploy
@@ -38,6 +38,7 @@ __all__ = [
     "register",
     "save_checkpoint",
     "to_deploy",
+    "unregister",
 ]
 
 _LAZY_EXPORTS = {
@@ -56,6 +57,7 @@ _LAZY_EXPORTS = {
     "register": "registry.api",
     "save_checkpoint": "checkpoints",
     "to_deploy": "reparam.to_deploy",
+    "unregister": "registry.api",
 }
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping, Optional, Tuple
+from typing import Mapping, NamedTuple, Optional, Tuple
 
 from .errors import ArgumentError
 
@@ -29,8 +28,7 @@ _NO = ("0", "false", "no", "off")
 PLUGIN_MODES = ("on", "strict", "off")
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """The settings of downloads and the cache.
 
     ``cache_dir`` is the folder that is written to; ``read_only_cache_dirs`` are searched before it and never written.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from pathlib import Path
 from types import MappingProxyType
@@ -123,7 +122,7 @@ def _overridden(spec: ModelSpec, overrides: Mapping[str, Any]) -> Architecture:
         )
     fields = {name: value for name, value in overrides.items() if name not in options}
     options.update((name, value) for name, value in overrides.items() if name in options)
-    return dataclasses.replace(spec.architecture, options=tuple(options.items()), **fields)
+    return spec.architecture._replace(options=tuple(options.items()), **fields)
 
 
 def _build(architecture: Architecture, **options: Any) -> Module:

@@ -15,7 +15,6 @@ from repvgg_zoo.checkpoints import save_checkpoint
 from repvgg_zoo.checkpoints.derived_cache import HEADER_BYTES, DerivedCache, DerivedKey
 from repvgg_zoo.checkpoints.formats import safetensors_file
 from repvgg_zoo.checkpoints.save import write_safetensors
-from repvgg_zoo.registry import api
 from repvgg_zoo.weights import VERSION
 
 from .networks import randomised
@@ -47,7 +46,6 @@ variants:
 def published(tmp_path, monkeypatch):
     """A foreign checkpoint in a registry of its own and an empty cache; return the folder of the derived cache."""
     monkeypatch.setenv("REPVGG_ZOO_HOME", str(tmp_path / "cache"))
-    before = list(api._registered)
     source = tmp_path / "t.safetensors"
     network = repvgg_zoo.create(
         "RepVGG_A0", num_blocks=(1, 2, 2, 1), width_multiplier=(0.25,) * 4, groups=2, num_classes=10
@@ -56,7 +54,7 @@ def published(tmp_path, monkeypatch):
     (tmp_path / "zoo.yaml").write_text(REGISTRY % hashlib.sha256(source.read_bytes()).hexdigest())
     repvgg_zoo.register(tmp_path / "zoo.yaml")
     yield tmp_path / "cache" / "derived"
-    api._registered[:] = before
+    repvgg_zoo.unregister(tmp_path / "zoo.yaml")
 
 
 def create(**arguments):

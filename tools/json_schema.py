@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import typing
 from typing import Any, Dict, Mapping
 
-from repvgg_zoo.registry.parser import PLACED, SCHEMA
+from repvgg_zoo.registry.parser import KEYED_FIELDS, SCHEMA
 from repvgg_zoo.registry.specs import CheckpointSpec, ModelSpec, Options
-from repvgg_zoo.registry.validation import fields_of
+from repvgg_zoo.registry.validation import fields_of, is_spec
 
 SCALARS: Mapping[type, Dict[str, Any]] = {
     str: {"type": "string", "minLength": 1},
@@ -19,10 +18,10 @@ SCALARS: Mapping[type, Dict[str, Any]] = {
 
 
 def json_schema() -> Dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a registry file, from the same records that the reader decodes into."""
+    """JSON Schema (draft 2020-12) of a registry file, from the same specs that the parser reads into."""
     model = _record(ModelSpec, leave_out=("name", "checkpoints"))
     # A publisher's defaults may supply any field of a checkpoint, so a schema can require none of one.
-    partial = _nothing_required(_record(CheckpointSpec, leave_out=PLACED))
+    partial = _nothing_required(_record(CheckpointSpec, leave_out=KEYED_FIELDS))
     model["properties"]["checkpoints"] = {"type": "object", "additionalProperties": partial}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -43,8 +42,8 @@ def _record(kind: Any, leave_out: Any = ()) -> Dict[str, Any]:
     properties: Dict[str, Dict[str, Any]] = {}
     for name, field in fields.items():
         properties[name] = {"anyOf": [_type(field.kind), {"type": "null"}]} if field.optional else _type(field.kind)
-        if field.rule is not None:
-            properties[name]["description"] = "Must be " + field.rule[1] + "."
+        if field.validator is not None:
+            properties[name]["description"] = "Must be " + field.validator.expected + "."
     return {
         "type": "object",
         "description": " ".join((kind.__doc__ or "").split("\n\n")[0].split()),
@@ -70,7 +69,7 @@ def _type(hint: Any) -> Dict[str, Any]:
         if arguments[-1] is not Ellipsis:
             items.update(minItems=len(arguments), maxItems=len(arguments))
         return items
-    if dataclasses.is_dataclass(hint):
+    if is_spec(hint):
         return _record(hint)
     return {"type": "boolean"} if hint is bool else dict(SCALARS[hint])
 

@@ -7,7 +7,6 @@ language, of which Chinese is required.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Dict, List, Mapping, Sequence, Tuple
 
 from repvgg_zoo.cli.describe import BACKENDS
@@ -68,7 +67,7 @@ def _preparation(shown: Shown, words: Mapping[str, str]) -> str:
     lines = []
     for way, names in ways.items():
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (way.mean, way.std))
-        facts = {**asdict(way), "mean": mean, "std": std, "interpolation": words[way.interpolation]}
+        facts = {**way._asdict(), "mean": mean, "std": std, "interpolation": words[way.interpolation]}
         lines.append(words["way"].format(models=_listed(names, words), library=BACKENDS[way.backend], **facts))
     return "\n".join(lines)
 

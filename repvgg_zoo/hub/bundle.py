@@ -14,7 +14,7 @@ import uuid
 import zipfile
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Callable, Dict, List, Mapping, Optional, Tuple
 
@@ -235,9 +235,9 @@ def _packed(name: Any, entry: Any) -> Packed:
         whole = FileSpec(entry["name"], (), size, sha256)
         file = {
             "sha256": lambda: whole,
-            "sha256_prefix": lambda: replace(whole, sha256=None, sha256_prefix=entry["sha256_prefix"]),
+            "sha256_prefix": lambda: whole._replace(sha256=None, sha256_prefix=entry["sha256_prefix"]),
             # The stored name of an unverified file comes from where it was first found.
-            "none": lambda: replace(whole, sha256=None, sources=(str(entry["source"]),)),
+            "none": lambda: whole._replace(sha256=None, sources=(str(entry["source"]),)),
         }[integrity]()
         stored_name(whole)  # raises if sha256 is no digest
         if file.integrity != integrity or not digest_matches(file, sha256.lower()):

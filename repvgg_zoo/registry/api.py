@@ -1,21 +1,21 @@
-"""The zoo as its user sees it: the shipped registry and everybody else's, listed and looked up by name.
+"""Listing models and looking them up by name, over the shipped registry and all others.
 
-A name is looked for in the shipped registry and the registered ones, then in the files that the environment names, then
-in the plug-in of its namespace; what comes first never waits for what comes after, or fails with it.
+A name is looked up in the shipped registry and the registered ones, then in the files that ``REPVGG_ZOO_REGISTRY``
+names, then in the plug-in of its namespace; an earlier source never waits for a later one, or fails with it.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import functools
+import os
 import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .._resources import registry_path
 from .._settings import PLUGINS_ENV, plugin_mode, registry_files
-from ..errors import PluginError, RegistryError, UnknownModelError, ZooError
-from .kept import load_kept
+from ..errors import ArgumentError, PluginError, RegistryError, UnknownModelError, ZooError
 from .names import (
     candidate_names,
     find_checkpoint,
@@ -38,6 +38,7 @@ from .plugins import (
 from .specs import CheckpointSpec, ModelSpec, Registry
 
 Patterns = Union[None, str, Iterable[str]]
+RegistrySource = Union[str, "os.PathLike[str]", Mapping[str, Any]]
 Registries = Tuple[Registry, ...]
 
 
@@ -50,26 +51,26 @@ def list_models(
     max_params: Optional[int] = None,
     max_macs: Optional[int] = None,
 ) -> List[str]:
-    """The canonical names of all variants that pass every filter, in natural order.
+    """Return the canonical names of all variants that pass every filter, in natural order.
 
     ``filter`` and ``exclude`` are wildcards, one or several (``"B1*"``, ``["*g2", "*g4"]``), compared without case,
     ``-``, ``_`` and with or without ``RepVGG``. ``pretrained=True`` keeps variants with weights, ``False`` those
     without, a string those with a checkpoint of that tag. ``min_top1`` is per cent, of the default checkpoint or else
     of the paper; ``max_params`` and ``max_macs`` count the deploy form. Needs no MegEngine.
 
-    Plug-ins and the files that the environment names are listed too; one that is broken is left out with a warning, or
-    raises its error where ``REPVGG_ZOO_PLUGINS=strict``.
+    Includes plug-ins and the registry files of ``REPVGG_ZOO_REGISTRY``. A broken one is left out with a warning, or
+    raises its error if ``REPVGG_ZOO_PLUGINS=strict``.
 
     >>> import repvgg_zoo
     >>> repvgg_zoo.list_models("B1*")
     ['RepVGG_B1', 'RepVGG_B1g2', 'RepVGG_B1g4']
     """
-    wanted, unwanted = _patterns(filter), _patterns(exclude)
+    included, excluded = _patterns(filter), _patterns(exclude)
     tests: List[Callable[[ModelSpec], bool]] = []
     if filter is not None:
-        tests.append(lambda model: _matches(model.name, wanted))
+        tests.append(lambda model: _matches(model.name, included))
     if exclude is not None:
-        tests.append(lambda model: not _matches(model.name, unwanted))
+        tests.append(lambda model: not _matches(model.name, excluded))
     if isinstance(pretrained, str):
         tag = normalize_name(pretrained)
         tests.append(lambda model: any(fnmatch.fnmatchcase(normalize_name(c.tag), tag) for c in model.checkpoints))
@@ -81,15 +82,15 @@ def list_models(
         tests.append(lambda model: model.params.deploy <= max_params)
     if max_macs is not None:
         tests.append(lambda model: model.macs.deploy <= max_macs)
-    kept = (model.name for model in full_registry().models if all(test(model) for test in tests))
-    return sorted(kept, key=natural_key)
+    names = (model.name for model in full_registry().models if all(test(model) for test in tests))
+    return sorted(names, key=natural_key)
 
 
 def model_info(name: str) -> ModelSpec:
-    """What is known of a variant: architecture, parameters, MACs, checkpoints, aliases. Needs no MegEngine.
+    """Return a variant's spec: architecture, parameters, MACs, checkpoints, aliases. Needs no MegEngine.
 
-    Raises UnknownModelError, whose ``suggestions`` are the closest names, and PluginError for a name in the namespace
-    of a plug-in that cannot be used.
+    Raise UnknownModelError, whose ``suggestions`` are the closest names, or PluginError for a name in the namespace of
+    a plug-in that cannot be used.
 
     >>> import repvgg_zoo
     >>> repvgg_zoo.model_info("repvgg-a0").params
@@ -99,62 +100,84 @@ def model_info(name: str) -> ModelSpec:
 
 
 def find_model(name: str) -> Tuple[ModelSpec, Optional[str]]:
-    """The variant called ``name`` and the tag in it, if any; raises UnknownModelError or PluginError."""
-    known = _base()
-    target = resolve(merge_registries(known), name)
+    """Return the variant called ``name`` and the tag in it, if any; raise UnknownModelError or PluginError."""
+    registries = _base()
+    target = resolve(merge_registries(registries), name)
     if target is not None:
         return target
-    known, failures = _with_files(known)
-    target = resolve(merge_registries(known), name)
+    registries, failures = _with_files(registries)
+    target = resolve(merge_registries(registries), name)
     if target is not None:
         return target
     plugins = find_plugins()
-    for namespace in (spelling.partition("/")[0] for spelling in candidate_names(name) if "/" in spelling):
+    for namespace in (candidate.partition("/")[0] for candidate in candidate_names(name) if "/" in candidate):
         if namespace in plugins:
-            known = _with_plugin(known, plugins[namespace])
-            target = resolve(merge_registries(known), name)
+            registries = _with_plugin(registries, plugins[namespace])
+            target = resolve(merge_registries(registries), name)
             if target is not None:
                 return target
-    raise _unknown(name, merge_registries(known), plugins, failures)
+    raise _unknown_model(name, merge_registries(registries), plugins, failures)
 
 
 def find_default_checkpoint(name: str) -> CheckpointSpec:
-    """The checkpoint called ``name``, the default one without a tag; raises UnknownModelError or NoWeightsError."""
+    """Return the checkpoint called ``name``, or the default one of a variant.
+
+    Raise UnknownModelError, or NoWeightsError for a variant without checkpoints.
+    """
     return find_checkpoint(*find_model(name))
 
 
 def top1(model: ModelSpec) -> Optional[float]:
-    """Top-1 in per cent of the default checkpoint, or else of the paper."""
+    """Return the top-1 accuracy in per cent of the default checkpoint, or else of the paper."""
     if model.default is not None and model.checkpoint(model.default).top1 is not None:
         return model.checkpoint(model.default).top1
     return None if model.paper is None else model.paper.top1
 
 
-def register(path_or_mapping: Union[str, Path, Mapping[str, Any]]) -> None:
-    """Adds a registry of your own, a YAML file or a mapping of the same form, for the rest of this process.
+def register(path_or_mapping: RegistrySource) -> None:
+    """Add a registry, a YAML file or a mapping of the same form, for the rest of this process.
 
-    Its variants are then found by every function. Registering the same thing again changes nothing. Raises
-    RegistryError for a registry that is not valid or claims a name that another one has; nothing is added then.
+    All functions then find its variants. Registering the same registry again changes nothing. Raise RegistryError for
+    a registry that is not valid or claims a name that another one has; nothing is added then.
     """
-    from .parser import load_registry, registry_from_mapping
-
-    if isinstance(path_or_mapping, Mapping):
-        added = registry_from_mapping(path_or_mapping)
-    else:
-        added = load_registry(path_or_mapping)
+    registry = _load(path_or_mapping)
     with _lock:
-        own = _base()
-        if _merge(own, added) is not own:
-            _registered.append(added)
+        registries = _base()
+        if _merge(registries, registry) is not registries:
+            _registered.append(registry)
+
+
+def unregister(path_or_mapping: RegistrySource) -> None:
+    """Remove a registry that ``register`` added, given by the same path or an equal mapping.
+
+    The file may have changed or been deleted. Raise ArgumentError if ``register`` did not add it.
+
+    >>> import repvgg_zoo
+    >>> repvgg_zoo.unregister("missing.yaml")
+    Traceback (most recent call last):
+        ...
+    repvgg_zoo.errors.ArgumentError: missing.yaml is not registered
+      hint: pass the path or mapping that register() was called with
+    """
+    if isinstance(path_or_mapping, Mapping):
+        name, path, models = "the mapping", None, _load(path_or_mapping).models
+    else:
+        name, path, models = str(path_or_mapping), str(_absolute(path_or_mapping)), None
+    with _lock:
+        for registry in _registered:
+            if registry.path == path and models in (None, registry.models):
+                _registered.remove(registry)
+                return
+    raise ArgumentError(f"{name} is not registered", hint="pass the path or mapping that register() was called with")
 
 
 def shipped_registry() -> Registry:
-    """The registry that this package brings."""
-    return _from_file(registry_path(), load_kept)
+    """Return the registry that is part of this package."""
+    return _load_file(registry_path())
 
 
 def full_registry() -> Registry:
-    """All that can be found: ours, the registered ones, the environment's files and every plug-in that works."""
+    """Return all registries as one; a broken one is left out with a warning, or raises if plug-ins are strict."""
     registry, failures = load_all_registries()
     for error in failures:
         warn_or_raise(error)
@@ -162,40 +185,39 @@ def full_registry() -> Registry:
 
 
 def load_all_registries() -> Tuple[Registry, List[ZooError]]:
-    """The whole registry, and the errors of the files and plug-ins that cannot be used."""
-    known, of_files = _with_files(_base())
-    failures: List[ZooError] = [*of_files]
+    """Return all registries as one, and the errors of the files and plug-ins that cannot be used."""
+    registries, file_errors = _with_files(_base())
+    failures: List[ZooError] = [*file_errors]
     for claimants in find_plugins().values():
         try:
-            known = _with_plugin(known, claimants)
+            registries = _with_plugin(registries, claimants)
         except PluginError as error:
             failures.append(error)
-    return merge_registries(known), failures
+    return merge_registries(registries), failures
 
 
 @functools.lru_cache(maxsize=32)
 def merge_registries(registries: Registries) -> Registry:
-    """One registry of several; raises RegistryError where two claim one name."""
+    """Return several registries as one; raise RegistryError if two claim the same name."""
     if len(registries) == 1:
         return registries[0]
     owners: Dict[str, Tuple[str, Registry]] = {}
     for registry in registries:
         for model in registry.models:
-            for claim, owner in lookup_keys(model):
-                first, known = owners.setdefault(claim, (owner, registry))
-                if known is not registry or first != owner:
-                    raise RegistryError(
-                        f"{registry.path or 'the mapping'} claims the name {claim!r} for {owner}, which is {first}'s "
-                        f"in {known.path or 'a mapping'}",
-                        path=registry.path,
-                        expected="a name of its own",
-                        actual=claim,
+            for key, owner in lookup_keys(model):
+                first_owner, first_registry = owners.setdefault(key, (owner, registry))
+                if first_registry is not registry or first_owner != owner:
+                    raise _name_error(
+                        registry,
+                        f"{key!r} for {owner}, which is {first_owner}'s in {first_registry.path or 'a mapping'}",
+                        expected="a unique name",
+                        actual=key,
                         hint="put your variants into a namespace, for example acme/RepVGG_X",
                     )
     return Registry(models=tuple(model for registry in registries for model in registry.models))
 
 
-# Registration is the one thing that a process remembers; the lock keeps check and append together.
+# Registration is the only state that a process keeps; the lock makes check and append one step.
 _registered: List[Registry] = []
 _lock = threading.Lock()
 
@@ -204,91 +226,111 @@ def _base() -> Registries:
     return (shipped_registry(), *_registered)
 
 
-def _merge(known: Registries, added: Registry) -> Registries:
-    """With ``added``, unless all of it is known already; raises RegistryError for a name that is taken."""
-    models = {model.name: model for model in merge_registries(known).models}
-    if all(models.get(model.name) == model for model in added.models):
-        return known
-    merge_registries((*known, added))
-    return (*known, added)
+def _merge(registries: Registries, registry: Registry) -> Registries:
+    """Add ``registry``, unless all its models are known already; raise RegistryError if a name is taken."""
+    models = {model.name: model for model in merge_registries(registries).models}
+    if all(models.get(model.name) == model for model in registry.models):
+        return registries
+    merge_registries((*registries, registry))
+    return (*registries, registry)
 
 
-def _with_files(known: Registries) -> Tuple[Registries, List[RegistryError]]:
-    """With the files that the environment names, and the errors of those that cannot be used."""
+def _with_files(registries: Registries) -> Tuple[Registries, List[RegistryError]]:
+    """Add the files of ``REPVGG_ZOO_REGISTRY``; return the errors of those that cannot be used."""
     failures: List[RegistryError] = []
     for path in registry_files():
         try:
-            known = _merge(known, _from_file(path))
+            registries = _merge(registries, _load_file(path))
         except RegistryError as error:
             failures.append(error)
-    return known, failures
+    return registries, failures
 
 
-def _with_plugin(known: Registries, claimants: Tuple[PluginEntryPoint, ...]) -> Registries:
-    """With the registry of a plug-in; raises PluginError if it cannot be used."""
-    found = require_single(claimants)
-    plugin = load_plugin(found)
+def _with_plugin(registries: Registries, claimants: Tuple[PluginEntryPoint, ...]) -> Registries:
+    """Add the registry of a plug-in; raise PluginError if it cannot be used."""
+    point = require_single(claimants)
+    plugin = load_plugin(point)
     try:
-        registry = _from_mapping(plugin) if isinstance(plugin.registry, Mapping) else _from_file(Path(plugin.registry))
+        registry = _plugin_registry(plugin)
         for model in registry.models:
-            for claim, owner in lookup_keys(model):
-                if not in_namespace(found, claim):
-                    raise RegistryError(
-                        f"{registry.path or 'the mapping'} claims the name {claim!r} for {owner}",
-                        path=registry.path,
-                        expected=f"{found.namespace}/...",
-                        actual=claim,
-                        hint=f"every name and alias of this plug-in starts with {found.namespace}/",
+            for key, owner in lookup_keys(model):
+                if not in_namespace(point, key):
+                    raise _name_error(
+                        registry,
+                        f"{key!r} for {owner}",
+                        expected=f"{point.namespace}/...",
+                        actual=key,
+                        hint=f"every name and alias of this plug-in starts with {point.namespace}/",
                     )
-        return _merge(known, registry)
+        return _merge(registries, registry)
     except RegistryError as error:
-        raise found.error(f"has a registry that cannot be used: {error.message}", error.hint) from error
+        raise point.error(f"has a registry that cannot be used: {error.message}", error.hint) from error
 
 
-def _unknown(
+def _name_error(registry: Registry, claim: str, **data: Any) -> RegistryError:
+    return RegistryError(f"{registry.path or 'the mapping'} claims the name {claim}", path=registry.path, **data)
+
+
+def _unknown_model(
     name: str, registry: Registry, plugins: Mapping[str, Any], failures: Sequence[RegistryError]
 ) -> UnknownModelError:
-    """The error for a name that nothing answers to: the closest ones, and where it might have been."""
+    """Return the error for an unknown name, with the closest names and what was not searched."""
     close = suggestions(registry, name)
-    hints = [f"did you mean {', '.join(close)}?" if close else "repvgg_zoo.list_models() shows every name"]
+    hints = [f"did you mean {', '.join(close)}?" if close else "repvgg_zoo.list_models() lists all names"]
     namespace, slash, _ = str(name).partition("/")
     if plugin_mode() == "off":
-        hints += [f"{PLUGINS_ENV}=off, so no plug-in was asked"] if slash else []
+        hints += [f"plug-ins were not searched ({PLUGINS_ENV}=off)"] if slash else []
     elif slash and normalize_name(namespace) not in plugins:
-        hints.append(f"no plug-in {namespace} is installed")
+        hints.append(f"plug-in {namespace} is not installed")
     elif plugins and not slash:
         hints.append(f"plug-ins have names that start with {', '.join(f'{namespace}/' for namespace in plugins)}")
     hints += [f"left out: {failure.message}" for failure in failures]
-    error = UnknownModelError(f"no model is called {name!r}", name=str(name), suggestions=close, hint="; ".join(hints))
+    error = UnknownModelError(f"unknown model {name!r}", name=str(name), suggestions=close, hint="; ".join(hints))
     error.__cause__ = failures[0] if failures else None
     return error
 
 
-# The reader is imported where it is needed: it brings PyYAML, without which the shipped registry is listed.
-def _parsed(path: Path) -> Registry:
-    from .parser import load_registry
-
-    return load_registry(path)
+# Loading: the parser is imported here, because it takes PyYAML, which importing this package must not -------------
 
 
-def _from_file(path: Path, load: Callable[[Path], Registry] = _parsed) -> Registry:
+def _load(path_or_mapping: RegistrySource) -> Registry:
+    from .parser import load_registry, registry_from_mapping
+
+    if isinstance(path_or_mapping, Mapping):
+        return registry_from_mapping(path_or_mapping)
+    return load_registry(_absolute(path_or_mapping))
+
+
+def _load_file(path: Path) -> Registry:
+    """Load a registry file, which is parsed again only if it has changed."""
     try:
         stat = path.stat()
     except (OSError, ValueError):
-        return load(path)  # which says what is wrong
-    return _once(path, stat.st_mtime_ns, stat.st_size, load)
+        return _load(path)  # which raises the error
+    return _load_version(path, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=32)
-def _once(path: Path, mtime_ns: int, size: int, load: Callable[[Path], Registry]) -> Registry:
-    return load(path)
+def _load_version(path: Path, mtime_ns: int, size: int) -> Registry:
+    return _load(path)
+
+
+def _plugin_registry(plugin: Plugin) -> Registry:
+    if isinstance(plugin.registry, Mapping):
+        return _load_plugin_mapping(plugin)
+    return _load_file(Path(plugin.registry))
 
 
 @functools.lru_cache(maxsize=32)
-def _from_mapping(plugin: Plugin) -> Registry:
-    from .parser import registry_from_mapping
+def _load_plugin_mapping(plugin: Plugin) -> Registry:
+    return _load(plugin.registry)
 
-    return registry_from_mapping(plugin.registry)  # type: ignore[arg-type]
+
+def _absolute(path: Union[str, os.PathLike[str]]) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow the user's links
+
+
+# Filters -----------------------------------------------------------------------------------------------------
 
 
 def _patterns(patterns: Patterns) -> Tuple[str, ...]:
@@ -296,12 +338,11 @@ def _patterns(patterns: Patterns) -> Tuple[str, ...]:
 
 
 def _matches(name: str, patterns: Tuple[str, ...]) -> bool:
-    whole = normalize_name(name)
-    short = strip_family_prefix(whole)
+    normalized = normalize_name(name)
     return any(
-        fnmatch.fnmatchcase(spelling, form)
+        fnmatch.fnmatchcase(candidate, form)
         for pattern in patterns
-        # A hyphen inside brackets is a range, so such a pattern is also tried as it stands.
+        # A hyphen in brackets is a range, so the pattern is also tried with its hyphens.
         for form in (normalize_name(pattern), pattern.casefold())
-        for spelling in (whole, short, name.casefold())
+        for candidate in (normalized, strip_family_prefix(normalized), name.casefold())
     )

@@ -1,7 +1,7 @@
-"""Plug-ins: installed packages that bring variants, layouts and builders of their own, found through entry points.
+"""Plug-ins: installed packages that add variants, layouts and builders, discovered through entry points.
 
-An entry point of the group ``repvgg_zoo.plugins`` has the plug-in's namespace for its name and a ``Plugin`` for its
-object. Nothing is looked for at import, and nothing that failed is remembered: the next call tries again.
+An entry point of the group ``repvgg_zoo.plugins`` has the plug-in's namespace as its name and a ``Plugin`` as its
+object. Nothing is looked up at import, and failures are not remembered: the next call tries again.
 """
 
 from __future__ import annotations
@@ -13,144 +13,155 @@ import sys
 import time
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from .._settings import PLUGINS_ENV, plugin_mode
 from ..errors import ArgumentError, PathLike, PluginError, RegistryError, ZooError
 from .names import normalize_name
-from .record import record
 
 GROUP = "repvgg_zoo.plugins"
 NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 SLOW_SECONDS = 1.0
 
 
-@record(frozen=True, eq=False)
 class Plugin:
-    """What a package brings; every name in it, and in its registry, starts with its namespace: ``acme/...``.
+    """What a package adds; every name in it, and in its registry, starts with its namespace: ``acme/...``.
 
-    ``registry`` is the path of a YAML file, or a mapping of the same form. A builder is called as
-    ``build(architecture, num_classes=, in_chans=, deploy=, init_weights=)``, with ``features_only=True`` and
-    ``out_indices=`` as well where those are wanted, and gives a MegEngine module. A layout is a
-    ``repvgg_zoo.checkpoints.layouts.Layout``. Both may be given as ``"module:object"``, which is imported when it is
-    needed: the module that holds the plug-in is imported for each listing, and should import no framework.
+    ``registry`` is the path of a YAML file, or a mapping of the same form. ``builders`` and ``layouts`` map names to
+    objects, or to ``"module:object"``, which is imported when it is needed: the module that holds the plug-in is
+    imported for each listing, and should import no framework.
+
+    A builder is called as ``build(architecture, num_classes=, in_chans=, deploy=, init_weights=)``, with
+    ``features_only=True`` and ``out_indices=`` as well where feature maps are requested, and returns a MegEngine
+    module. A layout is a ``repvgg_zoo.checkpoints.layouts.Layout``.
     """
 
-    registry: Union[PathLike, Mapping[str, Any]]
-    builders: Mapping[str, Union[str, Callable[..., Any]]] = MappingProxyType({})
-    layouts: Mapping[str, Any] = MappingProxyType({})
+    def __init__(
+        self,
+        registry: Union[PathLike, Mapping[str, Any]],
+        builders: Mapping[str, Union[str, Callable[..., Any]]] = MappingProxyType({}),
+        layouts: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.registry = registry
+        self.builders = builders
+        self.layouts = layouts
 
 
-@record(frozen=True)
-class PluginEntryPoint:
-    """An entry point: the namespace as its author writes it, ``"module:object"``, and the distribution it is from."""
+class PluginEntryPoint(NamedTuple):
+    """The namespace as the plug-in's author writes it, ``"module:object"``, and the distribution with its version."""
 
     namespace: str
     value: str
     distribution: str
 
     def error(self, message: str, hint: Optional[str] = None) -> PluginError:
-        """A PluginError about this plug-in."""
+        """Return a PluginError about this plug-in."""
         return PluginError(
             f"the plug-in {self.namespace} ({self.distribution}) {message}",
             plugin=self.namespace,
             distribution=self.distribution,
-            hint=hint or f"report it to the authors of {self.distribution}; {PLUGINS_ENV}=off does without plug-ins",
+            hint=hint or f"report it to the authors of {self.distribution}, or set {PLUGINS_ENV}=off",
         )
 
 
 def find_plugins() -> Dict[str, Tuple[PluginEntryPoint, ...]]:
-    """The installed plug-ins by their namespace as it is compared; more than one in a namespace is a clash.
+    """Return the installed plug-ins by normalized namespace; several in one namespace are a conflict.
 
-    Nothing of them is imported. A distribution whose metadata cannot be read is told in the log, or raised as a
-    PluginError if plug-ins are strict.
+    Plug-ins are not imported. Unreadable metadata of a distribution is logged, or raised as a PluginError if plug-ins
+    are strict.
     """
     by_namespace: Dict[str, Dict[str, PluginEntryPoint]] = {}
-    if plugin_mode() != "off" and _any_installed():
-        for found in _entry_points():
-            # Two distributions that name the same object bring the same plug-in, as a package and its GPU build do.
-            by_namespace.setdefault(normalize_name(found.namespace), {}).setdefault(found.value, found)
-    return {namespace: tuple(values.values()) for namespace, values in sorted(by_namespace.items())}
+    if plugin_mode() != "off" and _may_have_plugins():
+        for point in _entry_points():
+            # Two distributions that name the same object add the same plug-in, for example a package and its GPU build.
+            by_namespace.setdefault(normalize_name(point.namespace), {}).setdefault(point.value, point)
+    return {namespace: tuple(points.values()) for namespace, points in sorted(by_namespace.items())}
 
 
 def find_plugin(name: str) -> Optional[PluginEntryPoint]:
-    """The plug-in that ``name`` belongs to, or None; raises PluginError where two claim its namespace."""
+    """Return the plug-in that ``name`` belongs to, or None; raise PluginError if several claim its namespace."""
     namespace, slash, _ = normalize_name(name).partition("/")
     claimants = find_plugins().get(namespace, ()) if slash else ()
     return require_single(claimants) if claimants else None
 
 
 def require_single(claimants: Tuple[PluginEntryPoint, ...]) -> PluginEntryPoint:
-    """The one plug-in of a namespace; raises PluginError, which names them all, if there are several."""
+    """Return the only plug-in of a namespace; raise PluginError, which names them all, if there are several."""
     if len(claimants) > 1:
-        named = " and ".join(sorted(f"{found.distribution} ({found.value})" for found in claimants))
+        names = " and ".join(sorted(f"{point.distribution} ({point.value})" for point in claimants))
         raise PluginError(
-            f"the namespace {claimants[0].namespace} is claimed by {named}, so neither is used",
+            f"the namespace {claimants[0].namespace} is claimed by {names}, so neither is used",
             plugin=claimants[0].namespace,
-            distribution=", ".join(sorted(found.distribution for found in claimants)),
-            hint="uninstall all of them but one",
+            distribution=", ".join(sorted(point.distribution for point in claimants)),
+            hint="uninstall all but one of them",
         )
     return claimants[0]
 
 
 @functools.lru_cache(maxsize=64)
-def load_plugin(found: PluginEntryPoint) -> Plugin:
-    """Imports a plug-in and checks the names that it brings; raises PluginError with the cause.
+def load_plugin(point: PluginEntryPoint) -> Plugin:
+    """Import a plug-in and check its names; raise PluginError with the cause.
 
-    An import cannot be stopped half way, so a slow one is waited for, and told in the log.
+    An import cannot be interrupted, so a slow one is waited for and logged.
     """
-    started = time.perf_counter()
-    plugin = _imported(found, found.value)
-    seconds = time.perf_counter() - started
+    start = time.perf_counter()
+    plugin = _import_object(point, point.value)
+    seconds = time.perf_counter() - start
     if seconds > SLOW_SECONDS:
         _warn(
             "the plug-in %s (%s) took %.1f s to import %s; every listing of models waits for it",
-            *(found.namespace, found.distribution, seconds, found.value),
+            *(point.namespace, point.distribution, seconds, point.value),
         )
     if not isinstance(plugin, Plugin):
-        raise found.error(f"is a {type(plugin).__name__} at {found.value}, where a repvgg_zoo.Plugin should be")
+        raise point.error(f"has a {type(plugin).__name__} at {point.value}, where a repvgg_zoo.Plugin is expected")
     if not isinstance(plugin.registry, (str, os.PathLike, Mapping)):
-        raise found.error("has no registry", "give the path of a YAML file, or a mapping")
+        raise point.error("has no registry", "pass the path of a YAML file, or a mapping")
     if not isinstance(plugin.registry, Mapping) and not Path(plugin.registry).is_absolute():
-        raise found.error(
-            f"has a registry at {plugin.registry}, which is no absolute path",
+        raise point.error(
+            f"has a registry at {plugin.registry}, which is not an absolute path",
             'write Path(__file__).with_name("registry.yaml")',
         )
     if not isinstance(plugin.builders, Mapping) or not isinstance(plugin.layouts, Mapping):
-        raise found.error("has builders or layouts that are not a mapping", "give a dict from name to object")
+        raise point.error("has builders or layouts that are not a mapping", "pass a dict from name to object")
     for name in (*plugin.builders, *plugin.layouts):
-        if not in_namespace(found, name):
-            raise found.error(f"brings {name!r}, which is outside its namespace", f"call it {found.namespace}/{name}")
+        if not in_namespace(point, name):
+            raise point.error(f"adds {name!r}, which is outside its namespace", f"name it {point.namespace}/{name}")
     return plugin
 
 
 def find_builder(name: str) -> Tuple[PluginEntryPoint, Callable[..., Any]]:
-    """The builder called ``acme/name`` and where it is from; raises PluginError, or RegistryError if there is none."""
-    found, builder = _part("builder", name, RegistryError)
+    """Return the builder called ``acme/name`` and its plug-in.
+
+    Raise PluginError if the plug-in cannot be used, or RegistryError if the builder does not exist.
+    """
+    point, builder = _find_part("builder", name, RegistryError)
     if not callable(builder):
-        raise found.error(f"brings {name} as a {type(builder).__name__}, where a function should be")
-    return found, builder
+        raise point.error(f"has a {type(builder).__name__} as {name}, where a function is expected")
+    return point, builder
 
 
 def find_layout(name: str) -> Tuple[PluginEntryPoint, Any]:
-    """The layout called ``acme/name`` and where it is from; raises PluginError, or ArgumentError if there is none."""
-    return _part("layout", name, ArgumentError)
+    """Return the layout called ``acme/name`` and its plug-in.
+
+    Raise PluginError if the plug-in cannot be used, or ArgumentError if the layout does not exist.
+    """
+    return _find_part("layout", name, ArgumentError)
 
 
 def plugin_layouts(name: str) -> Tuple[str, ...]:
-    """The names of the layouts that the plug-in of the variant ``name`` brings; raises PluginError."""
-    found = find_plugin(name)
-    return () if found is None else tuple(load_plugin(found).layouts)
+    """Return the names of the layouts of the plug-in that the variant ``name`` belongs to; raise PluginError."""
+    point = find_plugin(name)
+    return () if point is None else tuple(load_plugin(point).layouts)
 
 
-def in_namespace(found: PluginEntryPoint, name: str) -> bool:
-    """Whether ``name`` is one that this plug-in may give."""
+def in_namespace(point: PluginEntryPoint, name: str) -> bool:
+    """Return whether ``name`` is in this plug-in's namespace."""
     namespace, _, rest = normalize_name(name).partition("/")
-    return namespace == normalize_name(found.namespace) and bool(rest)
+    return namespace == normalize_name(point.namespace) and bool(rest)
 
 
 def warn_or_raise(error: ZooError) -> None:
-    """Raises ``error`` if plug-ins are strict, else logs it, the same one only once."""
+    """Raise ``error`` if plug-ins are strict, else log it; the same error is logged only once."""
     if plugin_mode() == "strict":
         raise error
     _warn_once(str(error))
@@ -162,60 +173,62 @@ def _warn_once(message: str) -> None:
 
 
 def _warn(message: str, *values: object) -> None:
-    import logging  # here and not above, because a listing without trouble needs none of it
+    import logging  # here, because listing models without a warning does not need it
 
     logging.getLogger("repvgg_zoo.plugins").warning(message, *values)
 
 
-def _part(kind: str, name: str, missing: Callable[..., ZooError]) -> Tuple[PluginEntryPoint, Any]:
-    found = find_plugin(name)
-    parts: Mapping[str, Any] = {} if found is None else getattr(load_plugin(found), f"{kind}s")
-    wanted = normalize_name(name)
-    part = next((value for key, value in parts.items() if normalize_name(key) == wanted), None)
-    if found is None or part is None:
-        whose = f"no plug-in {name.partition('/')[0]} is installed" if found is None else f"it has {', '.join(parts)}"
+def _find_part(kind: str, name: str, missing: Callable[..., ZooError]) -> Tuple[PluginEntryPoint, Any]:
+    point = find_plugin(name)
+    parts: Mapping[str, Any] = {} if point is None else getattr(load_plugin(point), f"{kind}s")
+    key = normalize_name(name)
+    part = next((value for other, value in parts.items() if normalize_name(other) == key), None)
+    if point is None or part is None:
+        choices = ", ".join(parts) or "none"
+        reason = f"plug-in {name.partition('/')[0]} is not installed" if point is None else f"it has {choices}"
         raise missing(
-            f"no {kind} is called {name!r}: {whose}",
+            f"unknown {kind} {name!r}: {reason}",
             expected=list(parts),
             actual=name,
-            hint="install the plug-in" if found is None else f"choose from {', '.join(parts) or 'none'}",
+            hint="install the plug-in" if point is None else f"choose from {choices}",
         )
-    return found, _imported(found, part) if isinstance(part, str) else part
+    return point, _import_object(point, part) if isinstance(part, str) else part
 
 
-def _imported(found: PluginEntryPoint, value: str) -> Any:
+def _import_object(point: PluginEntryPoint, value: str) -> Any:
     from importlib.metadata import EntryPoint
 
     try:
-        return EntryPoint(found.namespace, value, GROUP).load()
-    except (Exception, SystemExit) as error:  # whatever their code does; only the user's own interrupt goes through
-        raise found.error(f"fails at {value}: {format_exception(error)}") from error
+        return EntryPoint(point.namespace, value, GROUP).load()
+    except (Exception, SystemExit) as error:  # whatever the plug-in's code does, except the user's interrupt
+        raise point.error(f"fails at {value}: {format_exception(error)}") from error
 
 
 def format_exception(error: BaseException) -> str:
+    """Return "Type: message", or "Type" for an exception without a message."""
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-# Finding -----------------------------------------------------------------------------------------------------
+# Discovery ---------------------------------------------------------------------------------------------------
 
 
-def _any_installed() -> bool:
-    """Whether anything on sys.path may bring a plug-in.
+def _may_have_plugins() -> bool:
+    """Return whether a distribution on sys.path may have a plug-in.
 
-    importlib.metadata takes 45 ms to import and ask, more than all the rest of a listing; this takes 2 ms.
+    Importing and asking importlib.metadata takes 45 ms, more than the rest of a listing; this takes 2 ms.
     """
     group = GROUP.encode()
-    for place in dict.fromkeys(sys.path):
+    for folder in dict.fromkeys(sys.path):
         try:
-            names = os.listdir(place or ".")  # noqa: PTH208 - a Path for each of some hundred files takes longer
+            names = os.listdir(folder or ".")  # noqa: PTH208 - a Path for each of some hundred files is slower
         except NotADirectoryError:
-            return True  # an archive, into which importlib.metadata can look
+            return True  # an archive, which importlib.metadata can read
         except OSError:
             continue
         for name in names:
             if name.endswith((".dist-info", ".egg-info")):
                 try:
-                    with open(os.path.join(place, name, "entry_points.txt"), "rb") as file:  # noqa: PTH118, PTH123
+                    with open(os.path.join(folder, name, "entry_points.txt"), "rb") as file:  # noqa: PTH118, PTH123
                         if group in file.read():
                             return True
                 except (FileNotFoundError, NotADirectoryError):
@@ -226,40 +239,42 @@ def _any_installed() -> bool:
 
 
 def _entry_points() -> List[PluginEntryPoint]:
-    """The entry points of our group, of each distribution once."""
+    """Return the entry points of our group, of each distribution once."""
     from importlib.metadata import distribution, distributions
 
-    found: Dict[str, List[PluginEntryPoint]] = {}
+    points: Dict[str, List[PluginEntryPoint]] = {}
     for candidate in distributions():
-        place = getattr(candidate, "_path", "a distribution")
+        path = getattr(candidate, "_path", "a distribution")
         try:
-            # Few of them are ours, and reading this takes less time than reading a name.
+            # Few distributions have plug-ins, and reading this file is faster than reading the name.
             if GROUP not in (candidate.read_text("entry_points.txt") or ""):
                 continue
             name = candidate.metadata["Name"]
-            # Of two copies, such as a checkout and an installed wheel, Python imports the first, which this finds.
+            # Of two copies, for example a checkout and an installed wheel, Python imports the first, as this does.
             first = distribution(name)
-            found[normalize_name(name)] = [
-                _checked(point, first) for point in first.entry_points if point.group == GROUP
+            points[normalize_name(name)] = [
+                _plugin_entry_point(point, first) for point in first.entry_points if point.group == GROUP
             ]
         except Exception as error:
             unreadable = PluginError(
-                f"the metadata of {place} cannot be read: {format_exception(error)}",
-                plugin=Path(str(place)).stem,
-                distribution=str(place),
-                hint="install it again",
+                f"the metadata of {path} cannot be read: {format_exception(error)}",
+                plugin=Path(str(path)).stem,
+                distribution=str(path),
+                hint="reinstall it",
             )
             unreadable.__cause__ = error
             warn_or_raise(error if isinstance(error, PluginError) else unreadable)
-    return [point for points in found.values() for point in points]
+    return [point for group in points.values() for point in group]
 
 
-def _checked(point: Any, distribution: Any) -> PluginEntryPoint:
-    found = PluginEntryPoint(
+def _plugin_entry_point(point: Any, distribution: Any) -> PluginEntryPoint:
+    result = PluginEntryPoint(
         namespace=point.name,
         value=point.value,
         distribution=f"{distribution.metadata['Name']} {distribution.version}",
     )
     if not NAMESPACE.fullmatch(point.name):
-        raise found.error(f"has the name {point.name!r}, which is no namespace", "use letters, digits, - and _")
-    return found
+        raise result.error(
+            f"has the name {point.name!r}, which is not a valid namespace", "use letters, digits, - and _"
+        )
+    return result

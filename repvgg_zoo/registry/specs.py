@@ -1,13 +1,12 @@
-"""The records of the registry: what a variant is, and what each published checkpoint of it is.
+"""The registry's data classes: what a variant is, and what each published checkpoint of it is.
 
-They are frozen, hold plain data, and are the one source of registry.yaml's grammar: the reader decodes YAML into
-them by their annotations, and the JSON Schema is generated from them. Those are types here and not text, as it takes
-longer to read text as Python than to read a registry's as YAML.
+They are frozen, hold plain data, and define the grammar of registry.yaml: the parser follows their annotations, and the
+JSON Schema is generated from them.
 """
 
-from typing import Optional, Tuple, Union
+from __future__ import annotations
 
-from .record import record
+from typing import NamedTuple, Optional, Tuple, Union
 
 FORMS = ("train", "deploy")
 FORMATS = ("safetensors", "megengine", "torch", "paddle")
@@ -22,16 +21,14 @@ Scalar = Union[str, int, float, bool]
 Options = Tuple[Tuple[str, Union[Scalar, Tuple[Scalar, ...]]], ...]
 
 
-@record(frozen=True)
-class SESpec:
+class SESpec(NamedTuple):
     """Squeeze-and-excitation in each block, the stem's included."""
 
     position: str
     reduction: int
 
 
-@record(frozen=True)
-class Architecture:
+class Architecture(NamedTuple):
     """How a variant is built (paper, section 3.4 and table 3).
 
     ``groups`` applies to the layers with an even index, counted from the stem's 0 (paper, section 3.4). ``builder`` is
@@ -50,16 +47,14 @@ class Architecture:
     options: Options = ()
 
 
-@record(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """A number for each form: parameters, or multiply-accumulates of convolutions and the head at ``image_size``."""
 
     train: int
     deploy: int
 
 
-@record(frozen=True)
-class PaperResults:
+class PaperResults(NamedTuple):
     """What the paper or the official README states of a variant; top-1 in per cent."""
 
     top1: float
@@ -68,8 +63,7 @@ class PaperResults:
     image_size: int = 224
 
 
-@record(frozen=True)
-class Preprocessing:
+class Preprocessing(NamedTuple):
     """How a picture becomes the network's input; ``mean`` and ``std`` are for values in 0..1, in ``color_order``.
 
     ``resize_rounding`` is what the publisher does to the long side's length, ``crop_rounding`` to the crop's offset;
@@ -87,8 +81,7 @@ class Preprocessing:
     crop_rounding: str = "round"
 
 
-@record(frozen=True)
-class FileSpec:
+class FileSpec(NamedTuple):
     """One file, what proves it, and the sources that serve it, best first.
 
     A source is a URL (``https:``, ``http:``, ``file:``), ``gdrive:<id>``, or a path relative to the registry file.
@@ -108,8 +101,7 @@ class FileSpec:
         return "sha256" if self.sha256 else "sha256_prefix" if self.sha256_prefix else "none"
 
 
-@record(frozen=True)
-class CheckpointSpec:
+class CheckpointSpec(NamedTuple):
     """Published weights of one variant; ``variant`` and ``tag`` are its place in the registry.
 
     ``layout`` names the publisher's keys, ``form`` is train or deploy, ``official_weights`` says whether these are the
@@ -143,8 +135,7 @@ class CheckpointSpec:
         return f"{self.variant}.{self.tag}"
 
 
-@record(frozen=True)
-class ModelSpec:
+class ModelSpec(NamedTuple):
     """One variant: how it is built, what it costs, its other names, and its published checkpoints.
 
     ``params`` counts trainable numbers as the official code builds them; ``macs`` counts convolutions and the head
@@ -173,9 +164,9 @@ class ModelSpec:
         raise KeyError(tag)
 
 
-@record(frozen=True, eq=False)
 class Registry:
     """The variants of one registry file, or of several together; ``path`` is the file, if there is one."""
 
-    models: Tuple[ModelSpec, ...]
-    path: Optional[str] = None
+    def __init__(self, models: Tuple[ModelSpec, ...], path: Optional[str] = None) -> None:
+        self.models = models
+        self.path = path

@@ -1,13 +1,12 @@
-"""The fields of the registry's records: their types, and the rules that no type can say, alone and together."""
+"""The fields of the registry's specs: their types, and the checks that a type cannot express, alone and together."""
 
 from __future__ import annotations
 
 import functools
 import re
 import typing
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from .record import names_and_defaults
 from .specs import (
     BACKENDS,
     COLOR_ORDERS,
@@ -27,37 +26,112 @@ from .specs import (
     SESpec,
 )
 
-Rule = Tuple[Callable[[Any], bool], str]
+
+class Validator(NamedTuple):
+    """A check of one field's value; ``expected`` describes valid values in error messages and in the JSON Schema."""
+
+    is_valid: Callable[[Any], bool]
+    expected: str
+
+
+class Field(NamedTuple):
+    """A field of a spec: the type of its values, without Optional, and their validator, if any."""
+
+    kind: Any
+    optional: bool
+    required: bool
+    validator: Optional[Validator]
+
+
+class Problem(NamedTuple):
+    """What is wrong with a spec as a whole, and the field to report it at."""
+
+    field: str
+    message: str
+    expected: str
+
+
+@functools.lru_cache(maxsize=None)
+def fields_of(spec_class: Any) -> Mapping[str, Field]:
+    """Return the fields of a spec class, in their order."""
+    hints = typing.get_type_hints(spec_class)
+    result = {}
+    for name in spec_class._fields:
+        arguments = typing.get_args(hints[name])
+        optional = type(None) in arguments
+        result[name] = Field(
+            kind=arguments[0] if optional else hints[name],
+            optional=optional,
+            required=name not in spec_class._field_defaults,
+            validator=VALIDATORS.get((spec_class, name)),
+        )
+    return result
+
+
+def is_spec(kind: Any) -> bool:
+    """Return whether ``kind``, the type of a field, is a spec class."""
+    return hasattr(kind, "_field_defaults")
+
+
+def check_spec(spec: Any) -> Optional[Problem]:
+    """Return the first problem of fields that do not fit together, or None."""
+    if isinstance(spec, FileSpec) and spec.sha256 and spec.sha256_prefix:
+        return Problem("sha256_prefix", "both a whole digest and a prefix are given", "sha256 alone")
+    if isinstance(spec, Architecture) and spec.options and "/" not in spec.builder:
+        message = f"the builder {spec.builder} has no options"
+        return Problem("options", message, "options of a plug-in's builder (acme/name)")
+    if isinstance(spec, Preprocessing):
+        channels = len(spec.color_order)
+        for name, count in (("mean", len(spec.mean)), ("std", len(spec.std))):
+            if count != channels:
+                return Problem(name, f"{count} values for {spec.color_order} images", f"{channels} values")
+        if spec.resize < spec.image_size:
+            return Problem("resize", f"{spec.resize} is less than image_size", f"at least {spec.image_size}")
+    if isinstance(spec, CheckpointSpec) and len(spec.labels) not in (0, spec.num_classes):
+        return Problem("labels", f"{len(spec.labels)} labels for {spec.num_classes} classes", "one for each class")
+    if isinstance(spec, ModelSpec):
+        tags = [checkpoint.tag for checkpoint in spec.checkpoints]
+        if spec.default is not None and spec.default not in tags:
+            return Problem("default", f"no checkpoint has the tag {spec.default!r}", f"one of {tags}")
+        if bool(spec.checkpoints) == bool(spec.no_weights):
+            return Problem("no_weights", "a variant has checkpoints or says why it has none", "one of the two")
+    return None
+
+
+def default_tag(checkpoints: Sequence[CheckpointSpec]) -> str:
+    """Return the tag with the strongest integrity among the official weights, or among all; ties go to the first."""
+    strength = {"sha256": 0, "sha256_prefix": 1, "none": 2}
+    return min(checkpoints, key=lambda c: (not c.official_weights, strength[c.file.integrity])).tag
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:
     return lambda value: re.fullmatch(pattern, value) is not None
 
 
-def _one_of(choices: Sequence[str]) -> Rule:
-    return (lambda value: value in choices, "one of " + ", ".join(choices))
+def _one_of(choices: Sequence[str]) -> Validator:
+    return Validator(lambda value: value in choices, "one of " + ", ".join(choices))
 
 
-POSITIVE: Rule = (lambda value: value > 0, "a positive number")
-ALL_POSITIVE: Rule = (lambda values: all(value > 0 for value in values), "positive numbers")
-PERCENT: Rule = (lambda value: 0 < value <= 100, "per cent, above 0 and at most 100")
+POSITIVE = Validator(lambda value: value > 0, "a positive number")
+ALL_POSITIVE = Validator(lambda values: all(value > 0 for value in values), "positive numbers")
+PERCENT = Validator(lambda value: 0 < value <= 100, "per cent, above 0 and at most 100")
 SOURCE = r"https?://[^\s@]+|file:///\S+|gdrive:[\w-]{10,}|(?!/|~)(?!.*(^|/)\.\.(/|$))[^:\\\s]+"
 NAME = r"([A-Za-z0-9][A-Za-z0-9_-]*/)?[A-Za-z0-9][A-Za-z0-9_-]*"
 
-# What create() itself takes: an option of this name could not be given to it.
-ARGUMENTS = (
+# Parameters of create() and fields of Architecture: an option of this name could not be passed to create().
+RESERVED_OPTIONS = (
     *("name", "pretrained", "checkpoint", "deploy", "num_classes", "in_chans", "features_only", "out_indices"),
     *("progress", "init_weights", "num_blocks", "width_multiplier", "groups", "se", "builder", "image_size", "options"),
 )
 
 
-def _fit_to_be_arguments(options: Options) -> bool:
-    return all(re.fullmatch(r"[a-z][a-z0-9_]*", name) and name not in ARGUMENTS for name, _ in options)
+def _are_valid_options(options: Options) -> bool:
+    return all(re.fullmatch(r"[a-z][a-z0-9_]*", name) and name not in RESERVED_OPTIONS for name, _ in options)
 
 
-RULES: Mapping[Tuple[type, str], Rule] = {
-    (ModelSpec, "name"): (_matches(NAME), "letters, digits, - and _, with an optional namespace/"),
-    (CheckpointSpec, "tag"): (_matches(r"[A-Za-z0-9][A-Za-z0-9_-]*"), "letters, digits, - and _"),
+VALIDATORS: Mapping[Tuple[type, str], Validator] = {
+    (ModelSpec, "name"): Validator(_matches(NAME), "letters, digits, - and _, with an optional namespace/"),
+    (CheckpointSpec, "tag"): Validator(_matches(r"[A-Za-z0-9][A-Za-z0-9_-]*"), "letters, digits, - and _"),
     (SESpec, "position"): _one_of(SE_POSITIONS),
     (SESpec, "reduction"): POSITIVE,
     (Architecture, "num_blocks"): ALL_POSITIVE,
@@ -66,8 +140,8 @@ RULES: Mapping[Tuple[type, str], Rule] = {
     (Architecture, "in_chans"): POSITIVE,
     (Architecture, "num_classes"): POSITIVE,
     (Architecture, "image_size"): POSITIVE,
-    (Architecture, "options"): (
-        _fit_to_be_arguments,
+    (Architecture, "options"): Validator(
+        _are_valid_options,
         "names of small letters, digits and _, other than the arguments of create() and the architecture's fields",
     ),
     (Cost, "train"): POSITIVE,
@@ -81,11 +155,11 @@ RULES: Mapping[Tuple[type, str], Rule] = {
     (Preprocessing, "std"): ALL_POSITIVE,
     (Preprocessing, "resize_rounding"): _one_of(ROUNDINGS),
     (Preprocessing, "crop_rounding"): _one_of(ROUNDINGS),
-    (FileSpec, "name"): (_matches(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"), "a file name without a folder"),
+    (FileSpec, "name"): Validator(_matches(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"), "a file name without a folder"),
     (FileSpec, "size"): POSITIVE,
-    (FileSpec, "sha256"): (_matches(r"[0-9a-f]{64}"), "64 lowercase hex digits"),
-    (FileSpec, "sha256_prefix"): (_matches(r"[0-9a-f]{8,63}"), "8 to 63 lowercase hex digits"),
-    (FileSpec, "sources"): (
+    (FileSpec, "sha256"): Validator(_matches(r"[0-9a-f]{64}"), "64 lowercase hex digits"),
+    (FileSpec, "sha256_prefix"): Validator(_matches(r"[0-9a-f]{8,63}"), "8 to 63 lowercase hex digits"),
+    (FileSpec, "sources"): Validator(
         lambda sources: bool(sources) and all(map(_matches(SOURCE), sources)),
         "URLs (https:, http:, file:) without credentials, gdrive:<id>, or paths below the registry's folder",
     ),
@@ -95,60 +169,3 @@ RULES: Mapping[Tuple[type, str], Rule] = {
     (CheckpointSpec, "top5"): PERCENT,
     (CheckpointSpec, "num_classes"): POSITIVE,
 }
-
-
-class Field(NamedTuple):
-    """A field of a record: the type of its values, without Optional, and the rule that they follow, if any."""
-
-    kind: Any
-    optional: bool
-    required: bool
-    rule: Optional[Rule]
-
-
-@functools.lru_cache(maxsize=None)
-def fields_of(record: Any) -> Mapping[str, Field]:
-    """The fields of a record's class, in their order."""
-    found: Dict[str, Field] = {}
-    hints = typing.get_type_hints(record)
-    names, defaults = names_and_defaults(record)
-    for name in names:
-        kind = hints[name]
-        optional = type(None) in typing.get_args(kind)
-        rule = RULES.get((record, name))
-        found[name] = Field(typing.get_args(kind)[0] if optional else kind, optional, name not in defaults, rule)
-    return found
-
-
-def check_record(record: Any) -> Optional[Tuple[str, str, str]]:
-    """(field, what is wrong, what was expected) of fields that do not go together, or None."""
-    if isinstance(record, FileSpec) and record.sha256 and record.sha256_prefix:
-        return "sha256_prefix", "both a whole digest and a prefix are given", "sha256 alone"
-    if isinstance(record, Architecture) and record.options and "/" not in record.builder:
-        return "options", f"the builder {record.builder} has no options", "options of a plug-in's builder (acme/name)"
-    if isinstance(record, Preprocessing):
-        channels = len(record.color_order)
-        for name in ("mean", "std"):
-            if len(getattr(record, name)) != channels:
-                return (
-                    name,
-                    f"{len(getattr(record, name))} values for {record.color_order} images",
-                    f"{channels} values",
-                )
-        if record.resize < record.image_size:
-            return "resize", f"{record.resize} is less than image_size", f"at least {record.image_size}"
-    if isinstance(record, CheckpointSpec) and len(record.labels) not in (0, record.num_classes):
-        return "labels", f"{len(record.labels)} labels for {record.num_classes} classes", "one for each class"
-    if isinstance(record, ModelSpec):
-        tags = [checkpoint.tag for checkpoint in record.checkpoints]
-        if record.default is not None and record.default not in tags:
-            return "default", f"no checkpoint has the tag {record.default!r}", f"one of {tags}"
-        if bool(record.checkpoints) == bool(record.no_weights):
-            return "no_weights", "a variant has checkpoints or says why it has none", "one of the two"
-    return None
-
-
-def default_tag(checkpoints: Sequence[CheckpointSpec]) -> str:
-    """The tag with the strongest integrity among the official weights, or among all; the first of equals."""
-    strength = {"sha256": 0, "sha256_prefix": 1, "none": 2}
-    return min(checkpoints, key=lambda c: (not c.official_weights, strength[c.file.integrity])).tag

@@ -168,7 +168,7 @@ def test_convert_refuses_weights_that_rounding_cannot_carry_and_writes_nothing(r
         (["n0.pkl", "out.pkl", "--from-layout", "timm"], 6, "layout"),
         (["junk.pkl", "out.pkl"], 6, "junk.pkl"),
         (["./missing.pkl", "out.pkl"], 6, "missing.pkl"),
-        (["missing", "out.pkl"], 3, "no model is called 'missing'"),
+        (["missing", "out.pkl"], 3, "unknown model 'missing'"),
     ],
 )
 def test_convert_says_what_it_cannot_do_and_writes_nothing(run, folder, cached, argv, code, said):

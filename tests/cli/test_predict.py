@@ -74,7 +74,7 @@ def test_nothing_is_overwritten_without_force(run, folder):
         (["7.png", "3.png", "--output-image", "out.png"], 2, "draws one IMAGE"),
         (["7.png", "--output-image", "out.txt"], 2, "does not have the suffix"),
         (["7.png", "--output-image", "out"], 2, "does not have the suffix"),
-        (["7.png", "--model", "resnet50"], 3, "no model is called"),
+        (["7.png", "--model", "resnet50"], 3, "unknown model"),
         (["7.png", "--model", "RepVGG_B2g2"], 3, "no pretrained weights"),
         (["7.png", "--model", "RepVGG_A0", "--offline"], 4, "RepVGG-A0-train.pth"),
         ([], 2, "IMAGE"),

@@ -94,7 +94,7 @@ def test_info_of_a_checkpoint_tells_its_file_and_sources(run):
 def test_an_unknown_name_comes_with_the_closest_ones_and_exit_code_3(run):
     shown = run("info", "RepVGG_A4")
     assert (shown.code, shown.out) == (3, "")
-    assert "error: no model is called 'RepVGG_A4'\nhint:  did you mean RepVGG_A" in shown.err
+    assert "error: unknown model 'RepVGG_A4'\nhint:  did you mean RepVGG_A" in shown.err
     error = run("info", "RepVGG_A4", "--json")
     assert (error.code, error.err) == (3, "")
     assert error.json["error"]["type"] == "UnknownModelError" and "RepVGG_A0" in error.json["error"]["suggestions"]

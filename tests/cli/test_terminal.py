@@ -46,7 +46,7 @@ def test_a_terminal_that_wants_no_colour_gets_none(env):
 
 def test_an_error_on_a_terminal_is_red_and_has_no_traceback():
     code, screen = on_terminal("info", "RepVGG_A4")
-    assert code == 3 and screen.startswith("\033[31merror\033[0m: no model is called 'RepVGG_A4'\n")
+    assert code == 3 and screen.startswith("\033[31merror\033[0m: unknown model 'RepVGG_A4'\n")
     assert "Traceback" not in screen
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -49,8 +48,8 @@ def test_a_checkpoint_has_the_names_of_imagenet_or_its_own():
 
 def test_unknown_names_are_not_guessed():
     a0 = find_default_checkpoint("RepVGG_A0")
-    assert labels_of(replace(a0, num_classes=21841)) == ()
-    assert labels_of(replace(a0, dataset="a thousand birds")) == ()
+    assert labels_of(a0._replace(num_classes=21841)) == ()
+    assert labels_of(a0._replace(dataset="a thousand birds")) == ()
 
 
 OWN = SAMPLE.replace("files/x1.pth", "https://example.org/x1.pth").replace(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cv2
 import megengine.data.transform as T
 import numpy as np
@@ -16,7 +14,7 @@ from repvgg_zoo.image.preprocess import preprocess_image, target_size
 from repvgg_zoo.registry.specs import Preprocessing
 
 RGB = Preprocessing(224, 256, "bilinear", "pillow", "RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-BGR = replace(RGB, backend="opencv", color_order="BGR", mean=(0.406, 0.456, 0.485), std=(0.225, 0.224, 0.229))
+BGR = RGB._replace(backend="opencv", color_order="BGR", mean=(0.406, 0.456, 0.485), std=(0.225, 0.224, 0.229))
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +43,12 @@ def test_opencv_resize_in_bgr(image):
 
 
 def test_the_two_backends_differ_when_they_shrink(image):
-    opencv = preprocess_image(image, replace(RGB, backend="opencv"))
+    opencv = preprocess_image(image, RGB._replace(backend="opencv"))
     assert np.abs(opencv - preprocess_image(image, RGB)).max() > 0.1
 
 
 @pytest.mark.parametrize("size", [(300, 400), (400, 300), (256, 256), (10, 1000), (1, 1)])
-@pytest.mark.parametrize("config", [RGB, BGR, replace(RGB, interpolation="bicubic"), replace(RGB, resize=224)], ids=str)
+@pytest.mark.parametrize("config", [RGB, BGR, RGB._replace(interpolation="bicubic"), RGB._replace(resize=224)], ids=str)
 def test_any_size_gives_the_networks_size(size, config):
     image = np.random.RandomState(0).randint(0, 256, (*size, 3), dtype=np.uint8)
     result = preprocess_image(image, config)
@@ -72,15 +70,15 @@ def test_basecls_preprocessing_is_that_of_megengine_transforms(size):
 
 def test_paddleclas_rounds_differently():
     """The long side to the nearest whole pixel, and the crop's offset down."""
-    paddle = replace(RGB, resize_rounding="round", crop_rounding="floor")
+    paddle = RGB._replace(resize_rounding="round", crop_rounding="floor")
     assert target_size(613, 1000, RGB) == (256, 417)
     assert target_size(613, 1000, paddle) == target_size(1000, 613, paddle)[::-1] == (256, 418)
     image = np.random.RandomState(0).randint(0, 256, (256, 343, 3), dtype=np.uint8)  # (343 - 224) / 2 is 59.5
     assert np.array_equal(
-        preprocess_image(image, RGB), preprocess_image(image[16:240, 60:284], replace(RGB, resize=224))
+        preprocess_image(image, RGB), preprocess_image(image[16:240, 60:284], RGB._replace(resize=224))
     )
     assert np.array_equal(
-        preprocess_image(image, paddle), preprocess_image(image[16:240, 59:283], replace(RGB, resize=224))
+        preprocess_image(image, paddle), preprocess_image(image[16:240, 59:283], RGB._replace(resize=224))
     )
 
 

@@ -94,7 +94,7 @@ BROKEN = {
     "it is no Python": ({"code": "plugin = ("}, "SyntaxError", "SyntaxError"),
     "it recurses": ({"code": "def f(): f()\nf()"}, "RecursionError", "RecursionError"),
     "it has no plug-in": ({"code": ""}, "no attribute 'plugin'", "AttributeError"),
-    "it is something else": ({"code": "plugin = 7"}, "is a int at acme_plugin:plugin", "NoneType"),
+    "it is something else": ({"code": "plugin = 7"}, "has a int at acme_plugin:plugin", "NoneType"),
     "its module is not there": (
         {"entry_points": "[repvgg_zoo.plugins]\nacme = gone:plugin\n"}, "No module named 'gone'", "ModuleNotFoundError",
     ),
@@ -112,13 +112,13 @@ BROKEN = {
     "its registry is lost": ({"code": WHERE.replace("yaml", "lost")}, "cannot read", "RegistryError"),
     "its registry has a NUL": ({"code": WHERE.replace("yaml", "\\0")}, "null", "RegistryError"),
     "its registry is relative": (
-        {"code": NEW + "registry='here.yaml')"}, "no absolute path", "NoneType",
+        {"code": NEW + "registry='here.yaml')"}, "not an absolute path", "NoneType",
     ),
     "its registry is nothing": (
         {"code": NEW + "registry=None)"}, "has no registry", "NoneType",
     ),
     "a builder is outside": (
-        {"code": OUTSIDE.replace("{}", "builders={'repvgg': print}")}, "brings 'repvgg', which is outside", "NoneType",
+        {"code": OUTSIDE.replace("{}", "builders={'repvgg': print}")}, "adds 'repvgg', which is outside", "NoneType",
     ),
     "its layouts are a list": ({"code": OUTSIDE.replace("{}", "layouts=['acme/x']")}, "not a mapping", "NoneType"),
 }  # fmt: skip
@@ -153,7 +153,7 @@ def test_a_broken_plugin_is_left_out_with_one_warning_and_its_error_shows_when_i
 def test_an_entry_point_whose_name_is_no_namespace_is_left_out(tmp_path):
     install(tmp_path, "acme", entry_points="[repvgg_zoo.plugins]\na/b = acme_plugin:plugin\n")
     done = run(LIST, [tmp_path])
-    assert "acme" not in done.stdout and "'a/b', which is no namespace" in done.stderr
+    assert "acme" not in done.stdout and "'a/b', which is not a valid namespace" in done.stderr
 
 
 def test_two_distributions_in_one_namespace_are_both_named_and_neither_is_loaded(tmp_path):
@@ -301,7 +301,7 @@ def test_a_mode_that_does_not_exist_is_told():
     ("name", "hint"),
     [
         ("acme/RepVGG_QQ", "did you mean acme/RepVGG_Q"),
-        ("acne/RepVGG_Q", "no plug-in acne is installed"),
+        ("acne/RepVGG_Q", "plug-in acne is not installed"),
         ("RepVGG_Q", "plug-ins have names that start with acme/"),
     ],
 )
