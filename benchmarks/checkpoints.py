@@ -1,8 +1,8 @@
 """How fast a checkpoint of B3 gets from the page cache into arrays: ours, safetensors' own reader, and torch.
 
 ``python -m benchmarks.checkpoints`` writes RepVGG_B3 (123 M parameters in train form, 493 MB) with random weights as
-native safetensors, as a MegEngine pickle and under timm's keys, then reads each in turn, several rounds. Every reader
-ends with the sum of every array, so that lazily mapped ones are paid for; `reading` is without that. torch runs in the
+safetensors, as a MegEngine pickle and under timm's keys, then reads each in turn, several rounds. Every reader ends
+with the sum of every array, so that lazily mapped ones are read as well; `reading` is without that. torch runs in the
 peers' environment.
 """
 
@@ -22,21 +22,21 @@ import numpy as np
 
 from .results_file import peers_environment, peers_python
 
-# For a reader in another interpreter: writes a file of its own once, then reads it as often as asked.
+# The reader in the other interpreter: writes a file of its own once, then reads it several times.
 TORCH = """
 import json, sys, time, torch
 from safetensors.torch import load_file
 folder, rounds = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)
 torch.save(load_file(folder + "/timm.safetensors"), folder + "/timm.pth")
-found = []
+times = []
 for _ in range(rounds + 1):
-    began = time.perf_counter()
+    start = time.perf_counter()
     state = torch.load(folder + "/timm.pth", mmap=True, weights_only=True)
     read = time.perf_counter()
     total = sum(float(value.sum()) for value in state.values())
-    found.append([read - began, time.perf_counter() - began])
-print(json.dumps(found[1:]))
+    times.append([read - start, time.perf_counter() - start])
+print(json.dumps(times[1:]))
 """
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_files(folder)
-        results = compete(folder, rounds)
+        results = run_interleaved(folder, rounds)
         results["torch.load(mmap, weights_only)"] = by_torch(folder, rounds)
     print("| reader | reading ms | with touching all ms |\n|---|---|---|")
     for reader, runs in results.items():
@@ -60,31 +60,31 @@ def write_files(folder: Path) -> None:
     import repvgg_zoo
 
     network = repvgg_zoo.create("RepVGG_B3")
-    repvgg_zoo.save_checkpoint(folder / "native.safetensors", network)
-    repvgg_zoo.save_checkpoint(folder / "native.pkl", network)
+    repvgg_zoo.save_checkpoint(folder / "canonical.safetensors", network)
+    repvgg_zoo.save_checkpoint(folder / "canonical.pkl", network)
     repvgg_zoo.save_checkpoint(folder / "timm.safetensors", network, layout="timm")
 
 
-def compete(folder: Path, rounds: int) -> Dict[str, List[List[float]]]:
+def run_interleaved(folder: Path, rounds: int) -> Dict[str, List[List[float]]]:
     from safetensors.numpy import load_file
 
     from repvgg_zoo.checkpoints import load_checkpoint
 
     readers: Mapping[str, Callable[[], Mapping[str, Any]]] = {
-        "safetensors.numpy.load_file": lambda: load_file(folder / "native.safetensors"),
-        "load_checkpoint, native safetensors": lambda: load_checkpoint(folder / "native.safetensors").arrays,
-        "load_checkpoint, MegEngine pickle": lambda: load_checkpoint(folder / "native.pkl").arrays,
+        "safetensors.numpy.load_file": lambda: load_file(folder / "canonical.safetensors"),
+        "load_checkpoint, our safetensors": lambda: load_checkpoint(folder / "canonical.safetensors").arrays,
+        "load_checkpoint, MegEngine pickle": lambda: load_checkpoint(folder / "canonical.pkl").arrays,
         "load_checkpoint, timm's safetensors": lambda: load_checkpoint(folder / "timm.safetensors").arrays,
     }
     results: Dict[str, List[List[float]]] = {name: [] for name in readers}
     for round_ in range(rounds + 1):
         for name, read in readers.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             arrays = read()
             done = time.perf_counter()
             sum(float(np.sum(array)) for array in arrays.values())
             if round_:
-                results[name].append([done - began, time.perf_counter() - began])
+                results[name].append([done - start, time.perf_counter() - start])
             del arrays
     return results
 

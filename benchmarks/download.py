@@ -1,8 +1,8 @@
 """How fast bytes get from a local nginx into a verified file: our loader against curl, pooch and huggingface_hub.
 
-``python -m benchmarks.download`` serves a file of 500 MB with a real nginx on 127.0.0.1 and fetches it with each
-contender in turn, several rounds, each time in a new process with an empty cache; imports are not counted. A contender
-that is not installed is left out. It also measures a hit, and the peak of memory above what stood after the import.
+``python -m benchmarks.download`` serves a file of 500 MB with a real nginx on 127.0.0.1 and fetches it with each client
+in turn, several rounds, each time in a new process with an empty cache; imports are not counted. A client that is not
+installed is left out. It also measures a cached file, and the peak memory above that before the call.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def pooch(job: Dict[str, Any]) -> Callable[[], object]:
 
 
 def huggingface_hub(job: Dict[str, Any]) -> Callable[[], object]:
-    """It checks the size and no digest, so this is a bound from below."""
+    """It checks the size and no digest, so this is a lower bound."""
     os.environ.update(HF_ENDPOINT=job["url"].rsplit("/", 1)[0], HF_HUB_DISABLE_XET="1")
     download = importlib.import_module("huggingface_hub").hf_hub_download
     return lambda: download("zoo/files", "big.bin", cache_dir=job["folder"])
@@ -61,21 +61,21 @@ PYTHON = {
 
 
 def measure(name: str, job: Dict[str, Any]) -> Result:
-    """In the child process: the seconds of a first and a second call, and the peak of memory above the import's."""
-    import requests  # noqa: F401 - so that nobody's time holds its import
+    """In the child process: the seconds of a first and a second call, and the peak memory above that before."""
+    import requests  # noqa: F401 - so that nobody's time includes its import
 
     fetch = PYTHON[name](job)
     before = peak_memory(reset=True)
-    began = time.perf_counter()
+    start = time.perf_counter()
     fetch()
     first = time.perf_counter()
     fetch()
     second = time.perf_counter()
-    return {"seconds": first - began, "hit": second - first, "peak": peak_memory() - before}
+    return {"seconds": first - start, "cached": second - first, "peak": peak_memory() - before}
 
 
 def peak_memory(reset: bool = False) -> float:
-    """The most memory that this process had since the last reset, in bytes; nan where the system cannot tell."""
+    """Return the peak memory of this process since the last reset, in bytes; nan where the system cannot tell."""
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
@@ -86,11 +86,11 @@ def peak_memory(reset: bool = False) -> float:
 
 
 def run(name: str, job: Dict[str, Any]) -> Result:
-    """One contender, once, in a process of its own; RuntimeError if it fails."""
+    """Run one client once, in its own process; raise RuntimeError if it fails."""
     if name in SHELL:
-        began = time.perf_counter()
+        start = time.perf_counter()
         done = subprocess.run(SHELL[name].format(**job), shell=True, capture_output=True, text=True, check=True)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         if not done.stdout.startswith(job["sha256"]):
             raise RuntimeError(f"{name} gave another digest: {done.stdout}{done.stderr}")
         return {"seconds": seconds}
@@ -103,8 +103,8 @@ def run(name: str, job: Dict[str, Any]) -> Result:
     return result
 
 
-def compete(nginx: Nginx, home: Path, rounds: int, tls: bool) -> List[Tuple[str, List[Result]]]:
-    """Every contender in every round, in turn, so that a noisy neighbour disturbs all alike."""
+def run_interleaved(nginx: Nginx, home: Path, rounds: int, tls: bool) -> List[Tuple[str, List[Result]]]:
+    """Run every client in every round, so that background load affects all alike."""
     results: Dict[str, List[Result]] = {name: [] for name in [*PYTHON, *SHELL]}
     for _ in range(rounds):
         for name in list(results):
@@ -126,12 +126,12 @@ def compete(nginx: Nginx, home: Path, rounds: int, tls: bool) -> List[Tuple[str,
 
 def report(title: str, results: List[Tuple[str, List[Result]]]) -> None:
     print(f"\n{title}\n")
-    print("| contender | min s | median s | hit ms | peak MB |\n|---|---|---|---|---|")
+    print("| client | min s | median s | cached ms | peak MB |\n|---|---|---|---|---|")
     for name, runs in results:
         seconds = [run["seconds"] for run in runs]
-        hit = f"{1000 * min(run['hit'] for run in runs):.2f}" if "hit" in runs[0] else ""
+        cached = f"{1000 * min(run['cached'] for run in runs):.2f}" if "cached" in runs[0] else ""
         peak = f"{max(run['peak'] for run in runs) / 1e6:.0f}" if "peak" in runs[0] else ""
-        print(f"| {name} | {min(seconds):.2f} | {statistics.median(seconds):.2f} | {hit} | {peak} |")
+        print(f"| {name} | {min(seconds):.2f} | {statistics.median(seconds):.2f} | {cached} | {peak} |")
 
 
 def main() -> None:
@@ -148,7 +148,7 @@ def main() -> None:
         try:
             for tls in (False, True):
                 title = f"{options.size / 1e6:.0f} MB over {'TLS' if tls else 'plain HTTP'}, {options.rounds} rounds"
-                report(title, compete(nginx, Path(folder), options.rounds, tls))
+                report(title, run_interleaved(nginx, Path(folder), options.rounds, tls))
         finally:
             nginx.close()
 

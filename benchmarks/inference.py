@@ -1,12 +1,12 @@
 """Speed of the deploy form on the CPU: ours against torch, ONNX Runtime, OpenVINO and MegEngine eager, in the same run.
 
-``python -m benchmarks.inference`` times each variant at batch 1 with 1 and 2 threads and at batch 8 with 2. Each
-contender is a process of its own, bound to the same cores and given the same weights and images; before anything is
-timed its logits must agree with the reference's. Then they take turns in bursts of a few runs, in a new random order
-each time, while all others are stopped (SIGSTOP), so that no threads that spin for work can disturb. A figure is the
-median of the bursts' medians, NumPy array in to NumPy array out.
+``python -m benchmarks.inference`` times each variant at batch 1 with 1 and 2 threads and at batch 8 with 2. A runtime
+has its own process, bound to the same cores, with the same weights and images; before anything is timed its logits must
+agree with the reference. Then they take turns in bursts of a few runs, in a new random order each time, while all
+others are stopped (SIGSTOP), so that no spinning threads disturb the measurement. A figure is the median of the bursts'
+medians, from NumPy array to NumPy array.
 
-``--variants A0,B1 --settings 1x1,8x2`` (batch x threads) and ``--bursts`` choose less or more.
+``--variants A0,B1 --settings 1x1,8x2`` (batch x threads) and ``--bursts`` select less or more.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from .results_file import ROOT, Record, disturbance, peers_environment, peers_python, resident, spread
-from .runtimes.serve import CONTENDERS
+from .results_file import ROOT, Results, background_load, peers_environment, peers_python, resident, summarize
+from .runtimes.serve import RUNTIMES
 
 VARIANTS = ("A0", "A1", "A2", "B0", "B1", "B1g2", "B1g4", "B2g4", "B3", "D2se")
 SETTINGS = ("1x1", "1x2", "8x2")
-OUR_PROCESSES = ("megengine eager", "ours")
-# ONNX Runtime without spinning is for those who ask for it: as the others are stopped, its own default does no harm.
-DEFAULT = tuple(name for name in CONTENDERS if name != "onnxruntime, not spinning")
-NOT_RACING = "megengine eager"  # several times slower; its bursts are a quarter as many
-BOUND = 1e-4  # of the logits' scale
+OUR_ENVIRONMENT = ("megengine eager", "ours")
+# ONNX Runtime without spinning runs on request only: as the others are stopped, its own default does no harm.
+DEFAULT = tuple(name for name in RUNTIMES if name != "onnxruntime, not spinning")
+SAMPLED_LESS = "megengine eager"  # slower than the others; it runs a quarter as many bursts
+MAX_ERROR = 1e-4  # relative to the scale of the logits
 BURST_SECONDS = 0.12
 BURSTS = 20
 
@@ -44,30 +44,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--settings", default=",".join(SETTINGS), help="batch x threads, such as 1x1,8x2")
-    parser.add_argument("--contenders", default=";".join(DEFAULT), help="separated by ;")
+    parser.add_argument("--runtimes", default=";".join(DEFAULT), help="separated by ;")
     parser.add_argument("--bursts", type=int, default=BURSTS)
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    record = Record.resume(options.results, "inference")
+    results = Results.resume(options.results, "inference")
     for name in options.variants.split(","):
         for setting in options.settings.split(","):
             batch, threads = (int(text) for text in setting.split("x"))
             key = {"variant": f"RepVGG_{name}", "batch": batch, "threads": threads}
-            row = race(record, "inference", key, options.contenders.split(";"), options.bursts)
-            print(summary(key, row), flush=True)
+            row = measure(results, "inference", key, options.runtimes.split(";"), options.bursts)
+            print(format_row(key, row), flush=True)
 
 
-def race(
-    record: Record,
+def measure(
+    results: Results,
     benchmark: str,
     key: Dict[str, Any],
     names: Sequence[str],
     bursts: int,
 ) -> Dict[str, Any]:
-    """The row of this key: from the record if it is there, else measured and written."""
-    known = record.find(benchmark, key)
-    if known is not None:
-        return known
+    """Return the row of this key: from the results if it exists, else measured and written."""
+    existing = results.find(benchmark, key)
+    if existing is not None:
+        return existing
     import repvgg_zoo
 
     architecture = repvgg_zoo.model_info(key["variant"]).architecture
@@ -78,16 +78,16 @@ def race(
         write_network(folder, key["variant"])
         images = np.random.RandomState(1).standard_normal(shape).astype(np.float32)
         np.save(folder / "images.npy", images)
-        noise = disturbance()
-        began = time.perf_counter()
-        found = compete(folder, key, list(names), bursts)
-    measured = {"contenders": found, "wall_s": round(time.perf_counter() - began, 1)}
-    record.add(benchmark, {**key, "image_size": size}, disturbance=max(noise, disturbance()), **measured)
+        load = background_load()
+        start = time.perf_counter()
+        runtimes = run_interleaved(folder, key, list(names), bursts)
+    measured = {"runtimes": runtimes, "wall_s": round(time.perf_counter() - start, 1)}
+    results.add(benchmark, {**key, "image_size": size}, background_load=max(load, background_load()), **measured)
     return measured
 
 
 def write_network(folder: Path, variant: str) -> None:
-    """Deploy weights, random but such that the activations keep their size, in torch's shapes, for everyone."""
+    """Write deploy weights in torch's shapes, random but such that the activations keep their scale."""
     import repvgg_zoo
 
     random_state = np.random.RandomState(0)
@@ -100,43 +100,43 @@ def write_network(folder: Path, variant: str) -> None:
     repvgg_zoo.save_checkpoint(folder / f"{variant}.safetensors", arrays, layout="official")
 
 
-def compete(folder: Path, key: Dict[str, Any], names: List[str], bursts: int) -> Dict[str, Any]:
-    """What each contender takes for one image, or why it did not run."""
+def run_interleaved(folder: Path, key: Dict[str, Any], names: List[str], bursts: int) -> Dict[str, Any]:
+    """Return the time of each runtime for one image, or why it did not run."""
     cores = sorted(os.sched_getaffinity(0))[-key["threads"] :]
-    processes = {name: Contender(name, cores, folder) for name in names}
+    runners = {name: Runner(name, cores, folder) for name in names}
     try:
-        for contender in processes.values():
-            contender.load(folder / f"{key['variant']}.safetensors", key["threads"])
-        check(processes, folder)
-        order = [name for name in names if not processes[name].failed]
+        for runner in runners.values():
+            runner.load(folder / f"{key['variant']}.safetensors", key["threads"])
+        check_logits(runners)
+        order = [name for name in names if not runners[name].failed]
         shuffle = random.Random(0)
         for burst in range(bursts):
             shuffle.shuffle(order)
             for name in order:
-                if name != NOT_RACING or burst % 4 == 0:
-                    processes[name].burst()
-        return {name: contender.result(key["batch"]) for name, contender in processes.items()}
+                if name != SAMPLED_LESS or burst % 4 == 0:
+                    runners[name].burst()
+        return {name: runner.result(key["batch"]) for name, runner in runners.items()}
     finally:
-        for contender in processes.values():
-            contender.close()
+        for runner in runners.values():
+            runner.close()
 
 
-def check(processes: Dict[str, Contender], folder: Path) -> None:
-    """Holds everyone's logits against those of the first that has any; who is off does not race."""
+def check_logits(runners: Dict[str, Runner]) -> None:
+    """Compare everyone's logits with the first runtime's; a runtime whose logits differ is not timed."""
     reference = None
-    for contender in processes.values():
-        if contender.failed:
+    for runner in runners.values():
+        if runner.failed:
             continue
-        logits = np.load(contender.logits)
+        logits = np.load(runner.logits)
         if reference is None:
             reference = logits
-        contender.error = float(np.abs(logits - reference).max() / np.abs(reference).max())
-        if not (contender.error <= BOUND and np.isfinite(logits).all()):
-            contender.failed = f"its logits are {contender.error:.1e} off"
+        runner.error = float(np.abs(logits - reference).max() / np.abs(reference).max())
+        if not (runner.error <= MAX_ERROR and np.isfinite(logits).all()):
+            runner.failed = f"its logits are {runner.error:.1e} off"
 
 
-class Contender:
-    """One process that runs one network on command; see ``contenders.serve``."""
+class Runner:
+    """One process that runs one network on command; see ``runtimes.serve``."""
 
     def __init__(self, name: str, cores: Sequence[int], folder: Path) -> None:
         self.name, self.failed, self.error = name, "", 0.0
@@ -144,7 +144,7 @@ class Contender:
         self.medians: List[float] = []
         self.runs, self.warm = 1, False
         self.loaded: Dict[str, Any] = {}
-        is_ours = name in OUR_PROCESSES
+        is_ours = name in OUR_ENVIRONMENT
         python = sys.executable if is_ours else peers_python()
         environment = {**os.environ, "PYTHONPATH": str(ROOT)} if is_ours else peers_environment()
         environment.update(REPVGG_ZOO_HOME=str(folder / "cache"), OMP_NUM_THREADS=str(len(cores)))
@@ -171,7 +171,7 @@ class Contender:
         self.process.send_signal(signal.SIGSTOP)
 
     def burst(self) -> None:
-        """A few runs; where they are quick, one more goes before that does not count."""
+        """Run a few times; where runs are short, the first one is a warm-up that does not count."""
         self.process.send_signal(signal.SIGCONT)
         times = self.ask(burst=self.runs + self.warm).get("ns", [])
         self.process.send_signal(signal.SIGSTOP)
@@ -195,7 +195,7 @@ class Contender:
         if self.failed:
             return {"failed": self.failed}
         return {
-            "ms": spread([median / batch for median in self.medians]),
+            "ms": summarize([median / batch for median in self.medians]),
             "runs": self.runs,
             "error": float(f"{self.error:.1e}"),
             "load_s": round(self.loaded["load_s"], 2),
@@ -214,10 +214,12 @@ class Contender:
             self.process.wait()
 
 
-def summary(key: Dict[str, Any], row: Dict[str, Any]) -> str:
-    """One line for the terminal."""
-    found = {name: f"{one['ms']['median']:.1f}" if "ms" in one else "failed" for name, one in row["contenders"].items()}
-    cells = ", ".join(f"{name} {text}" for name, text in found.items())
+def format_row(key: Dict[str, Any], row: Dict[str, Any]) -> str:
+    """Format a row as one line for the terminal."""
+    texts = {
+        name: f"{each['ms']['median']:.1f}" if "ms" in each else "failed" for name, each in row["runtimes"].items()
+    }
+    cells = ", ".join(f"{name} {text}" for name, text in texts.items())
     return f"{key['variant']}, batch {key['batch']}, {key['threads']} threads, ms per image: {cells}"
 
 

@@ -1,4 +1,7 @@
-"""Draws a record's pictures (``python -m benchmarks.plots RECORD.json FOLDER``) with matplotlib, from .venv-bench."""
+"""Draws the figures of the performance page with matplotlib, from .venv-bench.
+
+Usage: ``python -m benchmarks.plots RESULTS.json FOLDER BENCHMARK...``, the benchmarks being inference and scaling.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from matplotlib import pyplot as plt
 
 Row = Dict[str, Any]
 
-# The colours are Okabe and Ito's, which people with any colour vision tell apart.
+# Okabe and Ito's colors, which people with any color vision can tell apart.
 STYLES = {
     "ours": ("#D55E00", "o", "repvgg_zoo"),
     "onnxruntime": ("#0072B2", "s", "ONNX Runtime"),
@@ -28,18 +31,19 @@ PEERS = ("torch", "torch channels-last", "onnxruntime", "openvino")
 SETTINGS = {(1, 1): ("#E69F00", "o"), (1, 2): ("#D55E00", "s"), (8, 2): ("#0072B2", "D")}
 
 
-def main(record: Path, folder: Path, suffix: str = "svg") -> None:
-    rows = json.loads(record.read_text(encoding="utf-8"))["rows"]
-    inference = [row for row in rows if row["benchmark"] == "inference"]
-    growing = [row for row in rows if row["benchmark"] == "growth"]
+def main(results: Path, folder: Path, benchmarks: Sequence[str], suffix: str = "svg") -> None:
+    rows = json.loads(results.read_text(encoding="utf-8"))["rows"]
+    inference, scaling_rows = ([row for row in rows if row["benchmark"] == name] for name in ("inference", "scaling"))
     folder.mkdir(parents=True, exist_ok=True)
     plt.rcParams.update({"font.size": 9, "axes.grid": True, "grid.color": "#e6e6e6", "axes.axisbelow": True})
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "repvgg_zoo"})
-    for name, draw, chosen in (
-        ("accuracy", accuracy, [row for row in inference if (row["batch"], row["threads"]) == (1, 2)]),
-        ("ratio", ratio, inference),
-        ("growth", growth, growing),
+    for benchmark, name, draw, chosen in (
+        ("inference", "accuracy", accuracy, [row for row in inference if (row["batch"], row["threads"]) == (1, 2)]),
+        ("inference", "ratio", ratio, inference),
+        ("scaling", "scaling", scaling, scaling_rows),
     ):
+        if benchmark not in benchmarks:
+            continue
         path = folder / f"{name}.{suffix}"
         path.unlink(missing_ok=True)
         if chosen:
@@ -51,17 +55,17 @@ def main(record: Path, folder: Path, suffix: str = "svg") -> None:
 def accuracy(rows: Sequence[Row]) -> Any:
     """Top-1 against time: up and to the left is better."""
     figure, axes = plt.subplots(figsize=(7.5, 4.6))
-    for name, (colour, marker, title) in STYLES.items():
+    for name, (color, marker, title) in STYLES.items():
         points = sorted((ms(row, name), top1(row["variant"]), row["variant"]) for row in rows if has(row, name))
         if not points:
             continue
         times, accuracies, _ = zip(*points)
         size, layer = (7, 3) if name == "ours" else (5, 2)
-        axes.plot(times, accuracies, marker, color=colour, label=title, markersize=size, zorder=layer)
+        axes.plot(times, accuracies, marker, color=color, label=title, markersize=size, zorder=layer)
     below = float("-inf")
     for row in sorted(rows, key=lambda row: top1(row["variant"])):
         left = min(ms(row, name) for name in STYLES if has(row, name))
-        crowded = top1(row["variant"]) - below < 0.4  # its label would stand on the last one
+        crowded = top1(row["variant"]) - below < 0.4  # its label would overlap the last one
         below = top1(row["variant"])
         axes.annotate(
             row["variant"].replace("RepVGG_", ""),
@@ -82,14 +86,14 @@ def ratio(rows: Sequence[Row]) -> Any:
     """Ours over the best peer, a point for each setting."""
     variants: List[str] = list(dict.fromkeys(row["variant"] for row in rows))
     figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.32 * len(variants)))
-    for (batch, threads), (colour, marker) in SETTINGS.items():
+    for (batch, threads), (color, marker) in SETTINGS.items():
         points = []
         for row in rows:
             peers = [ms(row, name) for name in PEERS if has(row, name)]
             if (row["batch"], row["threads"]) == (batch, threads) and peers and has(row, "ours"):
                 points.append((ms(row, "ours") / min(peers), variants.index(row["variant"])))
         label = f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
-        axes.plot(*(zip(*points) if points else ((), ())), marker, color=colour, label=label, linestyle="none")
+        axes.plot(*(zip(*points) if points else ((), ())), marker, color=color, label=label, linestyle="none")
     axes.axvline(1, color="#333333", linewidth=1)
     axes.set_yticks(range(len(variants)), [name.replace("RepVGG_", "") for name in variants])
     axes.invert_yaxis()
@@ -99,18 +103,18 @@ def ratio(rows: Sequence[Row]) -> Any:
     return figure
 
 
-def growth(rows: Sequence[Row]) -> Any:
-    """Time for one image against the batch, and against the size of the image."""
+def scaling(rows: Sequence[Row]) -> Any:
+    """Time for one image against the batch and against the image size."""
     figure, (by_batch, by_size) = plt.subplots(1, 2, figsize=(9, 3.8), sharey=False)
-    for name, (colour, marker, title) in STYLES.items():
+    for name, (color, marker, title) in STYLES.items():
         for threads, line in ((2, "-"), (1, "--")):
-            mine = [row for row in rows if row["threads"] == threads and has(row, name)]
-            batches = sorted((row["batch"], ms(row, name)) for row in mine if row["image_size"] == 224)
-            sizes = sorted((row["image_size"], ms(row, name)) for row in mine if row["batch"] == 1)
+            chosen = [row for row in rows if row["threads"] == threads and has(row, name)]
+            batches = sorted((row["batch"], ms(row, name)) for row in chosen if row["image_size"] == 224)
+            sizes = sorted((row["image_size"], ms(row, name)) for row in chosen if row["batch"] == 1)
             label = f"{title}, {threads} thread{'s' if threads > 1 else ''}"
             for axes, points in ((by_batch, batches), (by_size, sizes)):
                 if points:
-                    axes.plot(*zip(*points), line, marker=marker, markersize=4, color=colour, label=label)
+                    axes.plot(*zip(*points), line, marker=marker, markersize=4, color=color, label=label)
     by_batch.set_xscale("log", base=2)
     batches_seen = sorted({row["batch"] for row in rows})
     by_batch.set_xticks(batches_seen, batches_seen)
@@ -144,13 +148,13 @@ def top1(variant: str) -> float:
 
 
 def ms(row: Row, name: str) -> float:
-    value: float = row["contenders"][name]["ms"]["median"]
+    value: float = row["runtimes"][name]["ms"]["median"]
     return value
 
 
 def has(row: Row, name: str) -> bool:
-    return "ms" in row["contenders"].get(name, {})
+    return "ms" in row["runtimes"].get(name, {})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:4])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

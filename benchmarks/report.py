@@ -1,6 +1,7 @@
-"""Makes docs/performance.md and its pictures from a record; `./dev bench report` takes the newest.
+"""Generates docs/performance.md and its figures from the results; `./dev bench report`.
 
-The pictures are drawn by ``benchmarks.plots`` in the peers' environment, which has matplotlib.
+Each section is of the newest results that have it, and says on which machine and at which commit they were measured.
+The figures are drawn by ``benchmarks.plots`` in the peers' environment, which has matplotlib.
 """
 
 from __future__ import annotations
@@ -11,139 +12,141 @@ import subprocess
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
-from .results_file import RESULTS, ROOT, Record, Row, peers_environment, peers_python
+from .results_file import RESULTS, ROOT, Results, Row, peers_environment, peers_python
 
 PAGE = ROOT / "docs" / "performance.md"
+BENCHMARKS = ("inference", "scaling", "loading", "startup")
 PEERS = ("torch", "torch channels-last", "onnxruntime", "openvino")
 COLUMNS = (*PEERS, "megengine eager", "ours")
 TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "megengine eager": "MegEngine eager"}
-# A row counts as disturbed when more of the machine than this was taken by others just before or after it.
-QUIET = 0.10
+# A row is provisional if other programs used more of the machine than this just before or after it.
+MAX_BACKGROUND_LOAD = 0.10
 
-PICTURES = {
+FIGURES = {
     "accuracy": "Top-1 of each variant (paper) against milliseconds for one image, for each runtime",
     "ratio": "Ours over the best peer for each variant and setting; left of 1 ours is faster",
-    "growth": "Milliseconds against the batch and against the size of the image, for each runtime",
+    "scaling": "Milliseconds against the batch and against the image size, for each runtime",
 }
 
 INTRODUCTION = """\
-Measured on {date} on {cores} cores of an {cpu} ({instructions}), {memory_gib} GiB, {system}, with
-{versions}; {commits}.
-
-The contenders of a table took turns, so that whatever disturbed one disturbed all. Another machine gives other figures;
-quotients change less. To repeat it:"""
+The cases of a table ran in turn, so that background load affects all of them alike. Other machines give other figures
+and other ratios. To measure yours:"""
 
 COMMANDS = """\
 ```sh
 ./dev bench                                             # everything, a good hour on two cores
-./dev bench inference --variants A0,B1 --settings 1x2   # a part; --help tells the options
-./dev bench report                                      # this page, from the newest record
+./dev bench inference --variants A0,B1 --settings 1x2   # a part; --help lists the options
+./dev bench report                                      # this page, from the newest results
 ```"""
 
+MACHINE = """\
+Measured on {date} at commit `{commit}` on {cores} cores of an {cpu}
+({instructions}), {memory_gib} GiB, {system}, with {versions}."""
+
 INFERENCE = """\
-The deploy form in float32 with random weights, NumPy array in to NumPy array out; the same weights, images, threads and
-cores for everyone. Each contender is a process of its own, which is stopped while it is another's turn. Before the
-clock starts, all logits must agree within 1e-4 of their scale. torch runs a plain `Sequential` in inference mode, ONNX
-Runtime its default settings, OpenVINO its latency hint; *ours* is `repvgg_zoo.compile`.
+The deploy form in float32 with random weights, from NumPy array to NumPy array; the same weights, images, threads and
+cores for every runtime. Each runtime has its own process, which is stopped while another one runs. Before anything is
+timed, all logits must agree within 1e-4 of their scale. torch runs a plain `Sequential` in inference mode, ONNX Runtime
+its default settings, OpenVINO its latency hint in float32; *ours* is `repvgg_zoo.compile`.
 
 Milliseconds for one image, medians of bursts. The last column is ours over the best of torch, ONNX Runtime and
 OpenVINO: below 1, ours is faster than all of them."""
 
 LOADING = """\
 RepVGG_B3 (493 MB in train form, 444 MB in deploy form) from files in the publishers' own formats, page cache warm, each
-time in a new process with the imports done, until every page of every weight was touched (to list the tensors first is
-not counted, for ours as for torch). *Kept* means that an earlier call left native arrays in the cache; *again* is a
-second load in the same process; *memory* is what the process grew by, over the size of the weights."""
+time in a new process after the imports, until every page of every weight was touched (listing the tensors is not
+counted, for ours as for torch). *Cached* means that an earlier call left converted weights in the cache; *second load*
+is in the same process; *memory* is what the process grew by, over the size of the weights."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, help="the record; by default the newest")
+    parser.add_argument("--results", type=Path, help="one file of results; by default the newest for each section")
     parser.add_argument("--page", type=Path, default=PAGE)
-    parser.add_argument("--no-pictures", action="store_true", help="leave the pictures as they are")
+    parser.add_argument("--no-figures", action="store_true", help="do not draw the figures again")
     options = parser.parse_args()
-    path = options.results or newest()
-    record = Record.read(path)
-    pictures = options.page.parent / "performance"
-    if not options.no_pictures:
-        command = [peers_python(), "-m", "benchmarks.plots", str(path.resolve()), str(pictures.resolve())]
-        subprocess.run(command, env=peers_environment(), cwd=ROOT, check=True)
-    options.page.write_text(page(record, sorted(file.stem for file in pictures.glob("*.svg"))), encoding="utf-8")
-    print(f"wrote {options.page} from {path}")
+    # The date comes first in the names.
+    files = [options.results] if options.results else sorted(RESULTS.glob("*.json"))
+    sections = newest([Results.read(path) for path in files])
+    if not sections:
+        raise SystemExit("no results yet: run ./dev bench")
+    figures = options.page.parent / "performance"
+    if not options.no_figures:
+        draw(sections, figures)
+    options.page.write_text(page(sections, sorted(file.stem for file in figures.glob("*.svg"))), encoding="utf-8")
+    print(f"wrote {options.page} from {', '.join(sorted({str(results.path) for results in sections.values()}))}")
 
 
-def newest() -> Path:
-    """The record of the latest date, which stands first in the name."""
-    files = sorted(RESULTS.glob("*.json"))
-    if not files:
-        raise SystemExit("nothing was measured yet: ./dev bench")
-    return files[-1]
+def newest(all_results: Sequence[Results]) -> Dict[str, Results]:
+    """Return the last of these results that have rows, for each benchmark."""
+    return {benchmark: results for benchmark in BENCHMARKS for results in all_results if results.rows_of(benchmark)}
 
 
-def page(record: Record, pictures: Sequence[str]) -> str:
-    """The whole page in Markdown."""
+def draw(sections: Mapping[str, Results], folder: Path) -> None:
+    for benchmark in ("inference", "scaling"):
+        if benchmark in sections:
+            path = sections[benchmark].path.resolve()
+            command = [peers_python(), "-m", "benchmarks.plots", str(path), str(folder.resolve()), benchmark]
+            subprocess.run(command, env=peers_environment(), cwd=ROOT, check=True)
+
+
+def page(sections: Mapping[str, Results], figures: Sequence[str]) -> str:
+    """Return the whole page in Markdown."""
     parts = [
-        "<!-- Made by `./dev bench report` from a record in benchmarks/results: change benchmarks/report.py. -->",
+        "<!-- Generated by `./dev bench report` from benchmarks/results: edit benchmarks/report.py. -->",
         "# Performance",
-        *introduction(record),
-        *inference(record, pictures),
-        *growth(record, pictures),
-        *loading(record),
-        *waiting(record),
-        *bounds(record),
+        INTRODUCTION,
+        COMMANDS,
     ]
-    return "\n\n".join(parts) + "\n"
+    for benchmark, write in zip(BENCHMARKS, (inference, scaling, loading, startup)):
+        if benchmark in sections:
+            results = sections[benchmark]
+            title, *rest = write(results.rows_of(benchmark), figures)
+            parts += [title, *origin(results, benchmark), *rest]
+    return "\n\n".join([*parts, *targets(sections)]) + "\n"
 
 
-def introduction(record: Record) -> List[str]:
-    instructions = ", ".join(record.machine["instructions"])
-    facts = {**record.machine, "instructions": instructions, "versions": versions(record), "commits": commits(record)}
-    parts = [INTRODUCTION.format(**facts), COMMANDS]
-    noisy = [row for row in record.rows if row.get("disturbance", 0) > QUIET]
-    if noisy:
+def origin(results: Results, benchmark: str) -> List[str]:
+    """Where, when and with what a section was measured, and whether the machine was busy."""
+    rows = results.rows_of(benchmark)
+    values = {
+        **results.machine,
+        "instructions": ", ".join(results.machine["instructions"]),
+        "versions": versions(results, rows),
+        "commit": results.commits.get(benchmark, "unknown"),
+    }
+    parts = [MACHINE.format(**values)]
+    busy = [row for row in rows if row.get("background_load", 0) > MAX_BACKGROUND_LOAD]
+    if busy:
         parts.append(
-            f"**Not to be relied on:** other programs took more than {QUIET:.0%} of this machine during "
-            f"{len(noisy)} of the rows below, so these figures are provisional."
+            f"**These figures are provisional:** other programs used more than {MAX_BACKGROUND_LOAD:.0%} of this "
+            f"machine during {len(busy)} of {len(rows)} rows."
         )
     return parts
 
 
-def versions(record: Record) -> str:
-    found: Dict[str, str] = {}
-    for row in record.rows:
-        for contender in row.get("contenders", {}).values() if isinstance(row.get("contenders"), dict) else ():
-            found.update(contender.get("versions", {}))
-    found.update({name: text for name, text in record.machine["versions"].items() if name != "python"})
-    return ", ".join(f"{name} {text}" for name, text in sorted(found.items()))
+def versions(results: Results, rows: Sequence[Row]) -> str:
+    packages: Dict[str, str] = {}
+    for row in rows:
+        for cell in row.get("runtimes", {}).values():
+            packages.update(cell.get("versions", {}))
+    packages.update({name: text for name, text in results.machine["versions"].items() if name != "python"})
+    return ", ".join(f"{name} {text}" for name, text in sorted(packages.items()))
 
 
-def commits(record: Record) -> str:
-    """Which commit each section was measured at."""
-    sections: Dict[str, List[str]] = {}
-    for benchmark, commit in record.commits.items():
-        sections.setdefault(commit, []).append(benchmark)
-    return "; ".join(f"{', '.join(names)} at commit `{commit}`" for commit, names in sections.items())
+# The sections: a title, then the rest ------------------------------------------------------------------------------
 
 
-# The sections ------------------------------------------------------------------------------------------------------
-
-
-def inference(record: Record, pictures: Sequence[str]) -> List[str]:
-    rows = record.of("inference")
-    if not rows:
-        return []
-    parts = [
-        "## Inference",
-        INFERENCE,
-    ]
-    parts += [picture(name) for name in ("accuracy", "ratio") if name in pictures]
+def inference(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
+    parts = ["## Inference", INFERENCE]
+    parts += [figure(name) for name in ("accuracy", "ratio") if name in figures]
     notes: List[str] = []
     for batch, threads in sorted({(row["batch"], row["threads"]) for row in rows}):
         chosen = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
-        bursts = min((spread_of(one)["samples"] for row in chosen for one in racing(row)), default=0)
+        bursts = min((cell["ms"]["samples"] for row in chosen for cell in timed_fully(row)), default=0)
         threads_text = "1 thread" if threads == 1 else f"{threads} threads"
         parts.append(f"### Batch {batch}, {threads_text}")
-        lines = [[row["variant"], *cells(row, notes), quotient_text(row)] for row in chosen]
+        lines = [[row["variant"], *cells(row, notes), format_ratio(row)] for row in chosen]
         head = ["variant", *(TITLES.get(name, name) for name in COLUMNS), "ours / best peer"]
         parts.append(table(head, lines))
         parts.append(f"At least {bursts} bursts each.")
@@ -154,125 +157,109 @@ def inference(record: Record, pictures: Sequence[str]) -> List[str]:
 
 
 def summary(rows: Sequence[Row]) -> List[str]:
-    """The quotients of all rows in three figures, against the project's own targets."""
+    """The ratios of all rows in three figures, against the project's own targets."""
     kinds: Dict[str, List[float]] = {"dense": [], "grouped or with SE": []}
     for row in rows:
         dense = not any(mark in row["variant"] for mark in ("g2", "g4", "se"))
-        kinds["dense" if dense else "grouped or with SE"].append(quotient(row))
+        kinds["dense" if dense else "grouped or with SE"].append(ratio(row))
     both = [value for values in kinds.values() for value in values]
     if not all(both) or any(value != value for value in both) or not all(kinds.values()):
         return []
     lines = [
-        [f"the worst of {len(values)} rows that are {kind}", f"{max(values):.2f}", f"{most:.2f}"]
-        for (kind, values), most in zip(kinds.items(), (0.9, 1.0))
+        [f"the worst of {len(values)} rows that are {kind}", f"{max(values):.2f}", f"{bound:.2f}"]
+        for (kind, values), bound in zip(kinds.items(), (0.9, 1.0))
     ]
     lines.append([f"the geometric mean of all {len(both)} rows", f"{statistics.geometric_mean(both):.2f}", "0.80"])
     return ["### All rows", table(["ours / best peer", "measured", "target: at most"], lines)]
 
 
 def cells(row: Row, notes: List[str]) -> List[str]:
-    """A cell for each contender; why one has no figure goes into the notes."""
+    """A cell for each runtime; the reason why one has no figure is added to the notes."""
     texts = []
     for name in COLUMNS:
-        one = row["contenders"].get(name, {"failed": "not asked to run"})
-        if "ms" in one:
-            texts.append(f"{one['ms']['median']:.1f}")
+        cell = row["runtimes"].get(name, {"failed": "not selected"})
+        if "ms" in cell:
+            texts.append(f"{cell['ms']['median']:.1f}")
         else:
-            note = f"{TITLES.get(name, name)}: {one['failed']}"
+            note = f"{TITLES.get(name, name)}: {cell['failed']}"
             if note not in notes:
                 notes.append(note)
             texts.append(f"failed ({notes.index(note) + 1})")
     return texts
 
 
-def racing(row: Row) -> List[Mapping[str, Any]]:
-    """The contenders that take part in every burst."""
-    return [one for name, one in row["contenders"].items() if "ms" in one and name != "megengine eager"]
+def timed_fully(row: Row) -> List[Mapping[str, Any]]:
+    """The runtimes that take part in every burst."""
+    return [cell for name, cell in row["runtimes"].items() if "ms" in cell and name != "megengine eager"]
 
 
-def spread_of(one: Mapping[str, Any]) -> Dict[str, Any]:
-    spread: Dict[str, Any] = one["ms"]
-    return spread
-
-
-def quotient(row: Row) -> float:
+def ratio(row: Row) -> float:
     """Ours over the best peer; nan where one side is missing."""
-    found = row["contenders"]
-    peers = [found[name]["ms"]["median"] for name in PEERS if "ms" in found.get(name, {})]
-    if not peers or "ms" not in found.get("ours", {}):
+    runtimes = row["runtimes"]
+    peers = [runtimes[name]["ms"]["median"] for name in PEERS if "ms" in runtimes.get(name, {})]
+    if not peers or "ms" not in runtimes.get("ours", {}):
         return float("nan")
-    value: float = found["ours"]["ms"]["median"] / min(peers)
+    value: float = runtimes["ours"]["ms"]["median"] / min(peers)
     return value
 
 
-def quotient_text(row: Row) -> str:
-    value = quotient(row)
+def format_ratio(row: Row) -> str:
+    value = ratio(row)
     return "-" if value != value else f"{value:.2f}"
 
 
-def growth(record: Record, pictures: Sequence[str]) -> List[str]:
-    rows = record.of("growth")
-    if not rows:
-        return []
+def scaling(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
     parts = [
-        "## How the cost grows",
-        f"{rows[0]['variant']}: milliseconds for one image against the batch, and against the size of one image.",
+        "## Scaling",
+        f"{rows[0]['variant']}: milliseconds for one image against the batch, and against the image size.",
     ]
-    if "growth" in pictures:
-        parts.append(picture("growth"))
-    names = [name for name in COLUMNS if any(name in row["contenders"] for row in rows)]
+    if "scaling" in figures:
+        parts.append(figure("scaling"))
+    names = [name for name in COLUMNS if any(name in row["runtimes"] for row in rows)]
     lines = []
     for row in sorted(rows, key=lambda row: (row["threads"], row["batch"], row["image_size"])):
-        one = [row["contenders"].get(name, {}) for name in names]
-        texts = [f"{cell['ms']['median']:.1f}" if "ms" in cell else "failed" for cell in one]
-        lines.append([str(row["threads"]), str(row["batch"]), str(row["image_size"]), *texts, quotient_text(row)])
+        cells_of_row = [row["runtimes"].get(name, {}) for name in names]
+        texts = [f"{cell['ms']['median']:.1f}" if "ms" in cell else "failed" for cell in cells_of_row]
+        lines.append([str(row["threads"]), str(row["batch"]), str(row["image_size"]), *texts, format_ratio(row)])
     head = ["threads", "batch", "pixels", *(TITLES.get(name, name) for name in names), "ours / best peer"]
     return [*parts, table(head, lines)]
 
 
-def loading(record: Record) -> List[str]:
-    rows = record.of("loading")
-    if not rows:
-        return []
+def loading(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
     lines = []
     for row in rows:
         if "failed" in row:
-            lines.append([row["contender"], f"failed: {row['failed']}", "", ""])
+            lines.append([row["case"], f"failed: {row['failed']}", "", ""])
             continue
-        again = f"{row['again']['median']:.3f}" if "again" in row else ""
-        grown = f"{row['grown']['median']:.2f}" if "grown" in row else ""
-        lines.append([row["contender"], f"{row['seconds']['median']:.3f}", again, grown])
-    return [
-        "## Loading",
-        LOADING,
-        table(["what", "seconds", "again", "memory / weights"], lines),
-    ]
+        second = f"{row['second_load']['median']:.3f}" if "second_load" in row else ""
+        memory = f"{row['memory']['median']:.2f}" if "memory" in row else ""
+        lines.append([row["case"], f"{row['seconds']['median']:.3f}", second, memory])
+    return ["## Loading", LOADING, table(["case", "seconds", "second load", "memory / weights"], lines)]
 
 
-def waiting(record: Record) -> List[str]:
-    rows = record.of("waiting")
-    if not rows:
-        return []
+def startup(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
     lines = []
     for row in rows:
         text = f"{row['seconds']['median']:.3f}" if "seconds" in row else f"failed: {row['failed']}"
         lines.append([row["command"], text])
-    return ["## Waiting", table(["what", "seconds"], lines)]
+    return ["## Startup latency", table(["command", "seconds"], lines)]
 
 
-def bounds(record: Record) -> List[str]:
-    """The project's own targets, held or not."""
+def targets(sections: Mapping[str, Results]) -> List[str]:
+    """The project's own targets, and whether these results meet them."""
     lines = []
-    for row in record.of("bounds"):
-        held = "yes" if row["value"] <= row["bound"] else "**no**"
-        lines.append([row["question"], f"{row['value']:.3g}", f"{row['bound']:g}", held])
+    for benchmark, results in sections.items():
+        for row in results.rows_of("targets"):
+            if row["of"] == benchmark:
+                met = "yes" if row["value"] <= row["bound"] else "**no**"
+                lines.append([row["target"], f"{row['value']:.3g}", f"{row['bound']:g}", met])
     if not lines:
         return []
-    return ["## Targets", table(["what", "measured", "at most", "held"], lines)]
+    return ["## Targets", table(["target", "measured", "at most", "met"], lines)]
 
 
-def picture(name: str) -> str:
-    return f"![{PICTURES[name]}](performance/{name}.svg)"
+def figure(name: str) -> str:
+    return f"![{FIGURES[name]}](performance/{name}.svg)"
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

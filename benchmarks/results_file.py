@@ -1,7 +1,7 @@
-"""What was measured, where and when: one JSON file that grows row by row, so that a run that was cut off goes on.
+"""What was measured, where and when: one JSON file that grows row by row, so that an interrupted run can continue.
 
-A row is one figure's dict, known by its benchmark and key. The file also describes the machine and says at which commit
-each benchmark ran; rows of another machine, or of another day, go into another file.
+A row is one figure's dict, identified by its benchmark and key. The file also describes the machine and says at which
+commit each benchmark ran; rows of another machine, or of another day, are written to another file.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 Row = Dict[str, Any]
-ANOTHER = "delete it, or choose another --results"
 
 
-class Record:
+class Results:
     """The rows measured so far, in the file ``path``."""
 
     def __init__(
@@ -43,29 +42,30 @@ class Record:
         self.commits = dict(commits or {})
 
     @classmethod
-    def read(cls, path: Path) -> Record:
-        """What a file holds."""
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return cls(path, kept["machine"], kept["rows"], kept["commits"])
+    def read(cls, path: Path) -> Results:
+        """Read a file."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(path, content["machine"], content["rows"], content["commits"])
 
     @classmethod
-    def resume(cls, path: Optional[Path], benchmark: str) -> Record:
-        """The record to add to: ``path``, or today's of this machine, with what it holds already.
+    def resume(cls, path: Optional[Path], benchmark: str) -> Results:
+        """Return the results to add to: those of ``path``, or today's of this machine, with the rows that exist.
 
-        Ends the program if that is another machine of the same name, or if the rows of this benchmark were measured
-        with another state of the code: a table must not mix the two.
+        Exits if they are of another machine of the same name, or if the rows of this benchmark were measured with
+        another state of the code: a table must not mix the two.
         """
         here = machine()
         path = path or RESULTS / f"{here['date']}-{slug(here['cpu'])}.json"
-        record = cls.read(path) if path.exists() else cls(path, here)
+        results = cls.read(path) if path.exists() else cls(path, here)
+        advice = "delete it, or use another --results"
         for name in ("cpu", "cores", "instructions"):
-            if record.machine[name] != here[name]:
-                sys.exit(f"{path} has {name} {record.machine[name]}, and here it is {here[name]}: {ANOTHER}")
+            if results.machine[name] != here[name]:
+                sys.exit(f"{path} has {name} {results.machine[name]}, and here it is {here[name]}: {advice}")
         now = commit()
-        then = record.commits.setdefault(benchmark, now)
+        then = results.commits.setdefault(benchmark, now)
         if then.replace("-dirty", "") != now.replace("-dirty", ""):
-            sys.exit(f"{path} has {benchmark} at commit {then}, and here it is {now}: {ANOTHER}")
-        return record
+            sys.exit(f"{path} has {benchmark} at commit {then}, and here it is {now}: {advice}")
+        return results
 
     def find(self, benchmark: str, key: Mapping[str, Any]) -> Optional[Row]:
         for row in self.rows:
@@ -73,11 +73,11 @@ class Record:
                 return row
         return None
 
-    def of(self, benchmark: str) -> List[Row]:
+    def rows_of(self, benchmark: str) -> List[Row]:
         return [row for row in self.rows if row["benchmark"] == benchmark]
 
     def add(self, benchmark: str, key: Mapping[str, Any], **measured: Any) -> None:
-        """Writes a row, in the place of one with the same key; the file is there whole at any time."""
+        """Write a row, replacing one with the same key; the file is complete at any time."""
         old = self.find(benchmark, key)
         if old is not None:
             self.rows.remove(old)
@@ -86,27 +86,27 @@ class Record:
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
+        temp = self.path.with_suffix(".tmp")
         rows = ",\n".join(f"    {json.dumps(row)}" for row in self.rows)
-        machine, commits = (json.dumps(one, indent=2).replace("\n", "\n  ") for one in (self.machine, self.commits))
+        machine, commits = (json.dumps(part, indent=2).replace("\n", "\n  ") for part in (self.machine, self.commits))
         text = f'{{\n  "machine": {machine},\n  "commits": {commits},\n  "rows": [\n{rows}\n  ]\n}}\n'
-        part.write_text(text, encoding="utf-8")
-        part.replace(self.path)
+        temp.write_text(text, encoding="utf-8")
+        temp.replace(self.path)
 
 
-def spread(values: Sequence[float]) -> Dict[str, float]:
-    """The median, the smallest value and the quartiles, rounded to five digits."""
+def summarize(values: Sequence[float]) -> Dict[str, float]:
+    """Return the median, the minimum and the quartiles, rounded to five digits, and the number of samples."""
     ordered = sorted(values)
     quartiles = statistics.quantiles(ordered, n=4) if len(ordered) > 1 else [ordered[0]] * 3
-    found = {"median": statistics.median(ordered), "min": ordered[0], "q1": quartiles[0], "q3": quartiles[2]}
-    return {**{name: float(f"{value:.5g}") for name, value in found.items()}, "samples": len(ordered)}
+    summary = {"median": statistics.median(ordered), "min": ordered[0], "q1": quartiles[0], "q3": quartiles[2]}
+    return {**{name: float(f"{value:.5g}") for name, value in summary.items()}, "samples": len(ordered)}
 
 
 # The machine ---------------------------------------------------------------------------------------------------
 
 
 def machine() -> Dict[str, Any]:
-    """What a reader must know to judge the figures; no name of host or user."""
+    """Return what a reader needs to judge the figures; no name of a host or user."""
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": cpu_name(),
@@ -119,7 +119,7 @@ def machine() -> Dict[str, Any]:
 
 
 def instructions() -> List[str]:
-    """The vector instructions that matter here."""
+    """Return the vector instructions that matter here."""
     flags = cpu_facts().get("flags", "").split()
     return [name for name in ("avx2", "fma", "avx512f", "avx512_vnni", "amx_tile") if name in flags]
 
@@ -136,22 +136,22 @@ def versions(*packages: str) -> Dict[str, str]:
     return {name: metadata.version(name) for name in packages}
 
 
-def disturbance(seconds: float = 0.3) -> float:
-    """The share of this machine's processor time that is taken while we and all peers sleep: 0 on an idle machine."""
-    before = processor_times()
+def background_load(seconds: float = 0.3) -> float:
+    """Return the share of this machine's CPU time used while we and all peers sleep: 0 on an idle machine."""
+    before = cpu_ticks()
     time.sleep(seconds)
-    busy, total = (after - then for after, then in zip(processor_times(), before))
+    busy, total = (after - then for after, then in zip(cpu_ticks(), before))
     return round(busy / total, 3) if total else 0.0
 
 
-def processor_times() -> List[int]:
-    """Ticks since boot: those in which a processor worked, and all."""
+def cpu_ticks() -> List[int]:
+    """Return the ticks since boot in which a CPU was busy, and all ticks."""
     ticks = [int(text) for text in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return [sum(ticks) - ticks[3] - ticks[4], sum(ticks)]  # the fourth is idle, the fifth waiting for disks
+    return [sum(ticks) - ticks[3] - ticks[4], sum(ticks)]  # the fourth is idle, the fifth I/O wait
 
 
 def resident(process: Union[int, str] = "self") -> float:
-    """Bytes of a process in memory, mapped files included."""
+    """Return the resident memory of a process in bytes, mapped files included."""
     return 1024.0 * int(Path(f"/proc/{process}/status").read_text().split("VmRSS:")[1].split()[0])
 
 
@@ -163,7 +163,7 @@ def slug(text: str) -> str:
 
 
 def peers_python() -> str:
-    """The interpreter of the peers' environment, which `./dev bench` makes."""
+    """Return the interpreter of the peers' environment, which `./dev bench` creates."""
     python = os.environ.get("REPVGG_ZOO_BENCH_PYTHON", str(ROOT / ".venv-bench" / "bin" / "python"))
     if not Path(python).exists():
         sys.exit(f"the peers' environment is missing ({python}): start this with ./dev bench")
@@ -171,5 +171,5 @@ def peers_python() -> str:
 
 
 def peers_environment() -> Dict[str, str]:
-    """Environment variables for a peer: it finds these files, and timm the stand-in for torchvision that it needs."""
+    """Return environment variables with which a peer finds these files, and timm its stand-in for torchvision."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "peers")])}

@@ -1,7 +1,7 @@
-"""How the cost of a network grows with the batch and with the size of the images, for one variant, 1 and 2 threads.
+"""How the time of a network scales with the batch and with the image size, for one variant, 1 and 2 threads.
 
 ``python -m benchmarks.scaling`` times RepVGG_A0 at 224 pixels for batches of 1 to 32, and one image of 160 to 448
-pixels, by the same race as ``benchmarks.inference``.
+pixels, in the same way as ``benchmarks.inference``.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .inference import race, summary
-from .results_file import Record
+from .inference import format_row, measure
+from .results_file import Results
 
-CONTENDERS = ("torch", "onnxruntime", "openvino", "ours")
+RUNTIMES = ("torch", "onnxruntime", "openvino", "ours")
 BATCHES = (1, 2, 4, 8, 16, 32)
 SIZES = (160, 192, 224, 288, 352, 448)
 
@@ -23,11 +23,11 @@ def main() -> None:
     parser.add_argument("--bursts", type=int, default=20)
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    record = Record.resume(options.results, "growth")
+    results = Results.resume(options.results, "scaling")
     for threads in (1, 2):
         for batch, size in [(batch, 224) for batch in BATCHES] + [(1, size) for size in SIZES if size != 224]:
             key = {"variant": f"RepVGG_{options.variant}", "batch": batch, "threads": threads, "image_size": size}
-            print(size, summary(key, race(record, "growth", key, CONTENDERS, options.bursts)), flush=True)
+            print(size, format_row(key, measure(results, "scaling", key, RUNTIMES, options.bursts)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The zoo in one minute: a trained RepVGG, fetched by name, verified, re-parameterised, classifying real images.
+"""The zoo in one minute: fetch a trained RepVGG by name, verify it, re-parameterize it and classify real images.
 
-./dev demo [--picture demo.png]
+./dev demo [--output-image demo.png]
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import repvgg_zoo
 from repvgg_zoo.cli.megengine_setup import prepare_megengine
 
 NAME = "RepVGG_N0.digits"
-INK, PAPER, RIGHT, WRONG = (20, 24, 32), (255, 255, 255), (22, 122, 62), (200, 30, 40)
+FORMS = ("train form", "deploy form", "compiled")
+BACKGROUND, CORRECT, WRONG = (255, 255, 255), (22, 122, 62), (200, 30, 40)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The zoo in one minute.")
-    parser.add_argument("--picture", type=Path, default=Path("demo.png"), help="where to draw digits and predictions")
-    picture = parser.parse_args().picture
+    parser.add_argument("--output-image", type=Path, default=Path("demo.png"), help="digits with their predictions")
+    output_image = parser.parse_args().output_image
 
     prepare_megengine()  # no banner where there is no GPU
     title("The registry: names, costs of the deploy form, accuracy of the default checkpoint")
@@ -42,7 +43,7 @@ def main() -> None:
     inputs = np.stack([to_input(image) for image in images])
     print(f"  {describe(model)}\n  {score(classify(model, inputs), labels)}")
 
-    title("Re-parameterising: one 3x3 convolution in each block")
+    title("Re-parameterizing: one 3x3 convolution in each block")
     deployed = repvgg_zoo.to_deploy(model)
     predictions = classify(deployed, inputs)
     print(f"  {describe(deployed)}\n  {score(predictions, labels)}")
@@ -56,16 +57,16 @@ def main() -> None:
     title("Compiling, and timing all three, 32 images at a time")
     with repvgg_zoo.compile(deployed, batch_size=32) as compiled:
         some = inputs[:32]
-        seconds = in_turns(lambda: classify(model, some), lambda: classify(deployed, some), lambda: compiled(some))
-        before, after, fastest = (1e3 * one for one in seconds)
-        print(f"  train form {before:.1f} ms, deploy form {after:.1f} ms, compiled {fastest:.1f} ms")
+        calls = (lambda: classify(model, some), lambda: classify(deployed, some), lambda: compiled(some))
+        texts = [f"{form} {1e3 * time:.1f} ms" for form, time in zip(FORMS, time_interleaved(*calls))]
+        print(f"  {', '.join(texts)}")
 
-        title("What one picture shows")
-        found = ", ".join(map(str, repvgg_zoo.predict(compiled, images[0], topk=3)))
-        print(f"  {found}; it is a {labels[0]}")
+        title("Predicting one image")
+        top3 = ", ".join(map(str, repvgg_zoo.predict(compiled, images[0], topk=3)))
+        print(f"  {top3}; it is a {labels[0]}")
 
-    draw(images, labels, predictions).save(picture)
-    print(f"\nSome of the test images with their predictions: {picture}")
+    draw(images, labels, predictions).save(output_image)
+    print(f"\nSome of the test images with their predictions: {output_image}")
 
 
 def show_registry() -> None:
@@ -74,7 +75,7 @@ def show_registry() -> None:
         info = repvgg_zoo.model_info(name)
         cost = f"{info.params.deploy / 1e6:7.2f} M {info.macs.deploy / 1e9:7.3f} G {info.architecture.image_size:4} px"
         if info.default is None:
-            print(f"  {name:18} {cost}  none that can be trusted")
+            print(f"  {name:18} {cost}  no verifiable checkpoint")
         else:
             checkpoint = info.checkpoint(info.default)
             size = checkpoint.preprocessing.image_size
@@ -82,7 +83,7 @@ def show_registry() -> None:
 
 
 def test_images() -> Tuple[NDArray[Any], NDArray[Any]]:
-    """The 360 digits of the test split that lie beside the checkpoint: (360, 8, 8) uint8 and (360,) labels."""
+    """Return the 360 digits of the test split, shipped with the checkpoint: (360, 8, 8) uint8 and (360,) labels."""
     with np.load(Path(__file__).parents[1] / "hub" / "digits-test.npz", allow_pickle=False) as arrays:
         return arrays["images"], arrays["labels"]
 
@@ -99,39 +100,39 @@ def describe(model: Any) -> str:
 
 
 def score(predictions: NDArray[Any], labels: NDArray[Any]) -> str:
-    right = int((predictions == labels).sum())
-    return f"{right} of {len(labels)} test images right: top-1 {100 * right / len(labels):.2f} %"
+    correct = int((predictions == labels).sum())
+    return f"{correct} of {len(labels)} test images correct: top-1 {100 * correct / len(labels):.2f} %"
 
 
-def in_turns(*calls: Callable[[], Any], rounds: int = 7) -> List[float]:
-    """The median seconds of each call, taken in turns so that a busy machine is busy for all of them."""
+def time_interleaved(*calls: Callable[[], Any], rounds: int = 7) -> List[float]:
+    """Return the median seconds of each call; they take turns, so that background load affects all of them."""
     seconds: List[List[float]] = [[] for _ in calls]
     for _ in range(rounds + 2):
-        for call, found in zip(calls, seconds):
-            begun = time.perf_counter()
+        for call, times in zip(calls, seconds):
+            start = time.perf_counter()
             call()
-            found.append(time.perf_counter() - begun)
-    return [float(np.median(found[2:])) for found in seconds]
+            times.append(time.perf_counter() - start)
+    return [float(np.median(times[2:])) for times in seconds]
 
 
 def draw(
     images: NDArray[Any], labels: NDArray[Any], predictions: NDArray[Any], columns: int = 12, rows: int = 4
 ) -> Image.Image:
-    """A sheet of test images, the wrongly classified ones first; green where the prediction is right."""
+    """Draw a sheet of test images, the wrongly classified ones first; green where the prediction is correct."""
     order = np.argsort(predictions == labels, kind="stable")[: columns * rows]
     cell, margin, caption = 64, 12, 22
     width, height = columns * (cell + margin) + margin, rows * (cell + caption + margin) + margin
-    sheet = Image.new("RGB", (width, height), PAPER)
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default()
-    for place, index in enumerate(order):
-        x = margin + place % columns * (cell + margin)
-        y = margin + place // columns * (cell + caption + margin)
+    for cell_index, index in enumerate(order):
+        x = margin + cell_index % columns * (cell + margin)
+        y = margin + cell_index // columns * (cell + caption + margin)
         digit = Image.fromarray(255 - images[index]).resize((cell, cell), Image.Resampling.NEAREST)
         sheet.paste(digit, (x, y))
-        right = predictions[index] == labels[index]
-        pen.rectangle((x - 1, y - 1, x + cell, y + cell), outline=RIGHT if right else WRONG, width=2)
-        text = str(predictions[index]) if right else f"{predictions[index]}, is {labels[index]}"
-        pen.text((x + 2, y + cell + 5), text, fill=RIGHT if right else WRONG, font=font)
+        correct = predictions[index] == labels[index]
+        pen.rectangle((x - 1, y - 1, x + cell, y + cell), outline=CORRECT if correct else WRONG, width=2)
+        text = str(predictions[index]) if correct else f"{predictions[index]}, is {labels[index]}"
+        pen.text((x + 2, y + cell + 5), text, fill=CORRECT if correct else WRONG, font=font)
     return sheet
 
 

@@ -18,7 +18,7 @@ from typing import Any, Tuple
 
 # On a machine without a GPU this keeps MegEngine from printing a banner about its absence.
 os.environ.setdefault("MGE_DEFAULT_DEVICE", "cpux")
-# MegEngine has the CPU round subnormal numbers to zero, which NumPy remarks on when SciPy looks.
+# MegEngine flushes subnormal numbers to zero, and NumPy warns about it when SciPy is imported.
 warnings.filterwarnings("ignore", "The value of the smallest subnormal")
 
 import cv2
@@ -47,7 +47,7 @@ Arrays = Tuple[NDArray[Any], NDArray[Any]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="RepVGG_N0", help="any variant of one input channel and ten classes")
+    parser.add_argument("--model", default="RepVGG_N0", help="any variant with one input channel and ten classes")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("digits.safetensors"))
@@ -56,7 +56,7 @@ def main() -> None:
     train_split, test_split = digits()
     model = train(train_split, epochs=options.epochs, seed=options.seed, name=options.model)
     deployed = repvgg_zoo.to_deploy(model)
-    images, labels = prepared(test_split[0]), test_split[1]
+    images, labels = preprocess(test_split[0]), test_split[1]
     print(f"test top-1: train form {accuracy(model, images, labels):.2f} %", end=", ")
     print(f"deploy form {accuracy(deployed, images, labels):.2f} %")
     repvgg_zoo.save_checkpoint(options.out, model)
@@ -97,7 +97,7 @@ def train(split: Arrays, *, epochs: int, seed: int, name: str = "RepVGG_N0") -> 
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, warm_up=len(loader))
             with gradients:
-                logits = model(mge.Tensor(prepared(images)))
+                logits = model(mge.Tensor(preprocess(images)))
                 loss = F.nn.cross_entropy(logits, mge.Tensor(labels), label_smooth=0.1)
                 gradients.backward(loss)
             optimizer.step().clear_grad()
@@ -118,7 +118,7 @@ def learning_rate(step: int, steps: int, *, warm_up: int, peak: float = 0.1) -> 
 
 
 class Warp(Transform):
-    """Turns, scales, shears and shifts each image a little, seeded."""
+    """Rotates, scales, shears and shifts each image a little, seeded."""
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.RandomState(seed)
@@ -127,21 +127,21 @@ class Warp(Transform):
         image, label = input
         angle, shear = self.random.uniform(-0.2, 0.2, 2)
         scale = self.random.uniform(0.9, 1.1, 2)
-        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        matrix = turn @ np.array([[scale[0], shear], [0.0, scale[1]]])
-        centre = np.full(2, 3.5)
-        shift = centre - matrix @ centre + self.random.uniform(-0.7, 0.7, 2)
+        rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        matrix = rotation @ np.array([[scale[0], shear], [0.0, scale[1]]])
+        center = np.full(2, 3.5)
+        shift = center - matrix @ center + self.random.uniform(-0.7, 0.7, 2)
         return cv2.warpAffine(image, np.column_stack([matrix, shift]), (8, 8)), label
 
 
-def prepared(images: NDArray[Any]) -> NDArray[Any]:
+def preprocess(images: NDArray[Any]) -> NDArray[Any]:
     """(N, 8, 8) uint8 to (N, 1, 32, 32) float32, as the registry's preprocessing of RepVGG_N0.digits says."""
     large = np.stack([cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR) for image in images])
     return np.asarray((large[:, None] / 255 - MEAN) / STD, dtype=np.float32)
 
 
 def accuracy(model: Module, images: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Top-1 in per cent."""
+    """Return the top-1 accuracy in percent."""
     return 100 * float(np.mean(model(mge.Tensor(images)).numpy().argmax(1) == labels))
 
 

@@ -1,1 +1,1 @@
-"""What is compared: run with ``-m`` by our interpreter or by the peers', which need not share a version of Python."""
+"""The runtimes compared, run with ``-m`` by our interpreter or by the peers', which may be of different versions."""

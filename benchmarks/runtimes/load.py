@@ -1,8 +1,8 @@
-"""Loads RepVGG_B3 in torch and prints what it cost, as JSON (``-m benchmarks.runtimes.load deploy|train FOLDER``).
+"""Loads RepVGG_B3 in torch and prints the cost as JSON (``-m benchmarks.runtimes.load deploy|train FOLDER``).
 
-`deploy` is torch's quickest way: the plain network built on the meta device, its file mapped and assigned. `train` is
-the ordinary one: timm's network built as it builds itself, and the mapped file copied into it. Both then touch every
-page. The second sample is a second load in the same process.
+In both forms the network is built without initialization (on the meta device, then ``to_empty``), its file is mapped
+with ``torch.load(mmap=True)`` and copied by ``load_state_dict``. Then every page is touched. `deploy` is a plain
+Sequential, `train` is timm's network. The second sample is a second load in the same process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List
 
 import numpy as np
 import timm
@@ -23,42 +23,47 @@ from benchmarks.results_file import resident
 
 from .networks import layers
 from .torch_network import torch_network, torch_state
-from .touch import touch
+from .touch_pages import touch_pages
 
 
 def deploy(folder: Path) -> nn.Module:
     network = layers(torch.load(folder / "deploy.pth", mmap=True, weights_only=True))
     with torch.device("meta"):
         built = torch_network(network)
-    built.load_state_dict(torch_state(built, network), assign=True)
-    return built.eval()
+    return filled(built, torch_state(built, network))
 
 
 def train(folder: Path) -> nn.Module:
-    built = timm.create_model("repvgg_b3")
-    built.load_state_dict(torch.load(folder / "timm.pth", mmap=True, weights_only=True))
+    with torch.device("meta"):
+        built = timm.create_model("repvgg_b3")
+    return filled(built, torch.load(folder / "timm.pth", mmap=True, weights_only=True))
+
+
+def filled(built: nn.Module, state_dict: Dict[str, Any]) -> nn.Module:
+    built = built.to_empty(device="cpu")
+    built.load_state_dict(state_dict)
     return built.eval()
 
 
 def main(form: str, folder: Path) -> None:
     load = {"deploy": deploy, "train": train}[form]
-    touch([torch.zeros(4096)])
+    touch_pages([torch.zeros(4096)])
     samples: List[Dict[str, float]] = []
     gc.collect()  # as ours does
     for _ in range(2):
         before = resident()
-        began = time.perf_counter()
+        start = time.perf_counter()
         network = load(folder)
-        loaded = time.perf_counter() - began
+        loaded = time.perf_counter() - start
         tensors = list(network.state_dict().values())
-        touched = touch(tensors)
-        samples.append({"seconds": loaded + touched, "touch": touched, "grown": resident() - before})
-        error = difference(network, folder)
+        touched = touch_pages(tensors)
+        samples.append({"seconds": loaded + touched, "touch": touched, "memory": resident() - before})
+        error = relative_error(network, folder)
         del network, tensors
     print(json.dumps({"samples": samples, "error": error}))
 
 
-def difference(network: nn.Module, folder: Path) -> float:
+def relative_error(network: nn.Module, folder: Path) -> float:
     with torch.inference_mode():
         logits = network(torch.from_numpy(np.load(folder / "image.npy"))).numpy()
     expected = np.load(folder / "logits.npy")

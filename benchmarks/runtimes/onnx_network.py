@@ -8,11 +8,11 @@ from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
 from .networks import Layer
 
-OPSET, IR_VERSION = 17, 8  # old enough for every runtime of the last years, new enough to lack nothing here
+OPSET, IR_VERSION = 17, 8  # supported by every runtime of the last years
 
 
 def onnx_network(network: List[Layer], shape: Sequence[int]) -> ModelProto:
-    """A model from ``images`` of this shape to ``logits``; the weights are arrays."""
+    """Return a model from ``images`` of this shape to ``logits``; the weights are arrays."""
     nodes: List[Any] = []
     weights: List[Any] = []
 
@@ -28,10 +28,10 @@ def onnx_network(network: List[Layer], shape: Sequence[int]) -> ModelProto:
         name, strides = layer.name, [layer.stride] * 2
         same = {"kernel_shape": [3, 3], "strides": strides, "pads": [1, 1, 1, 1], "group": layer.groups}
         x = add("Conv", f"{name}.conv", [x], (layer.weight, layer.bias), **same)
-        if layer.squeeze:
+        if layer.se:
             gate = add("GlobalAveragePool", f"{name}.pool", [x])
-            gate = add("Relu", f"{name}.down.relu", [add("Conv", f"{name}.down", [gate], layer.squeeze[0])])
-            gate = add("Sigmoid", f"{name}.gate", [add("Conv", f"{name}.up", [gate], layer.squeeze[1])])
+            gate = add("Relu", f"{name}.down.relu", [add("Conv", f"{name}.down", [gate], layer.se[0])])
+            gate = add("Sigmoid", f"{name}.gate", [add("Conv", f"{name}.up", [gate], layer.se[1])])
             x = add("Mul", f"{name}.scaled", [x, gate])
         x = add("Relu", f"{name}.relu", [x])
     head = network[-1]

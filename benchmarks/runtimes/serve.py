@@ -1,9 +1,9 @@
-"""A process that runs one network on command, so that contenders can take turns while all others sleep.
+"""A process that runs one network on command, so that runtimes can take turns while all others are stopped.
 
-``python -m benchmarks.runtimes.serve CONTENDER CORES`` binds itself to these cores (a JSON list). It reads a JSON
-object a line from its standard input and answers with one a line: ``{"load": {"weights", "images", "logits",
-"threads"}}`` builds the network for the images in that file and writes what it answers to ``logits``; ``{"burst": n}``
-runs it n times and gives each time in nanoseconds.
+``python -m benchmarks.runtimes.serve RUNTIME CORES`` binds itself to these cores (a JSON list). It reads a JSON object
+per line from its standard input and answers with one per line: ``{"load": {"weights", "images", "logits", "threads"}}``
+builds the network for the images in that file and writes its output to ``logits``; ``{"burst": n}`` runs it n times and
+returns each time in nanoseconds.
 
 Images are float32 (N, 3, H, W). A run takes them as a NumPy array and ends with the logits as one, so that conversions
 count as they do for a user.
@@ -24,7 +24,7 @@ import numpy as np
 
 Array = Any
 Run = Callable[[Array], Array]
-# What a contender gives: the run, and the versions of what it runs on.
+# A function that runs the network, and the versions of the packages it runs on.
 Loaded = Tuple[Run, Dict[str, str]]
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -32,43 +32,43 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 def main(name: str, cores: List[int]) -> None:
     os.sched_setaffinity(0, cores)  # before any runtime counts them
-    # The driver stops those whose turn it is not; one that was stopped when the driver was killed would stay forever.
+    # The driver stops all but one; a process that is stopped when the driver is killed would stay forever.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # some runtimes print to standard output
-    run: Run = refuse
+    run: Run = not_loaded
     images: Array = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
             if "load" in request:
                 images = np.load(request["load"]["images"])
-                began = time.perf_counter()
-                run, versions = CONTENDERS[name](Path(request["load"]["weights"]), images, request["load"]["threads"])
+                start = time.perf_counter()
+                run, versions = RUNTIMES[name](Path(request["load"]["weights"]), images, request["load"]["threads"])
                 logits = np.asarray(run(images))
-                answer: Dict[str, Any] = {"load_s": time.perf_counter() - began, "versions": versions}
+                answer: Dict[str, Any] = {"load_s": time.perf_counter() - start, "versions": versions}
                 np.save(request["load"]["logits"], logits)
             else:
                 answer = {"ns": burst(run, images, request["burst"])}
-        except Exception as error:  # whatever a runtime raises belongs into the table
+        except Exception as error:  # whatever a runtime raises is shown in the table
             answer = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
         print(json.dumps(answer), file=answers, flush=True)
 
 
 def burst(run: Run, images: Array, runs: int) -> List[int]:
-    found = []
+    times = []
     for _ in range(runs):
-        began = time.perf_counter_ns()
+        start = time.perf_counter_ns()
         run(images)
-        found.append(time.perf_counter_ns() - began)
-    return found
+        times.append(time.perf_counter_ns() - start)
+    return times
 
 
-def refuse(images: Array) -> Array:
+def not_loaded(images: Array) -> Array:
     raise RuntimeError("nothing is loaded")
 
 
-# The contenders: each builds the network of the weights for images of this shape ------------------------------------
+# The runtimes: each builds the network of the weights for images of this shape ---------------------------------------
 
 
 def torch_eager(weights: Path, images: Array, threads: int, channels_last: bool = False) -> Loaded:
@@ -163,7 +163,7 @@ def variant(weights: Path) -> str:
     return weights.stem
 
 
-CONTENDERS: Dict[str, Callable[[Path, Array, int], Loaded]] = {
+RUNTIMES: Dict[str, Callable[[Path, Array, int], Loaded]] = {
     "torch": torch_eager,
     "torch channels-last": torch_channels_last,
     "onnxruntime": onnxruntime,

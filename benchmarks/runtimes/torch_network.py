@@ -10,24 +10,24 @@ from .networks import Layer, Pair
 
 
 def torch_network(network: List[Layer]) -> nn.Sequential:
-    """The network, with the weights that torch draws."""
-    parts: List[nn.Module] = []
+    """Return the network with torch's initial weights."""
+    modules: List[nn.Module] = []
     for layer in network[:-1]:
         out, per_group = layer.weight.shape[:2]
         inputs = per_group * layer.groups
-        parts.append(nn.Conv2d(inputs, out, 3, layer.stride, 1, groups=layer.groups))
-        if layer.squeeze:
-            parts.append(Squeeze(out, layer.squeeze[0][0].shape[0]))
-        parts.append(nn.ReLU(inplace=True))
+        modules.append(nn.Conv2d(inputs, out, 3, layer.stride, 1, groups=layer.groups))
+        if layer.se:
+            modules.append(SqueezeExcite(out, layer.se[0][0].shape[0]))
+        modules.append(nn.ReLU(inplace=True))
     classes, features = network[-1].weight.shape
-    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, classes))
+    return nn.Sequential(*modules, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, classes))
 
 
 def torch_state(built: nn.Sequential, network: List[Layer]) -> Dict[str, Any]:
-    """The layers' weights under the keys of the network that was built of them."""
+    """Return the layers' weights under the keys of ``torch_network(network)``."""
     pairs: List[Pair] = []
     for layer in network:
-        pairs += [(layer.weight, layer.bias), *(layer.squeeze or ())]
+        pairs += [(layer.weight, layer.bias), *(layer.se or ())]
     names = [key[: -len(".weight")] for key in built.state_dict() if key.endswith(".weight")]
     state = {}
     for name, (weight, bias) in zip(names, pairs, strict=True):
@@ -35,7 +35,7 @@ def torch_state(built: nn.Sequential, network: List[Layer]) -> Dict[str, Any]:
     return state
 
 
-class Squeeze(nn.Module):
+class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation, as RepVGG-D2se has it between convolution and ReLU."""
 
     def __init__(self, channels: int, width: int) -> None:

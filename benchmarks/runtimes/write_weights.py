@@ -1,8 +1,8 @@
 """Writes RepVGG_B3 with random weights as its publishers do (``-m benchmarks.runtimes.write_weights FOLDER``).
 
 timm.safetensors is timm's own state dict as its hub serves it; official.pth is the same weights under the official
-repository's keys, in torch's zip; deploy.pth are the fused convolutions of a plain torch network, and logits.npy is
-what timm's network answers to image.npy.
+repository's keys, in torch's zip format; deploy.pth has the fused convolutions of a plain torch network, and logits.npy
+is the output of timm's network for image.npy.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .networks import official_key
 def main(folder: Path) -> None:
     torch.manual_seed(0)
     network = timm.create_model("repvgg_b3").eval()
-    for part in network.modules():
-        if isinstance(part, nn.BatchNorm2d):  # statistics and scales as training leaves them
-            nn.init.normal_(part.running_mean, 0, 0.3)
-            nn.init.uniform_(part.running_var, 0.5, 2)
-            nn.init.normal_(part.weight, 0.6, 0.1)
-            nn.init.normal_(part.bias, 0, 0.2)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # statistics and scales as after training
+            nn.init.normal_(module.running_mean, 0, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.weight, 0.6, 0.1)
+            nn.init.normal_(module.bias, 0, 0.2)
     state = network.state_dict()
     image = torch.randn(1, 3, 64, 64)
     save_file({key: value.contiguous() for key, value in state.items()}, str(folder / "timm.safetensors"))

@@ -1,4 +1,4 @@
-"""The examples do what they say."""
+"""The examples work as described."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def recipe():
     sys.path.remove(str(ROOT / "examples"))
 
 
-def test_the_demo_shows_the_bundled_checkpoint_at_work_and_draws_a_picture(tmp_path):
-    picture = tmp_path / "digits.png"
+def test_the_demo_classifies_with_the_bundled_checkpoint_and_draws_an_image(tmp_path):
+    output = tmp_path / "digits.png"
     result = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "demo.py"), "--picture", str(picture)],
+        [sys.executable, str(ROOT / "examples" / "demo.py"), "--output-image", str(output)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -36,9 +36,9 @@ def test_the_demo_shows_the_bundled_checkpoint_at_work_and_draws_a_picture(tmp_p
         env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("358 of 360 test images right: top-1 99.44 %") == 2
+    assert result.stdout.count("358 of 360 test images correct: top-1 99.44 %") == 2
     assert "verified" in result.stdout
-    with Image.open(picture) as drawn:
+    with Image.open(output) as drawn:
         assert drawn.size > (800, 300)
         assert len(drawn.getcolors(maxcolors=1 << 24)) > 10
 
@@ -57,19 +57,19 @@ def test_the_split_is_stratified_and_no_image_is_in_both_parts(recipe):
     assert np.abs(share - 0.2).max() < 0.005
 
 
-def test_the_recipe_prepares_images_as_the_registry_says(recipe):
+def test_the_recipe_preprocesses_images_as_the_registry_says(recipe):
     import repvgg_zoo
 
     images = recipe.digits()[1][0][:5]
     to_input = repvgg_zoo.preprocess("RepVGG_N0.digits")
-    assert np.allclose(np.stack([to_input(image) for image in images]), recipe.prepared(images), atol=1e-6)
+    assert np.allclose(np.stack([to_input(image) for image in images]), recipe.preprocess(images), atol=1e-6)
 
 
 def test_the_recipe_learns_and_gives_the_same_weights_for_the_same_seed(recipe):
     (images, labels), _ = recipe.digits()
     some = (images[:320], labels[:320])
     first, second, other = (recipe.train(some, epochs=4, seed=seed) for seed in (1, 1, 2))
-    assert recipe.accuracy(first, recipe.prepared(some[0]), some[1]) > 50
+    assert recipe.accuracy(first, recipe.preprocess(some[0]), some[1]) > 50
     states = [network.state_dict() for network in (first, second, other)]
     assert all(np.array_equal(states[0][key], states[1][key]) for key in states[0])
     assert not all(np.array_equal(states[0][key], states[2][key]) for key in states[0])

@@ -1,6 +1,7 @@
-"""The plug-in acme: a RepVGG with a head of two layers.
+"""The plugin acme: a RepVGG with a head of two layers.
 
-Listing models imports this module, so what needs MegEngine or NumPy is named by strings, and imported when it is used.
+Listing models imports this module, so everything that needs MegEngine or NumPy is given as a string and imported when
+it is used.
 """
 
 from pathlib import Path

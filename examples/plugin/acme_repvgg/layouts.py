@@ -1,4 +1,4 @@
-"""The names of the tensors in our files: the zoo's own, and those of our head."""
+"""The keys of our files: the canonical ones, and those of our head."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A RepVGG trunk under a head of two layers."""
+"""A RepVGG trunk with a head of two layers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from repvgg_zoo.models import RepVGG, linear
 from repvgg_zoo.registry.specs import Architecture
 
 
-def build(architecture: Architecture, **given: Any) -> Module:
-    """The builder acme/two_layer; its option ``hidden`` is the width of the layer before the last."""
+def build(architecture: Architecture, **kwargs: Any) -> Module:
+    """Build a network of acme/two_layer; the option ``hidden`` is the width of the first layer of the head."""
     options: Dict[str, Any] = dict(architecture.options)
     return TwoLayerRepVGG(
         architecture.num_blocks,
@@ -21,18 +21,18 @@ def build(architecture: Architecture, **given: Any) -> Module:
         hidden=options["hidden"],
         groups=architecture.groups,
         se=architecture.se,
-        **given,
+        **kwargs,
     )
 
 
 class TwoLayerRepVGG(RepVGG):
     """Maps (N, in_chans, H, W) to logits (N, num_classes) through ``hidden`` features."""
 
-    # Started anew for another number of classes, while all else is loaded.
+    # Initialized again for another number of classes, while all else is loaded.
     heads = ("linear.classes",)
 
-    def __init__(self, *args: Any, hidden: int, init_weights: bool = True, **given: Any) -> None:
-        super().__init__(*args, init_weights=init_weights, **given)
+    def __init__(self, *args: Any, hidden: int, init_weights: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, init_weights=init_weights, **kwargs)
         if self.linear is not None:
             self.linear = TwoLayerHead(self.linear.in_features, hidden, self.num_classes, init_weights)
 
