@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .builder import create
     from .checkpoints import load_checkpoint, save_checkpoint
-    from .hub.named import fetch
+    from .hub.fetch import fetch
     from .image.predict import Prediction, predict
     from .image.preprocess import preprocess
     from .inference.api import CompiledModel, compile
@@ -48,7 +48,7 @@ _LAZY_EXPORTS = {
     "compare_forms": "reparam.equivalence",
     "compile": "inference.api",
     "create": "builder",
-    "fetch": "hub.named",
+    "fetch": "hub.fetch",
     "list_models": "registry.api",
     "load_checkpoint": "checkpoints",
     "model_info": "registry.api",

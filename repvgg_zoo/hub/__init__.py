@@ -6,7 +6,7 @@ carries files to a machine without internet. A cache is a flat folder that can b
 
 from .._settings import Settings, read_settings
 from .cache import Stamp
-from .fetch import Tools, fetch_file
-from .filenames import stored_name
+from .fetch import Services, fetch_file
+from .filenames import cache_filename
 
-__all__ = ["Settings", "Stamp", "Tools", "fetch_file", "read_settings", "stored_name"]
+__all__ = ["Settings", "Stamp", "Services", "fetch_file", "read_settings", "cache_filename"]

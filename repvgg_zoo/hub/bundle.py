@@ -25,8 +25,8 @@ from .._digest import CHUNK_BYTES, hash_file
 from .._settings import ALLOW_UNVERIFIED_ENV, Settings, read_settings
 from . import cache
 from .fetch import fetch_file
-from .filenames import file_key, safe_name, stored_name
-from .partial import Part
+from .filenames import cache_filename, cache_key, sanitize_filename
+from .partial import PartialFile
 from .verify import digest_matches
 
 INDEX = "bundle.yaml"
@@ -72,7 +72,7 @@ def pack(
         draft.mkdir(parents=True)
         index: Dict[str, Any] = {"bundle": VERSION, "files": {}, "registry": dict(registry or {})}
         for name, file in files.items():
-            stored = draft / stored_name(file)
+            stored = draft / cache_filename(file)
             if not stored.exists():
                 shutil.copyfile(str(fetch(file)), str(stored))
             index["files"][name] = _entry(file, stored)
@@ -114,7 +114,7 @@ def unpack(
         _refuse_unverified(bundle, path, allow)
         cache.prepare(root)
         done: Dict[str, Path] = {}
-        ready: List[Tuple[str, Packed, Part]] = []
+        ready: List[Tuple[str, Packed, PartialFile]] = []
         for name, packed in bundle.files.items():
             found = cache.find(root, packed.file, writable=True)
             if found is not None:
@@ -180,7 +180,7 @@ class _Zip:
         names = archive.namelist()
         # Members are read by name and never extracted, so a path could do no harm; it still shows that the file was
         # not made by ``pack``.
-        odd = [name for name, count in Counter(names).items() if name != safe_name(name) or count > 1]
+        odd = [name for name, count in Counter(names).items() if name != sanitize_filename(name) or count > 1]
         if odd:
             raise BundleError(
                 f"the bundle has a member that no bundle has: {odd[0]!r}",
@@ -239,10 +239,10 @@ def _packed(name: Any, entry: Any) -> Packed:
             # The stored name of an unverified file comes from where it was first found.
             "none": lambda: whole._replace(sha256=None, sources=(str(entry["source"]),)),
         }[integrity]()
-        stored_name(whole)  # raises if sha256 is no digest
+        cache_filename(whole)  # raises if sha256 is no digest
         if file.integrity != integrity or not digest_matches(file, sha256.lower()):
             raise ValueError("its digests contradict each other")
-        return Packed(file, stored_name(file), size, sha256.lower())
+        return Packed(file, cache_filename(file), size, sha256.lower())
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise BundleError(f"{INDEX} describes {name!r} in a way that makes no sense: {error}") from error
 
@@ -257,13 +257,13 @@ def _refuse_unverified(bundle: Bundle, path: Path, allow: bool) -> None:
         )
 
 
-def _copy(source: Any, packed: Packed, root: Path, path: Path, stack: ExitStack) -> Part:
+def _copy(source: Any, packed: Packed, root: Path, path: Path, stack: ExitStack) -> PartialFile:
     """Copy one file into a part file and check it; the part is deleted at the end unless it was published."""
     record = cache.read_stamp(root / packed.stored)
     if packed.file.integrity == "none" and record is not None and record.sha256 != packed.sha256:
         raise _tampered(packed, path, record.sha256, packed.sha256)
     try:
-        part = Part(root, file_key(packed.file))
+        part = PartialFile(root, cache_key(packed.file))
         stack.callback(part.discard)
         with source.open(packed.stored) as stream:
             while part.size <= packed.size:
@@ -286,7 +286,7 @@ def _copy(source: Any, packed: Packed, root: Path, path: Path, stack: ExitStack)
     return part
 
 
-def _publish(packed: Packed, part: Part, root: Path) -> Path:
+def _publish(packed: Packed, part: PartialFile, root: Path) -> Path:
     target = root / packed.stored
     try:
         status = part.path.stat()

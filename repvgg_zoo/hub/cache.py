@@ -25,7 +25,7 @@ from repvgg_zoo.registry.specs import FileSpec
 from .._digest import hash_file
 from .._settings import HOME_ENV
 from .clock import SYSTEM_CLOCK, Clock
-from .filenames import stored_name
+from .filenames import cache_filename
 from .verify import digest_matches
 
 STAMP_SUFFIX = ".stamp"
@@ -57,7 +57,7 @@ def find(root: Path, file: FileSpec, *, writable: bool, allow_unverified: bool =
     A fitting stamp costs two small system calls. Else the file is hashed, and stamped anew if ``writable``. A file of
     which nothing is known is given out only if its digest was recorded before, or under ``allow_unverified``.
     """
-    path = root / stored_name(file)
+    path = root / cache_filename(file)
     try:
         status = path.lstat()
     except (OSError, ValueError):

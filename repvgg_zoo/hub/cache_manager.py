@@ -18,16 +18,16 @@ from repvgg_zoo.registry.specs import FileSpec
 from .._digest import hash_file
 from . import cache
 from .clock import SYSTEM_CLOCK, Clock
-from .filenames import is_stored_name, stored_name
-from .partial import orphans, read_part_name
+from .filenames import cache_filename, is_cache_filename
+from .partial import parse_partial_name, stale_partials
 
-DAYS = 7.0  # how long an unfinished download may wait to be taken up again
+MAX_AGE_DAYS = 7.0  # how long an unfinished download may wait to be taken up again
 
 _LEFTOVER = re.compile(r"(?P<name>.+)\.stamp\.[0-9a-f]{12}\.new|u?[0-9a-f]{8,16}\.lock")
 
 
 @dataclass(frozen=True)
-class Entry:
+class CachedFile:
     """A file in a cache: ``kind`` is "file", "part" (unfinished) or "leftover"; ``modified`` in seconds since 1970.
 
     ``sha256`` and ``integrity`` are what its stamp says, if it has one.
@@ -42,15 +42,15 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Finding:
+class VerifyResult:
     """What ``verify`` says of one file: its digest now, and None or what is wrong."""
 
-    entry: Entry
+    entry: CachedFile
     sha256: str
     problem: Optional[str] = None
 
 
-def ls(root: Path) -> List[Entry]:
+def list_files(root: Path) -> List[CachedFile]:
     """Everything in a cache folder that is the loader's, by name; an absent folder is an empty one."""
     try:
         paths = sorted(root.iterdir())
@@ -60,14 +60,14 @@ def ls(root: Path) -> List[Entry]:
     return [entry for entry in entries if entry is not None]
 
 
-def rm(root: Path, names: Iterable[str], *, dry_run: bool = False) -> List[Entry]:
+def remove(root: Path, names: Iterable[str], *, dry_run: bool = False) -> List[CachedFile]:
     """Remove files, each named by its stored name, its key, or its own name; give what was (or would be) removed.
 
     Their stamps go too, and with them the recorded digests of unverified files. Raises ArgumentError, and removes
     nothing, if a name fits no file.
     """
-    files = [entry for entry in ls(root) if entry.kind == "file"]
-    chosen: List[Entry] = []
+    files = [entry for entry in list_files(root) if entry.kind == "file"]
+    chosen: List[CachedFile] = []
     for name in names:
         fitting = [entry for entry in files if name in _names_of(entry.path)]
         if not fitting:
@@ -84,21 +84,21 @@ def rm(root: Path, names: Iterable[str], *, dry_run: bool = False) -> List[Entry
 def prune(
     root: Path,
     *,
-    days: float = DAYS,
+    days: float = MAX_AGE_DAYS,
     known: Optional[Collection[FileSpec]] = None,
     dry_run: bool = False,
     clock: Clock = SYSTEM_CLOCK,
-) -> List[Entry]:
+) -> List[CachedFile]:
     """Remove what serves nobody; give what was (or would be) removed.
 
     That is: unfinished downloads on which no process works and which nobody took up for ``days``, leftovers of that
     age, and, if ``known`` is given, files that belong to none of its specs. A download that runs is left alone.
     """
     before = clock.time() - days * 86400
-    idle = set(orphans(root, None, None, clock))
-    wanted = None if known is None else {stored_name(file) for file in known}
+    idle = set(stale_partials(root, None, None, clock))
+    wanted = None if known is None else {cache_filename(file) for file in known}
     chosen = []
-    for entry in ls(root):
+    for entry in list_files(root):
         if entry.kind == "file":
             useless = wanted is not None and entry.path.name not in wanted
         elif entry.kind == "part":
@@ -110,14 +110,14 @@ def prune(
     return _remove(chosen, dry_run)
 
 
-def verify(root: Path, *, dry_run: bool = False) -> List[Finding]:
+def verify(root: Path, *, dry_run: bool = False) -> List[VerifyResult]:
     """Read every file and compare its digest with its name and its stamp.
 
     A damaged file is not removed; its stamp is spoilt, so that the next fetch hashes it, sees the damage and brings it
     anew. A right file with an outdated stamp gets a fresh one. ``dry_run`` only looks.
     """
     findings = []
-    for entry in ls(root):
+    for entry in list_files(root):
         if entry.kind != "file":
             continue
         status = entry.path.lstat()
@@ -129,7 +129,7 @@ def verify(root: Path, *, dry_run: bool = False) -> List[Finding]:
             problem = f"its SHA-256 is {sha256}, but its name says {key}…"
         elif stamp is not None and stamp.sha256 != sha256:
             problem = f"its SHA-256 is {sha256}, but {stamp.sha256} was recorded"
-        findings.append(Finding(entry, sha256, problem))
+        findings.append(VerifyResult(entry, sha256, problem))
         if dry_run or stamp is None:
             continue
         if problem is not None:
@@ -139,7 +139,7 @@ def verify(root: Path, *, dry_run: bool = False) -> List[Finding]:
     return findings
 
 
-def _entry(path: Path) -> Optional[Entry]:
+def _entry(path: Path) -> Optional[CachedFile]:
     try:
         status = path.lstat()
     except OSError:
@@ -150,7 +150,7 @@ def _entry(path: Path) -> Optional[Entry]:
     if kind is None:
         return None
     stamp = cache.read_stamp(path) if kind == "file" else None
-    return Entry(
+    return CachedFile(
         path=path,
         kind=kind,
         size=status.st_size,
@@ -162,17 +162,17 @@ def _entry(path: Path) -> Optional[Entry]:
 
 def _kind(path: Path) -> Optional[str]:
     name = path.name
-    if read_part_name(name) is not None:
+    if parse_partial_name(name) is not None:
         return "part"
     if _LEFTOVER.fullmatch(name) is not None:
         return "leftover"
-    if name.endswith(cache.STAMP_SUFFIX) and is_stored_name(name[: -len(cache.STAMP_SUFFIX)]):
+    if name.endswith(cache.STAMP_SUFFIX) and is_cache_filename(name[: -len(cache.STAMP_SUFFIX)]):
         file = path.with_name(name[: -len(cache.STAMP_SUFFIX)])
         stamp = cache.read_stamp(file)
         # The stamp of an unverified file outlives it: it holds the only record of its digest.
         is_record = stamp is not None and stamp.integrity == "none"
         return None if file.exists() or is_record else "leftover"
-    return "file" if is_stored_name(name) else None
+    return "file" if is_cache_filename(name) else None
 
 
 def _names_of(path: Path) -> List[str]:
@@ -180,7 +180,7 @@ def _names_of(path: Path) -> List[str]:
     return [path.name, key, own]
 
 
-def _remove(entries: List[Entry], dry_run: bool) -> List[Entry]:
+def _remove(entries: List[CachedFile], dry_run: bool) -> List[CachedFile]:
     removed = []
     for entry in entries:
         try:

@@ -17,10 +17,10 @@ from repvgg_zoo.registry.specs import FileSpec
 
 from .._digest import CHUNK_BYTES
 from .clock import SYSTEM_CLOCK, Clock
-from .file_transport import open_local
-from .http import Reply, SourceError, Web, status_error
-from .partial import Part
-from .progress import Progress, Silence
+from .file_transport import open_file
+from .http import HttpClient, Response, SourceError, status_error
+from .partial import PartialFile
+from .progress import NullProgress, Progress
 from .sources import Source
 from .verify import digest_matches, expected_digest, sniff_placeholder
 
@@ -52,10 +52,10 @@ class Transfer:
     """
 
     file: FileSpec
-    part: Part
-    web: Web
+    part: PartialFile
+    web: HttpClient
     clock: Clock = SYSTEM_CLOCK
-    progress: Progress = field(default_factory=Silence)
+    progress: Progress = field(default_factory=NullProgress)
     limits: Limits = Limits()
     need_room: Callable[[int], None] = lambda size: None
     remembered: Optional[str] = None
@@ -129,7 +129,7 @@ def _receive(job: Transfer, visit: _Visit) -> None:
     if visit.restarted:
         headers["Cache-Control"] = "no-cache"
     path = visit.source.path
-    reply = job.web.get(visit.source, headers) if path is None else open_local(path, headers)
+    reply = job.web.get(visit.source, headers) if path is None else open_file(path, headers)
     try:
         total = _accept(job, reply)
         visit.validator = _validator(reply)
@@ -139,7 +139,7 @@ def _receive(job: Transfer, visit: _Visit) -> None:
         reply.close()
 
 
-def _accept(job: Transfer, reply: Reply) -> Optional[int]:
+def _accept(job: Transfer, reply: Response) -> Optional[int]:
     """Check status, range and size before a byte is taken; give the size of the whole file if the server states it."""
     part, file = job.part, job.file
     if reply.status == 200:
@@ -172,7 +172,7 @@ def _accept(job: Transfer, reply: Reply) -> Optional[int]:
     return total
 
 
-def _stream(job: Transfer, reply: Reply, total: Optional[int]) -> None:
+def _stream(job: Transfer, reply: Response, total: Optional[int]) -> None:
     """Read the body to its end into the part."""
     part = job.part
     expected = total if job.file.size is None else job.file.size
@@ -254,7 +254,7 @@ class _ContentRange(NamedTuple):
     total: Optional[int]
 
 
-def _content_range(reply: Reply) -> _ContentRange:
+def _content_range(reply: Response) -> _ContentRange:
     value = reply.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes\s+(?:(\d+)-\d+|\*)/(\d+|\*)", value.strip())
     if match is None:
@@ -263,18 +263,18 @@ def _content_range(reply: Reply) -> _ContentRange:
     return _ContentRange(None if first is None else int(first), None if total == "*" else int(total))
 
 
-def _is_encoded(reply: Reply) -> bool:
+def _is_encoded(reply: Response) -> bool:
     return reply.headers.get("Content-Encoding", "identity").lower() != "identity"
 
 
-def _content_length(reply: Reply) -> Optional[int]:
+def _content_length(reply: Response) -> Optional[int]:
     if _is_encoded(reply):
         return None  # it counts the compressed bytes
     value = reply.headers.get("Content-Length", "")
     return int(value) if re.fullmatch(r"\d{1,15}", value) else None
 
 
-def _validator(reply: Reply) -> Optional[str]:
+def _validator(reply: Response) -> Optional[str]:
     """What If-Range may hold: a strong ETag, else the date of the last change (RFC 9110, section 13.1.5)."""
     etag = reply.headers.get("ETag", "")
     return etag if etag.startswith('"') else reply.headers.get("Last-Modified")

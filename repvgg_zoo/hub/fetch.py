@@ -15,14 +15,14 @@ from repvgg_zoo.registry.specs import FileSpec
 from .._settings import ALLOW_UNVERIFIED_ENV, CACHE_DIRS_ENV, MIRROR_ENV, OFFLINE_ENV, Settings, read_settings
 from . import cache
 from .clock import SYSTEM_CLOCK, Clock
-from .filenames import file_key, stored_name
+from .filenames import cache_filename, cache_key
 
 # A hit, by far the most common call, needs none of these.
 if TYPE_CHECKING:
     from .download import Limits
-    from .http import Web
+    from .http import HttpClient
     from .locks import Lock
-    from .partial import Part
+    from .partial import PartialFile
     from .progress import Progress
     from .sources import Source
 
@@ -32,14 +32,32 @@ _LOST_PART_TRIES = 3
 
 
 @dataclass(frozen=True)
-class Tools:
+class Services:
     """What the loader works with, to be replaced in tests; None stands for the real thing."""
 
     clock: Clock = SYSTEM_CLOCK
-    web: Optional[Web] = None
+    web: Optional[HttpClient] = None
     limits: Optional[Limits] = None
     make_lock: Optional[Callable[[Path], Lock]] = None
     free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(str(folder)).free
+
+
+def fetch(name: str, *, offline: Optional[bool] = None, progress: Optional[bool] = None) -> Path:
+    """Return the path of a checkpoint's file in the cache, after downloading and verifying it if necessary.
+
+    ``name`` is a variant (its default checkpoint) or ``variant.tag``. None for ``offline`` or ``progress`` means what
+    the environment says; progress is shown on a terminal only. Needs no MegEngine.
+
+    Raises UnknownModelError, NoWeightsError, and what ``fetch_file`` raises: OfflineError, UnverifiedError,
+    DownloadError, IntegrityError, CacheError, DiskFullError.
+
+    >>> import repvgg_zoo
+    >>> repvgg_zoo.fetch("RepVGG_N0.digits").name
+    '...-RepVGG_N0-digits.safetensors'
+    """
+    from ..registry.api import find_default_checkpoint
+
+    return fetch_file(find_default_checkpoint(name).file, offline=offline, progress=progress)
 
 
 def fetch_file(
@@ -49,7 +67,7 @@ def fetch_file(
     progress: Union[bool, Progress, None] = None,
     allow_unverified: Optional[bool] = None,
     settings: Optional[Settings] = None,
-    tools: Optional[Tools] = None,
+    services: Optional[Services] = None,
 ) -> Path:
     """The path of the verified file, from a cache if it is there, else from the first source that gives it.
 
@@ -69,7 +87,7 @@ def fetch_file(
     if file.integrity == "none" and not allow:
         raise _unverified(file)
     is_offline = settings.offline if offline is None else offline
-    return _fetch_missing(file, settings, is_offline, progress, tools or Tools())
+    return _fetch_missing(file, settings, is_offline, progress, services or Services())
 
 
 def _find(file: FileSpec, settings: Settings, allow: bool) -> Optional[Path]:
@@ -81,13 +99,13 @@ def _find(file: FileSpec, settings: Settings, allow: bool) -> Optional[Path]:
 
 
 def _fetch_missing(
-    file: FileSpec, settings: Settings, offline: bool, progress: Union[bool, Progress, None], tools: Tools
+    file: FileSpec, settings: Settings, offline: bool, progress: Union[bool, Progress, None], services: Services
 ) -> Path:
     from .locks import FileLock, turn
     from .progress import choose_progress
     from .sources import sources_of
 
-    root, key = settings.cache_dir, file_key(file)
+    root, key = settings.cache_dir, cache_key(file)
     sources = sources_of(file, settings)
     if offline:
         sources = tuple(source for source in sources if source.path is not None)
@@ -95,16 +113,16 @@ def _fetch_missing(
             raise _offline(file, settings, ())
     cache.prepare(root)
     report = choose_progress(progress, settings.progress)
-    make_lock = tools.make_lock or FileLock  # looked up here, so that a hit imports no lock
+    make_lock = services.make_lock or FileLock  # looked up here, so that a hit imports no lock
     try:
         with turn(
             make_lock=lambda: make_lock(root / f"{key}.lock"),
             activity=lambda: _activity(root, key),
-            clock=tools.clock,
+            clock=services.clock,
             tell=lambda: _tell(_who_works(root, file), report),
         ):
             for _ in range(_LOST_PART_TRIES):
-                path = _find(file, settings, allow=True) or _download(file, settings, sources, report, tools)
+                path = _find(file, settings, allow=True) or _download(file, settings, sources, report, services)
                 if path is not None:
                     return path
     except DownloadError as error:
@@ -119,43 +137,43 @@ def _fetch_missing(
 
 
 def _download(
-    file: FileSpec, settings: Settings, sources: Sequence[Source], report: Progress, tools: Tools
+    file: FileSpec, settings: Settings, sources: Sequence[Source], report: Progress, services: Services
 ) -> Optional[Path]:
     """Fetch into a part file and publish it; None if the part was taken away in the meantime."""
     from .download import Limits, Transfer, fill
-    from .http import RequestsWeb
-    from .partial import Part
+    from .http import RequestsClient
+    from .partial import PartialFile
 
     root = settings.cache_dir
-    target = root / stored_name(file)
+    target = root / cache_filename(file)
     old = cache.read_stamp(target)
 
     def need_room(size: int) -> None:
-        free = tools.free_bytes(root)
+        free = services.free_bytes(root)
         if free < size:
             raise cache.disk_full(root, file.name, size, free)
 
     try:
-        part = Part(root, file_key(file))
+        part = PartialFile(root, cache_key(file))
     except OSError as error:
         raise cache.unusable(root, error) from error
-    web = tools.web or RequestsWeb()
+    web = services.web or RequestsClient()
     resumable = file.integrity != "none"  # only a digest shows that two pieces belong to one file
     try:
         if resumable:
-            part.adopt(tools.clock, file.size, tools.free_bytes(root))
+            part.adopt(services.clock, file.size, services.free_bytes(root))
         job = Transfer(
             file=file,
             part=part,
             web=web,
-            clock=tools.clock,
+            clock=services.clock,
             progress=report,
-            limits=tools.limits or Limits(),
+            limits=services.limits or Limits(),
             need_room=need_room,
             remembered=old.sha256 if old is not None and file.integrity == "none" else None,
         )
         sha256 = fill(job, sources)
-        return _publish(file, part, target, sha256, tools)
+        return _publish(file, part, target, sha256, services)
     except OSError as error:
         # A wrong body was thrown away at once, so what the part holds now came from a source that broke off.
         if isinstance(error, (DownloadError, IntegrityError)) and resumable:
@@ -165,7 +183,7 @@ def _download(
         if isinstance(error, ZooError):
             raise
         missing = max(0, (file.size or 0) - part.size)
-        raise cache.write_error(root, error, file.name, missing, tools.free_bytes(root)) from error
+        raise cache.write_error(root, error, file.name, missing, services.free_bytes(root)) from error
     except BaseException:  # an interrupt: what came so far serves the next call
         if resumable:
             part.release()
@@ -176,11 +194,11 @@ def _download(
         web.close()
 
 
-def _publish(file: FileSpec, part: Part, target: Path, sha256: str, tools: Tools) -> Optional[Path]:
+def _publish(file: FileSpec, part: PartialFile, target: Path, sha256: str, services: Services) -> Optional[Path]:
     part.close()
     try:
         status = part.path.stat()
-        cache.publish(part.path, target, tools.clock)
+        cache.publish(part.path, target, services.clock)
     except FileNotFoundError:
         return None
     except PermissionError:
@@ -196,10 +214,10 @@ def _publish(file: FileSpec, part: Part, target: Path, sha256: str, tools: Tools
 
 def _activity(root: Path, key: str) -> Hashable:
     """Something that changes whenever any process gets on with this file."""
-    from .partial import parts_in
+    from .partial import partial_files
 
     seen = []
-    for path in parts_in(root, key):
+    for path in partial_files(root, key):
         with suppress(OSError):
             status = path.stat()
             seen.append((path.name, status.st_size, status.st_mtime_ns))
@@ -212,12 +230,12 @@ def _tell(text: str, report: Progress) -> None:
 
 
 def _who_works(root: Path, file: FileSpec) -> str:
-    from .partial import parts_in, read_part_name
-    from .progress import size_text
+    from .partial import parse_partial_name, partial_files
+    from .progress import format_size
 
     newest = (0.0, 0, 0)
-    for path in parts_in(root, file_key(file)):
-        name = read_part_name(path.name)
+    for path in partial_files(root, cache_key(file)):
+        name = parse_partial_name(path.name)
         if name is not None and name.pid is not None:
             with suppress(OSError):
                 status = path.stat()
@@ -225,8 +243,8 @@ def _who_works(root: Path, file: FileSpec) -> str:
     _, pid, size = newest
     if not pid:
         return f"waiting for another process that fetches {file.name}"
-    total = f" of {size_text(file.size)}" if file.size else ""
-    return f"waiting for process {pid}, which fetches {file.name} ({size_text(size)}{total} so far)"
+    total = f" of {format_size(file.size)}" if file.size else ""
+    return f"waiting for process {pid}, which fetches {file.name} ({format_size(size)}{total} so far)"
 
 
 def _unverified(file: FileSpec) -> UnverifiedError:
@@ -241,7 +259,7 @@ def _unverified(file: FileSpec) -> UnverifiedError:
 
 
 def _offline(file: FileSpec, settings: Settings, attempts: Tuple[str, ...]) -> OfflineError:
-    name = stored_name(file)
+    name = cache_filename(file)
     looked = (
         tuple(f"{root / name}: not there" for root in (*settings.read_only_cache_dirs, settings.cache_dir)) + attempts
     )

@@ -7,21 +7,21 @@ import stat
 from pathlib import Path
 from typing import Dict, Mapping
 
-from .http import Reply, SourceError
+from .http import Response, SourceError
 
 
-def open_local(path: Path, headers: Mapping[str, str]) -> Reply:
+def open_file(path: Path, headers: Mapping[str, str]) -> Response:
     """Open a file for a transfer, at the start that the Range header asks for; raises SourceError."""
     asked = re.fullmatch(r"bytes=(\d+)-", headers.get("Range", ""))
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block, a device never end
             raise SourceError("it is no regular file", heals=False)
-        return _LocalReply(path, int(asked.group(1)) if asked else 0)
+        return _FileResponse(path, int(asked.group(1)) if asked else 0)
     except (OSError, ValueError) as error:
         raise SourceError(getattr(error, "strerror", None) or str(error), heals=False) from error
 
 
-class _LocalReply:
+class _FileResponse:
     def __init__(self, path: Path, start: int) -> None:
         size = path.stat().st_size
         self.headers: Dict[str, str] = {"Content-Length": str(max(0, size - start))}

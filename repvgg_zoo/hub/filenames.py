@@ -13,21 +13,21 @@ _NAME_LENGTH = 120  # leaves room for the key and for a suffix within the 255 by
 _STORED = re.compile(r"(u?[0-9a-f]{8,16})-[A-Za-z0-9_+.-]{1,120}")
 
 
-def stored_name(file: FileSpec) -> str:
+def cache_filename(file: FileSpec) -> str:
     """The flat name of a file: a key from what proves it, a dash, and its own name made harmless.
 
     Two files share a stored name only if they share a digest, so names that differ in case alone never collide.
     Raises ArgumentError if the digest is not one.
     """
-    return f"{file_key(file)}-{safe_name(file.name)}"
+    return f"{cache_key(file)}-{sanitize_filename(file.name)}"
 
 
-def is_stored_name(name: str) -> bool:
-    """Whether a name could have come from :func:`stored_name`."""
+def is_cache_filename(name: str) -> bool:
+    """Whether a name could have come from :func:`cache_filename`."""
     return _STORED.fullmatch(name) is not None and name == name.rstrip(".")
 
 
-def file_key(file: FileSpec) -> str:
+def cache_key(file: FileSpec) -> str:
     """The first 16 hex digits of the digest or its prefix; ``u`` and 15 of the source's digest if there is none."""
     if file.integrity == "none":
         source = file.sources[0] if file.sources else file.name
@@ -43,11 +43,11 @@ def file_key(file: FileSpec) -> str:
     return digest[:KEY_LENGTH]
 
 
-def safe_name(name: str) -> str:
+def sanitize_filename(name: str) -> str:
     """A file name that no file system takes amiss: the last path component, in plain ASCII, of bounded length.
 
-    >>> from repvgg_zoo.hub.filenames import safe_name
-    >>> safe_name("../../etc/pass wd.")
+    >>> from repvgg_zoo.hub.filenames import sanitize_filename
+    >>> sanitize_filename("../../etc/pass wd.")
     'pass_wd'
     """
     last = re.split(r"[/\\]", name)[-1]

@@ -15,8 +15,10 @@ from .clock import Clock
 from .sources import Source, redact
 
 MAX_REDIRECTS = 10
-HEALING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-_HOPELESS_TLS = re.compile("CERTIFICATE_VERIFY_FAILED|certificate verify|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL")
+RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_PERMANENT_TLS_ERRORS = re.compile(
+    "CERTIFICATE_VERIFY_FAILED|certificate verify|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL"
+)
 
 
 class SourceError(Exception):
@@ -34,7 +36,7 @@ class SourceError(Exception):
         self.wrong = wrong
 
 
-class Reply(Protocol):
+class Response(Protocol):
     """An answer whose body is read piece by piece."""
 
     status: int
@@ -50,17 +52,17 @@ class Reply(Protocol):
         """Let go of the connection."""
 
 
-class Web(Protocol):
+class HttpClient(Protocol):
     """Something that sends a GET; the only door to the network."""
 
-    def get(self, source: Source, headers: Mapping[str, str]) -> Reply:
+    def get(self, source: Source, headers: Mapping[str, str]) -> Response:
         """Follow redirects and give the answer, whatever its status; raises SourceError."""
 
     def close(self) -> None:
         """End every connection."""
 
 
-class RequestsWeb:
+class RequestsClient:
     """The real network; a session lives for one fetch, so no connection is shared between forked processes.
 
     Proxies, NO_PROXY and CA bundles come from the usual environment variables, as requests reads them.
@@ -70,7 +72,7 @@ class RequestsWeb:
         self._timeout = (connect_timeout, read_timeout)
         self._session: Any = None
 
-    def get(self, source: Source, headers: Mapping[str, str]) -> Reply:
+    def get(self, source: Source, headers: Mapping[str, str]) -> Response:
         """One GET; https never falls back to http, and credentials never go to another origin."""
         reply = self._follow(source.url, headers)
         if source.is_gdrive and reply.headers.get("Content-Type", "").startswith("text/html"):
@@ -87,13 +89,13 @@ class RequestsWeb:
             self._session.close()
             self._session = None
 
-    def _follow(self, url: str, headers: Mapping[str, str]) -> Reply:
+    def _follow(self, url: str, headers: Mapping[str, str]) -> Response:
         url, auth = split_credentials(url)
         origin = _origin(url)
         for _ in range(MAX_REDIRECTS):
             response = self._send(url, headers, auth if _origin(url) == origin else None)
             if response.status_code not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
-                return _RequestsReply(response)
+                return _RequestsResponse(response)
             response.close()
             try:
                 target = urljoin(url, response.headers["Location"])
@@ -119,7 +121,7 @@ class RequestsWeb:
                 url, headers=sent, auth=auth, stream=True, allow_redirects=False, timeout=self._timeout
             )
         except errors.SSLError as error:
-            raise SourceError(_tls_reason(error), heals=_HOPELESS_TLS.search(str(error)) is None) from error
+            raise SourceError(_tls_reason(error), heals=_PERMANENT_TLS_ERRORS.search(str(error)) is None) from error
         except errors.ProxyError as error:
             raise SourceError(f"the proxy failed: {_reason(error)}", heals=" 407 " not in str(error)) from error
         except errors.Timeout as error:
@@ -130,7 +132,7 @@ class RequestsWeb:
             raise SourceError(f"not a request that can be sent: {_reason(error)}", heals=False) from error
 
 
-class _RequestsReply:
+class _RequestsResponse:
     def __init__(self, response: Any) -> None:
         import http.client
 
@@ -178,10 +180,10 @@ def split_credentials(url: str) -> Tuple[str, Optional[Tuple[str, str]]]:
     return bare, (unquote(user), unquote(password))
 
 
-def status_error(reply: Reply, clock: Clock) -> SourceError:
+def status_error(reply: Response, clock: Clock) -> SourceError:
     """What a status other than 200, 206 or 416 means: some heal, some do not."""
     wait = retry_after(reply.headers.get("Retry-After"), clock)
-    return SourceError(f"the server answers {reply.status}", heals=reply.status in HEALING_STATUS, wait=wait)
+    return SourceError(f"the server answers {reply.status}", heals=reply.status in RETRYABLE_STATUS, wait=wait)
 
 
 def retry_after(value: Optional[str], clock: Clock) -> Optional[float]:

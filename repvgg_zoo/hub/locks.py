@@ -13,8 +13,8 @@ from typing import Callable, Hashable, Iterator, Optional, Protocol
 
 from .clock import Clock
 
-TELL_SECONDS = 3.0  # waiters say what they wait for after this long
-PATIENCE_SECONDS = 90.0  # longer than any pause between two tries of a download that is alive
+NOTIFY_AFTER_S = 3.0  # waiters say what they wait for after this long
+STALL_TIMEOUT_S = 90.0  # longer than any pause between two tries of a download that is alive
 
 logger = logging.getLogger("repvgg_zoo.hub")
 
@@ -55,7 +55,7 @@ def turn(
     activity: Callable[[], Hashable],
     clock: Clock,
     tell: Callable[[], None],
-    patience: float = PATIENCE_SECONDS,
+    patience: float = STALL_TIMEOUT_S,
 ) -> Iterator[None]:
     """Wait until no other process is at work on the same file, then run the body, with the lock if it can be had.
 
@@ -93,7 +93,7 @@ def _wait(
         if now - moved > patience:
             logger.warning("the process that holds the lock does nothing; going on without it")
             return False
-        if now - started > TELL_SECONDS and not told:
+        if now - started > NOTIFY_AFTER_S and not told:
             told = True
             tell()
         clock.sleep(0.05 + 0.1 * clock.jitter())

@@ -1,4 +1,4 @@
-"""Part files: bytes on their way into the cache, safe even where file locks lie.
+"""PartialFile files: bytes on their way into the cache, safe even where file locks lie.
 
 The rule that carries the proof: **the bytes of a part file are written by the one process that made it, and what
 was hashed is what is published.** A part that a killed process left is first claimed with one rename (which succeeds
@@ -22,12 +22,12 @@ from .._digest import CHUNK_BYTES
 from .clock import Clock
 
 STALE_SECONDS = 600.0  # a part on which no process of this machine can be seen to work is left alone for this long
-KEEP_BYTES = 1 << 16  # less than this is not worth resuming
+MIN_RESUMABLE_BYTES = 1 << 16  # less than this is not worth resuming
 
-_PART = re.compile(r"(?P<key>u?[0-9a-f]{8,16})\.(?:free|(?P<machine>[0-9a-f]{12})-(?P<pid>\d+))\.[0-9a-f]{12}\.part")
+_PARTIAL = re.compile(r"(?P<key>u?[0-9a-f]{8,16})\.(?:free|(?P<machine>[0-9a-f]{12})-(?P<pid>\d+))\.[0-9a-f]{12}\.part")
 
 
-class PartName(NamedTuple):
+class PartialName(NamedTuple):
     """What the name of a part file says; ``machine`` and ``pid`` are None if its maker gave it up in good order."""
 
     key: str
@@ -35,25 +35,25 @@ class PartName(NamedTuple):
     pid: Optional[int]
 
 
-def read_part_name(name: str) -> Optional[PartName]:
+def parse_partial_name(name: str) -> Optional[PartialName]:
     """Take a part file's name apart, or None if it is not one."""
-    match = _PART.fullmatch(name)
+    match = _PARTIAL.fullmatch(name)
     if match is None:
         return None
     pid = match.group("pid")
-    return PartName(match.group("key"), match.group("machine"), None if pid is None else int(pid))
+    return PartialName(match.group("key"), match.group("machine"), None if pid is None else int(pid))
 
 
-def parts_in(root: Path, key: Optional[str] = None) -> List[Path]:
+def partial_files(root: Path, key: Optional[str] = None) -> List[Path]:
     """The part files in a folder, of one key or of all."""
     try:
-        found = sorted((path, read_part_name(path.name)) for path in root.iterdir() if path.name.endswith(".part"))
+        found = sorted((path, parse_partial_name(path.name)) for path in root.iterdir() if path.name.endswith(".part"))
     except OSError:
         return []
     return [path for path, part in found if part is not None and key in (None, part.key)]
 
 
-class Part:
+class PartialFile:
     """A part file of this process, opened for writing, and the running hash of its bytes."""
 
     def __init__(self, root: Path, key: str) -> None:
@@ -104,7 +104,7 @@ class Part:
 
         ``limit`` is the size of the whole file, if known: a bigger part is thrown away.
         """
-        for orphan in sorted(orphans(self._root, self._key, self.path, clock), key=_size, reverse=True):
+        for orphan in sorted(stale_partials(self._root, self._key, self.path, clock), key=_size, reverse=True):
             claimed = self._root / _own_name(self._key)
             try:
                 os.utime(orphan)  # before the new name, or its age would invite the next claimer
@@ -140,21 +140,21 @@ class Part:
         """Close, and leave the bytes to whoever comes next, if there are enough of them."""
         self.close()
         with suppress(OSError):  # it is only a convenience
-            if self.size >= KEEP_BYTES:
+            if self.size >= MIN_RESUMABLE_BYTES:
                 self.path.rename(self._root / f"{self._key}.free.{uuid.uuid4().hex[:12]}.part")
             else:
                 self.path.unlink()
 
 
-def orphans(root: Path, key: Optional[str], own: Optional[Path], clock: Clock) -> Iterator[Path]:
+def stale_partials(root: Path, key: Optional[str], own: Optional[Path], clock: Clock) -> Iterator[Path]:
     """The part files on which nobody works: given up, of a dead process of this machine, or long untouched.
 
     Age is measured against our own part, which the same file system has just dated, so that a clock that is wrong on
     a network drive does no harm.
     """
     now = clock.time() if own is None else own.stat().st_mtime
-    for path in parts_in(root, key):
-        part = read_part_name(path.name)
+    for path in partial_files(root, key):
+        part = parse_partial_name(path.name)
         try:
             status = path.lstat()
         except OSError:
@@ -165,7 +165,7 @@ def orphans(root: Path, key: Optional[str], own: Optional[Path], clock: Clock) -
             yield path
 
 
-def _is_dead(part: PartName) -> bool:
+def _is_dead(part: PartialName) -> bool:
     # Windows has no signal 0 (there it would end the process), so there only age counts.
     if os.name != "posix" or part.pid is None or part.machine != machine_id():
         return False

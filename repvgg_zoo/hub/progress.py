@@ -25,7 +25,7 @@ class Progress(Protocol):
         """No more will come."""
 
 
-class Silence:
+class NullProgress:
     """No progress at all."""
 
     def update(self, name: str, done: int, total: Optional[int]) -> None:
@@ -57,13 +57,13 @@ class TerminalLine:
         self._next = now + REFRESH_SECONDS
         seconds = now - self._began
         rate = (done - self._first) / seconds if seconds > 0.5 else None
-        line = f"{name}  {size_text(done)}"
+        line = f"{name}  {format_size(done)}"
         if total:
-            line += f" of {size_text(total)} ({100 * done // total}%)"
+            line += f" of {format_size(total)} ({100 * done // total}%)"
         if rate:
-            line += f"  {size_text(rate)}/s"
+            line += f"  {format_size(rate)}/s"
             if total:
-                line += f"  {time_text((total - done) / rate)} left"
+                line += f"  {format_duration((total - done) / rate)} left"
         self._write("\r" + line.ljust(self._width))
         self._width = len(line)
 
@@ -91,18 +91,18 @@ def choose_progress(
     if wanted is not None and not isinstance(wanted, bool):
         return wanted
     if not is_first_local_rank(environ):
-        return Silence()
+        return NullProgress()
     on = setting if wanted is None else wanted
     if on is None:
         on = sys.stderr is not None and sys.stderr.isatty()
-    return TerminalLine() if on and sys.stderr is not None else Silence()
+    return TerminalLine() if on and sys.stderr is not None else NullProgress()
 
 
-def size_text(size: float) -> str:
+def format_size(size: float) -> str:
     """A number of bytes as people write it.
 
-    >>> from repvgg_zoo.hub.progress import size_text
-    >>> size_text(33_500_000)
+    >>> from repvgg_zoo.hub.progress import format_size
+    >>> format_size(33_500_000)
     '33.5 MB'
     """
     for unit in ("B", "kB", "MB", "GB"):
@@ -112,11 +112,11 @@ def size_text(size: float) -> str:
     raise AssertionError
 
 
-def time_text(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time as minutes and seconds.
 
-    >>> from repvgg_zoo.hub.progress import time_text
-    >>> time_text(75)
+    >>> from repvgg_zoo.hub.progress import format_duration
+    >>> format_duration(75)
     '1:15'
     """
     whole = int(seconds)

@@ -12,7 +12,7 @@ from repvgg_zoo.errors import ArgumentError
 from repvgg_zoo.registry.specs import FileSpec
 
 from .._settings import Settings
-from .filenames import stored_name
+from .filenames import cache_filename
 
 GDRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 
@@ -35,7 +35,7 @@ def sources_of(file: FileSpec, settings: Settings) -> Tuple[Source, ...]:
     """Every place to try, best first; raises ArgumentError for a source of an unknown kind."""
     found: List[Source] = []
     for root in settings.mirrors:
-        found.append(_parse(rewrite_url(f"{root.rstrip('/')}/{stored_name(file)}", settings)))
+        found.append(_parse(rewrite_url(f"{root.rstrip('/')}/{cache_filename(file)}", settings)))
     for text in file.sources:
         is_gdrive = text.startswith("gdrive:")
         url = GDRIVE + quote(text[len("gdrive:") :], safe="") if is_gdrive else text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import repvgg_zoo
-from repvgg_zoo.hub import stored_name
+from repvgg_zoo.hub import cache_filename
 from repvgg_zoo.reparam.fusion import fuse_arrays
 
 FILE = repvgg_zoo.model_info("RepVGG_N0").checkpoint("digits").file
@@ -232,13 +232,13 @@ def test_a_bundle_goes_from_one_cache_to_another(run, monkeypatch, folder, name)
     monkeypatch.setenv("REPVGG_ZOO_HOME", str(folder / "other"))
     monkeypatch.setenv("REPVGG_ZOO_OFFLINE", "1")
     path = run("bundle", "unpack", name, "--json").json["files"]["RepVGG_N0.digits"]
-    assert path == str(folder / "other" / stored_name(FILE)) and run("verify", "n0").code == 0
+    assert path == str(folder / "other" / cache_filename(FILE)) and run("verify", "n0").code == 0
     assert run("bundle", "pack", name, "n0").code == 2, "it exists already"
 
 
 def test_a_tampered_bundle_changes_nothing_and_has_exit_code_6(run, folder):
     run("bundle", "pack", "zoo", "RepVGG_N0")
-    damage(folder / "zoo" / stored_name(FILE))
+    damage(folder / "zoo" / cache_filename(FILE))
     run("cache", "rm", "n0")
     error = run("bundle", "unpack", "zoo", "--json")
     assert error.code == 6 and error.json["error"]["type"] == "BundleError"
@@ -252,7 +252,7 @@ def test_a_made_mirror_serves_by_web_by_folder_and_as_a_cache(run, folder, monke
     assert made.code == 0 and "python3 -m http.server --directory m" in made.out
     from tests.hub.server import Answer
 
-    stored = stored_name(FILE)
+    stored = cache_filename(FILE)
     url = server.serve(f"/{stored}", Answer((folder / "m" / stored).read_bytes()))[: -len(stored) - 1]
     for setting, value in (("MIRROR", url), ("MIRROR", str(folder / "m")), ("CACHE_DIRS", str(folder / "m"))):
         with monkeypatch.context() as patch:

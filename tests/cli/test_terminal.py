@@ -12,15 +12,15 @@ import pytest
 
 import repvgg_zoo
 from repvgg_zoo._resources import hub_folder
-from repvgg_zoo.hub import stored_name
-from repvgg_zoo.hub.partial import KEEP_BYTES
+from repvgg_zoo.hub import cache_filename
+from repvgg_zoo.hub.partial import MIN_RESUMABLE_BYTES
 from tests.hub.server import Answer
 
 from .conftest import piped, spawn
 from .terminal import Terminal
 
 FILE = repvgg_zoo.model_info("RepVGG_N0").checkpoint("digits").file
-BODY = hub_folder().joinpath(stored_name(FILE)).read_bytes()
+BODY = hub_folder().joinpath(cache_filename(FILE)).read_bytes()
 
 
 def on_terminal(*argv, **env):
@@ -58,7 +58,7 @@ def wait_until(condition):
 
 
 def slow_mirror(server, monkeypatch, *answers):
-    url = server.serve(f"/{stored_name(FILE)}", *answers)
+    url = server.serve(f"/{cache_filename(FILE)}", *answers)
     monkeypatch.setenv("REPVGG_ZOO_MIRROR", url.rpartition("/")[0])
 
 
@@ -67,14 +67,14 @@ def test_progress_is_shown_on_a_terminal_and_the_path_stands_on_a_line_of_its_ow
     server.gate = lambda: time.sleep(0.2)
     code, screen = on_terminal("fetch", "RepVGG_N0")
     assert code == 0 and f"{FILE.name}  1.0 MB of 1.0 MB (100%)" in screen
-    assert screen.splitlines()[-1] == str(folder.parent / "cache" / stored_name(FILE))
+    assert screen.splitlines()[-1] == str(folder.parent / "cache" / cache_filename(FILE))
 
 
 def test_a_pipe_gets_the_path_and_no_progress(server, monkeypatch, folder):
     slow_mirror(server, monkeypatch, Answer(BODY))
     shown = piped("fetch", "RepVGG_N0")
     assert (shown.code, shown.err) == (0, "")
-    assert shown.out == f"{folder.parent / 'cache' / stored_name(FILE)}\n"
+    assert shown.out == f"{folder.parent / 'cache' / cache_filename(FILE)}\n"
 
 
 def test_ctrl_c_stops_a_slow_fetch_without_traceback_and_the_next_one_goes_on(server, monkeypatch, folder):
@@ -82,7 +82,8 @@ def test_ctrl_c_stops_a_slow_fetch_without_traceback_and_the_next_one_goes_on(se
     slow_mirror(server, monkeypatch, half, Answer(BODY, etag='"1"'))
     terminal = Terminal("fetch", "RepVGG_N0")
     terminal.wait_for(" of 1.0 MB")
-    wait_until(lambda: any(part.stat().st_size >= KEEP_BYTES for part in (folder.parent / "cache").glob("*.part")))
+    cache = folder.parent / "cache"
+    wait_until(lambda: any(part.stat().st_size >= MIN_RESUMABLE_BYTES for part in cache.glob("*.part")))
     terminal.press("\x03")
     assert terminal.finish() == 130
     assert "Traceback" not in terminal.screen and "the same command goes on where this one was" in terminal.screen

@@ -10,9 +10,9 @@ from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
 
-from repvgg_zoo.hub import Settings, Tools, cache, fetch_file, stored_name
+from repvgg_zoo.hub import Services, Settings, cache, cache_filename, fetch_file
 from repvgg_zoo.hub.download import Limits
-from repvgg_zoo.hub.http import RequestsWeb
+from repvgg_zoo.hub.http import RequestsClient
 from repvgg_zoo.registry.specs import FileSpec
 
 from .server import Server, TlsServer
@@ -49,13 +49,13 @@ class Zoo:
         self.root = root
         self.clock = FakeClock()
 
-    def tools(self, **changed: Any) -> Tools:
-        given = {"clock": self.clock, "web": RequestsWeb(2.0, 0.25), "limits": Limits(), **changed}
-        return Tools(**given)
+    def services(self, **changed: Any) -> Services:
+        given = {"clock": self.clock, "web": RequestsClient(20.0, 20.0), "limits": Limits(), **changed}
+        return Services(**given)
 
     def fetch(self, file: FileSpec, *, settings: Optional[Settings] = None, **arguments: Any) -> Path:
-        tools = arguments.pop("tools", None) or self.tools()
-        return fetch_file(file, settings=settings or Settings(cache_dir=self.root), tools=tools, **arguments)
+        services = arguments.pop("services", None) or self.services()
+        return fetch_file(file, settings=settings or Settings(cache_dir=self.root), services=services, **arguments)
 
     def names(self) -> List[str]:
         """What lies in the cache, but for the tag and locks."""
@@ -75,10 +75,10 @@ def spec(*sources: str, body: bytes = BODY, name: str = "a.bin", **changed: Any)
 
 
 FILE = spec("http://127.0.0.1:1/a.bin")  # nobody listens there
-NAME = stored_name(FILE)
+NAME = cache_filename(FILE)
 
 
-class NoWeb:
+class NoHttp:
     """A network that must not be used."""
 
     def get(self, source: Any, headers: Any) -> Any:

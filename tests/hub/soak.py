@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import List
 
-from repvgg_zoo.hub import stored_name
+from repvgg_zoo.hub import cache_filename
 from repvgg_zoo.registry.specs import FileSpec
 
 from . import worker
@@ -50,7 +50,7 @@ def soak(server: Server, body: bytes, root: Path, downloads: int, locks: str = "
         time.sleep(chance.uniform(0.0, typical))
         victim.kill()
         victim.communicate()
-        final = root / stored_name(file)
+        final = root / cache_filename(file)
         if final.exists():
             digest = hashlib.sha256(final.read_bytes()).hexdigest()
             assert digest == file.sha256, f"wrong bytes published in run {number}"

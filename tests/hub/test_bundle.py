@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from repvgg_zoo.errors import ArgumentError, BundleError, DiskFullError, UnverifiedError, ZooError
-from repvgg_zoo.hub import Settings, bundle, stored_name
+from repvgg_zoo.hub import Settings, bundle, cache_filename
 
 from .conftest import BODY, OTHER, Zoo, spec
 from .server import Answer, Server
@@ -243,12 +243,12 @@ def test_a_disk_without_room_is_noticed_at_import(
     packed(zoo, server, target)
     import errno
 
-    from repvgg_zoo.hub.partial import Part
+    from repvgg_zoo.hub.partial import PartialFile
 
-    def full(part: Part, data: bytes) -> None:
+    def full(part: PartialFile, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(Part, "write", full)
+    monkeypatch.setattr(PartialFile, "write", full)
     with pytest.raises(DiskFullError):
         bundle.unpack(target, settings=Settings(cache_dir=tmp_path / "there"), allow_unverified=True)
     assert not list((tmp_path / "there").glob("*.part"))
@@ -258,5 +258,5 @@ def test_packed_files_have_plain_modes(zoo: Zoo, server: Server, tmp_path: Path)
     target = packed(zoo, server, tmp_path / "bundle")
     assert {stat.S_IMODE(path.stat().st_mode) & 0o111 for path in target.iterdir()} == {0}
     assert sorted(path.name for path in target.iterdir()) == sorted(
-        ["bundle.yaml", *(stored_name(file) for file in files(server).values())]
+        ["bundle.yaml", *(cache_filename(file) for file in files(server).values())]
     )

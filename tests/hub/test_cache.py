@@ -15,7 +15,7 @@ import pytest
 from repvgg_zoo.errors import ArgumentError, CacheError, IntegrityError, UnverifiedError
 from repvgg_zoo.hub import Settings, cache, cache_manager, fetch_file, read_settings
 
-from .conftest import BODY, FILE, NAME, OTHER, NoWeb, Zoo, fill, snapshot, spec
+from .conftest import BODY, FILE, NAME, OTHER, NoHttp, Zoo, fill, snapshot, spec
 from .server import Answer, Server
 
 
@@ -23,7 +23,7 @@ def test_a_hit_uses_no_network_and_writes_nothing(zoo: Zoo) -> None:
     """T25"""
     path = fill(zoo.root)
     before = snapshot(zoo.root)
-    assert fetch_file(FILE, settings=Settings(cache_dir=zoo.root), tools=zoo.tools(web=NoWeb())) == path
+    assert fetch_file(FILE, settings=Settings(cache_dir=zoo.root), services=zoo.services(web=NoHttp())) == path
     assert snapshot(zoo.root) == before
 
 
@@ -61,7 +61,7 @@ def test_a_hit_works_on_a_read_only_tree(zoo: Zoo) -> None:
     for item in (path, cache.stamp_path(path), zoo.root):
         item.chmod(0o555 if item.is_dir() else 0o444)
     try:
-        assert fetch_file(FILE, settings=Settings(cache_dir=zoo.root), tools=zoo.tools(web=NoWeb())) == path
+        assert fetch_file(FILE, settings=Settings(cache_dir=zoo.root), services=zoo.services(web=NoHttp())) == path
     finally:
         zoo.root.chmod(0o755)
 
@@ -182,7 +182,7 @@ def test_a_stamp_that_does_not_fit_makes_the_file_be_hashed_and_stamped_anew(zoo
     path = fill(zoo.root, stamped=False)
     if text is not None:
         cache.stamp_path(path).write_bytes(text)
-    assert zoo.fetch(FILE, tools=zoo.tools(web=NoWeb())) == path
+    assert zoo.fetch(FILE, services=zoo.services(web=NoHttp())) == path
     stamp = cache.read_stamp(path)
     assert stamp is not None
     assert stamp.mtime_ns == path.stat().st_mtime_ns
@@ -202,7 +202,7 @@ def test_a_folder_in_place_of_a_stamp_does_no_harm(zoo: Zoo) -> None:
     """T30, T32"""
     path = fill(zoo.root, stamped=False)
     cache.stamp_path(path).mkdir()
-    assert zoo.fetch(FILE, tools=zoo.tools(web=NoWeb())) == path
+    assert zoo.fetch(FILE, services=zoo.services(web=NoHttp())) == path
     assert zoo.names() == [NAME, NAME + ".stamp"]
 
 
@@ -215,7 +215,7 @@ def test_a_cache_that_was_moved_is_still_valid(zoo: Zoo, server: Server, tmp_pat
         zoo.root.rename(there)
     else:
         shutil.copytree(zoo.root, there, copy_function=shutil.copy2 if how == "copy-with-times" else shutil.copyfile)
-    path = fetch_file(FILE, settings=Settings(cache_dir=there), tools=zoo.tools(web=NoWeb()))
+    path = fetch_file(FILE, settings=Settings(cache_dir=there), services=zoo.services(web=NoHttp()))
     assert path.parent == there
     assert str(zoo.root) not in "".join(item.read_text() for item in there.glob("*.stamp"))
 
@@ -254,7 +254,7 @@ class TestUnverified:
             path = zoo.fetch(file, allow_unverified=True)
         else:
             path = zoo.fetch(file, settings=Settings(cache_dir=zoo.root, allow_unverified=True))
-        assert zoo.fetch(file, tools=zoo.tools(web=NoWeb())) == path
+        assert zoo.fetch(file, services=zoo.services(web=NoHttp())) == path
 
     def test_is_checked_against_the_recorded_digest_when_it_is_fetched_again(self, zoo: Zoo, server: Server) -> None:
         file = self.file(server, Answer(BODY), Answer(OTHER))
@@ -275,12 +275,12 @@ class TestUnverified:
         cache.stamp_path(path).unlink()
         with pytest.raises(UnverifiedError):
             zoo.fetch(file)
-        assert zoo.fetch(file, allow_unverified=True, tools=zoo.tools(web=NoWeb())) == path
+        assert zoo.fetch(file, allow_unverified=True, services=zoo.services(web=NoHttp())) == path
 
     def test_is_forgotten_when_it_is_removed(self, zoo: Zoo, server: Server) -> None:
         file = self.file(server, Answer(BODY), Answer(OTHER))
         zoo.fetch(file, allow_unverified=True)
-        cache_manager.rm(zoo.root, ["u.bin"])
+        cache_manager.remove(zoo.root, ["u.bin"])
         assert zoo.fetch(file, allow_unverified=True).read_bytes() == OTHER
 
 
@@ -292,4 +292,4 @@ def test_a_digest_that_is_none_is_an_argument_error(zoo: Zoo) -> None:
 
 def test_a_digest_in_capitals_is_the_same_digest(zoo: Zoo) -> None:
     fill(zoo.root)
-    assert zoo.fetch(spec(sha256=str(FILE.sha256).upper()), tools=zoo.tools(web=NoWeb())).name == NAME
+    assert zoo.fetch(spec(sha256=str(FILE.sha256).upper()), services=zoo.services(web=NoHttp())).name == NAME

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from repvgg_zoo.errors import ArgumentError
-from repvgg_zoo.hub import Settings, cache, cache_manager, stored_name
+from repvgg_zoo.hub import Settings, cache, cache_filename, cache_manager
 from repvgg_zoo.hub.partial import machine_id
 
 from .conftest import BODY, FILE, NAME, OTHER, Zoo, fill, snapshot, spec
@@ -33,24 +33,24 @@ def test_the_listing_shows_files_parts_and_leftovers_with_sizes(zoo: Zoo) -> Non
     old(zoo.root / f"{key}-gone.bin.stamp", b"{}")
     (zoo.root / "README.md").write_text("not ours")
     (zoo.root / f"{key}-folder").mkdir()
-    listed = {entry.path.name: (entry.kind, entry.size) for entry in cache_manager.ls(zoo.root)}
+    listed = {entry.path.name: (entry.kind, entry.size) for entry in cache_manager.list_files(zoo.root)}
     assert listed == {
         path.name: ("file", len(BODY)),
         f"{key}.free.{'0' * 12}.part": ("part", 1),
         f"{key}.lock": ("leftover", 0),
         f"{key}-gone.bin.stamp": ("leftover", 2),
     }
-    assert [entry.sha256 for entry in cache_manager.ls(zoo.root) if entry.kind == "file"] == [FILE.sha256]
+    assert [entry.sha256 for entry in cache_manager.list_files(zoo.root) if entry.kind == "file"] == [FILE.sha256]
 
 
 def test_an_absent_cache_is_an_empty_one(zoo: Zoo) -> None:
-    assert cache_manager.ls(zoo.root) == cache_manager.prune(zoo.root) == cache_manager.verify(zoo.root) == []
+    assert cache_manager.list_files(zoo.root) == cache_manager.prune(zoo.root) == cache_manager.verify(zoo.root) == []
 
 
 @pytest.mark.parametrize("name", [NAME, NAME[:16], "a.bin"])
 def test_a_file_is_removed_by_stored_name_key_or_own_name(zoo: Zoo, name: str) -> None:
     path = fill(zoo.root)
-    assert [entry.path for entry in cache_manager.rm(zoo.root, [name])] == [path]
+    assert [entry.path for entry in cache_manager.remove(zoo.root, [name])] == [path]
     assert zoo.names() == []
 
 
@@ -64,7 +64,7 @@ def test_nothing_but_the_caches_own_files_can_be_removed(zoo: Zoo, tmp_path: Pat
     (tmp_path / "precious").write_text("keep me")
     before = snapshot(tmp_path)
     with pytest.raises(ArgumentError, match="nothing was removed"):
-        cache_manager.rm(zoo.root, ["a.bin", name])
+        cache_manager.remove(zoo.root, ["a.bin", name])
     assert snapshot(tmp_path) == before
 
 
@@ -75,7 +75,7 @@ def test_links_in_the_cache_are_neither_listed_nor_followed(zoo: Zoo, tmp_path: 
     outside = old(tmp_path / NAME, BODY)
     (zoo.root / NAME).symlink_to(outside)
     (zoo.root / f"{'0' * 16}.free.{'0' * 12}.part").symlink_to(outside)
-    assert cache_manager.ls(zoo.root) == []
+    assert cache_manager.list_files(zoo.root) == []
     assert cache_manager.prune(zoo.root, days=0, known=[]) == []
     assert outside.read_bytes() == BODY
 
@@ -85,7 +85,7 @@ def test_a_dry_run_changes_nothing_and_tells_the_same(zoo: Zoo) -> None:
     fill(zoo.root)
     old(zoo.root / f"{'0' * 16}.free.{'0' * 12}.part")
     before = snapshot(zoo.root)
-    would_rm = cache_manager.rm(zoo.root, ["a.bin"], dry_run=True)
+    would_rm = cache_manager.remove(zoo.root, ["a.bin"], dry_run=True)
     would_prune = cache_manager.prune(zoo.root, known=[], dry_run=True)
     cache_manager.verify(zoo.root, dry_run=True)
     assert snapshot(zoo.root) == before
@@ -146,7 +146,7 @@ def test_prune_beside_a_running_download_does_no_harm(zoo: Zoo, server: Server) 
     try:
         for _ in range(10):
             assert zoo.fetch(file).read_bytes() == BODY
-            cache_manager.rm(zoo.root, ["a.bin"])
+            cache_manager.remove(zoo.root, ["a.bin"])
     finally:
         stop.set()
         thread.join()
@@ -178,4 +178,4 @@ def test_a_cache_folder_is_a_mirror(zoo: Zoo, tmp_path: Path) -> None:
     fill(tmp_path / "other")
     file = spec("http://127.0.0.1:1/")
     settings = Settings(cache_dir=zoo.root, mirrors=(str(tmp_path / "other"),))
-    assert zoo.fetch(file, settings=settings).name == stored_name(file)
+    assert zoo.fetch(file, settings=settings).name == cache_filename(file)

@@ -11,9 +11,9 @@ import pytest
 
 from repvgg_zoo.errors import CacheError, DiskFullError, IntegrityError
 from repvgg_zoo.hub import cache
-from repvgg_zoo.hub.partial import Part
+from repvgg_zoo.hub.partial import PartialFile
 
-from .conftest import BODY, FILE, NAME, OTHER, NoWeb, Zoo, fill, spec
+from .conftest import BODY, FILE, NAME, OTHER, NoHttp, Zoo, fill, spec
 from .server import Answer, Server
 
 
@@ -21,7 +21,7 @@ def test_a_disk_without_room_is_noticed_before_the_first_byte(zoo: Zoo, server: 
     """T31"""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     with pytest.raises(DiskFullError) as caught:
-        zoo.fetch(file, tools=zoo.tools(free_bytes=lambda folder: 1_000_000))
+        zoo.fetch(file, services=zoo.services(free_bytes=lambda folder: 1_000_000))
     assert (caught.value.needed, caught.value.free) == (len(BODY), 1_000_000)
     assert "3000000 bytes are needed, 1000000 are free" in str(caught.value)
     assert zoo.names() == []
@@ -34,15 +34,15 @@ def test_a_write_that_fails_midway_is_final_and_cleaned_up(
     """T31: the disk says so in the third write; no second request is made."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     writes = []
-    real = Part.write
+    real = PartialFile.write
 
-    def write(part: Part, data: bytes) -> None:
+    def write(part: PartialFile, data: bytes) -> None:
         writes.append(len(data))
         if len(writes) == 3:
             raise OSError(code, os.strerror(code))
         real(part, data)
 
-    monkeypatch.setattr(Part, "write", write)
+    monkeypatch.setattr(PartialFile, "write", write)
     with pytest.raises(CacheError) as caught:
         zoo.fetch(file)
     assert isinstance(caught.value, DiskFullError) is (code != errno.EIO)
@@ -54,7 +54,7 @@ def test_a_write_that_fails_midway_is_final_and_cleaned_up(
 def test_a_real_full_device_is_reported_as_a_full_disk(zoo: Zoo) -> None:
     """T31"""
     zoo.root.mkdir()
-    part = Part(zoo.root, "0" * 16)
+    part = PartialFile(zoo.root, "0" * 16)
     part.close()
     part._descriptor = os.open("/dev/full", os.O_RDWR)
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is checked below
@@ -133,7 +133,7 @@ def test_a_link_at_the_stamp_is_replaced_and_never_followed(zoo: Zoo, tmp_path: 
     precious = tmp_path / "precious"
     precious.write_text("keep me")
     cache.stamp_path(path).symlink_to(precious)
-    zoo.fetch(FILE, tools=zoo.tools(web=NoWeb()))
+    zoo.fetch(FILE, services=zoo.services(web=NoHttp()))
     assert precious.read_text() == "keep me"
     assert not cache.stamp_path(path).is_symlink()
 
@@ -146,7 +146,7 @@ def test_a_stamp_behind_a_link_is_not_believed(zoo: Zoo, tmp_path: Path) -> None
     cache.stamp_path(path).rename(elsewhere)
     cache.stamp_path(path).symlink_to(elsewhere)
     assert cache.read_stamp(path) is None
-    assert zoo.fetch(FILE, tools=zoo.tools(web=NoWeb())) == path
+    assert zoo.fetch(FILE, services=zoo.services(web=NoHttp())) == path
     assert cache.read_stamp(path) is not None
 
 

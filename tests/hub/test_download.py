@@ -13,6 +13,7 @@ import pytest
 
 from repvgg_zoo.errors import DownloadError, IntegrityError
 from repvgg_zoo.hub.download import Limits
+from repvgg_zoo.hub.http import RequestsClient
 
 from .conftest import BODY, OTHER, FakeClock, Zoo, spec
 from .server import Answer, Server
@@ -57,7 +58,8 @@ def test_a_whole_body_is_published_with_the_users_mode_and_leaves_no_part(zoo: Z
 def test_a_body_that_breaks_off_is_resumed_and_never_published_short(zoo: Zoo, server: Server, short: Answer) -> None:
     """T02, T03, T08"""
     file = spec(server.serve("/a.bin", short, Answer(BODY)))
-    assert zoo.fetch(file).read_bytes() == BODY
+    client = RequestsClient(read_timeout=1.0 if short.stall else 20.0)
+    assert zoo.fetch(file, services=zoo.services(web=client)).read_bytes() == BODY
     assert zoo.names() == stored(zoo)
     assert len(server.requests) == 2
     if short.cut != 0 and not short.reset:  # a reset also drops what was sent and not yet read
@@ -80,7 +82,7 @@ def test_a_connection_that_breaks_again_and_again_gets_there_as_long_as_it_gets_
     """T08: failures are counted in a row, not in all."""
     file = spec(server.serve("/a.bin", Answer(BODY, cut=200_000)))
     limits = Limits(progress=100_000)
-    assert zoo.fetch(file, tools=zoo.tools(limits=limits)).read_bytes() == BODY
+    assert zoo.fetch(file, services=zoo.services(limits=limits)).read_bytes() == BODY
     assert len(server.requests) == 15
 
 
@@ -189,7 +191,7 @@ def test_a_drip_that_never_stalls_but_never_ends_is_cut_off(zoo: Zoo, server: Se
         def close(self) -> None:
             pass
 
-    class Web:
+    class HttpClient:
         def get(self, source: Source, headers: object) -> Drip:
             return Drip()
 
@@ -197,7 +199,7 @@ def test_a_drip_that_never_stalls_but_never_ends_is_cut_off(zoo: Zoo, server: Se
             pass
 
     with pytest.raises(DownloadError, match="only 6 bytes came in 30 seconds"):
-        zoo.fetch(spec("http://127.0.0.1:1/a.bin"), tools=zoo.tools(web=Web()))
+        zoo.fetch(spec("http://127.0.0.1:1/a.bin"), services=zoo.services(web=HttpClient()))
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451, 501])
@@ -226,7 +228,7 @@ def test_pauses_are_jittered_so_that_many_machines_do_not_come_back_together(zoo
 
     clock = Lowest()
     busy = Answer(b"busy", status=503)
-    zoo.fetch(spec(server.serve("/a.bin", busy, busy, Answer(BODY))), tools=zoo.tools(clock=clock))
+    zoo.fetch(spec(server.serve("/a.bin", busy, busy, Answer(BODY))), services=zoo.services(clock=clock))
     assert clock.slept == [0.25, 0.5]
 
 

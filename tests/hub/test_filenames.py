@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repvgg_zoo.hub import stored_name
-from repvgg_zoo.hub.filenames import is_stored_name, safe_name
+from repvgg_zoo.hub import cache_filename
+from repvgg_zoo.hub.filenames import is_cache_filename, sanitize_filename
 
 from .conftest import BODY, Zoo, spec
 from .server import Answer, Server
@@ -54,7 +54,7 @@ def test_a_hostile_name_ends_as_a_harmless_file_in_the_cache(zoo: Zoo, server: S
     headers = {"Content-Disposition": 'attachment; filename="../../evil"'}
     path = zoo.fetch(spec(server.serve("/a.bin", Answer(BODY, headers=headers)), name=name))
     assert path.parent == zoo.root
-    assert is_stored_name(path.name)
+    assert is_cache_filename(path.name)
     assert [item.name for item in zoo.root.parent.iterdir()] == ["cache"]
 
 
@@ -62,32 +62,32 @@ def test_a_hostile_name_ends_as_a_harmless_file_in_the_cache(zoo: Zoo, server: S
 @given(st.text())
 def test_every_name_becomes_one_that_every_file_system_takes(name: str) -> None:
     """T34: Windows forbids a trailing dot or space, some characters, and device names (the key stands before those)."""
-    stored = stored_name(spec(name=name))
-    assert is_stored_name(stored)
+    stored = cache_filename(spec(name=name))
+    assert is_cache_filename(stored)
     assert stored.isascii()
     assert not set(stored) & set('<>:"/\\|?* %\0')
     assert stored[-1] not in ". "
     assert len(stored) <= 137
-    assert safe_name(safe_name(name)) == safe_name(name)
+    assert sanitize_filename(sanitize_filename(name)) == sanitize_filename(name)
 
 
 def test_the_end_of_a_long_name_is_kept() -> None:
-    assert safe_name("a" * 300 + ".safetensors").endswith(".safetensors")
+    assert sanitize_filename("a" * 300 + ".safetensors").endswith(".safetensors")
 
 
 def test_names_that_differ_in_case_alone_collide_only_if_the_files_are_the_same() -> None:
     """T34"""
     one, two = spec(name="A.bin"), spec(name="a.bin", body=BODY + b"x")
-    assert stored_name(one).lower() != stored_name(two).lower()
+    assert cache_filename(one).lower() != cache_filename(two).lower()
 
 
 def test_two_unverified_files_of_one_name_do_not_collide() -> None:
     facts = {"size": None, "sha256": None}
-    assert stored_name(spec("https://a.example/x", **facts)) != stored_name(spec("https://b.example/x", **facts))
+    assert cache_filename(spec("https://a.example/x", **facts)) != cache_filename(spec("https://b.example/x", **facts))
 
 
 @pytest.mark.parametrize(
     "name", ["..", "a", "0123", "0123456789abcdef-", "0123456789abcdef-a/b", "0123456789abcdef-a.", "g" * 16 + "-a"]
 )
 def test_what_is_no_stored_name_is_seen(name: str) -> None:
-    assert not is_stored_name(name)
+    assert not is_cache_filename(name)

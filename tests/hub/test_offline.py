@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from repvgg_zoo.errors import DownloadError, OfflineError
-from repvgg_zoo.hub import Settings, stored_name
+from repvgg_zoo.hub import Settings, cache_filename
 
 from .conftest import BODY, OTHER, Zoo, spec
 from .server import Answer, Server
@@ -22,7 +22,7 @@ def test_offline_lists_where_it_looked_and_how_to_bring_the_file(
     settings = Settings(cache_dir=zoo.root, read_only_cache_dirs=(tmp_path / "shared",), offline=by == "environment")
     with pytest.raises(OfflineError) as caught:
         zoo.fetch(file, settings=settings, offline=True if by == "argument" else None)
-    name = stored_name(file)
+    name = cache_filename(file)
     assert [
         str(zoo.root / name) in caught.value.attempts[1],
         str(tmp_path / "shared" / name) in caught.value.attempts[0],
@@ -41,10 +41,10 @@ def test_offline_answers_from_the_cache(zoo: Zoo, server: Server) -> None:
 def test_a_file_brought_by_hand_under_its_stored_name_is_taken_once_it_is_verified(zoo: Zoo) -> None:
     file = spec("http://127.0.0.1:1/a.bin")
     zoo.root.mkdir()
-    (zoo.root / stored_name(file)).write_bytes(OTHER)
+    (zoo.root / cache_filename(file)).write_bytes(OTHER)
     with pytest.raises(OfflineError):
         zoo.fetch(file, offline=True)
-    (zoo.root / stored_name(file)).write_bytes(BODY)
+    (zoo.root / cache_filename(file)).write_bytes(BODY)
     assert zoo.fetch(file, offline=True).read_bytes() == BODY
 
 
@@ -63,7 +63,7 @@ def test_a_file_on_this_machine_is_copied_in_and_verified_even_offline(
     file = spec("http://127.0.0.1:1/a.bin") if form == "mirror-folder" else spec(str(folder / "a.bin"))
     settings = Settings(cache_dir=zoo.root)
     if form == "mirror-folder":
-        (folder / stored_name(file)).write_bytes(BODY)
+        (folder / cache_filename(file)).write_bytes(BODY)
         settings = Settings(cache_dir=zoo.root, mirrors=(str(folder),))
     else:
         (folder / "a.bin").write_bytes(BODY)
@@ -103,14 +103,14 @@ def test_offline_with_a_local_source_that_fails_is_still_an_offline_error(zoo: Z
 
 def test_a_mirror_serves_stored_names_and_is_asked_first(zoo: Zoo, server: Server) -> None:
     file = spec("http://127.0.0.1:1/a.bin")
-    server.serve(f"/zoo/{stored_name(file)}", Answer(BODY))
+    server.serve(f"/zoo/{cache_filename(file)}", Answer(BODY))
     assert zoo.fetch(file, settings=Settings(cache_dir=zoo.root, mirrors=(server.url("/zoo/"),))).read_bytes() == BODY
     assert zoo.clock.slept == []
 
 
 def test_a_mirror_that_lacks_the_file_or_has_another_does_no_harm(zoo: Zoo, server: Server) -> None:
     file = spec(server.serve("/a.bin", Answer(BODY)))
-    server.serve(f"/wrong/{stored_name(file)}", Answer(OTHER))
+    server.serve(f"/wrong/{cache_filename(file)}", Answer(OTHER))
     settings = Settings(cache_dir=zoo.root, mirrors=(server.url("/lacks"), server.url("/wrong")))
     assert zoo.fetch(file, settings=settings).read_bytes() == BODY
 

@@ -15,9 +15,9 @@ from typing import Any, List
 
 import pytest
 
-from repvgg_zoo.hub import Settings, stored_name
-from repvgg_zoo.hub.http import RequestsWeb
-from repvgg_zoo.hub.locks import PATIENCE_SECONDS, FileLock, turn
+from repvgg_zoo.hub import Settings, cache_filename
+from repvgg_zoo.hub.http import RequestsClient
+from repvgg_zoo.hub.locks import STALL_TIMEOUT_S, FileLock, turn
 
 from . import worker
 from .conftest import BODY, FakeClock, Zoo, spec
@@ -39,12 +39,12 @@ def digests(processes: List[Any]) -> List[str]:
 
 def test_many_threads_get_the_file_with_one_download(zoo: Zoo, server: Server) -> None:
     """T19"""
-    from repvgg_zoo.hub import Tools, fetch_file
+    from repvgg_zoo.hub import Services, fetch_file
 
     file = spec(server.serve("/a.bin", Answer(BODY)))
 
     def fetch(_: int) -> Path:
-        return fetch_file(file, settings=Settings(cache_dir=zoo.root), tools=Tools(web=RequestsWeb()))
+        return fetch_file(file, settings=Settings(cache_dir=zoo.root), services=Services(web=RequestsClient()))
 
     with ThreadPoolExecutor(16) as pool:
         paths = set(pool.map(fetch, range(16)))
@@ -94,7 +94,7 @@ def test_a_lock_of_any_broken_kind_costs_nothing_but_bandwidth(zoo: Zoo, server:
             raise AssertionError("never taken")
 
     file = spec(server.serve("/a.bin", Answer(BODY)))
-    assert zoo.fetch(file, tools=zoo.tools(make_lock=Broken)).read_bytes() == BODY
+    assert zoo.fetch(file, services=zoo.services(make_lock=Broken)).read_bytes() == BODY
 
 
 def test_a_holder_killed_by_sigkill_frees_the_others_at_once_and_its_bytes_are_used(zoo: Zoo, server: Server) -> None:
@@ -130,8 +130,8 @@ class HeldLock:
 def test_a_holder_that_hangs_is_not_waited_for_for_ever(zoo: Zoo, server: Server) -> None:
     """T21: within the bound, on the tests' clock."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
-    assert zoo.fetch(file, tools=zoo.tools(make_lock=HeldLock)).read_bytes() == BODY
-    assert PATIENCE_SECONDS < sum(zoo.clock.slept) < PATIENCE_SECONDS + 1
+    assert zoo.fetch(file, services=zoo.services(make_lock=HeldLock)).read_bytes() == BODY
+    assert STALL_TIMEOUT_S < sum(zoo.clock.slept) < STALL_TIMEOUT_S + 1
 
 
 def test_a_holder_that_gets_on_is_waited_for_however_long_it_takes() -> None:
@@ -144,7 +144,7 @@ def test_a_holder_that_gets_on_is_waited_for_however_long_it_takes() -> None:
 
     with turn(HeldLock, activity, clock, tell=lambda: None):
         pass
-    assert sum(clock.slept) > 20 * PATIENCE_SECONDS
+    assert sum(clock.slept) > 20 * STALL_TIMEOUT_S
 
 
 def test_waiters_say_what_they_wait_for_once(zoo: Zoo, server: Server) -> None:
@@ -168,7 +168,7 @@ def test_waiters_say_what_they_wait_for_once(zoo: Zoo, server: Server) -> None:
     other = zoo.root / f"{DIGEST[:16]}.{'0' * 12}-4242.{'0' * 12}.part"
     other.write_bytes(BODY[:1_000_000])
     notes = Notes()
-    zoo.fetch(file, progress=notes, tools=zoo.tools(make_lock=HeldLock))
+    zoo.fetch(file, progress=notes, services=zoo.services(make_lock=HeldLock))
     assert notes.notes == ["waiting for process 4242, which fetches a.bin (1.0 MB of 3.0 MB so far)"]
 
 
@@ -184,7 +184,7 @@ def test_a_signal_in_the_middle_leaves_nothing_final_and_the_bytes_for_the_next(
     process.send_signal(number)
     process.communicate(timeout=20)
     assert process.returncode != 0
-    assert not (zoo.root / stored_name(file)).exists()
+    assert not (zoo.root / cache_filename(file)).exists()
     assert FileLock(zoo.root / f"{DIGEST[:16]}.lock").try_acquire()
     assert digests([worker.start(file, zoo.root)]) == [DIGEST]
     assert server.requests[1].headers["Range"] == f"bytes={half}-"
@@ -206,7 +206,7 @@ def test_children_of_a_process_that_has_a_download_running_are_independent(
     slow = Zoo(tmp_path / "slow")
     first = spec(server.serve("/slow.bin", Answer(BODY, cut=half, stall=True), Answer(BODY)))
     second = spec(server.serve("/a.bin", Answer(BODY)))
-    running = threading.Thread(target=lambda: slow.fetch(first, tools=slow.tools(web=RequestsWeb(5.0, 3.0))))
+    running = threading.Thread(target=lambda: slow.fetch(first, services=slow.services(web=RequestsClient(5.0, 3.0))))
     running.start()
     _wait_for_bytes(slow, half)
     context = multiprocessing.get_context(method)
@@ -217,7 +217,7 @@ def test_children_of_a_process_that_has_a_download_running_are_independent(
         child.join(60)
     assert [child.exitcode for child in children] == [0, 0]
     running.join(30)
-    assert (slow.root / stored_name(first)).read_bytes() == BODY
+    assert (slow.root / cache_filename(first)).read_bytes() == BODY
 
 
 def test_a_process_killed_while_the_server_sends_is_continued(zoo: Zoo, server: Server) -> None:
@@ -248,4 +248,4 @@ def _wait_for_bytes(zoo: Zoo, size: int) -> None:
 
 
 def _good_names(file: Any) -> List[str]:
-    return [stored_name(file), stored_name(file) + ".stamp"]
+    return [cache_filename(file), cache_filename(file) + ".stamp"]

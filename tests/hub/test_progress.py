@@ -13,7 +13,7 @@ from typing import Any, List, Optional, Tuple
 import pytest
 
 from repvgg_zoo.hub import Settings
-from repvgg_zoo.hub.progress import Silence, TerminalLine, choose_progress, size_text, time_text
+from repvgg_zoo.hub.progress import NullProgress, TerminalLine, choose_progress, format_duration, format_size
 
 from .conftest import BODY, FakeClock, Zoo, spec
 from .server import Answer, Server
@@ -101,14 +101,14 @@ def test_a_restart_from_zero_and_an_unknown_size_are_shown() -> None:
 @pytest.mark.parametrize(
     ("wanted", "setting", "environ", "kind"),
     [
-        (None, None, {}, Silence),  # under pytest stderr is no terminal
+        (None, None, {}, NullProgress),  # under pytest stderr is no terminal
         (True, None, {}, TerminalLine),
         (None, True, {}, TerminalLine),
-        (False, True, {}, Silence),
+        (False, True, {}, NullProgress),
         (True, False, {}, TerminalLine),
         (True, None, {"LOCAL_RANK": "0"}, TerminalLine),
-        (True, None, {"LOCAL_RANK": "3"}, Silence),
-        (None, True, {"SLURM_LOCALID": "1"}, Silence),
+        (True, None, {"LOCAL_RANK": "3"}, NullProgress),
+        (None, True, {"SLURM_LOCALID": "1"}, NullProgress),
     ],
 )
 def test_who_sees_a_line(wanted: Any, setting: Any, environ: Any, kind: type) -> None:
@@ -139,12 +139,12 @@ def test_a_real_process_shows_a_line_only_on_a_real_terminal(zoo: Zoo, server: S
     ("size", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (5e8, "500.0 MB"), (2e13, "20000.0 GB")]
 )
 def test_sizes_read_well(size: float, text: str) -> None:
-    assert size_text(size) == text
+    assert format_size(size) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75.9, "1:15"), (3661, "1:01:01")])
 def test_times_read_well(seconds: float, text: str) -> None:
-    assert time_text(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_the_setting_is_honoured_by_a_fetch(zoo: Zoo, server: Server, capsys: pytest.CaptureFixture) -> None:

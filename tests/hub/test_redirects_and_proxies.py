@@ -11,7 +11,7 @@ import pytest
 
 from repvgg_zoo.errors import ArgumentError, DownloadError
 from repvgg_zoo.hub import Settings
-from repvgg_zoo.hub.http import RequestsWeb
+from repvgg_zoo.hub.http import RequestsClient
 from repvgg_zoo.hub.sources import redact, sources_of
 
 from .conftest import BODY, Zoo, spec
@@ -231,5 +231,5 @@ def test_google_drives_other_pages_end_in_a_clear_error(zoo: Zoo, server: Server
 
 
 def test_a_session_is_made_only_when_it_is_needed() -> None:
-    web = RequestsWeb()
+    web = RequestsClient()
     web.close()

@@ -14,13 +14,13 @@ import pytest
 
 from repvgg_zoo.errors import DownloadError, IntegrityError
 from repvgg_zoo.hub import partial
-from repvgg_zoo.hub.filenames import file_key
-from repvgg_zoo.hub.partial import Part, machine_id, read_part_name
+from repvgg_zoo.hub.filenames import cache_key
+from repvgg_zoo.hub.partial import PartialFile, machine_id, parse_partial_name
 
 from .conftest import BODY, OTHER, FakeClock, Zoo, spec
 from .server import Answer, Server
 
-KEY = file_key(spec())
+KEY = cache_key(spec())
 HALF = len(BODY) // 2
 
 
@@ -148,10 +148,10 @@ def test_a_part_on_which_nobody_works_is_taken_over_by_exactly_one(zoo: Zoo, own
     """T17"""
     name, age = owner()
     leave_part(zoo, BODY[:HALF], name, age)
-    mine = [Part(zoo.root, KEY) for _ in range(8)]
+    mine = [PartialFile(zoo.root, KEY) for _ in range(8)]
     start = threading.Barrier(len(mine))
 
-    def claim(part: Part) -> None:
+    def claim(part: PartialFile) -> None:
         start.wait()
         part.adopt(FakeClock(), len(BODY), 1 << 40)
 
@@ -269,9 +269,9 @@ def test_a_part_of_an_unverified_file_is_not_kept(zoo: Zoo, server: Server) -> N
 
 def test_part_names_are_read_back(zoo: Zoo) -> None:
     zoo.root.mkdir()
-    part = Part(zoo.root, KEY)
-    assert read_part_name(part.path.name) == (KEY, machine_id(), os.getpid())
+    part = PartialFile(zoo.root, KEY)
+    assert parse_partial_name(part.path.name) == (KEY, machine_id(), os.getpid())
     part.write(BODY)
     part.release()
-    assert [read_part_name(path.name) for path in zoo.parts()] == [(KEY, None, None)]
-    assert read_part_name("something else.part") is None
+    assert [parse_partial_name(path.name) for path in zoo.parts()] == [(KEY, None, None)]
+    assert parse_partial_name("something else.part") is None

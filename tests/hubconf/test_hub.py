@@ -220,10 +220,10 @@ from pathlib import Path
 REPO = REPO.replace("main", "mirrored")
 hub.list(REPO)
 import repvgg_zoo
-from repvgg_zoo.hub import stored_name
+from repvgg_zoo.hub import cache_filename
 file = repvgg_zoo.model_info("RepVGG_B1g2").checkpoint("openmmlab").file
 mirror = Path(os.environ["REPVGG_ZOO_MIRROR"])
-(mirror / "body").rename(mirror / stored_name(file))
+(mirror / "body").rename(mirror / cache_filename(file))
 model = hub.load(REPO, "RepVGG_B1g2", pretrained=True)
 print(json.dumps([model.checkpoint.name, model.training, float(model.linear.bias.numpy().mean())]))
 """

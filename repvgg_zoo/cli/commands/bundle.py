@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 from ...errors import UnverifiedError
 from ...hub import bundle
-from ...hub.progress import size_text
+from ...hub.progress import format_size
 from ...registry.api import find_default_checkpoint
 from ...registry.specs import FileSpec
 from ..console import count, show, table
@@ -98,6 +98,6 @@ def described(found: bundle.Bundle) -> List[Dict[str, Any]]:
 
 def listing(files: Sequence[Mapping[str, Any]]) -> List[str]:
     """The files as a table."""
-    rows = [[one["name"], size_text(one["size"]), one["integrity"], f"{one['sha256'][:16]}..."] for one in files]
-    total = f"{count(len(files), 'file')}, {size_text(sum(one['size'] for one in files))}"
+    rows = [[one["name"], format_size(one["size"]), one["integrity"], f"{one['sha256'][:16]}..."] for one in files]
+    total = f"{count(len(files), 'file')}, {format_size(sum(one['size'] for one in files))}"
     return [*table(["name", "size", "integrity", "sha256"], rows, right=["size"]), total]

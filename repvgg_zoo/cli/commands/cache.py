@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence
 
 from ...errors import ArgumentError, UnknownModelError, ZooError
-from ...hub import cache_manager, read_settings, stored_name
-from ...hub.progress import size_text
+from ...hub import cache_filename, cache_manager, read_settings
+from ...hub.progress import format_size
 from ...registry.api import find_default_checkpoint, full_registry
 from ...registry.specs import CheckpointSpec
 from ..console import count, show, table
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rm.set_defaults(action_run=run_rm)
     prune = actions.add_parser("prune", help="remove what serves nobody: unfinished downloads that nobody takes up")
     prune.add_argument(
-        "--days", type=float, default=cache_manager.DAYS, help="how long they may wait (default: %(default)g)"
+        "--days", type=float, default=cache_manager.MAX_AGE_DAYS, help="how long they may wait (default: %(default)g)"
     )
     prune.add_argument("--unknown", action="store_true", help="also files that the registry does not know (any more)")
     prune.add_argument("--derived", action="store_true", help="also what was computed from files to load faster")
@@ -79,7 +79,7 @@ def run_ls(args: argparse.Namespace) -> int:
     entries = [
         {**described(entry), "root": root, "checkpoint": names.get(entry.path.name)}
         for root in [*settings.read_only_cache_dirs, settings.cache_dir]
-        for entry in cache_manager.ls(root)
+        for entry in cache_manager.list_files(root)
     ]
     made = {}
     for kind in MADE:
@@ -97,32 +97,32 @@ def listing(entries: Sequence[Dict[str, Any]], made: Mapping[str, Mapping[str, i
     for root in dict.fromkeys(entry["root"] for entry in entries):
         here = [entry for entry in entries if entry["root"] == root]
         rows = [
-            [entry["kind"], size_text(entry["size"]), age(entry["modified"]), entry["checkpoint"] or entry["name"]]
+            [entry["kind"], format_size(entry["size"]), age(entry["modified"]), entry["checkpoint"] or entry["name"]]
             for entry in here
         ]
         shown += [str(root), *table(["kind", "size", "age", "what"], rows, right=["size", "age"])]
-        shown.append(f"{count(len(here), 'file')}, {size_text(sum(entry['size'] for entry in here))}")
-    shown += [f"{kind}: {size_text(one['size'])} {MADE[kind][1]}" for kind, one in made.items() if one["files"]]
+        shown.append(f"{count(len(here), 'file')}, {format_size(sum(entry['size'] for entry in here))}")
+    shown += [f"{kind}: {format_size(one['size'])} {MADE[kind][1]}" for kind, one in made.items() if one["files"]]
     return shown
 
 
 def run_rm(args: argparse.Namespace) -> int:
     root = read_settings().cache_dir
-    removed = cache_manager.rm(root, [file_name(root, name) for name in args.names], dry_run=args.dry_run)
+    removed = cache_manager.remove(root, [file_name(root, name) for name in args.names], dry_run=args.dry_run)
     return report(args, [described(entry) for entry in removed])
 
 
 def file_name(root: Path, name: str) -> str:
     """The file that a name stands for: as the listing shows it, or by the registry."""
-    if any(name in (entry.path.name, *entry.path.name.split("-", 1)) for entry in cache_manager.ls(root)):
+    if any(name in (entry.path.name, *entry.path.name.split("-", 1)) for entry in cache_manager.list_files(root)):
         return name
     try:
         checkpoint = find_default_checkpoint(name)
     except UnknownModelError:
-        return name  # cache_manager.rm says which files there are
+        return name  # cache_manager.remove says which files there are
     except ZooError as error:
         raise ArgumentError(error.message, hint="repvgg-zoo cache ls shows what is here", actual=name) from error
-    stored = stored_name(checkpoint.file)
+    stored = cache_filename(checkpoint.file)
     if not (root / stored).exists():
         raise ArgumentError(
             f"{checkpoint.name} is not in {root}; nothing was removed",
@@ -158,8 +158,8 @@ def report(args: argparse.Namespace, removed: Sequence[Dict[str, Any]]) -> int:
     """What was removed, or would be."""
     verb = "would remove" if args.dry_run else "removed"
     total = sum(entry["size"] for entry in removed)
-    lines = [f"{verb} {entry['name']}, {size_text(entry['size'])}" for entry in removed]
-    lines.append(f"{verb} {count(len(removed), 'file')}, {size_text(total)}" if removed else "nothing to remove")
+    lines = [f"{verb} {entry['name']}, {format_size(entry['size'])}" for entry in removed]
+    lines.append(f"{verb} {count(len(removed), 'file')}, {format_size(total)}" if removed else "nothing to remove")
     show(args, {"dry_run": args.dry_run, "removed": removed, "size": total}, lines)
     return 0
 
@@ -171,7 +171,7 @@ def run_verify(args: argparse.Namespace) -> int:
     return verify.run(args)
 
 
-def described(entry: cache_manager.Entry) -> Dict[str, Any]:
+def described(entry: cache_manager.CachedFile) -> Dict[str, Any]:
     """An entry for a program."""
     return {
         "name": entry.path.name,
@@ -199,7 +199,7 @@ def all_checkpoints() -> List[CheckpointSpec]:
 
 def checkpoints_by_file() -> Dict[str, str]:
     """Full names by the name of the file in a cache."""
-    return {stored_name(checkpoint.file): checkpoint.name for checkpoint in all_checkpoints()}
+    return {cache_filename(checkpoint.file): checkpoint.name for checkpoint in all_checkpoints()}
 
 
 def age(modified: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
 from ...errors import ArgumentError, EquivalenceError
-from ...hub.progress import size_text
+from ...hub.progress import format_size
 from ..console import count, show
 from .fetch import add_fetching, fetched
 
@@ -166,7 +166,7 @@ def lines(facts: Mapping[str, Any]) -> List[str]:
 def file_lines(verb: str, facts: Mapping[str, Any]) -> List[str]:
     """Two lines about a file."""
     return [
-        f"{verb}  {facts['path']}, {size_text(facts['size'])}",
+        f"{verb}  {facts['path']}, {format_size(facts['size'])}",
         f"       {facts['format']}, layout {facts['layout']}, {facts['form']} form, "
         f"{facts['arrays']} arrays of {', '.join(facts['dtypes'])}, {facts['numbers']:,} numbers",
     ]

@@ -8,8 +8,8 @@ from typing import Any, Dict, List
 
 from ..._digest import hash_file
 from ...errors import ZooError
-from ...hub import read_settings, stored_name
-from ...hub.progress import size_text
+from ...hub import cache_filename, read_settings
+from ...hub.progress import format_size
 from ...hub.verify import digest_matches, expected_digest
 from ...registry.api import find_default_checkpoint, full_registry
 from ...registry.specs import CheckpointSpec
@@ -73,7 +73,7 @@ def of_name(name: str) -> Dict[str, Any]:
     checkpoint = find_default_checkpoint(name)
     settings = read_settings()
     roots = [*settings.read_only_cache_dirs, settings.cache_dir]
-    paths = [root / stored_name(checkpoint.file) for root in roots]
+    paths = [root / cache_filename(checkpoint.file) for root in roots]
     path = next((path for path in paths if path.is_file()), None)
     expected = expected_digest(checkpoint.file)
     facts: Dict[str, Any] = {"target": checkpoint.name, "path": path, "expected": expected}
@@ -133,7 +133,7 @@ def published() -> List[CheckpointSpec]:
 
 def names_of(checkpoint: CheckpointSpec) -> List[str]:
     """The file names that this checkpoint's file alone has; a name such as model.safetensors says nothing."""
-    stored = stored_name(checkpoint.file)
+    stored = cache_filename(checkpoint.file)
     prefix = checkpoint.file.sha256_prefix
     return [stored, checkpoint.file.name] if prefix and prefix in checkpoint.file.name else [stored]
 
@@ -142,7 +142,7 @@ def lines(found: List[Dict[str, Any]]) -> List[str]:
     """A line for each target, with what is wrong and what it holds below it."""
     shown = []
     for one in found:
-        size = f", {size_text(one['size'])}" if "size" in one else ""
+        size = f", {format_size(one['size'])}" if "size" in one else ""
         shown.append(f"{paint(one['status'], COLOURS[one['status']])}  {one['target']}{size}")
         held = one.get("checkpoint")
         shown += pairs(

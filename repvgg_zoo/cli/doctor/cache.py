@@ -18,8 +18,8 @@ from ...errors import CacheError, PluginError, ZooError
 from ...hub import cache as caches
 from ...hub import cache_manager, read_settings
 from ...hub.clock import SYSTEM_CLOCK
-from ...hub.partial import orphans
-from ...hub.progress import size_text
+from ...hub.partial import stale_partials
+from ...hub.progress import format_size
 from ..console import count
 from ..parser import closest
 from .finding import Finding, fail, ok, warn
@@ -90,7 +90,7 @@ def disk(offline: bool) -> List[Finding]:
     """Free space where the cache is."""
     root = existing(read_settings().cache_dir)
     free = shutil.disk_usage(str(root)).free
-    text = f"{size_text(free)} free at {root}"
+    text = f"{format_size(free)} free at {root}"
     fix = f"export {_settings.HOME_ENV}=/a/folder/on/another/disk, or repvgg-zoo cache prune --native"
     if free < NEEDED:
         return [fail("disk", text, fix)]
@@ -148,10 +148,10 @@ def locks_do_not_work(what: str) -> Finding:
 def leftovers(offline: bool) -> List[Finding]:
     """Unfinished downloads on which no process works."""
     root = read_settings().cache_dir
-    parts = [path for path in orphans(root, None, None, SYSTEM_CLOCK) if path.exists()] if root.is_dir() else []
+    parts = [path for path in stale_partials(root, None, None, SYSTEM_CLOCK) if path.exists()] if root.is_dir() else []
     size = sum(path.stat().st_size for path in parts)
     old = [entry for entry in cache_manager.prune(root, dry_run=True) if entry.kind == "part"]
-    text = f"{count(len(parts), 'unfinished download')}, {size_text(size)}"
+    text = f"{count(len(parts), 'unfinished download')}, {format_size(size)}"
     if old:
         return [warn("leftovers", f"{text}, {len(old)} of them over a week old", "repvgg-zoo cache prune")]
     return [ok("leftovers", f"{text}; the next fetch goes on with them" if parts else "none")]

@@ -10,7 +10,7 @@ from typing import Dict, List, Sequence, Tuple
 from urllib.parse import urlsplit
 
 from ..._settings import Settings
-from ...hub.filenames import is_stored_name
+from ...hub.filenames import is_cache_filename
 from ...hub.sources import redact, rewrite_url, sources_of
 from ...registry.specs import FileSpec
 
@@ -103,7 +103,7 @@ def _is_folder(where: str) -> bool:
 def _folder(where: str) -> Tuple[bool, str]:
     path = Path(urlsplit(where).path if where.lower().startswith("file:") else where)
     try:
-        files = sum(is_stored_name(one.name) for one in path.iterdir())
+        files = sum(is_cache_filename(one.name) for one in path.iterdir())
     except OSError as error:
         return False, error.strerror or str(error)
     return True, f"a folder with {files} checkpoint file{'s' if files != 1 else ''}"
