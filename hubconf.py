@@ -18,19 +18,8 @@ import repvgg_zoo as _zoo
 if TYPE_CHECKING:
     from megengine.module import Module
 
-# Import names and what to install for them, as in pyproject.toml.
-_REQUIREMENTS = {
-    "megengine": "megengine>=1.13.0,<1.14",
-    "numpy": "numpy>=1.21.2,<2",
-    "cv2": "opencv-python>=4.5.5.64,<4.12",
-    "filelock": "filelock>=3.12",
-    "llvmlite": "llvmlite>=0.41.1",
-    "PIL": "pillow>=9.1",
-    "yaml": "pyyaml>=6.0",
-    "requests": "requests>=2.25",
-    "safetensors": "safetensors>=0.4.3",
-}
-dependencies = list(_REQUIREMENTS)
+# The modules that megengine.hub looks for before it runs an entry.
+dependencies = ["megengine", "numpy", "cv2", "filelock", "llvmlite", "PIL", "yaml", "requests", "safetensors"]
 
 
 def __dir__() -> List[str]:
@@ -93,16 +82,18 @@ def _check() -> None:
     """Raises ImportError where an entry would run other code than that beside this file, or lacks what it needs."""
     if _CONFLICT is not None:
         raise ImportError(_CONFLICT, name="repvgg_zoo")
-    missing = [needed for module, needed in _REQUIREMENTS.items() if _util.find_spec(module) is None]
+    from repvgg_zoo._requirements import requirement
+
+    missing = [str(requirement(module)) for module in dependencies if _util.find_spec(module) is None]
     if missing:
-        wanted = " ".join(f"'{needed}'" for needed in missing)
-        raise ImportError(f"RepVGG needs packages that are not installed\n  hint: pip install {wanted}")
+        arguments = " ".join(f"'{text}'" for text in missing)
+        raise ImportError(f"RepVGG needs packages that are not installed\n  hint: pip install {arguments}")
     import megengine
 
     if megengine.__version__.split(".")[:2] != ["1", "13"]:
         raise ImportError(
             f"RepVGG needs MegEngine 1.13, and this is {megengine.__version__}\n"
-            f"  hint: pip install '{_REQUIREMENTS['megengine']}' on CPython 3.8 to 3.10",
+            f"  hint: pip install '{requirement('megengine')}' on CPython 3.8 to 3.10",
             name="megengine",
         )
 

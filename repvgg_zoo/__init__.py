@@ -70,12 +70,13 @@ def __getattr__(name: str) -> Any:
     except ImportError as error:
         if (error.name or "").split(".")[0] != "megengine":
             raise
+        from ._requirements import requirement
         from .errors import DependencyError
 
         raise DependencyError(
             f"{name} needs MegEngine, which is not installed",
             expected="megengine 1.13",
-            hint="pip install 'megengine>=1.13,<1.14' on CPython 3.8 to 3.10",
+            hint=f"pip install '{requirement('megengine')}' on CPython 3.8 to 3.10",
         ) from error
     return getattr(module, name)
 

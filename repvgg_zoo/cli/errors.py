@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Tuple, Type
 
 from .. import errors
+from .._requirements import requirement
 from .console import paint, print_json
 
 FAULT, INTERRUPTED, READER_GONE = 70, 130, 141  # EX_SOFTWARE, and 128 plus SIGINT and SIGPIPE as shells count
@@ -27,13 +28,6 @@ FAMILIES: Tuple[Tuple[Type[BaseException], int], ...] = (
     (ModuleNotFoundError, 7),
     (OSError, 5),
 )
-
-DISTRIBUTIONS = {
-    "megengine": "'megengine>=1.13,<1.14' on CPython 3.8 to 3.10",
-    "cv2": "'opencv-python<4.12'",
-    "yaml": "pyyaml",
-    "PIL": "pillow",
-}
 
 
 class Outcome:
@@ -99,11 +93,10 @@ def described(error: Exception) -> Dict[str, Any]:
         return facts
     if isinstance(error, ModuleNotFoundError):
         name = (error.name or "a package").split(".")[0]
-        wanted = DISTRIBUTIONS.get(name, name)
         return {
             "type": type(error).__name__,
             "message": f"this needs {name}, which is not installed",
-            "hint": f"pip install {wanted}; repvgg-zoo doctor looks at the whole set-up",
+            "hint": f"pip install '{requirement(name)}'; repvgg-zoo doctor checks the whole installation",
         }
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

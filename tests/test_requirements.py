@@ -1,0 +1,55 @@
+"""Requirement ranges are read from where they are stated."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from repvgg_zoo._requirements import Requirement, requirement, requirements
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "lower", "upper"),
+    [("numpy", "1.21.2", "2"), ("cv2", "4.5.5.64", "4.12"), ("filelock", "3.12", None), ("PIL", "9.1", None)],
+)
+def test_a_range_is_found_by_distribution_or_module(name, lower, upper):
+    found = requirement(name)
+    assert (found.lower, found.upper) == (lower, upper)
+    assert requirement(found.name) == requirement(found.import_name) == found
+
+
+def test_every_requirement_reads_as_in_pyproject_toml():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert len(requirements()) >= 10
+    assert all(f'"{one}"' in text for one in requirements().values())
+
+
+def test_a_package_that_is_not_required_has_no_bounds():
+    assert str(requirement("scipy")) == "scipy" and requirement("scipy") == Requirement("scipy", None, None)
+
+
+def test_an_installed_package_reads_its_own_metadata(tmp_path):
+    """Metadata has its own order of bounds, and requirements of extras."""
+    info = tmp_path / "repvgg_zoo-0.1.0.dist-info"
+    info.mkdir()
+    stated = ("numpy<2,>=1.21.2", "pillow>=9.1", 'torch>=2; extra == "peers"')
+    requires = "".join(f"Requires-Dist: {line}\n" for line in stated)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.3\nName: repvgg-zoo\nVersion: 0.1.0\n{requires}")
+    package = tmp_path / "repvgg_zoo"
+    package.mkdir()
+    for name in ("__init__.py", "_requirements.py"):
+        (package / name).write_text((ROOT / "repvgg_zoo" / name).read_text(encoding="utf-8"))
+    code = """
+        from repvgg_zoo._requirements import requirements
+        print(*requirements().values())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=str(tmp_path), capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "numpy>=1.21.2,<2 pillow>=9.1\n", done.stderr
