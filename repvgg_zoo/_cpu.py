@@ -1,12 +1,20 @@
-"""What the processor is and how much of it may be used; imports nothing of the zoo, and no framework."""
+"""The processor: what it is, how much of it may be used, and what else of this process runs on it."""
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Dict
+
+from ._settings import KEEP_THREAD_PRIORITY_ENV, read_switch
+
+SYNC_THREAD = "CompNodeSync"
+
+logger = logging.getLogger(__name__)
 
 
 def usable_cores() -> int:
@@ -28,3 +36,23 @@ def cpu_facts() -> Dict[str, str]:
 def cpu_name() -> str:
     """The processor's name as its maker writes it."""
     return cpu_facts().get("model name") or platform.processor() or "unknown"
+
+
+def lower_sync_thread_priority() -> None:
+    """Give MegEngine's polling thread the scheduling policy SCHED_IDLE, if MegEngine has computed in this process.
+
+    From its first computation until the process ends, MegEngine's thread CompNodeSync looks every 10 microseconds for
+    memory that it may release, which takes 10 to 30 % of a core. It preempts whatever else computes in the process;
+    with SCHED_IDLE it runs only when a core is free. Do nothing on systems other than Linux, and where the environment
+    variable REPVGG_ZOO_KEEP_THREAD_PRIORITY is set.
+    """
+    if "megengine" not in sys.modules or sys.platform != "linux" or read_switch(KEEP_THREAD_PRIORITY_ENV):
+        return
+    with suppress(OSError):  # no /proc, a thread that has ended meanwhile, or a sandbox that forbids it
+        for task in Path("/proc/self/task").iterdir():
+            if (task / "comm").read_text().strip() != SYNC_THREAD:
+                continue
+            thread = int(task.name)
+            if os.sched_getscheduler(thread) != os.SCHED_IDLE:
+                os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+                logger.debug("MegEngine's thread %s got idle priority", SYNC_THREAD)

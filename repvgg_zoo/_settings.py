@@ -17,6 +17,7 @@ ALLOW_UNVERIFIED_ENV = "REPVGG_ZOO_ALLOW_UNVERIFIED"
 PROGRESS_ENV = "REPVGG_ZOO_PROGRESS"
 REGISTRY_ENV = "REPVGG_ZOO_REGISTRY"  # registry files besides the shipped one
 PLUGINS_ENV = "REPVGG_ZOO_PLUGINS"
+KEEP_THREAD_PRIORITY_ENV = "REPVGG_ZOO_KEEP_THREAD_PRIORITY"  # on: MegEngine's threads are left alone
 
 # All of the above, for whoever looks for misspelled ones.
 VARIABLES: Tuple[str, ...] = tuple(value for name, value in sorted(globals().items()) if name.endswith("_ENV"))

@@ -9,6 +9,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
 from megengine.module import Module
 
+from ._cpu import lower_sync_thread_priority
 from .adapt import in_form, load_adapted, stem_channels
 from .checkpoints import load_checkpoint
 from .errors import ArgumentError, RegistryError, ZooError
@@ -91,6 +92,7 @@ def create(
         network.eval()
     network.spec = spec
     network.checkpoint = chosen
+    lower_sync_thread_priority()
     return network
 
 

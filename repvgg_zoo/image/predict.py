@@ -10,6 +10,7 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union, overlo
 import numpy as np
 from numpy.typing import NDArray
 
+from .._cpu import lower_sync_thread_priority
 from ..errors import ArgumentError
 from .io import Image
 from .labels import Label, labels_of
@@ -70,6 +71,7 @@ def predict(
     images = image if isinstance(image, (list, tuple)) else (image,)
     inputs = [preprocess_image(item, checkpoint.preprocessing)[None] for item in images]
     with _open_model(model_or_name) as network:
+        lower_sync_thread_priority()
         logits = [_logits(network, x) for x in inputs]
     names = labels_of(checkpoint) if labels is None else tuple(map(Label, labels))
     for row in logits if labels is not None else ():

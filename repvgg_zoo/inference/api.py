@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from .._cpu import usable_cores
+from .._cpu import lower_sync_thread_priority, usable_cores
 from ..adapt import in_form
 from ..errors import ArgumentError, ClosedError
 from ..hub import fetch_file, read_settings
@@ -77,6 +77,7 @@ def compile(
         shape = (batch_size, subject.channels, *(size or _height_and_width(_own_size(subject))))
         source = subject.source
         runner, structure, plan, error = _compiled(source, shape, threads, low_memory) or _run_eagerly(source, shape)
+    lower_sync_thread_priority()
     return CompiledModel(runner, structure, shape, threads, plan, error, subject.spec, subject.checkpoint)
 
 
