@@ -1,15 +1,14 @@
-"""What megengine.hub sees of this repository: one entry for each variant, made from the registry.
+"""The entries of this repository for megengine.hub: one for each variant in the registry.
 
-megengine.hub runs this file under no name in sys.modules, with its folder first on sys.path; both are over when the
-file ends. An exception from here would leave that path behind, so what is wrong is found here and told when an entry is
-asked for.
+megengine.hub executes this file without adding it to sys.modules and puts its folder on sys.path only while it runs. An
+exception from here would leave the folder on sys.path, so problems are detected here and raised when an entry is used.
 """
 
 from __future__ import annotations
 
-import hashlib as _hashlib
 import importlib.util as _util
 import logging as _logging
+import re as _re
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any, Callable, List, Optional, Sequence, Union
 
@@ -23,7 +22,7 @@ dependencies = ["megengine", "numpy", "cv2", "filelock", "llvmlite", "PIL", "yam
 
 
 def __dir__() -> List[str]:
-    """The shipped variants' canonical names and nothing else: megengine.hub.list shows all callables named here."""
+    """Return the canonical names of the shipped variants only: megengine.hub.list shows all callables listed here."""
     _check()
     from repvgg_zoo.registry.api import shipped_registry
 
@@ -31,7 +30,7 @@ def __dir__() -> List[str]:
 
 
 def __getattr__(name: str) -> Callable[..., Module]:
-    """The entry called ``name``: a variant, ``variant.tag``, or any other name that the registry knows."""
+    """Return the entry called ``name``: a variant, ``variant.tag``, or any alias of the registry."""
     if name.startswith("__"):
         raise AttributeError(name)
     _check()
@@ -40,7 +39,7 @@ def __getattr__(name: str) -> Callable[..., Module]:
     try:
         return _entry(name)
     except UnknownModelError as error:
-        # megengine.hub drops the text of an AttributeError and says only that there is no such entry.
+        # megengine.hub drops the text of an AttributeError and says only that the entry does not exist.
         _logging.getLogger("repvgg_zoo").warning("%s", error)
         raise AttributeError(str(error)) from error
 
@@ -79,7 +78,7 @@ def _entry(name: str) -> Callable[..., Module]:
 
 
 def _check() -> None:
-    """Raises ImportError where an entry would run other code than that beside this file, or lacks what it needs."""
+    """Raise ImportError if another version is imported, or if a requirement is not installed."""
     if _CONFLICT is not None:
         raise ImportError(_CONFLICT, name="repvgg_zoo")
     from repvgg_zoo._requirements import requirement
@@ -87,51 +86,38 @@ def _check() -> None:
     missing = [str(requirement(module)) for module in dependencies if _util.find_spec(module) is None]
     if missing:
         arguments = " ".join(f"'{text}'" for text in missing)
-        raise ImportError(f"RepVGG needs packages that are not installed\n  hint: pip install {arguments}")
+        raise ImportError(f"RepVGG requires packages that are not installed\n  hint: pip install {arguments}")
     import megengine
 
     if megengine.__version__.split(".")[:2] != ["1", "13"]:
         raise ImportError(
-            f"RepVGG needs MegEngine 1.13, and this is {megengine.__version__}\n"
+            f"RepVGG requires MegEngine 1.13, and this is {megengine.__version__}\n"
             f"  hint: pip install '{requirement('megengine')}' on CPython 3.8 to 3.10",
             name="megengine",
         )
 
 
 def _conflict() -> Optional[str]:
-    """What to tell where the package that this process has imported is not the one beside this file, or None.
+    """Return the error message if the imported package is of another version than the one beside this file, else None.
 
-    A copy elsewhere with the same content is as good. The fingerprint is kept on the package, because megengine.hub
-    with ``use_cache=False`` replaces the files under a package that is running.
+    Files that megengine.hub replaced under a running package (``use_cache=False``) are noticed by their version only.
     """
-    ours = _Path(__file__).resolve().parent / "repvgg_zoo"
-    theirs = _Path(_zoo.__file__).resolve().parent if _zoo.__file__ else None
-    running = getattr(_zoo, "_hub_fingerprint", None)
-    if running is None and theirs is not None:
-        running = _zoo._hub_fingerprint = _fingerprint(theirs)
-    if running == _fingerprint(ours):
+    beside = _Path(__file__).resolve().parent / "repvgg_zoo"
+    imported = _Path(_zoo.__file__).resolve().parent if _zoo.__file__ else None
+    version = _re.search(r'^__version__ = "(.*)"', (beside / "__init__.py").read_text(encoding="utf-8"), _re.M)
+    if version is not None and version.group(1) == getattr(_zoo, "__version__", None):
         return None
-    if theirs == ours:
+    if imported == beside:
         return (
-            f"megengine.hub replaced {ours} while the version before it is running in this process, and the two cannot "
-            "be mixed\n  hint: start a new process to use the new one"
+            f"megengine.hub replaced {beside} while the version before it is running in this process, and the two "
+            "cannot be mixed\n  hint: start a new process to use the new one"
         )
     return (
-        f"another repvgg_zoo is already imported in this process, from {theirs}; the one that megengine.hub fetched "
-        f"lies in {ours}, and the two cannot be mixed\n  hint: in a new process, call megengine.hub before anything "
-        "imports repvgg_zoo and keep to one ref, or do without the hub: repvgg_zoo.create(name, pretrained=True)"
+        f"another repvgg_zoo is already imported in this process, from {imported}; megengine.hub downloaded another "
+        f"version to {beside}, and the two cannot be mixed\n  hint: in a new process, call megengine.hub before "
+        "anything imports repvgg_zoo and use one ref only, or use the package: "
+        "repvgg_zoo.create(name, pretrained=True)"
     )
-
-
-def _fingerprint(package: _Path) -> str:
-    """A digest of all code of a copy of repvgg_zoo and of its registry, which a wheel has inside the package."""
-    registry = package / "data" / "registry.yaml"
-    files = [(path.relative_to(package).as_posix(), path) for path in package.rglob("*.py")]
-    files.append(("registry.yaml", registry if registry.is_file() else package.parent / "registry.yaml"))
-    digest = _hashlib.sha256()
-    for name, path in sorted(files):
-        digest.update(name.encode() + b"\0" + (path.read_bytes() if path.is_file() else b"") + b"\0")
-    return digest.hexdigest()
 
 
 _CONFLICT = _conflict()

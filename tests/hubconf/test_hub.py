@@ -1,4 +1,4 @@
-"""The real megengine.hub takes this repository from GitHub and gives its users what it promises."""
+"""The real megengine.hub downloads this repository from GitHub, and its entries work as described."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ START = f"import json, sys\nimport megengine.hub as hub\nREPO = {REPO!r}\n"
 
 
 def tour(github: GitHub, home: Path, **job: Any) -> Dict[str, Any]:
-    given = {"repo": REPO, "options": {}, "digits": str(ROOT / "hub" / "digits-test.npz"), "load": True, **job}
-    done = github.run(home, str(Path(__file__).with_name("tour.py")), json.dumps(given))
+    job = {"repo": REPO, "options": {}, "digits": str(ROOT / "hub" / "digits-test.npz"), "load": True, **job}
+    done = github.run(home, str(Path(__file__).with_name("tour.py")), json.dumps(job))
     assert done.returncode == 0, done.stderr
     return {"home": home, **json.loads(done.stdout.splitlines()[-1])}
 
 
 @pytest.fixture(scope="module")
 def seen(github: GitHub, tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Any]:
-    """What a user saw over HTTPS."""
+    """What a user sees over HTTPS."""
     return tour(github, tmp_path_factory.mktemp("user"))
 
 
@@ -52,7 +52,7 @@ def test_every_entry_and_alias_has_a_page_that_holds_what_the_registry_knows(see
         assert all(words[c.file.integrity] in text for c in model.checkpoints)
         compile(text.split("Example:\n")[1].replace("\n    ", "\n"), name, "exec")
     assert set(ALIASES) <= set(seen["help"])
-    assert not seen["before_load"], "listing and help have no need of the networks"
+    assert not seen["before_load"], "listing and help do not need the networks"
 
 
 def test_every_entry_loads_without_weights(seen: Dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ def test_an_unknown_entry_comes_with_the_closest_names(github: GitHub, tmp_path:
     assert "did you mean" in done.stderr and "RepVGG_B1g2" in done.stderr
 
 
-def test_without_a_ref_megengine_asks_for_master_which_is_not_there(github: GitHub, tmp_path: Path) -> None:
+def test_without_a_ref_megengine_requests_master_which_does_not_exist(github: GitHub, tmp_path: Path) -> None:
     done = github.run(tmp_path, "-c", START + "hub.list('owner/repvgg_zoo')")
     assert "archive/master.zip" in done.stderr
 
@@ -126,7 +126,7 @@ print(json.dumps([said, sys.path == before]))
 
 
 def refusals(github: GitHub, home: Path, code: str) -> str:
-    """What list, help and load say, which has to be the same; each refuses and leaves sys.path alone."""
+    """Return the error of list, help and load, which must be the same and leave sys.path unchanged."""
     done = github.run(home, "-c", START + code + REFUSED)
     assert done.returncode == 0, done.stderr
     said, unchanged = json.loads(done.stdout.splitlines()[-1])
@@ -141,20 +141,22 @@ def test_another_version_that_is_imported_is_never_mixed_in(github: GitHub, tmp_
     assert "hint: in a new process" in said
 
 
-def test_a_copy_that_was_replaced_under_a_running_one_is_refused(github: GitHub, tmp_path: Path) -> None:
-    newer = (ROOT / "repvgg_zoo" / "factory.py").read_bytes() + b"# newer\n"
-    github.publish(archive(), archive({"repvgg_zoo/builder.py": newer}), ref="moving")
+def test_a_version_that_was_replaced_under_a_running_one_is_refused(github: GitHub, tmp_path: Path) -> None:
+    newer = (ROOT / "repvgg_zoo" / "__init__.py").read_text().replace(repvgg_zoo.__version__, "99.0").encode()
+    github.publish(archive(), archive({"repvgg_zoo/__init__.py": newer}), ref="moving")
     code = "REPO = REPO.replace('main', 'moving')\nhub.list(REPO)\nhub.list(REPO, use_cache=False)\n"
     done = github.run(tmp_path, "-c", START + code)
     assert "ImportError" in done.stderr and "start a new process" in done.stderr
 
 
 @pytest.mark.parametrize("how", ["installed", "imported"])
-def test_a_copy_that_does_no_harm_does_not_matter(github: GitHub, tmp_path: Path, how: str) -> None:
-    """Another version that is merely installed, and the same version that is imported."""
+def test_a_copy_of_the_same_version_or_not_imported_is_accepted(github: GitHub, tmp_path: Path, how: str) -> None:
+    """Another version that is installed but not imported, and the same version, imported."""
     version = "0.0.1" if how == "installed" else repvgg_zoo.__version__
     other = copy_of_package(tmp_path / "other", version)
-    code = f"sys.path.append({str(other)!r})\n" + ("import repvgg_zoo\n" if how == "imported" else "")
+    code = f"sys.path.append({str(other)!r})\n"
+    if how == "imported":
+        code = f"sys.path.insert(0, {str(other)!r})\nimport repvgg_zoo\n"
     code += "hub.load(REPO, 'RepVGG_N0')\nimport repvgg_zoo\nprint(repvgg_zoo.__file__)"
     done = github.run(tmp_path / "user", "-c", START + code)
     expected = other if how == "imported" else tmp_path / "user" / "mge" / "hub"
@@ -162,15 +164,15 @@ def test_a_copy_that_does_no_harm_does_not_matter(github: GitHub, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "hint"),
     [
         ("import megengine\nmegengine.__version__ = '1.12.4'\n", "pip install 'megengine>=1.13.0,<1.14'"),
         ("import megengine\nmegengine.__version__ = '1.14.0+cu111'\n", "pip install 'megengine>=1.13.0,<1.14'"),
         ("sys.modules['yaml'] = sys.modules['filelock'] = None\n", "pip install 'filelock>=3.12' 'pyyaml>=6.0'"),
     ],
 )
-def test_what_is_missing_is_named_as_pip_wants_it(github: GitHub, tmp_path: Path, code: str, told: str) -> None:
-    assert told in refusals(github, tmp_path, code)
+def test_a_missing_requirement_comes_with_the_pip_command(github: GitHub, tmp_path: Path, code: str, hint: str) -> None:
+    assert hint in refusals(github, tmp_path, code)
 
 
 def test_without_megengine_hubconf_says_what_to_install(github: GitHub, tmp_path: Path) -> None:
@@ -190,16 +192,16 @@ def test_the_dependencies_are_those_of_the_package() -> None:
 def test_an_entry_takes_what_create_takes() -> None:
     import hubconf
 
-    ours = inspect.signature(hubconf.RepVGG_A0).parameters
-    theirs = dict(inspect.signature(repvgg_zoo.create).parameters)
-    del theirs["name"]
-    assert {name: p.default for name, p in ours.items()} == {name: p.default for name, p in theirs.items()}
-    assert next(iter(ours)) == "pretrained" and ours["pretrained"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-    assert not {"git_host", "use_cache", "commit", "protocol"} & set(ours)
+    entry = inspect.signature(hubconf.RepVGG_A0).parameters
+    create = dict(inspect.signature(repvgg_zoo.create).parameters)
+    del create["name"]
+    assert {name: p.default for name, p in entry.items()} == {name: p.default for name, p in create.items()}
+    assert next(iter(entry)) == "pretrained" and entry["pretrained"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert not {"git_host", "use_cache", "commit", "protocol"} & set(entry)
 
 
 def test_b1g2_with_pretrained_true_comes_from_a_mirror_in_its_publishers_format(github: GitHub, tmp_path: Path) -> None:
-    """The published weights are not at hand: a file of the same names and shapes, and a registry with its digest."""
+    """A file with the keys and shapes of the published weights, and a registry with its digest."""
     state, raw, random = {}, {}, np.random.RandomState(0)
     for index, row in enumerate(entries("openmmlab", VARIANTS["B1g2"], "train")):
         size, stride = int(np.prod(row.their_shape)), np.cumprod((1, *row.their_shape[:0:-1]))[::-1].tolist()
