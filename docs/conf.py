@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, List
+
 from repvgg_zoo import __version__
 
 project = "repvgg_zoo"
@@ -15,3 +17,13 @@ html_theme = "furo"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", drop_generated_docstring)
+
+
+def drop_generated_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: List[str]) -> None:
+    """The fields of a named tuple keep their types; "Alias for field number 0" tells a reader nothing."""
+    if lines and lines[0].startswith("Alias for field number"):
+        del lines[:]
