@@ -7,8 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Optional
 
+from ._derived_cache import DerivedCache, DerivedKey
 from .checkpoints import Checkpoint, LoadReport, load_checkpoint
-from .checkpoints.derived_cache import DerivedCache, DerivedKey
 from .checkpoints.formats import safetensors_file
 from .checkpoints.save import write_safetensors
 from .hub.cache import read_stamp

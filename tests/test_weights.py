@@ -11,8 +11,8 @@ import pytest
 from megengine import Tensor
 
 import repvgg_zoo
+from repvgg_zoo._derived_cache import HEADER_BYTES, DerivedCache, DerivedKey
 from repvgg_zoo.checkpoints import save_checkpoint
-from repvgg_zoo.checkpoints.derived_cache import HEADER_BYTES, DerivedCache, DerivedKey
 from repvgg_zoo.checkpoints.formats import safetensors_file
 from repvgg_zoo.checkpoints.save import write_safetensors
 from repvgg_zoo.weights import VERSION

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
 
-from .._atomic import atomic_write, remove_stale_temp_files
-from .._buffers import read_and_hash
+from ._atomic import atomic_write, remove_stale_temp_files
+from ._buffers import read_and_hash
 
 FOLDER = "derived"
 SUFFIX = ".derived"

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from repvgg_zoo.checkpoints.derived_cache import HEADER_BYTES, DerivedCache, DerivedKey
+from repvgg_zoo._derived_cache import HEADER_BYTES, DerivedCache, DerivedKey
 
 KEY = DerivedKey("a" * 64, "weights", 1, {"layout": "timm", "form": "deploy"})
 SIZES = [0, 1, 4096, (4 << 20) - 1, 4 << 20, (9 << 20) + 7]
@@ -125,7 +125,7 @@ def test_a_killed_writer_leaves_a_file_that_is_removed_later(cache):
     code = f"""
         import os, signal
         from pathlib import Path
-        from repvgg_zoo.checkpoints.derived_cache import DerivedCache, DerivedKey
+        from repvgg_zoo._derived_cache import DerivedCache, DerivedKey
         key = DerivedKey("a" * 64, "weights", 1, {{}})
         kill = lambda stream: (stream.write(b"half"), stream.flush(), os.kill(os.getpid(), signal.SIGKILL))
         DerivedCache(Path({str(cache.folder.parent)!r})).write(key, kill)
