@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .bounds import check_bounds
 from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights, check_layers
 from .jit.kernels import NR, UNROLLED, MicrokernelConfig
 from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
@@ -129,6 +130,7 @@ class _Lowering:
         if weights.head is not None:
             logits = self._lower_linear(weights.head, self._lower_global_avg_pool(x), relu=False)
             outputs[""] = logits[:, : len(weights.head.bias)]
+        check_bounds(self._plan)
         return self._plan
 
     def _lower_input(self) -> ActivationBuffer:

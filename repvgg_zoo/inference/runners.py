@@ -71,6 +71,9 @@ class _Work:
 
     def take(self, x: NDArray[Any]) -> None:
         """Sets the images, which must not be changed before the work is done."""
+        assert x.shape == self.plan.input_shape
+        assert x.dtype == np.float32
+        assert x.flags.c_contiguous
         self._images = x
         self.plan.calls[0].arguments[0] = x.ctypes.data
 

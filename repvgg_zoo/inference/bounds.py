@@ -1,0 +1,240 @@
+"""check_bounds: no call of a plan can touch memory outside of the plan's arrays.
+
+Machine code checks nothing: a wrong offset or count in a plan would corrupt the heap. So what each kernel reads and
+writes is computed from its arguments, as the range from the first to the last element, before the plan is first run.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from types import MappingProxyType
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .jit.kernels import FIELDS, NR, UNROLLED
+from .jit.winograd import WINOGRAD_TRANSFORMS
+from .plan import ExecutionPlan
+
+MAX_STRIDE = 1 << 40  # so that no sum of offsets overflows
+Span = Tuple[int, int]  # the first and the last element, relative to an address
+
+
+class BoundsError(AssertionError):
+    """A plan would touch memory outside of its arrays: a bug in repvgg-zoo, whatever the weights are."""
+
+
+def check_bounds(plan: ExecutionPlan) -> None:
+    """Raise BoundsError if a call of the plan reads or writes outside of the array that its address points into."""
+    memory = Memory(plan.arrays)
+    for index in range(len(plan.calls)):
+        used_spans(plan, index, memory)
+
+
+def used_spans(plan: ExecutionPlan, index: int, memory: Memory) -> Mapping[str, Span]:
+    """Return what a call reads and writes of floats, by argument, if all of it is in the plan's arrays."""
+    checker = _CallChecker(plan, index, memory)
+    _CHECKS[plan.calls[index].kernel](checker)
+    return checker.spans
+
+
+class _Region(NamedTuple):
+    """Memory of one array, or of arrays that overlap: the addresses of its first byte, and after its last."""
+
+    start: int
+    stop: int
+    array: NDArray[Any]
+
+
+class Memory:
+    """The regions of arrays, in order of address."""
+
+    def __init__(self, arrays: Sequence[NDArray[Any]]) -> None:
+        self._regions: List[_Region] = []
+        distinct = {id(array): array for array in arrays}
+        for start, stop, _, array in sorted((*_extent(array), key, array) for key, array in distinct.items()):
+            last = self._regions[-1] if self._regions else None
+            if last is not None and start < last.stop:
+                self._regions[-1] = _Region(last.start, max(last.stop, stop), last.array)
+            else:
+                self._regions.append(_Region(start, stop, array))
+        self._starts = [region.start for region in self._regions]
+
+    def find(self, address: int) -> Optional[_Region]:
+        """Return the region that an address is in, or else the last one before it."""
+        index = bisect.bisect_right(self._starts, address) - 1
+        return None if index < 0 else self._regions[index]
+
+
+def _extent(array: NDArray[Any]) -> Tuple[int, int]:
+    start = array.ctypes.data
+    length = sum((size - 1) * stride for size, stride in zip(array.shape, array.strides)) + array.itemsize
+    return start, start + (length if array.size else 0)
+
+
+class _CallChecker:
+    """The arguments of one call, with checks of what they point to."""
+
+    def __init__(self, plan: ExecutionPlan, index: int, memory: Memory) -> None:
+        call = plan.calls[index]
+        self.spans: Dict[str, Span] = {}
+        self.mr = plan.config.mr
+        self.vector_width = plan.config.vector_width
+        self._input_size = math.prod(plan.input_shape)
+        self._index = index
+        self._kernel = call.kernel
+        self._arguments = dict(zip(FIELDS[call.kernel], call.arguments.tolist()))
+        self._memory = memory
+
+    def __getitem__(self, field: str) -> int:
+        return int(self._arguments[field])
+
+    def count(self, field: str, multiple: int = 1) -> int:
+        """Return an argument that must be a positive multiple."""
+        value = self[field]
+        if value <= 0 or value % multiple:
+            raise self.error(f"{field} is {value}")
+        return value
+
+    def floats(self, field: str, *spans: Span) -> None:
+        """Check the elements that are at all sums of one offset of each span."""
+        first, last = sum(span[0] for span in spans), sum(span[1] for span in spans)
+        self.spans[field] = first, last
+        if self._index == 0 and field == "x":  # the images, whose address is set before each run
+            if first < 0 or last >= self._input_size:
+                raise self.error(f"the elements {first} to {last} are used of {self._input_size} of the images")
+        else:
+            self._region(field, np.float32, first, last)
+
+    def table(self, field: str, count: int) -> NDArray[Any]:
+        """Return the first ``count`` integers of a table, which must be there."""
+        region = self._region(field, np.int64, 0, count - 1)
+        start = (self[field] - region.start) // 8
+        values: NDArray[Any] = region.array.reshape(-1)[start : start + count]
+        if not region.array.flags.c_contiguous or len(values) != count:
+            raise self.error(f"{field} is not one array")
+        return values
+
+    def require(self, condition: bool, what: str) -> None:
+        if not condition:
+            raise self.error(what)
+
+    def error(self, what: str) -> BoundsError:
+        return BoundsError(f"call {self._index} ({self._kernel}) of a plan: {what}; this is a bug in repvgg-zoo")
+
+    def _region(self, field: str, dtype: Any, first: int, last: int) -> _Region:
+        address, size = self[field], np.dtype(dtype).itemsize
+        region = self._memory.find(address)
+        if region is None or region.array.dtype != dtype or address % size:
+            raise self.error(f"{field} does not point to {np.dtype(dtype)}")
+        if address + size * first < region.start or address + size * (last + 1) > region.stop:
+            first_there, last_there = (region.start - address) // size, (region.stop - address) // size - 1
+            raise self.error(f"{field} uses the elements {first} to {last} of those from {first_there} to {last_there}")
+        return region
+
+
+def _steps(count: int, stride: int) -> Span:
+    """Return the span of ``count`` offsets that are ``stride`` apart, the first of which is 0."""
+    last = (count - 1) * stride
+    return min(0, last), max(0, last)
+
+
+def _values(table: NDArray[Any]) -> Span:
+    return int(table.min()), int(table.max())
+
+
+def _check_igemm(call: _CallChecker) -> None:
+    ks, groups, panels, m_blocks = (call.count(field) for field in ("ks", "groups", "panels", "m_blocks"))
+    kc = call.count("kc", multiple=UNROLLED)
+    block_tiles = call.table("block_tiles", m_blocks + 1)
+    call.require(block_tiles[0] >= 0 and bool((np.diff(block_tiles) >= 0).all()), "block_tiles are not in order")
+    m_tiles = call.table("m_tiles", int(block_tiles[-1]) + 1)
+    sizes = np.diff(m_tiles)
+    call.require(m_tiles[0] >= 0 and bool(((sizes > 0) & (sizes <= call.mr)).all()), "m_tiles are of other sizes")
+    rows = int(m_tiles[-1])
+    call.require(rows > 0, "there are no rows")
+    tap_offsets, a_offsets, c_offsets = (
+        call.table("tap_offsets", ks),
+        call.table("a_offsets", rows),
+        call.table("c_offsets", rows),
+    )
+    a_group_offsets, c_group_offsets = (call.table(field, groups) for field in ("a_group_offsets", "c_group_offsets"))
+    packed_panels = groups * panels
+    call.floats("a", _values(a_group_offsets), _values(a_offsets), _values(tap_offsets), _steps(kc, 1))
+    call.floats("w", _steps(packed_panels * ks * kc * NR, 1))
+    call.floats("bias", _steps(packed_panels, call["bias_stride"]), _steps(NR, 1))
+    call.floats("c", _values(c_group_offsets), _values(c_offsets), _steps(panels * NR, 1))
+
+
+def _check_input_transform(call: _CallChecker, m: int) -> None:
+    tiles, channels = call.count("tiles"), call.count("channels", multiple=call.vector_width)
+    side = m + 2
+    offsets = call.table("tile_offsets", tiles)
+    rows, pixels = _steps(side, call["row_stride"]), _steps(side, call["pixel_stride"])
+    call.floats("x", _values(offsets), rows, pixels, _steps(channels, 1))
+    call.floats("out", _steps(tiles, channels), _steps(side**2, call["element_stride"]), _steps(channels, 1))
+
+
+def _check_output_transform(call: _CallChecker, m: int) -> None:
+    tiles, channels = call.count("tiles"), call.count("channels", multiple=call.vector_width)
+    call.floats("x", _steps(tiles, channels), _steps((m + 2) ** 2, call["element_stride"]), _steps(channels, 1))
+    call.floats("bias", _steps(channels, 1))
+    offsets, heights, widths = (call.table(field, tiles) for field in ("tile_offsets", "heights", "widths"))
+    call.require(min(heights.min(), widths.min()) > 0, "a tile has no pixels")
+    row_stride, pixel_stride = call["row_stride"], call["pixel_stride"]
+    call.require(min(row_stride, pixel_stride) >= 0 and max(row_stride, pixel_stride) < MAX_STRIDE, "wrong strides")
+    # A tile at the border has fewer pixels, but begins later; so the last pixel is looked for tile by tile.
+    last = offsets + (np.minimum(heights, m) - 1) * row_stride + (np.minimum(widths, m) - 1) * pixel_stride
+    call.floats("out", (int(offsets.min()), int(last.max())), _steps(channels, 1))
+
+
+def _check_nchw_to_nhwc(call: _CallChecker) -> None:
+    images, height, width, channels = (call.count(field) for field in ("images", "height", "width", "channels"))
+    call.floats("x", _steps(images * channels * height * width, 1))
+    call.floats("out", *_pixels(call, call["pixel_stride"]), _steps(channels, 1))
+
+
+def _check_global_avg_pool(call: _CallChecker) -> None:
+    images, channels = call.count("images"), call.count("channels", multiple=NR)
+    call.floats("x", *_pixels(call, channels), _steps(channels, 1))
+    call.floats("out", _steps(images * channels, 1))
+
+
+def _check_channel_scale(call: _CallChecker) -> None:
+    images, channels = call.count("images"), call.count("channels", multiple=call.vector_width)
+    call.floats("x", *_pixels(call, channels), _steps(channels, 1))
+    call.floats("scale", _steps(images * channels, 1))
+
+
+def _check_sigmoid(call: _CallChecker) -> None:
+    call.floats("x", _steps(call.count("count"), 1))
+
+
+def _pixels(call: _CallChecker, pixel_stride: int) -> Tuple[Span, Span, Span]:
+    """Return the spans of the images, their rows, and the pixels of a row."""
+    return (
+        _steps(call.count("images"), call["image_stride"]),
+        _steps(call.count("height"), call["row_stride"]),
+        _steps(call.count("width"), pixel_stride),
+    )
+
+
+def _winograd_checks(m: int) -> Mapping[str, Callable[[_CallChecker], None]]:
+    return {
+        f"input_transform_{m}": lambda call: _check_input_transform(call, m),
+        f"output_transform_{m}": lambda call: _check_output_transform(call, m),
+    }
+
+
+_CHECKS: Mapping[str, Callable[[_CallChecker], None]] = MappingProxyType(
+    {
+        "igemm": _check_igemm,
+        "nchw_to_nhwc": _check_nchw_to_nhwc,
+        "global_avg_pool": _check_global_avg_pool,
+        "sigmoid": _check_sigmoid,
+        "channel_scale": _check_channel_scale,
+        **{name: check for transform in WINOGRAD_TRANSFORMS for name, check in _winograd_checks(transform.m).items()},
+    }
+)
