@@ -1,7 +1,7 @@
 """Runs the examples of README.md, docs/ and the docstrings as tests.
 
-In Markdown these are the blocks marked ```python and ```pycon; ``<!-- skip: next "why" -->`` before a block leaves it
-out, which is right only for what needs the internet. Each file starts in an empty folder with an empty cache.
+In Markdown these are the blocks marked ```python and ```pycon; ``<!-- skip: next "why" -->`` before a block skips it,
+which is meant for examples that need the internet. Each file starts in an empty folder with an empty cache.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 class PyconBlockParser(PythonCodeBlockParser):
-    """The same for blocks marked ```pycon, which sybil would pass over in silence."""
+    """The same for blocks marked ```pycon, which sybil would ignore."""
 
     def __init__(self) -> None:
         super().__init__(doctest_optionflags=OPTIONS)

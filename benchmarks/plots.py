@@ -77,7 +77,7 @@ def accuracy(rows: Sequence[Row]) -> Any:
         )
     axes.margins(x=0.08)
     logarithmic(axes)
-    axes.set(xlabel="milliseconds for one image (batch 1, 2 threads)", ylabel="top-1 on ImageNet, per cent (paper)")
+    axes.set(xlabel="milliseconds for one image (batch 1, 2 threads)", ylabel="top-1 on ImageNet, percent (paper)")
     axes.legend(loc="lower right", frameon=False)
     return figure
 

@@ -1,4 +1,4 @@
-"""A stand-in for GitHub: the working tree as an archive over HTTPS and as a bare repository, and users of their own."""
+"""A stand-in for GitHub: the working tree as an archive over HTTPS and as a bare repository, and its users."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REPO = "owner/repvgg_zoo:main"
 
 
 class GitHub:
-    """Serves what ``publish`` was given at https://github.com, for whoever goes through its proxy."""
+    """Serves what was published at https://github.com, for processes that use its proxy."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -28,12 +28,12 @@ class GitHub:
         self.proxy = Proxy({"github.com:443": f"127.0.0.1:{self.server.port}"})
 
     def publish(self, *bodies: bytes, ref: str = "main") -> None:
-        """Serves these archives under one ref, one request after the other, the last one from then on."""
+        """Serve these archives under one ref, one for each request, and the last one from then on."""
         answers = (Answer(body, headers={"Content-Type": "application/zip"}) for body in bodies)
         self.server.serve(f"/owner/repvgg_zoo/archive/{ref}.zip", *answers)
 
     def environment(self, home: Path) -> Dict[str, str]:
-        """That of a user who has nothing but PATH and a home, and whose network is this one."""
+        """Return the environment of a user with PATH and a home only, whose network is this one."""
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(home),
@@ -46,7 +46,7 @@ class GitHub:
         }
 
     def run(self, home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """An isolated Python of this user, in an empty folder."""
+        """Run an isolated Python of this user, in an empty folder."""
         home.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-I", *arguments]
         environment = {**self.environment(home), **variables}

@@ -41,13 +41,13 @@ def test_the_list_is_the_variants_and_nothing_else(seen: Dict[str, Any]) -> None
     assert sorted(seen["list"]) == sorted(repvgg_zoo.list_models())
 
 
-def test_every_entry_and_alias_has_a_page_that_holds_what_the_registry_knows(seen: Dict[str, Any]) -> None:
+def test_the_help_of_every_entry_and_alias_has_what_the_registry_has(seen: Dict[str, Any]) -> None:
     for name, text in seen["help"].items():
         model = repvgg_zoo.model_info(name)
-        facts = [model.name, f"{model.params.train:,}", f"{model.params.deploy:,}", f"{model.macs.deploy:,}"]
-        facts += [f"{c.top1:.2f}" for c in model.checkpoints if c.top1 is not None]
-        facts += [word for c in model.checkpoints for word in (c.tag, c.publisher, c.license)]
-        assert [fact for fact in facts if fact not in text] == [], name
+        expected = [model.name, f"{model.params.train:,}", f"{model.params.deploy:,}", f"{model.macs.deploy:,}"]
+        expected += [f"{c.top1:.2f}" for c in model.checkpoints if c.top1 is not None]
+        expected += [word for c in model.checkpoints for word in (c.tag, c.publisher, c.license)]
+        assert [word for word in expected if word not in text] == [], name
         words = {"sha256": "tampering", "sha256_prefix": "not tampering", "none": "refused unless"}
         assert all(words[c.file.integrity] in text for c in model.checkpoints)
         compile(text.split("Example:\n")[1].replace("\n    ", "\n"), name, "exec")
@@ -85,7 +85,7 @@ def test_the_same_over_ssh(github: GitHub, tmp_path: Path) -> None:
 def test_the_example_of_a_page_runs(github: GitHub, tmp_path: Path) -> None:
     code = """
 from PIL import Image
-Image.new("L", (40, 50)).save("picture.jpg")
+Image.new("L", (40, 50)).save("image.jpg")
 exec(hub.help(REPO, "n0").split("Example:\\n")[1].replace("\\n    ", "\\n"))
 print(len(list(deployed.parameters())) < len(list(model.parameters())))
 """

@@ -1,4 +1,4 @@
-"""What a user does with megengine.hub, in a process of its own: ``python -I tour.py JSON``; prints what it saw as JSON.
+"""Uses megengine.hub as a user would, in its own process: ``python -I tour.py JSON``; prints the results as JSON.
 
 JSON: ``repo``, ``options`` (of each hub call, such as protocol), ``digits`` (the test images), ``load``.
 """
@@ -9,7 +9,7 @@ import json
 import sys
 from typing import Any, Dict
 
-SMALL = {"features_only": True, "out_indices": (0, 1)}  # the large variants take long to fill with random numbers
+SMALL = {"features_only": True, "out_indices": (0, 1)}  # the large variants take long to initialize
 WHOLE = ("RepVGG_A0", "RepVGG_N0")
 ALIASES = ("repvgg_b1g2", "RepVGG-B1g2", "create_RepVGG_B1g2", "b1g2", "RepVGG_B1g2.openmmlab")
 

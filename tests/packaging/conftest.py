@@ -1,4 +1,4 @@
-"""Wheels that are built here, and environments that hold them."""
+"""Wheels built from this checkout, and environments in which they are installed."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Environment:
-    """A fresh environment that holds wheels and sees the packages they need, and an empty folder to run in."""
+    """A new environment with these wheels and access to the packages they require, and an empty folder to run in."""
 
-    def __init__(self, place: Path, *wheels: Path) -> None:
-        self.empty = place / "empty"
+    def __init__(self, folder: Path, *wheels: Path) -> None:
+        self.empty = folder / "empty"
         self.empty.mkdir()
-        venv.create(str(place / "env"), with_pip=False, symlinks=True)
-        self.python = place / "env" / "bin" / "python"
-        self.site = Path(sysconfig.get_path("purelib", vars={"base": str(place / "env")}))
+        venv.create(str(folder / "env"), with_pip=False, symlinks=True)
+        self.python = folder / "env" / "bin" / "python"
+        self.site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "env")}))
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
         subprocess.run([*command, str(self.site), *map(str, wheels)], check=True, env=self.variables())
         (self.site / "needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     def variables(self) -> Dict[str, str]:
-        """The environment variables without those that would lead Python back to the checkout."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "REPVGG_ZOO"))}
-        return {**kept, "REPVGG_ZOO_HOME": str(self.empty / "cache")}
+        """Return the environment variables without those that would make Python import the checkout."""
+        others = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "REPVGG_ZOO"))}
+        return {**others, "REPVGG_ZOO_HOME": str(self.empty / "cache")}
 
     def run(self, program: str, **environ: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -50,8 +50,8 @@ def build(project: Path, out: Path, target: str = "wheel") -> Path:
     """Build the wheel of a project, without the network, and return its path."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(out)]
     subprocess.run(command, cwd=str(project), check=True, stdout=subprocess.DEVNULL)
-    (built,) = out.glob("*.whl")
-    return built
+    (wheel,) = out.glob("*.whl")
+    return wheel
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +62,7 @@ def wheel(tmp_path_factory: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def plugin_wheel(tmp_path_factory: Any) -> Path:
-    """The wheel of the example plug-in."""
+    """The wheel of the example plugin."""
     return build(ROOT / "examples" / "plugin", tmp_path_factory.mktemp("plugin"))
 
 
@@ -74,5 +74,5 @@ def installed(wheel: Path, tmp_path_factory: Any) -> Environment:
 
 @pytest.fixture(scope="session")
 def with_plugin(wheel: Path, plugin_wheel: Path, tmp_path_factory: Any) -> Environment:
-    """An environment with our wheel and the example plug-in."""
+    """An environment with our wheel and the example plugin."""
     return Environment(tmp_path_factory.mktemp("with_plugin"), wheel, plugin_wheel)

@@ -1,4 +1,4 @@
-"""A wheel works as the checkout does: it is built, installed into a fresh environment and used from there."""
+"""A wheel works like the checkout: it is built, installed in a new environment and used from there."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(wheel: Path) -> N
 
 
 def tracked(folder: str, suffix: str = "") -> Tuple[str, ...]:
-    found = (path for path in (ROOT / folder).rglob("*" + suffix) if path.is_file() and "__pycache__" not in path.parts)
-    return tuple(path.relative_to(ROOT).as_posix() for path in found)
+    paths = (path for path in (ROOT / folder).rglob("*" + suffix) if path.is_file() and "__pycache__" not in path.parts)
+    return tuple(path.relative_to(ROOT).as_posix() for path in paths)
 
 
 def dist_info(wheel: Path) -> str:
@@ -42,19 +42,21 @@ print(json.dumps({
     "size": spec.checkpoint("digits").file.size,
 }))
 """
-    said = json.loads(installed.run(program).stdout)
-    place = installed.empty.parent.resolve()
-    assert Path(said["package"]).resolve().parts[: len(place.parts)] == place.parts
-    assert {"RepVGG_A0", "RepVGGplus_L2pse", "RepVGG_N0"} <= set(said["models"])
-    assert said["bytes"] == said["size"]
+    result = json.loads(installed.run(program).stdout)
+    folder = installed.empty.parent.resolve()
+    assert Path(result["package"]).resolve().parts[: len(folder.parts)] == folder.parts
+    assert {"RepVGG_A0", "RepVGGplus_L2pse", "RepVGG_N0"} <= set(result["models"])
+    assert result["bytes"] == result["size"]
 
 
 def test_an_installed_wheel_has_the_command_line_program(installed: Any, wheel: Path) -> None:
     with zipfile.ZipFile(str(wheel)) as archive:
         entries = archive.read(f"{dist_info(wheel)}/entry_points.txt").decode()
     assert "repvgg-zoo = repvgg_zoo.cli:main" in entries
-    said = installed.run("from repvgg_zoo.cli import main; main(['fetch', 'RepVGG_N0', '--offline', '--json'])").stdout
-    assert json.loads(said)[0]["name"] == "RepVGG_N0.digits"
+    output = installed.run(
+        "from repvgg_zoo.cli import main; main(['fetch', 'RepVGG_N0', '--offline', '--json'])"
+    ).stdout
+    assert json.loads(output)[0]["name"] == "RepVGG_N0.digits"
 
 
 def test_an_editable_wheel_has_the_program_and_the_path_of_the_checkout(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The official repository's keys and shapes in those of other publishers, from the description of their code."""
+"""The official repository's state dict with the keys and shapes of other publishers, from their code."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ def openmmlab(state: State) -> Dict[str, Any]:
         key = re.sub(r"^stage0\.", "backbone.stem.", key)
         key = re.sub(r"^stage(\d)\.", r"backbone.stage_\1.", key)
         key = re.sub(r"\.rbr_(dense|1x1)\.bn\.", r".rbr_\1.norm.", key)
-        for ours, theirs in (("rbr_dense", "branch_3x3"), ("rbr_1x1", "branch_1x1"), ("rbr_identity", "branch_norm")):
-            key = key.replace(ours, theirs)
+        for official, publisher in (
+            ("rbr_dense", "branch_3x3"),
+            ("rbr_1x1", "branch_1x1"),
+            ("rbr_identity", "branch_norm"),
+        ):
+            key = key.replace(official, publisher)
         key = key.replace(".se.down.", ".se_layer.conv1.conv.").replace(".se.up.", ".se_layer.conv2.conv.")
         renamed[key.replace("linear.", "head.fc.")] = value
     return {"meta": {"mmcls_version": "0.15.0", "epoch": 120}, "state_dict": renamed}

@@ -1,6 +1,6 @@
-"""RepVGG in torch for variants that timm lacks, written from the paper's and the official code's description.
+"""RepVGG in torch for variants that timm lacks, written from the paper and the description of the official code.
 
-Plain and slow on purpose; state keys are the official repository's.
+Plain and slow on purpose; the state dict has the official repository's keys.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Block(nn.Module):
         return self.post_se(out) if hasattr(self, "post_se") else out
 
     def reparameterize(self) -> None:
-        """Fuses the branches (paper, section 3.3); timm's reparameterize_model calls this on every part that has it."""
+        """Fuse the branches (paper, section 3.3); timm's reparameterize_model calls this on each module."""
         per_group = self.rbr_dense.conv.in_channels // self.groups
         outputs = self.rbr_dense.conv.out_channels
         with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Files that real PyTorch and PaddlePaddle wrote (write_format_files.py) are read here, bit for bit.
+"""Files written by PyTorch and PaddlePaddle (write_format_files.py) are read bit for bit.
 
-REPVGG_ZOO_PEERS names the folder they lie in.
+REPVGG_ZOO_PEERS names their folder.
 """
 
 from __future__ import annotations

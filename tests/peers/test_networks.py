@@ -1,4 +1,4 @@
-"""Our networks give the peers' logits, in both forms, from the files that the peers wrote (`./dev test-peers`).
+"""Our networks compute the peers' logits, in both forms, from the files that the peers wrote (`./dev test-peers`).
 
 REPVGG_ZOO_PEERS names the folder that write_network_files.py wrote to.
 """
@@ -16,11 +16,11 @@ import repvgg_zoo
 
 FOLDER = Path(os.environ.get("REPVGG_ZOO_PEERS", "peer-files")) / "networks"
 CASES = {path.stem: path for path in sorted(FOLDER.glob("*")) if path.suffix != ".npz"}
-# The project's bound; float32 itself leaves about 1e-6 over a network this deep.
+# The project's bound; the rounding of float32 is about 1e-6 over a network this deep.
 BOUND = 1e-4
 
 
-def test_all_variants_and_publishers_are_here():
+def test_there_is_a_file_of_every_variant_and_publisher():
     assert {case.split(".")[0] for case in CASES} == set(repvgg_zoo.list_models(exclude="*N0"))
     assert {case.split(".")[1] for case in CASES} == {"timm", "official", "openmmlab", "zcls", "paddleclas"}
 
@@ -39,7 +39,7 @@ def test_logits_are_the_peers(case, deploy, capsys):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_layout_is_recognised_and_nothing_but_counters_is_left_out(case):
+def test_the_layout_is_detected_and_only_counters_are_skipped(case):
     checkpoint = repvgg_zoo.load_checkpoint(CASES[case])
     publisher = case.split(".")[1]
     assert checkpoint.layout.startswith(publisher)

@@ -1,6 +1,6 @@
 """Writes files with real PyTorch, and PaddlePaddle where it is installed, for tests/peers/test_formats.py.
 
-Usage: write_format_files.py FOLDER. Beside each file <name>.<suffix> goes <name>.npz with what its arrays must be.
+Usage: write_format_files.py FOLDER. Beside each file <name>.<suffix> it writes <name>.npz with the expected arrays.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes networks of peers in the publishers' exact formats, with what they answer (run by `./dev test-peers`).
+"""Writes networks of peers in the publishers' exact formats, with their logits (run by `./dev test-peers`).
 
 Usage: write_network_files.py FOLDER. For each case it writes VARIANT.CASE.<suffix>, a file with random weights and BN
 statistics under the publisher's own keys, and VARIANT.CASE.npz: the input, and the logits in both forms.
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for case in cases():
         torch.manual_seed(0)
-        network = randomised(case.build()).eval()
+        network = randomized(case.build()).eval()
         stem = folder / f"{case.variant}.{case.publisher}"
         case.save(case.rename(network.state_dict()), stem)
         image = torch.randn(2, 3, case.image_size, case.image_size)
@@ -102,7 +102,7 @@ def paddle(state: State, stem: Path) -> None:
     paddle.save({key: paddle.to_tensor(value.numpy()) for key, value in state.items()}, f"{stem}.pdparams")
 
 
-def randomised(network: nn.Module) -> nn.Module:
+def randomized(network: nn.Module) -> nn.Module:
     """BN statistics and scales as training leaves them; scales are small enough that deep sums stay finite."""
     for part in network.modules():
         if isinstance(part, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""The examples of the docs are really run: a broken one fails."""
+"""The examples of the docs are run: a broken one fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCSTRING = '''"""A module.
 
 
 def outcomes(project: Path, folder: Path) -> str:
-    """What pytest says of the examples in a project that has nothing but our conftest.py and one file."""
+    """Return the output of pytest in a project with our conftest.py and one file."""
     shutil.copy(str(ROOT / "conftest.py"), str(project / "conftest.py"))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]
     done = subprocess.run(command, cwd=str(project), stdout=subprocess.PIPE, text=True, check=False)

@@ -1,9 +1,9 @@
-"""A stand-in for torchvision, so that timm imports beside any build of torch.
+"""A stand-in for torchvision, with which timm can be imported beside any build of torch.
 
-timm imports torchvision for its data pipelines, which the peer tests never call; its networks need none of it. The
-real package works only with the very build of torch it was compiled for, and adds gigabytes. This folder lies beside
-the script that runs timm, so `import torchvision` there finds it: every submodule exists, and every name in one is an
-empty class.
+timm imports torchvision for its data pipelines, which the peer tests never call; its networks do not use it. The real
+package works only with the build of torch that it was compiled for, and adds gigabytes. This folder is beside the
+scripts that run timm, so `import torchvision` finds it there: every submodule exists, and every name in one is an empty
+class.
 """
 
 import importlib.abc
