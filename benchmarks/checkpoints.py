@@ -72,9 +72,9 @@ def run_interleaved(folder: Path, rounds: int) -> Dict[str, List[List[float]]]:
 
     readers: Mapping[str, Callable[[], Mapping[str, Any]]] = {
         "safetensors.numpy.load_file": lambda: load_file(folder / "canonical.safetensors"),
-        "load_checkpoint, our safetensors": lambda: load_checkpoint(folder / "canonical.safetensors").arrays,
-        "load_checkpoint, MegEngine pickle": lambda: load_checkpoint(folder / "canonical.pkl").arrays,
-        "load_checkpoint, timm's safetensors": lambda: load_checkpoint(folder / "timm.safetensors").arrays,
+        "load_checkpoint, our safetensors": lambda: load_checkpoint(folder / "canonical.safetensors").state_dict,
+        "load_checkpoint, MegEngine pickle": lambda: load_checkpoint(folder / "canonical.pkl").state_dict,
+        "load_checkpoint, timm's safetensors": lambda: load_checkpoint(folder / "timm.safetensors").state_dict,
     }
     results: Dict[str, List[List[float]]] = {name: [] for name in readers}
     for round_ in range(rounds + 1):

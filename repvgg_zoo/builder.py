@@ -1,28 +1,31 @@
-"""create: from a name to a working network, the only place that sees registry, hub, checkpoints and builders."""
+"""create: from a name to a network with weights, the only module that uses registry, hub, checkpoints and models."""
 
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
-from megengine.module import Module
+import megengine.module as M
 
 from ._cpu import lower_sync_thread_priority
-from .adapt import in_form, load_adapted, stem_channels
-from .checkpoints import load_checkpoint
-from .errors import ArgumentError, RegistryError, ZooError
+from ._tensors import load_state_dict
+from .adapt import adapt, input_channels
+from .checkpoints import Checkpoint, load_checkpoint
+from .checkpoints.layouts import CLASSIFIERS
+from .errors import ArgumentError, PathLike, RegistryError, ZooError
 from .hub import fetch_file, read_settings
 from .models import RepVGG, RepVGGplus
+from .models.layers import reset_parameters
 from .registry.api import find_model
 from .registry.names import find_checkpoint
 from .registry.plugins import find_builder, plugin_layouts
 from .registry.specs import Architecture, CheckpointSpec, ModelSpec
+from .reparam.fusion import to_form
 from .weights import load_weights
 
-PathLike = Union[str, Path]
-OVERRIDABLE = ("num_blocks", "width_multiplier", "groups", "se")
+OVERRIDE_FIELDS = ("num_blocks", "width_multiplier", "groups", "se")
 
 
 def create(
@@ -37,83 +40,118 @@ def create(
     out_indices: Optional[Sequence[int]] = None,
     progress: Optional[bool] = None,
     **overrides: Any,
-) -> Module:
-    """Builds the network called ``name``, with random, published or your own weights.
+) -> M.Module:
+    """Build the network called ``name``, with random, published or your own weights.
 
-    ``pretrained=True`` fetches the variant's default checkpoint, a string one with that tag (as does a name such as
+    ``pretrained=True`` fetches the variant's default checkpoint, a string the one with that tag (as does a name such as
     ``"RepVGG_A0.timm"`` with ``pretrained=True``), ``checkpoint`` reads a file on disk in any known format and
-    layout. Weights of a train form are re-parameterised when ``deploy=True``. A ``num_classes`` or ``in_chans`` other
-    than the checkpoint's keeps the trunk, fits the stem, and starts a new head; what was not loaded is logged.
-    ``features_only`` builds no head and gives a dict of feature maps, those of ``out_indices`` if given. Further
-    keyword arguments replace fields of the variant's architecture, such as ``groups`` or ``width_multiplier``.
+    layout. Weights of a train form are re-parameterized when ``deploy=True``. With a ``num_classes`` or ``in_chans``
+    other than the checkpoint's, the trunk is loaded, the stem adapted, and the head newly initialized; what was not
+    loaded is logged. ``features_only`` builds no head and returns a dict of feature maps, those of ``out_indices`` if
+    passed. Further keyword arguments replace fields of the variant's architecture, such as ``groups`` or
+    ``width_multiplier``.
 
-    A network with loaded weights is in eval mode, one with random weights in training mode. It carries ``spec`` (the
-    ModelSpec) and ``checkpoint`` (the CheckpointSpec it was loaded from, or None).
+    A network with loaded weights is in eval mode, one with random weights in training mode. Its attributes ``spec`` and
+    ``checkpoint`` are the ModelSpec, and the CheckpointSpec that its weights are from, or None.
 
-    A variant of a plug-in may be built by the plug-in, whose options are then further keyword arguments.
+    A variant of a plugin may be built by the plugin, whose options are then further keyword arguments.
 
     Raises UnknownModelError, NoWeightsError, ArgumentError, FormError for a train form from deploy weights, StateError
-    when weights do not fit, PluginError when a plug-in fails, and what fetching and reading raise.
+    when weights do not fit, PluginError when a plugin fails, and what fetching and reading raise.
     """
     spec, tag = find_model(name)
-    chosen = _chosen(spec, tag, pretrained, checkpoint)
-    architecture = _overridden(spec, overrides)
-    if checkpoint is not None:
-        loaded = load_checkpoint(checkpoint, also=plugin_layouts(spec.name))
-    elif chosen is not None:
-        path = fetch_file(chosen.file, progress=progress)
-        loaded = load_weights(path, chosen, deploy=deploy, cache_dir=read_settings().cache_dir)
-    else:
-        loaded = None
-
-    if loaded is None:
+    selected = _select_checkpoint(spec, tag, pretrained, checkpoint)
+    architecture = _apply_overrides(spec, overrides)
+    options = {"features_only": features_only, "out_indices": out_indices, "deploy": deploy}
+    weights = _load(spec, selected, checkpoint, deploy, progress)
+    if weights is None:
         network = _build(
             architecture,
             num_classes=num_classes or architecture.num_classes,
             in_chans=in_chans or architecture.in_chans,
-            features_only=features_only,
-            out_indices=out_indices,
-            deploy=deploy,
+            **options,
         )
     else:
-        arrays = in_form(loaded, deploy)
-        head = arrays.get("linear.weight")
-        classes = architecture.num_classes if chosen is None else chosen.num_classes
+        head = weights.state_dict.get("linear.weight")
+        classes = architecture.num_classes if selected is None else selected.num_classes
         network = _build(
             architecture,
             num_classes=num_classes or (classes if head is None or head.ndim != 2 else head.shape[0]),
-            in_chans=in_chans or stem_channels(arrays) or architecture.in_chans,
-            features_only=features_only,
-            out_indices=out_indices,
-            deploy=deploy,
+            in_chans=in_chans or input_channels(weights.state_dict) or architecture.in_chans,
             init_weights=False,
+            **options,
         )
-        load_adapted(network, arrays)
+        load_pretrained(network, weights)
         network.eval()
     network.spec = spec
-    network.checkpoint = chosen
+    network.checkpoint = selected
     lower_sync_thread_priority()
     return network
 
 
-def _chosen(
+def _select_checkpoint(
     spec: ModelSpec, tag: Optional[str], pretrained: Union[bool, str], file: Optional[PathLike]
 ) -> Optional[CheckpointSpec]:
-    """The registry's checkpoint that the arguments ask for, or None."""
+    """Return the registry's checkpoint that the arguments select, or None."""
     if file is not None and pretrained:
         raise ArgumentError(
             "pretrained and checkpoint are two sources of weights", hint="keep one of them", actual=str(file)
         )
     if not pretrained:
         return None
-    if isinstance(pretrained, str):
-        return find_checkpoint(spec, pretrained)
-    return find_checkpoint(spec, tag)
+    return find_checkpoint(spec, pretrained if isinstance(pretrained, str) else tag)
 
 
-def _overridden(spec: ModelSpec, overrides: Mapping[str, Any]) -> Architecture:
+def _load(
+    spec: ModelSpec,
+    selected: Optional[CheckpointSpec],
+    file: Optional[PathLike],
+    deploy: bool,
+    progress: Optional[bool],
+) -> Optional[Checkpoint]:
+    """Return the weights of a file, or of a fetched checkpoint, in the form that is needed; None without either."""
+    if selected is not None:
+        path = fetch_file(selected.file, progress=progress)
+        weights = load_weights(path, selected, deploy=deploy, cache_dir=read_settings().cache_dir)
+    elif file is not None:
+        weights = load_checkpoint(file, extra_layouts=plugin_layouts(spec.name))
+    else:
+        return None
+    return to_form(weights, "deploy" if deploy else "train")
+
+
+def load_pretrained(network: M.Module, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint into a network of its form: the stem adapted, a head of another size reset, the rest strictly.
+
+    Parts that the network does not have at all (its head with ``features_only``, stages beyond ``out_indices``) are
+    skipped. The classifiers are the linear layers that the network lists in ``heads``, by default those of RepVGG and
+    RepVGGplus. Raises StateError, with the network untouched, when anything else does not fit.
+    """
+    state_dict = {
+        key: array
+        for key, array in checkpoint.state_dict.items()
+        if getattr(network, key.split(".")[0], None) is not None
+    }
+    adapted, heads = adapt(
+        replace(checkpoint, state_dict=state_dict),
+        in_chans=network.in_chans,
+        num_classes=network.num_classes,
+        classifiers=getattr(network, "heads", CLASSIFIERS),
+    )
+    reset = [f"{head}.{tensor}" for head in heads for tensor in ("weight", "bias")]
+    load_state_dict(network, adapted.state_dict, allow_missing=reset)
+    modules = dict(network.named_modules()) if heads else {}
+    for name in heads:
+        head = modules[name]
+        if type(head) is M.Linear:  # as ours are
+            reset_parameters(head)
+        else:
+            head.reset_parameters()
+
+
+def _apply_overrides(spec: ModelSpec, overrides: Mapping[str, Any]) -> Architecture:
     options = dict(spec.architecture.options)
-    known = [*OVERRIDABLE, *options]
+    known = [*OVERRIDE_FIELDS, *options]
     unknown = sorted(set(overrides) - set(known))
     if unknown:
         raise ArgumentError(
@@ -127,7 +165,7 @@ def _overridden(spec: ModelSpec, overrides: Mapping[str, Any]) -> Architecture:
     return spec.architecture._replace(options=tuple(options.items()), **fields)
 
 
-def _build(architecture: Architecture, **options: Any) -> Module:
+def _build(architecture: Architecture, **options: Any) -> M.Module:
     if "/" in architecture.builder:
         return _build_with_plugin(architecture, **options)
     build = BUILDERS.get(architecture.builder)
@@ -145,16 +183,16 @@ def _build_with_plugin(
     out_indices: Optional[Sequence[int]],
     init_weights: bool = True,
     **options: Any,
-) -> Module:
-    """What a plug-in builds; whatever its code raises, and whatever else it gives, is a PluginError."""
-    found, build = find_builder(architecture.builder)
+) -> M.Module:
+    """Return what a plugin builds; raise PluginError for what its code raises and for anything but a network."""
+    plugin, build = find_builder(architecture.builder)
     options["init_weights"] = init_weights
     try:
         if features_only or out_indices is not None:
             parameters = inspect.signature(build).parameters
             if "features_only" not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
                 raise ArgumentError(
-                    f"the builder {architecture.builder} gives no feature maps",
+                    f"the builder {architecture.builder} returns no feature maps",
                     hint="leave out features_only and out_indices",
                 )
             options.update(features_only=features_only, out_indices=out_indices)
@@ -162,15 +200,17 @@ def _build_with_plugin(
     except ZooError:
         raise
     except Exception as error:
-        raise found.error(f"fails to build with {architecture.builder}: {type(error).__name__}: {error}") from error
-    lacking = [name for name in ("in_chans", "num_classes") if not hasattr(network, name)]
-    if not isinstance(network, Module) or lacking:
-        wrong = f"without {' and '.join(lacking)}" if isinstance(network, Module) else "which is no MegEngine module"
-        raise found.error(f"built a {type(network).__name__} with {architecture.builder}, {wrong}")
+        raise plugin.error(f"fails to build with {architecture.builder}: {type(error).__name__}: {error}") from error
+    missing = [name for name in ("in_chans", "num_classes") if not hasattr(network, name)]
+    if not isinstance(network, M.Module) or missing:
+        problem = "which is not a MegEngine module"
+        if isinstance(network, M.Module):
+            problem = f"without {' and '.join(missing)}"
+        raise plugin.error(f"built a {type(network).__name__} with {architecture.builder}, {problem}")
     return network
 
 
-def _build_repvgg(architecture: Architecture, **options: Any) -> Module:
+def _build_repvgg(architecture: Architecture, **options: Any) -> M.Module:
     return RepVGG(
         architecture.num_blocks,
         architecture.width_multiplier,
@@ -180,10 +220,10 @@ def _build_repvgg(architecture: Architecture, **options: Any) -> Module:
     )
 
 
-def _build_repvggplus(architecture: Architecture, **options: Any) -> Module:
+def _build_repvggplus(architecture: Architecture, **options: Any) -> M.Module:
     return RepVGGplus(architecture.num_blocks, architecture.width_multiplier, se=architecture.se, **options)
 
 
-BUILDERS: Mapping[str, Callable[..., Module]] = MappingProxyType(
+BUILDERS: Mapping[str, Callable[..., M.Module]] = MappingProxyType(
     {"repvgg": _build_repvgg, "repvggplus": _build_repvggplus}
 )

@@ -10,13 +10,11 @@ from typing import Optional
 from ._derived_cache import DerivedCache, DerivedKey
 from .checkpoints import Checkpoint, LoadReport, load_checkpoint
 from .checkpoints.formats import safetensors_file
+from .checkpoints.load import CANONICALIZE_VERSION
 from .checkpoints.save import write_safetensors
-from .hub.cache import read_stamp
+from .hub.cache import Stamp, read_stamp
 from .registry.specs import CheckpointSpec
-from .reparam.fusion import fuse_arrays
-
-# To be raised whenever the same file would give other arrays: the layouts' tables, shapes, or the fusion.
-VERSION = 1
+from .reparam.fusion import FUSE_VERSION, fuse
 
 
 def load_weights(path: Path, spec: CheckpointSpec, *, deploy: bool, cache_dir: Path) -> Checkpoint:
@@ -24,33 +22,40 @@ def load_weights(path: Path, spec: CheckpointSpec, *, deploy: bool, cache_dir: P
 
     ``path`` is what ``fetch_file`` returned for ``spec``. The result is kept in the derived cache below ``cache_dir``,
     except where the file holds these very arrays, where its digest is not known, and for a plugin's layout, which may
-    change while the file stays the same. Raise what ``load_checkpoint`` and ``fuse_arrays`` raise.
+    change while the file stays the same. Raise what ``load_checkpoint`` and ``fuse`` raise.
     """
     form = "deploy" if deploy else spec.form
     stamp = read_stamp(path)
-    is_canonical = (spec.format, spec.layout, spec.form) == ("safetensors", "native", form)
+    is_canonical = (spec.format, spec.layout, spec.form) == ("safetensors", "canonical", form)
     if stamp is None or is_canonical or "/" in spec.layout:
-        return _compute(path, spec, form)
-    key = DerivedKey(stamp.sha256, "weights", VERSION, {"layout": spec.layout, "form": form})
+        return _compute(path, spec, form, stamp)
+    parameters = {"layout": spec.layout, "form": form, "fuse": FUSE_VERSION}
+    key = DerivedKey(stamp.sha256, "weights", CANONICALIZE_VERSION, parameters)
     cache = DerivedCache(cache_dir)
-    checkpoint = _read(cache, key, spec, path, form)
+    checkpoint = _read(cache, key, spec, path)
     if checkpoint is None:
-        checkpoint = _compute(path, spec, form)
-        cache.write(key, lambda stream: write_safetensors(stream, checkpoint.arrays))
+        checkpoint = _compute(path, spec, form, stamp)
+        cache.write(key, lambda stream: write_safetensors(stream, checkpoint.state_dict))
     return checkpoint
 
 
-def _compute(path: Path, spec: CheckpointSpec, form: str) -> Checkpoint:
+def _compute(path: Path, spec: CheckpointSpec, form: str, stamp: Optional[Stamp]) -> Checkpoint:
     checkpoint = load_checkpoint(path, layout=spec.layout)
-    if form == "deploy" and checkpoint.form == "train":
-        return replace(checkpoint, arrays=MappingProxyType(fuse_arrays(checkpoint.arrays)), form=form)
-    return checkpoint
+    checkpoint = replace(checkpoint, source_sha256=None if stamp is None else stamp.sha256)
+    return fuse(checkpoint) if form == "deploy" and checkpoint.form == "train" else checkpoint
 
 
-def _read(cache: DerivedCache, key: DerivedKey, spec: CheckpointSpec, path: Path, form: str) -> Optional[Checkpoint]:
+def _read(cache: DerivedCache, key: DerivedKey, spec: CheckpointSpec, path: Path) -> Optional[Checkpoint]:
     payload = cache.read(key)
     if payload is None:
         return None
-    arrays = safetensors_file.read(payload)
-    report = LoadReport(loaded=tuple(arrays))
-    return Checkpoint(MappingProxyType(arrays), form, spec.layout, spec.format, str(path), report)
+    state_dict = safetensors_file.read(payload)
+    return Checkpoint(
+        state_dict=MappingProxyType(state_dict),
+        form=key.parameters["form"],
+        layout=spec.layout,
+        format=spec.format,
+        path=str(path),
+        report=LoadReport(loaded=tuple(state_dict)),
+        source_sha256=key.source,
+    )

@@ -66,7 +66,7 @@ def test_bent_weights_end_in_a_network_or_our_error_in_both_forms_alike(tmp_path
     path = tmp_path / "weights.safetensors"
     end, refused = time.monotonic() + float(os.environ.get("REPVGG_ZOO_FUZZ_SECONDS", "3")), 0
     while time.monotonic() < end:
-        publisher = chance.choice(list(PUBLISHERS) if kind != "plus" else ["native", "official"])
+        publisher = chance.choice(list(PUBLISHERS) if kind != "plus" else ["canonical", "official"])
         form = chance.choice(("train", "train", "deploy"))
         state = {row.theirs: np.ones(row.their_shape, np.float32) for row in entries(publisher, small, form, 10)}
         bend(chance, state)

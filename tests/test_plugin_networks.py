@@ -76,7 +76,7 @@ def install_odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layouts: str) -
     [
         ("raises", PluginError, "fails to build with odd/raises: KeyError: 'hidden'"),
         ("refuses", ArgumentError, "no such head"),
-        ("nothing", PluginError, "built a NoneType with odd/nothing, which is no MegEngine module"),
+        ("nothing", PluginError, "built a NoneType with odd/nothing, which is not a MegEngine module"),
         ("an_array", PluginError, "built a list"),
         ("bare", PluginError, "without in_chans and num_classes"),
         ("text", PluginError, "has a str as odd/text"),
@@ -104,7 +104,7 @@ def test_a_builder_is_asked_for_features_only_if_it_can_give_them(plugin):
     images = Tensor(np.zeros((1, 3, 32, 32), np.float32))
     network = repvgg_zoo.create("odd/plain", num_classes=5)
     assert network(images).shape == (1, 5)
-    with pytest.raises(ArgumentError, match="the builder odd/plain gives no feature maps"):
+    with pytest.raises(ArgumentError, match="the builder odd/plain returns no feature maps"):
         repvgg_zoo.create("odd/plain", features_only=True)
     assert list(repvgg_zoo.create("odd/whole", features_only=True, out_indices=[2])(images)) == ["stage2"]
     with pytest.raises(ArgumentError, match="out_indices is for networks without a head"):
@@ -121,7 +121,7 @@ def test_a_head_that_is_megengines_own_is_started_anew(plugin, tmp_path):
 @pytest.mark.parametrize(
     ("layout", "error", "message"),
     [
-        ("odd/number", PluginError, "brings odd/number as a int, where a Layout should be"),
+        ("odd/number", PluginError, "has a int as odd/number, not a Layout"),
         ("odd/none", ArgumentError, "unknown layout 'odd/none': it has odd/number"),
         ("even/none", ArgumentError, "unknown layout 'even/none': plug-in even is not installed"),
     ],
@@ -140,10 +140,10 @@ def test_a_layout_that_is_not_there_is_told(plugin_with_a_bad_layout, tmp_path, 
 
 
 def test_a_layout_of_ones_own_saves_and_loads(tmp_path):
-    theirs = replace(LAYOUTS["official"], name="theirs", heads={"linear": "top"})
+    theirs = replace(LAYOUTS["official"], name="theirs", head_names={"linear": "top"})
     network = repvgg_zoo.create("RepVGG_N0", pretrained=True)
     path = tmp_path / "theirs.safetensors"
     repvgg_zoo.save_checkpoint(path, network, layout=theirs)
-    checkpoint = repvgg_zoo.load_checkpoint(path, also=[theirs])
+    checkpoint = repvgg_zoo.load_checkpoint(path, extra_layouts=[theirs])
     assert checkpoint.layout == "theirs"
-    assert np.array_equal(checkpoint.arrays["linear.weight"], network.linear.weight.numpy())
+    assert np.array_equal(checkpoint.state_dict["linear.weight"], network.linear.weight.numpy())

@@ -14,8 +14,9 @@ import repvgg_zoo
 from repvgg_zoo._derived_cache import HEADER_BYTES, DerivedCache, DerivedKey
 from repvgg_zoo.checkpoints import save_checkpoint
 from repvgg_zoo.checkpoints.formats import safetensors_file
+from repvgg_zoo.checkpoints.load import CANONICALIZE_VERSION
 from repvgg_zoo.checkpoints.save import write_safetensors
-from repvgg_zoo.weights import VERSION
+from repvgg_zoo.reparam.fusion import FUSE_VERSION
 
 from .networks import randomised
 
@@ -87,7 +88,8 @@ def test_the_second_load_reads_the_entry_and_gives_the_same_network(published, d
     }
     changed["linear.bias"] += 1
     sha256 = hashlib.sha256((tmp_path / "t.safetensors").read_bytes()).hexdigest()
-    key = DerivedKey(sha256, "weights", VERSION, {"layout": "timm", "form": "deploy" if deploy else "train"})
+    parameters = {"layout": "timm", "form": "deploy" if deploy else "train", "fuse": FUSE_VERSION}
+    key = DerivedKey(sha256, "weights", CANONICALIZE_VERSION, parameters)
     assert DerivedCache(published.parent).write(key, lambda stream: write_safetensors(stream, changed))
     assert np.array_equal(create(deploy=deploy).state_dict()["linear.bias"], first["linear.bias"] + 1)
 

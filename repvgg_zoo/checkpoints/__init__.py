@@ -1,7 +1,8 @@
-"""Checkpoints: files of any publisher's format and layout to native arrays, into a network, and back to a file."""
+"""Checkpoints: from files of any publisher's format and layout to canonical state dicts, and back to files."""
 
 from .layouts import LAYOUTS, Layout
-from .load import Checkpoint, LoadReport, load_checkpoint
+from .load import load_checkpoint
 from .save import save_checkpoint
+from .state_dict import Checkpoint, LoadReport
 
 __all__ = ["LAYOUTS", "Checkpoint", "Layout", "LoadReport", "load_checkpoint", "save_checkpoint"]

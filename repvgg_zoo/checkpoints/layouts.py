@@ -1,15 +1,15 @@
 """The layouts: how each publisher names and shapes the tensors of a RepVGG, as tables that are read in both directions.
 
-The native layout has the official repository's keys (``stage1.0.rbr_dense.conv.weight``) and MegEngine's shapes:
+The canonical layout has the official repository's keys (``stage1.0.rbr_dense.conv.weight``) and MegEngine's shapes:
 
 - a grouped kernel is (groups, out / groups, in / groups, k, k), any other (out, in, k, k);
 - the bias of a convolution is (1, C, 1, 1), a BN tensor (C,), the head's weight (classes, features).
 
-Torch and Paddle store the same numbers, in the same order, as (out, in / groups, k, k) and (C,). Going between the two
-is a reshape; only Paddle's head, (features, classes), is transposed.
+Torch and Paddle store the same numbers, in the same order, as (out, in / groups, k, k) and (C,). Converting one to the
+other is a reshape; only Paddle's head, (features, classes), is transposed.
 
-One rule on colour: weights are never flipped. BaseCls and Asthestarsfalll trained on BGR; their stems stay as they are,
-and the registry's preprocessing of the checkpoint says BGR.
+Color order: weights are never flipped. BaseCls and Asthestarsfalll trained on BGR; their stems stay as they are, and
+the registry's preprocessing of the checkpoint says BGR.
 
 Names and shapes were read in the publishers' code.
 """
@@ -29,33 +29,39 @@ from ..errors import ArgumentError
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 PLUS_STAGES = ("stage1", "stage2", "stage3_first", "stage3_second", "stage4")
-AUXILIARY = ("stage1_aux", "stage2_aux", "stage3_first_aux")
+AUXILIARY_HEADS = ("stage1_aux", "stage2_aux", "stage3_first_aux")  # of RepVGGplus, for training only
+# The linear layers whose size is the number of classes.
+CLASSIFIERS = ("linear", *(f"{head}.3" for head in AUXILIARY_HEADS))
 BN_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
-# Counters, and kernels that are remade whenever they are needed: they say nothing about the network.
+# Counters, and kernels that are computed whenever they are needed: they say nothing about the network.
 IGNORED = frozenset({"num_batches_tracked", "id_tensor", "bn_identity", "total_ops", "total_params"})
+
+# The prefix of a block in a canonical key, and the dot after it. No network has a thousand blocks in a stage; an index
+# of a million digits would take minutes to convert.
+BLOCK = re.compile(r"(stage0|stage[1-4]\.[0-9]{1,3}|stage(?:1|2|3_first|3_second|4)\.blocks\.[0-9]{1,3})\.")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One publisher's names. Each table maps a native name to theirs.
+    """One publisher's key names and shapes. Each table maps canonical names to the publisher's.
 
-    ``places`` has the blocks' prefixes, in which ``#`` stands for the block's index; ``modules`` what is inside of a
-    block; ``heads`` what is outside of all blocks; ``tensors`` the last part of a key.
+    ``block_prefixes`` are the prefixes of blocks, in which ``#`` stands for the block's index; ``module_names`` the
+    modules inside of a block; ``head_names`` those outside of all blocks; ``tensor_names`` the last part of a key.
     """
 
     name: str
-    places: Mapping[str, str]
-    modules: Mapping[str, str]
-    heads: Mapping[str, str]
-    tensors: Mapping[str, str] = field(default_factory=lambda: {name: name for name in BN_TENSORS})
+    block_prefixes: Mapping[str, str]
+    module_names: Mapping[str, str]
+    head_names: Mapping[str, str]
+    tensor_names: Mapping[str, str] = field(default_factory=lambda: {name: name for name in BN_TENSORS})
     megengine_shapes: bool = False
     head_transposed: bool = False
     linear_se: bool = False
 
 
-def layout_called(name: Union[str, Layout]) -> Layout:
-    """The layout of this name, a plug-in's if it is ``acme/...``; a Layout is given back as it is.
+def get_layout(name: Union[str, Layout]) -> Layout:
+    """Return the layout with this name, a plugin's if it is ``acme/...``; a Layout is returned as it is.
 
     Raises ArgumentError for a layout that does not exist, and PluginError.
     """
@@ -64,74 +70,92 @@ def layout_called(name: Union[str, Layout]) -> Layout:
     if "/" in name:
         from ..registry.plugins import find_layout
 
-        found, layout = find_layout(name)
+        plugin, layout = find_layout(name)
         if not isinstance(layout, Layout):
-            raise found.error(f"brings {name} as a {type(layout).__name__}, where a Layout should be")
+            raise plugin.error(f"has a {type(layout).__name__} as {name}, not a Layout")
         return replace(layout, name=name)
     if name not in LAYOUTS:
         known = ", ".join(LAYOUTS)
-        raise ArgumentError(f"no layout is called {name!r}", expected=known, actual=name, hint=f"choose from {known}")
+        raise ArgumentError(f"{name!r} is not a known layout", expected=known, actual=name, hint=f"choose from {known}")
     return LAYOUTS[name]
 
 
-def native_keys(layout: Layout, keys: Iterable[str]) -> Iterator[Optional[str]]:
-    """The native name of each of a publisher's keys, or None if the layout has no such key."""
-    tables = [_inverted(table) for table in _tables(layout)]
+def to_canonical_keys(layout: Layout, keys: Iterable[str]) -> Iterator[Optional[str]]:
+    """Return the canonical name of each of a publisher's keys, or None if the layout has no such key."""
+    tables = [{publisher: canonical for canonical, publisher in table.items()} for table in _tables(layout)]
     return (_translate(key, *tables) for key in keys)
 
 
-def published_key(layout: Layout, key: str) -> Optional[str]:
-    """The publisher's name of a native key, or None if the layout has none for it."""
+def to_publisher_key(layout: Layout, key: str) -> Optional[str]:
+    """Return the publisher's name of a canonical key, or None if the layout has none for it."""
     return _translate(key, *_tables(layout))
 
 
+def block_sort_key(block: str) -> Tuple[str, int]:
+    """Return a block's stage and its index in it, which sort blocks as data flows through them."""
+    stage, *rest = block.split(".")
+    return stage, int(rest[-1]) if rest else 0
+
+
+def has_identity(block: str) -> bool:
+    """Return whether the block has an identity branch: all but the first of a stage, which halves the size, have one.
+
+    RepVGGplus's stage 3 is cut into two, of which only the first begins so (official code).
+    """
+    stage, index = block_sort_key(block)
+    return index > 0 or stage == "stage3_second"
+
+
+def is_bn(key: str) -> bool:
+    """Return whether a canonical key is that of a batch normalization's tensor."""
+    return key.rpartition(".")[0].endswith((".bn", ".rbr_identity"))
+
+
 def _tables(layout: Layout) -> Tuple[Mapping[str, str], ...]:
-    return layout.places, layout.modules, layout.heads, layout.tensors
-
-
-def _inverted(table: Mapping[str, str]) -> Dict[str, str]:
-    return {theirs: ours for ours, theirs in table.items()}
+    return layout.block_prefixes, layout.module_names, layout.head_names, layout.tensor_names
 
 
 def _translate(
     key: str,
-    places: Mapping[str, str],
-    modules: Mapping[str, str],
-    heads: Mapping[str, str],
-    tensors: Mapping[str, str],
+    block_prefixes: Mapping[str, str],
+    module_names: Mapping[str, str],
+    head_names: Mapping[str, str],
+    tensor_names: Mapping[str, str],
 ) -> Optional[str]:
     owner, _, tensor = key.rpartition(".")
-    if tensor not in tensors:
+    if tensor not in tensor_names:
         return None
-    if owner in heads:
-        return f"{heads[owner]}.{tensors[tensor]}"
-    for place, new_place in places.items():
-        match = _pattern(place).match(owner)
-        if match and owner[match.end() :] in modules:
+    if owner in head_names:
+        return f"{head_names[owner]}.{tensor_names[tensor]}"
+    for prefix, new_prefix in block_prefixes.items():
+        match = _pattern(prefix).match(owner)
+        if match and owner[match.end() :] in module_names:
             index = match.group(1) if match.groups() else ""
-            return f"{new_place.replace('#', index)}.{modules[owner[match.end() :]]}.{tensors[tensor]}"
+            module = module_names[owner[match.end() :]]
+            return f"{new_prefix.replace('#', index)}.{module}.{tensor_names[tensor]}"
     return None
 
 
 @lru_cache(maxsize=None)
-def _pattern(place: str) -> Pattern[str]:
-    return re.compile(re.escape(place).replace(r"\#", "([0-9]{1,3})") + r"\.")
+def _pattern(prefix: str) -> Pattern[str]:
+    return re.compile(re.escape(prefix).replace(r"\#", "([0-9]{1,3})") + r"\.")
 
 
 # Shapes ------------------------------------------------------------------------------------------------------
 
 
-def native_array(layout: Layout, key: str, array: NDArray[Any], in_channels: Optional[int]) -> NDArray[Any]:
-    """A publisher's array in native shape; ``key`` is native, ``in_channels`` what enters the key's block, if known.
+def to_canonical_array(layout: Layout, key: str, array: NDArray[Any], in_channels: Optional[int]) -> NDArray[Any]:
+    """Return a publisher's array in canonical shape.
 
-    An array that is in native shape already is returned as it is, whatever the layout. One that cannot be brought into
-    shape is too: loading it into a network then says which shape was wanted.
+    ``key`` is canonical; ``in_channels`` is the number of input channels of the key's block, if known. An array that is
+    in canonical shape already is returned as it is, whatever the layout. One that cannot be brought into shape is too:
+    loading it into a network then reports the expected shape.
     """
     if layout.head_transposed and key == "linear.weight" and array.ndim == 2:
         return np.ascontiguousarray(array.T)
     if is_bn(key):
         return array.reshape(-1) if array.ndim == 4 and array.size == max(array.shape) else array
-    if key.endswith(".bias") and not key.startswith(tuple(HEADS)):
+    if key.endswith(".bias") and key.rpartition(".")[0] not in CLASSIFIERS:
         return array.reshape(1, -1, 1, 1) if array.ndim == 1 else array
     if ".se." in key or ".post_se." in key:
         return array[:, :, None, None] if array.ndim == 2 else array
@@ -141,8 +165,8 @@ def native_array(layout: Layout, key: str, array: NDArray[Any], in_channels: Opt
     return array
 
 
-def published_array(layout: Layout, key: str, array: NDArray[Any]) -> NDArray[Any]:
-    """A native array in the shape that the publisher stores; ``key`` is native."""
+def to_publisher_array(layout: Layout, key: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Return a canonical array in the shape that the publisher stores; ``key`` is canonical."""
     if layout.megengine_shapes:
         return array
     if key == "linear.weight" and layout.head_transposed:
@@ -155,17 +179,12 @@ def published_array(layout: Layout, key: str, array: NDArray[Any]) -> NDArray[An
 
 
 def group_count(shape: Tuple[int, ...], in_channels: int) -> int:
-    """Groups of a 4-D kernel (out, in / groups, k, k); 1 if the sizes are not multiples of each other."""
+    """Return the groups of a 4-D kernel (out, in / groups, k, k); 1 if the sizes are not multiples of each other."""
     out, per_group = shape[:2]
     if per_group == 0 or in_channels < per_group or in_channels % per_group:
         return 1
     groups = in_channels // per_group
     return groups if out % groups == 0 else 1
-
-
-def is_bn(key: str) -> bool:
-    owner = key.rpartition(".")[0]
-    return owner.endswith((".bn", ".rbr_identity"))
 
 
 def as_vector(shape: Tuple[int, ...]) -> Tuple[int, ...]:
@@ -181,8 +200,8 @@ def same_shape(one: Tuple[int, ...], other: Tuple[int, ...]) -> bool:
 # Tables ------------------------------------------------------------------------------------------------------
 
 
-def _places(stem: str, pattern: str, stages: Iterable[str], names: Optional[Iterable[str]] = None) -> Dict[str, str]:
-    """The blocks' places of a RepVGG trunk: native ones, each with its name under ``pattern``."""
+def _prefixes(stem: str, pattern: str, stages: Iterable[str], names: Optional[Iterable[str]] = None) -> Dict[str, str]:
+    """Return the block prefixes of a RepVGG trunk: the canonical ones, each with its name under ``pattern``."""
     return {
         "stage0": stem,
         **{f"{stage}.#": pattern.format(name) for stage, name in zip(stages, names or stages)},
@@ -205,38 +224,38 @@ def _modules(
 
 
 _OFFICIAL_MODULES = _modules("rbr_dense", "rbr_1x1", "rbr_identity", "rbr_reparam", "se.down", "se.up")
-_OFFICIAL_PLACES = _places("stage0", "{}.#", STAGES)
-_PLUS_PLACES = {"stage0": "stage0", **{f"{stage}.blocks.#": f"{stage}.blocks.#" for stage in PLUS_STAGES}}
+_OFFICIAL_PREFIXES = _prefixes("stage0", "{}.#", STAGES)
+_PLUS_PREFIXES = {"stage0": "stage0", **{f"{stage}.blocks.#": f"{stage}.blocks.#" for stage in PLUS_STAGES}}
 _PLUS_MODULES = {**_OFFICIAL_MODULES, "post_se.down": "post_se.down", "post_se.up": "post_se.up"}
 _PLUS_HEADS = {
     "linear": "linear",
-    **{f"{head}.{part}": f"{head}.{part}" for head in AUXILIARY for part in ("0.conv", "0.bn", "3")},
+    **{f"{head}.{part}": f"{head}.{part}" for head in AUXILIARY_HEADS for part in ("0.conv", "0.bn", "3")},
 }
-HEADS = ("linear.", *(f"{head}.3." for head in AUXILIARY))
-
-NATIVE = Layout(
-    name="native",
-    places={**_OFFICIAL_PLACES, **_PLUS_PLACES},
-    modules=_PLUS_MODULES,
-    heads=_PLUS_HEADS,
+CANONICAL = Layout(
+    name="canonical",
+    block_prefixes={**_OFFICIAL_PREFIXES, **_PLUS_PREFIXES},
+    module_names=_PLUS_MODULES,
+    head_names=_PLUS_HEADS,
     megengine_shapes=True,
 )
 
 # In the order in which a file is tried; a layout that others contain comes before them.
 _ALL = (
-    Layout(name="official_plus", places=_PLUS_PLACES, modules=_PLUS_MODULES, heads=_PLUS_HEADS),
-    Layout(name="official", places=NATIVE.places, modules=_PLUS_MODULES, heads=_PLUS_HEADS),
-    NATIVE,
+    Layout(name="official_plus", block_prefixes=_PLUS_PREFIXES, module_names=_PLUS_MODULES, head_names=_PLUS_HEADS),
+    Layout(
+        name="official", block_prefixes=CANONICAL.block_prefixes, module_names=_PLUS_MODULES, head_names=_PLUS_HEADS
+    ),
+    CANONICAL,
     Layout(
         name="timm",
-        places=_places("stem", "stages.{}.#", STAGES, "0123"),
-        modules=_modules("conv_kxk", "conv_1x1", "identity", "reparam_conv", "attn.fc1", "attn.fc2"),
-        heads={"linear": "head.fc"},
+        block_prefixes=_prefixes("stem", "stages.{}.#", STAGES, "0123"),
+        module_names=_modules("conv_kxk", "conv_1x1", "identity", "reparam_conv", "attn.fc1", "attn.fc2"),
+        head_names={"linear": "head.fc"},
     ),
     Layout(
         name="openmmlab",
-        places=_places("backbone.stem", "backbone.stage_{}.#", STAGES, "1234"),
-        modules=_modules(
+        block_prefixes=_prefixes("backbone.stem", "backbone.stage_{}.#", STAGES, "1234"),
+        module_names=_modules(
             "branch_3x3",
             "branch_1x1",
             "branch_norm",
@@ -245,36 +264,36 @@ _ALL = (
             "se_layer.conv2.conv",
             "norm",
         ),
-        heads={"linear": "head.fc"},
+        head_names={"linear": "head.fc"},
     ),
     Layout(
         name="basecls",
-        places=_OFFICIAL_PLACES,
-        modules={**_OFFICIAL_MODULES, "se.down": "se.f_ex.0", "se.up": "se.f_ex.2"},
-        heads={"linear": "head.fc"},
+        block_prefixes=_OFFICIAL_PREFIXES,
+        module_names={**_OFFICIAL_MODULES, "se.down": "se.f_ex.0", "se.up": "se.f_ex.2"},
+        head_names={"linear": "head.fc"},
         megengine_shapes=True,
     ),
     Layout(
         name="paddleclas",
-        places=_OFFICIAL_PLACES,
-        modules=_OFFICIAL_MODULES,
-        heads={"linear": "linear"},
-        tensors={"weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance"},
+        block_prefixes=_OFFICIAL_PREFIXES,
+        module_names=_OFFICIAL_MODULES,
+        head_names={"linear": "linear"},
+        tensor_names={"weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance"},
         head_transposed=True,
     ),
     Layout(
         name="asthestarsfalll",
-        places=_OFFICIAL_PLACES,
-        modules=_modules("dense", "pointwise", "identity", "reparam", "se.down", "se.up"),
-        heads={"linear": "linear"},
+        block_prefixes=_OFFICIAL_PREFIXES,
+        module_names=_modules("dense", "pointwise", "identity", "reparam", "se.down", "se.up"),
+        head_names={"linear": "linear"},
         megengine_shapes=True,
     ),
     # The SE block is the fused convolution's neighbour here, so "0" and "1" are part of what is inside a block.
     Layout(
         name="zcls",
-        places=_places("backbone.stage0", "backbone.{}.#", STAGES),
-        modules=_modules("0.rbr_dense", "0.rbr_1x1", "0.rbr_identity", "0", "1.excitation.0", "1.excitation.2"),
-        heads={"linear": "head.fc"},
+        block_prefixes=_prefixes("backbone.stage0", "backbone.{}.#", STAGES),
+        module_names=_modules("0.rbr_dense", "0.rbr_1x1", "0.rbr_identity", "0", "1.excitation.0", "1.excitation.2"),
+        head_names={"linear": "head.fc"},
         linear_se=True,
     ),
 )

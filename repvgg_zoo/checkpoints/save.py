@@ -1,11 +1,10 @@
-"""save_checkpoint: a network or its arrays to a file, in our layout or in that of a publisher it goes home to."""
+"""save_checkpoint: from a network or its state dict to a file, in the canonical layout or in a publisher's."""
 
 from __future__ import annotations
 
 import json
 import os
 import pickle
-import secrets
 import struct
 from collections import OrderedDict
 from pathlib import Path
@@ -14,99 +13,112 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Mapping, Option
 import numpy as np
 from numpy.typing import NDArray
 
+from .._atomic import atomic_write
 from ..errors import ArgumentError, LayoutError, PathLike
-from .layouts import Layout, layout_called, published_array, published_key
+from .layouts import Layout, get_layout, to_publisher_array, to_publisher_key
+from .state_dict import Checkpoint, format_keys
 
 if TYPE_CHECKING:
     from megengine.module import Module
 
-SAVED_LAYOUTS = ("native", "official", "timm", "openmmlab", "basecls")
+WRITABLE_LAYOUTS = ("canonical", "official", "timm", "openmmlab", "basecls")
+FORMAT_SUFFIXES = {"safetensors": ".safetensors", "megengine": ".pkl"}
 SAFETENSORS_DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64"}
-SUFFIXES = {".safetensors": "safetensors", ".pkl": "megengine"}
 
 
 def save_checkpoint(
     path: PathLike,
-    arrays_or_module: Union[Mapping[str, NDArray[Any]], Module],
+    weights: Union[Mapping[str, NDArray[Any]], Checkpoint, Module],
     *,
-    layout: Union[str, Layout] = "native",
+    layout: Union[str, Layout] = "canonical",
     format: Optional[str] = None,
 ) -> None:
-    """Writes native arrays, or those of a network, to ``path``; the file is there whole or not at all.
+    """Write the weights of a network, a Checkpoint or a state dict to ``path``, completely or not at all.
 
-    ``layout`` is "native" or a publisher's: "official" (torch's shapes; RepVGGplus too), "timm", "openmmlab",
-    "basecls", a plug-in's (``acme/name``), or a ``Layout`` of your own. ``format`` is "safetensors" or "megengine" (a
-    pickle of NumPy arrays that ``megengine.load`` reads), and otherwise follows from the suffix, ``.safetensors`` or
-    ``.pkl``. Values and dtypes are kept exactly. Raises ArgumentError for a layout, format or suffix that cannot be
-    written, LayoutError for keys that the publisher has no name for, PluginError, and OSError as the disk does.
+    A state dict has canonical keys and NumPy arrays, such as ``module.state_dict()`` of a network of this package.
+    ``layout`` is "canonical" or a publisher's: "official" (torch's shapes; RepVGGplus too), "timm", "openmmlab",
+    "basecls", a plugin's (``acme/name``), or a ``Layout`` of your own. ``format`` is "safetensors" or "megengine" (a
+    pickle of NumPy arrays that ``megengine.load`` reads); by default the suffix decides, ``.safetensors`` or ``.pkl``.
+    Values and dtypes are kept exactly. Raises ArgumentError for a layout, format or suffix that cannot be written,
+    LayoutError for keys that the publisher has no name for, PluginError, and OSError from the file system.
     """
     file = Path(os.fspath(path))
-    write = WRITERS[_format(file, format)]
-    arrays = published(_arrays(arrays_or_module), layout)
+    write = WRITERS[output_format(file, format)]
+    state_dict = to_publisher_state_dict(_state_dict(weights), layout)
     if not file.parent.is_dir():
-        raise ArgumentError(f"{file.parent} is not a folder", path=file, hint="make the folder first")
-    write_whole(file, lambda stream: write(stream, arrays))
+        raise ArgumentError(f"{file.parent} is not a folder", path=file, hint="create the folder first")
+    atomic_write(file, lambda stream: write(stream, state_dict))
 
 
-def published(arrays: Mapping[str, NDArray[Any]], layout: Union[str, Layout]) -> Dict[str, NDArray[Any]]:
-    """Native arrays under a publisher's keys and in its shapes, not copied where a view will do."""
-    if isinstance(layout, str) and "/" not in layout and layout not in SAVED_LAYOUTS:
-        known = ", ".join(SAVED_LAYOUTS)
+def output_format(path: PathLike, format: Optional[str] = None) -> str:
+    """Return the format in which a file with this name is written; raise ArgumentError if its suffix has none."""
+    name, suffix = Path(path).name, Path(path).suffix.lower()
+    chosen = format or next((known for known, ending in FORMAT_SUFFIXES.items() if ending == suffix), "")
+    if chosen not in FORMAT_SUFFIXES:
         raise ArgumentError(
-            f"layout {layout!r} cannot be written", expected=known, actual=layout, hint=f"choose from {known}"
-        )
-    if layout == "native":
-        return dict(arrays)
-    target = layout_called(layout)
-    names = {key: published_key(target, key) for key in arrays}
-    unknown = [key for key, name in names.items() if name is None]
-    if unknown:
-        raise LayoutError(
-            f"layout {target.name} has no name for {len(unknown)} keys: {', '.join(unknown[:10])}",
-            actual=unknown,
-            hint='write layout "native", which has room for every network',
-        )
-    return {str(name): published_array(target, key, arrays[key]) for key, name in names.items()}
-
-
-def _arrays(source: Union[Mapping[str, NDArray[Any]], Module]) -> Mapping[str, NDArray[Any]]:
-    arrays = source if isinstance(source, Mapping) else getattr(source, "state_dict", dict)()  # BN comes out as (C,)
-    if not arrays:
-        raise ArgumentError(
-            f"{type(source).__name__} holds no arrays to save", hint="give a network, or a dict of NumPy arrays"
-        )
-    other = [
-        str(key)
-        for key, value in arrays.items()
-        if not (isinstance(key, str) and isinstance(value, np.ndarray) and value.dtype.name in SAFETENSORS_DTYPES)
-    ]
-    if other:
-        raise ArgumentError(
-            f"only NumPy arrays of float16, float32 or float64 can be saved, unlike {', '.join(other[:10])}",
-            actual=other,
-            hint="tensor.numpy() makes an array of a tensor; counters and settings belong into a file of their own",
-        )
-    return arrays
-
-
-def _format(path: Path, format: Optional[str]) -> str:
-    chosen = format or SUFFIXES.get(path.suffix.lower(), "")
-    if chosen not in WRITERS:
-        raise ArgumentError(
-            f"cannot tell the format to write from {path.name!r}",
+            f"cannot tell the format to write from {name!r}",
             path=path,
-            expected=sorted(WRITERS),
+            expected=sorted(FORMAT_SUFFIXES),
             actual=chosen,
-            hint=f"end the name in {' or '.join(SUFFIXES)}, or give format= {' or '.join(WRITERS)}",
+            hint=f"end the name in {' or '.join(FORMAT_SUFFIXES.values())}, or pass format="
+            f" {' or '.join(FORMAT_SUFFIXES)}",
         )
     return chosen
 
 
-def write_safetensors(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Writes what the library would, byte for byte, but array by array.
+def to_publisher_state_dict(
+    state_dict: Mapping[str, NDArray[Any]], layout: Union[str, Layout]
+) -> Dict[str, NDArray[Any]]:
+    """Return canonical arrays under a publisher's keys and in its shapes, as views where that is possible."""
+    if isinstance(layout, str) and "/" not in layout and layout not in WRITABLE_LAYOUTS:
+        known = ", ".join(WRITABLE_LAYOUTS)
+        raise ArgumentError(
+            f"layout {layout!r} cannot be written", expected=known, actual=layout, hint=f"choose from {known}"
+        )
+    if layout == "canonical":
+        return dict(state_dict)
+    target = get_layout(layout)
+    names = {key: to_publisher_key(target, key) for key in state_dict}
+    unknown = [key for key, name in names.items() if name is None]
+    if unknown:
+        raise LayoutError(
+            f"layout {target.name} has no name for {len(unknown)} keys: {format_keys(unknown)}",
+            actual=unknown,
+            hint='write layout "canonical", which takes every key',
+        )
+    return {str(name): to_publisher_array(target, key, state_dict[key]) for key, name in names.items()}
 
-    ``safetensors.numpy.save`` makes two copies of the whole in memory first: on B3, 0.9 GB and three times as long. Its
-    ``save_file`` makes none, yet puts a file of its own, of mode 600, in our file's place.
+
+def _state_dict(source: Union[Mapping[str, NDArray[Any]], Checkpoint, Module]) -> Mapping[str, NDArray[Any]]:
+    if isinstance(source, Checkpoint):
+        state_dict = source.state_dict
+    elif isinstance(source, Mapping):
+        state_dict = source
+    else:
+        state_dict = getattr(source, "state_dict", dict)()  # MegEngine's has BN tensors as (C,), as the canonical one
+    if not state_dict:
+        raise ArgumentError(
+            f"{type(source).__name__} holds no arrays to save", hint="pass a network, or a dict of NumPy arrays"
+        )
+    other = [
+        str(key)
+        for key, value in state_dict.items()
+        if not (isinstance(key, str) and isinstance(value, np.ndarray) and value.dtype.name in SAFETENSORS_DTYPES)
+    ]
+    if other:
+        raise ArgumentError(
+            f"only NumPy arrays of float16, float32 or float64 can be saved, unlike {format_keys(other)}",
+            actual=other,
+            hint="tensor.numpy() returns the array of a tensor; save counters and settings in another file",
+        )
+    return state_dict
+
+
+def write_safetensors(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write what the safetensors library would, byte for byte, but array by array.
+
+    ``safetensors.numpy.save`` first makes two copies of everything in memory: on B3, 0.9 GB and three times as long.
+    Its ``save_file`` makes none, but replaces the target by a file of its own, with mode 600.
     """
     ordered = sorted(_contiguous(arrays).items(), key=lambda item: (-item[1].itemsize, item[0]))
     header, end = {}, 0
@@ -118,7 +130,7 @@ def write_safetensors(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> N
             "data_offsets": (begin, end),
         }
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the numbers begin at a multiple of their size
+    text += b" " * (-len(text) % 8)  # aligns the data
     stream.write(struct.pack("<Q", len(text)) + text)
     for _, array in ordered:
         stream.write(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data)
@@ -130,7 +142,7 @@ def _write_pickle(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _contiguous(arrays: Mapping[str, NDArray[Any]]) -> Dict[str, NDArray[Any]]:
-    # Whatever kind of array came in (a memory map, say), a plain one goes out.
+    # A subclass of ndarray, such as a memory map, would be pickled as such.
     return OrderedDict((key, np.asarray(array, order="C")) for key, array in arrays.items())
 
 
@@ -138,22 +150,3 @@ WRITERS: Mapping[str, Callable[[BinaryIO, Mapping[str, NDArray[Any]]], None]] = 
     "safetensors": write_safetensors,
     "megengine": _write_pickle,
 }
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], None], *, durable: bool = True) -> None:
-    """Writes beside ``path``, then renames: a reader sees the old file or the new one, and a crash leaves no half.
-
-    A file that is not ``durable`` may be cut short by a power failure, for a caller who can tell and make it again.
-    """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    stream = part.open("xb")  # with the permissions that the umask gives, unlike tempfile's
-    try:
-        with stream:
-            write(stream)
-            if durable:
-                stream.flush()
-                os.fsync(stream.fileno())  # or a power cut could leave the new name on an empty file
-        part.replace(path)
-    except BaseException:
-        part.unlink()
-        raise

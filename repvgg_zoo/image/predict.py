@@ -134,10 +134,10 @@ def _forward(network: Any, inputs: NDArray[Any]) -> Any:
     modules = sys.modules.get("megengine.module")
     if modules is None or not isinstance(network, modules.Module):
         return network(inputs)
-    from ..reparam.to_deploy import evaluating
+    from ..reparam.to_deploy import eval_mode
 
     tensor = sys.modules["megengine"].Tensor
     weight = next(iter(network.parameters()))
-    with evaluating(network):
+    with eval_mode(network):
         output = network(tensor(inputs, dtype=weight.dtype, device=weight.device))
     return output.numpy() if isinstance(output, tensor) else output

@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from .._cpu import lower_sync_thread_priority, usable_cores
-from ..adapt import in_form
 from ..errors import ArgumentError, ClosedError
 from ..hub import fetch_file, read_settings
 from ..hub.cache import read_stamp
 from ..registry.api import find_model
 from ..registry.names import find_checkpoint
 from ..registry.specs import CheckpointSpec, ModelSpec
-from ..reparam.to_deploy import evaluating, find_blocks, to_deploy
+from ..reparam.to_deploy import eval_mode, find_blocks, to_deploy
 from ..weights import load_weights
 from .backends import candidates
 from .compile_cache import Store
@@ -220,7 +219,7 @@ def _named(name: str) -> _Subject:
     digest = checkpoint_digest(stamp.sha256, checkpoint, spec.architecture)
 
     def weights() -> NetworkWeights:
-        loaded = in_form(load_weights(path, checkpoint, deploy=True, cache_dir=read_settings().cache_dir), True)
+        loaded = load_weights(path, checkpoint, deploy=True, cache_dir=read_settings().cache_dir).state_dict
         state_dict = {key: _as_float32(array) for key, array in loaded.items()}
         check_state_dict(state_dict, spec.architecture, checkpoint.num_classes, path)
         return weights_from_state_dict(state_dict)
@@ -246,7 +245,7 @@ def _given(network: M.Module) -> _Subject:
     def deployed() -> M.Module:
         if all(block.deploy for block in find_blocks(network).values()):
             return network
-        with evaluating(network):
+        with eval_mode(network):
             return to_deploy(network)
 
     source = Source(deployed, lambda: network_digest(network), lambda: extract_weights(deployed()))

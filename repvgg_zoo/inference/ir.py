@@ -13,8 +13,7 @@ from typing import Any, List, Mapping, NamedTuple, Optional, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoints.block_keys import block_order
-from ..checkpoints.layouts import same_shape
+from ..checkpoints.layouts import block_sort_key, same_shape
 from ..errors import PathLike, StateError
 from ..registry.architecture import deploy_shapes
 from ..registry.specs import Architecture
@@ -80,7 +79,7 @@ def weights_from_state_dict(
 
     ``features`` maps the numbers of stages (0 is the stem) to the names under which their outputs are returned.
     """
-    names = sorted((key[: -len(KERNEL)] for key in state_dict if key.endswith(KERNEL)), key=block_order)
+    names = sorted((key[: -len(KERNEL)] for key in state_dict if key.endswith(KERNEL)), key=block_sort_key)
     stages = [_stage(name) for name in names]
     layers: List[ConvLayer] = []
     for index, name in enumerate(names):

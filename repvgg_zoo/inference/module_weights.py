@@ -9,7 +9,7 @@ import megengine.module as M
 import numpy as np
 
 from .._tensors import numpy_views
-from ..checkpoints.block_keys import block_order
+from ..checkpoints.layouts import block_sort_key
 from ..errors import StateError
 from ..models import RepVGG, RepVGGBlock, RepVGGplus, SEBlock
 from ..models.repvggplus import PlusStage
@@ -31,7 +31,7 @@ def extract_weights(network: M.Module) -> Optional[NetworkWeights]:
     if type(network) not in (RepVGG, RepVGGplus) or not all(_is_supported(*item) for item in modules.items()):
         return None
     blocks = {name: module for name, module in modules.items() if isinstance(module, RepVGGBlock)}
-    strides = [_supported_stride(blocks[name]) for name in sorted(blocks, key=block_order)]
+    strides = [_supported_stride(blocks[name]) for name in sorted(blocks, key=block_sort_key)]
     if None in strides or any(tensor.dtype != np.float32 for tensor in network.tensors()):
         return None
     features = {} if network.linear is not None else {info.index: info.name for info in network.feature_info}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EquivalenceError
-from ..reparam.to_deploy import relative_error
+from ..reparam.fusion import relative_error
 from .backends import Plan
 from .compile_cache import Graphs, Record, Store, key_of
 from .graph import Arrays, Seen, Structure, dump, look_at, private_copy

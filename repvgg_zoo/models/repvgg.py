@@ -16,21 +16,20 @@ from megengine import Parameter, Tensor
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
+from ..registry.architecture import stage_channels
 from ..registry.specs import SESpec
 from .layers import SEBlock, conv2d, global_avg_pool, linear
-
-STAGE_WIDTHS = (64, 128, 256, 512)
 
 
 class RepVGG(M.Module):
     """The paper's network: maps (N, in_chans, H, W) to logits (N, num_classes), for any H and W.
 
-    Stage s of 1 to 4 has ``num_blocks[s - 1]`` blocks of ``STAGE_WIDTHS[s - 1] * width_multiplier[s - 1]`` channels,
-    the first of stride 2. ``groups`` applies to the layers of even index before stage 4, where the stem is layer 0 and
-    the count runs on through the stages (paper, section 3.4). With ``features_only`` there is no head and calling
-    the network returns ``extract_features``; ``out_indices`` picks stages (0 is the stem), and none beyond them is
-    built. ``init_weights=False`` leaves zeros, for a caller who is about to load weights.
-    Raises ArgumentError for stages that do not exist.
+    Stage s of 1 to 4 has ``num_blocks[s - 1]`` blocks of 64, 128, 256 or 512 times ``width_multiplier[s - 1]``
+    channels, the first of stride 2. ``groups`` applies to the layers of even index before stage 4, where the stem is
+    layer 0 and the count runs on through the stages (paper, section 3.4). With ``features_only`` there is no head and
+    calling the network returns ``extract_features``; ``out_indices`` picks stages (0 is the stem), and none beyond them
+    is built. ``init_weights=False`` leaves zeros, for a caller who is about to load weights. Raises ArgumentError for
+    stages that do not exist.
     """
 
     def __init__(
@@ -244,12 +243,6 @@ def feature_info(
                 hint=f"choose from {list(stages)}; 0 is the stem",
             )
     return tuple(FeatureInfo(index, f"stage{index}", widths[index], 2 ** (index + 1)) for index in indices)
-
-
-def stage_channels(width_multiplier: Sequence[float]) -> Tuple[int, ...]:
-    """Return the output channels of the stem, which is never wider than 64, and of the stages (paper, section 3.4)."""
-    stages = tuple(int(width * factor) for width, factor in zip(STAGE_WIDTHS, width_multiplier))
-    return (min(STAGE_WIDTHS[0], stages[0]), *stages)
 
 
 def identity_kernel(channels: int, groups: int) -> NDArray[Any]:

@@ -8,13 +8,14 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import megengine.module as M
 from megengine import Tensor
 
+from ..checkpoints.layouts import AUXILIARY_HEADS
+from ..registry.architecture import stage_channels
 from ..registry.specs import SESpec
 from .layers import GlobalAvgPool2d, conv2d, global_avg_pool, linear
-from .repvgg import RepVGGBlock, feature_info, stage_channels
+from .repvgg import RepVGGBlock, feature_info
 
 # Stage 3 is split in halves, so that a third auxiliary head can stand between them.
 STAGES = (("stage0",), ("stage1",), ("stage2",), ("stage3_first", "stage3_second"), ("stage4",))
-AUXILIARY = ("stage1", "stage2", "stage3_first")
 
 
 class RepVGGplus(M.Module):
@@ -71,9 +72,9 @@ class RepVGGplus(M.Module):
         for names in STAGES:
             for name in names:
                 x = getattr(self, name)(x)
-                head = getattr(self, f"{name}_aux") if self.training and name in AUXILIARY else None
-                if head is not None:
-                    auxiliary[f"{name}_aux"] = head(x)
+                head = f"{name}_aux"
+                if self.training and head in AUXILIARY_HEADS and getattr(self, head) is not None:
+                    auxiliary[head] = getattr(self, head)(x)
         logits = self.linear(global_avg_pool(x))
         return {"main": logits, **auxiliary} if auxiliary else logits
 

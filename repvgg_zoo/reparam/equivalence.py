@@ -1,4 +1,4 @@
-"""compare_forms: how far the deploy form's numbers are from the train form's, block by block and end to end."""
+"""compare_forms: the difference between the outputs of the train and the deploy form, by block and end to end."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from megengine import Tensor
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, FormError
-from .to_deploy import evaluating, find_blocks, relative_error, to_deploy
+from .fusion import relative_error
+from .to_deploy import eval_mode, find_blocks, to_deploy
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two outputs are apart: ``max_abs`` is max |train - deploy|, ``scale`` is max |train|, ``relative`` their
-    ratio."""
+    """The difference of two outputs.
+
+    ``max_abs`` is max |train - deploy|, ``scale`` max |train|, ``relative`` their ratio.
+    """
 
     name: str
     max_abs: float
@@ -27,7 +30,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class EquivalenceReport:
-    """The differences of all blocks, in the order in which they ran, and of the network's outputs."""
+    """The differences of all blocks, in the order in which they run, and of the network's outputs."""
 
     blocks: Tuple[Difference, ...]
     end_to_end: Difference
@@ -46,37 +49,37 @@ class EquivalenceReport:
 
 
 def compare_forms(model: M.Module, inputs: Any = None) -> EquivalenceReport:
-    """Runs ``model`` (train form) and its deploy form on the same inputs and reports how far they differ.
+    """Run ``model`` (train form) and its deploy form on the same inputs and report how much they differ.
 
-    Each block is compared on the input that it really gets inside the train form, so that one block's difference does
-    not add to the next one's. Errors are relative to output scale, because absolute ones grow with the weights. Both
-    forms run in eval mode; the model's own modes are put back. ``inputs`` is one (N, C, H, W) array or tensor, by
-    default two random images of the size that the model was made for. Raises ArgumentError without inputs for a module
-    that the zoo did not create, FormError for a model that is in the deploy form already.
+    Each block is compared on the input that it gets inside the train form, so that one block's difference does not add
+    to the next one's. Errors are relative to the output's scale, because absolute ones grow with the weights. Both
+    forms run in eval mode; the model's own modes are restored. ``inputs`` is one (N, C, H, W) array or tensor, by
+    default two random images of the model's image size. Raises ArgumentError without inputs for a module that
+    ``create`` did not build, FormError for a model that is in the deploy form already.
     """
     blocks = find_blocks(model)
     if blocks and all(block.deploy for block in blocks.values()):
         raise FormError(
-            "the model is in the deploy form: there is no train form to compare with",
+            "the model is in the deploy form, so there is no train form to compare with",
             expected="train",
             actual="deploy",
             hint="compare before converting: create(name, pretrained=True) gives the train form",
         )
     x = inputs if isinstance(inputs, Tensor) else Tensor(_default_inputs(model) if inputs is None else inputs)
-    with evaluating(model):
+    with eval_mode(model):
         deployed = to_deploy(model, check=False)
-    twins = find_blocks(deployed)
+    deployed_blocks = find_blocks(deployed)
     differences: List[Difference] = []
 
     def compare_block(name: str) -> Any:
         def hook(_: M.Module, args: Tuple[Tensor, ...], output: Tensor) -> None:
-            differences.append(_difference(name, output, twins[name](*args)))
+            differences.append(_difference(name, output, deployed_blocks[name](*args)))
 
         return hook
 
     handles = [block.register_forward_hook(compare_block(name)) for name, block in blocks.items() if not block.deploy]
     try:
-        with evaluating(model):
+        with eval_mode(model):
             reference = model(x)
     finally:
         for handle in handles:
@@ -85,7 +88,7 @@ def compare_forms(model: M.Module, inputs: Any = None) -> EquivalenceReport:
 
 
 def _difference(name: str, reference: Any, other: Any) -> Difference:
-    """The worst of all tensors in two outputs of the same structure (a tensor, or dicts and lists of them)."""
+    """Return the largest difference of two outputs of the same structure (a tensor, or dicts and lists of them)."""
     pairs = zip(_leaves(reference), _leaves(other))
     worst = max((relative_error(a, b) for a, b in pairs), key=lambda error: error[2])
     return Difference(name, *worst)
@@ -106,7 +109,7 @@ def _default_inputs(model: M.Module) -> NDArray[Any]:
     spec: Optional[Any] = getattr(model, "spec", None)
     if spec is None:
         raise ArgumentError(
-            "inputs are needed for a module that repvgg_zoo.create did not make",
+            "inputs are needed for a module that repvgg_zoo.create did not build",
             hint="pass an array of shape (N, C, H, W), for example real images",
         )
     size = spec.architecture.image_size

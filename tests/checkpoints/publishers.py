@@ -93,7 +93,7 @@ OFFICIAL = Names(
     "linear",
 )
 PUBLISHERS: Dict[str, Names] = {
-    "native": OFFICIAL._replace(megengine=True),
+    "canonical": OFFICIAL._replace(megengine=True),
     "official": OFFICIAL,
     "timm": Names(
         "stem",
@@ -139,8 +139,8 @@ PUBLISHERS: Dict[str, Names] = {
 
 
 class Entry(NamedTuple):
-    native: str
-    native_shape: Shape
+    canonical: str
+    canonical_shape: Shape
     theirs: str
     their_shape: Shape
 
@@ -163,7 +163,7 @@ def blocks(variant: Variant) -> Iterator[Block]:
 
 
 def entries(publisher: str, variant: Variant, form: str, classes: int = 1000) -> List[Entry]:
-    """Every tensor of the file by native key and shape, and by the publisher's."""
+    """Every tensor of the file by canonical key and shape, and by the publisher's."""
     return list(_entries(PUBLISHERS[publisher], publisher, variant, form, classes))
 
 
@@ -231,14 +231,14 @@ def weightless(rows: List[Entry]) -> Dict[str, np.ndarray]:
 
 
 def numbered(rows: List[Entry], publisher: str) -> Tuple[Dict[str, np.ndarray], Dict[str, np.ndarray]]:
-    """(native, theirs) with a different number in every place; theirs is made by the publisher's rule for storing."""
-    native, theirs, start = {}, {}, 0
+    """(canonical, theirs) with a different number in every place; theirs follows the publisher's rule for storing."""
+    canonical, theirs, start = {}, {}, 0
     for row in rows:
-        size = int(np.prod(row.native_shape))
-        native[row.native] = np.arange(start, start + size, dtype=np.float64).reshape(row.native_shape)
+        size = int(np.prod(row.canonical_shape))
+        canonical[row.canonical] = np.arange(start, start + size, dtype=np.float64).reshape(row.canonical_shape)
         start += size
-        stored = native[row.native]
-        if publisher == "paddleclas" and row.native == "linear.weight":
+        stored = canonical[row.canonical]
+        if publisher == "paddleclas" and row.canonical == "linear.weight":
             stored = stored.transpose()
         theirs[row.theirs] = np.array(stored).reshape(row.their_shape)
-    return native, theirs
+    return canonical, theirs

@@ -1,4 +1,4 @@
-"""Every publisher's layout becomes the native one, exactly, and a file that does not is refused with its reasons."""
+"""Every publisher's layout becomes the canonical one, exactly, and a file that does not is refused with its reasons."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repvgg_zoo.checkpoints.layouts import LAYOUTS, Layout, group_count, native_array, native_keys, published_key
-from repvgg_zoo.checkpoints.load import find_form, find_state, interpret
+from repvgg_zoo.checkpoints.layouts import (
+    LAYOUTS,
+    Layout,
+    group_count,
+    to_canonical_array,
+    to_canonical_keys,
+    to_publisher_key,
+)
+from repvgg_zoo.checkpoints.load import canonicalize, find_state_dict
+from repvgg_zoo.checkpoints.state_dict import detect_form
 from repvgg_zoo.errors import LayoutError
 from repvgg_zoo.models import RepVGG, RepVGGplus
 from repvgg_zoo.registry.specs import SESpec
@@ -18,24 +26,32 @@ from repvgg_zoo.registry.specs import SESpec
 from .publishers import PUBLISHERS, SMALL, VARIANTS, Variant, entries, numbered, weightless
 
 FORMS = ("train", "deploy")
-FORMAT = {"native": "megengine", "basecls": "megengine", "asthestarsfalll": "megengine", "paddleclas": "paddle"}
+FORMAT = {"canonical": "megengine", "basecls": "megengine", "asthestarsfalll": "megengine", "paddleclas": "paddle"}
 # RepVGGplus is the official authors' alone.
 CASES = [
     (publisher, name)
     for publisher in PUBLISHERS
     for name in VARIANTS
-    if not VARIANTS[name].plus or publisher in ("native", "official")
+    if not VARIANTS[name].plus or publisher in ("canonical", "official")
 ]
 SMALL_CASES = [
     (publisher, name)
     for publisher in PUBLISHERS
     for name in SMALL
-    if not SMALL[name].plus or publisher in ("native", "official")
+    if not SMALL[name].plus or publisher in ("canonical", "official")
 ]
 
 
 def read(tree, publisher, **options):
-    return interpret(tree, format=FORMAT.get(publisher, "torch"), path="file", **options)
+    return canonicalize(tree, format=FORMAT.get(publisher, "torch"), path="file", **options)
+
+
+def shapes(arrays):
+    return {key: array.shape for key, array in arrays.items()}
+
+
+def canonical_shapes(rows):
+    return {row.canonical: row.canonical_shape for row in rows}
 
 
 def expected_layout(publisher: str, variant: Variant) -> str:
@@ -44,32 +60,34 @@ def expected_layout(publisher: str, variant: Variant) -> str:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("publisher", "name"), CASES)
-def test_keys_and_shapes_of_every_variant_become_native(publisher, name, form):
+def test_keys_and_shapes_of_every_variant_become_canonical(publisher, name, form):
     rows = entries(publisher, VARIANTS[name], form)
     checkpoint = read(weightless(rows), publisher)
-    assert {key: array.shape for key, array in checkpoint.arrays.items()} == {r.native: r.native_shape for r in rows}
+    assert {key: array.shape for key, array in checkpoint.state_dict.items()} == {
+        r.canonical: r.canonical_shape for r in rows
+    }
     assert (checkpoint.form, checkpoint.layout) == (form, expected_layout(publisher, VARIANTS[name]))
     assert checkpoint.report.skipped == ()
-    assert set(checkpoint.report.loaded) == {row.native for row in rows}
+    assert set(checkpoint.report.loaded) == {row.canonical for row in rows}
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("publisher", "name"), SMALL_CASES)
 def test_every_number_lands_in_its_place(publisher, name, form):
     rows = entries(publisher, SMALL[name], form, classes=10)
-    native, theirs = numbered(rows, publisher)
+    canonical, theirs = numbered(rows, publisher)
     checkpoint = read(theirs, publisher)
-    assert list(checkpoint.arrays) == list(native)
-    for key, array in native.items():
-        np.testing.assert_array_equal(checkpoint.arrays[key], array, err_msg=key, strict=True)
-    changed = {row.native for row in rows if row.native_shape != row.their_shape}
+    assert list(checkpoint.state_dict) == list(canonical)
+    for key, array in canonical.items():
+        np.testing.assert_array_equal(checkpoint.state_dict[key], array, err_msg=key, strict=True)
+    changed = {row.canonical for row in rows if row.canonical_shape != row.their_shape}
     assert set(checkpoint.report.reshaped) | set(checkpoint.report.transposed) == changed
     assert checkpoint.report.transposed == (("linear.weight",) if publisher == "paddleclas" else ())
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_native_keys_are_those_of_the_networks(name, form):
+def test_the_canonical_keys_are_those_of_the_networks(name, form):
     full = VARIANTS[name]
     # An eighth of the width has the same keys, and shapes that tell as much.
     variant = Variant(full.depths, tuple(w / 8 for w in full.widths), full.groups, full.reduction, full.plus)
@@ -79,49 +97,55 @@ def test_the_native_keys_are_those_of_the_networks(name, form):
         network = RepVGGplus(variant.depths, variant.widths, **options)
     else:
         network = RepVGG(variant.depths, variant.widths, groups=variant.groups, **options)
-    rows = entries("native", variant, form)
-    assert {key: array.shape for key, array in network.state_dict().items()} == {r.native: r.native_shape for r in rows}
+    rows = entries("canonical", variant, form)
+    assert {key: array.shape for key, array in network.state_dict().items()} == {
+        r.canonical: r.canonical_shape for r in rows
+    }
 
 
 @pytest.mark.parametrize("publisher", PUBLISHERS)
 @pytest.mark.parametrize("name", ["plain", "g4", "se"])
 def test_a_layout_given_by_name_reads_what_it_would_have_recognised(publisher, name):
     rows = entries(publisher, SMALL[name], "train", classes=10)
-    native, theirs = numbered(rows, publisher)
+    canonical, theirs = numbered(rows, publisher)
     checkpoint = read(theirs, publisher, layout=LAYOUTS[publisher])
     assert checkpoint.layout == publisher
-    for key, array in native.items():
-        np.testing.assert_array_equal(checkpoint.arrays[key], array, err_msg=key)
+    for key, array in canonical.items():
+        np.testing.assert_array_equal(checkpoint.state_dict[key], array, err_msg=key)
 
 
 def test_only_the_format_tells_a_deploy_file_of_paddle():
-    native, theirs = numbered(entries("paddleclas", SMALL["plain"], "deploy", classes=10), "paddleclas")
-    assert read(theirs, "paddleclas").arrays["linear.weight"].shape == native["linear.weight"].shape
+    canonical, theirs = numbered(entries("paddleclas", SMALL["plain"], "deploy", classes=10), "paddleclas")
+    assert read(theirs, "paddleclas").state_dict["linear.weight"].shape == canonical["linear.weight"].shape
     assert read(theirs, "official").layout == "official"
 
 
-@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS.values() if layout.name != "native"])
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS.values() if layout.name != "canonical"])
 def test_names_are_the_same_after_there_and_back(layout):
     keys = [
         f"{place.replace('#', '12')}.{module}.{tensor}"
-        for place in layout.places
-        for module in layout.modules
-        for tensor in layout.tensors
+        for place in layout.block_prefixes
+        for module in layout.module_names
+        for tensor in layout.tensor_names
     ]
-    published = [published_key(layout, key) for key in keys]
+    published = [to_publisher_key(layout, key) for key in keys]
     assert None not in published
     assert len(set(published)) == len(keys)
-    assert list(native_keys(layout, published)) == keys
+    assert list(to_canonical_keys(layout, published)) == keys
 
 
 def test_a_layout_of_your_own_is_a_few_tables():
     theirs = LAYOUTS["timm"]
-    mine = Layout("mine", theirs.places, {**theirs.modules, "rbr_dense.conv": "conv3.kernel"}, theirs.heads)
-    native, timm = numbered(entries("timm", SMALL["g2"], "train"), "timm")
+    mine = Layout(
+        "mine", theirs.block_prefixes, {**theirs.module_names, "rbr_dense.conv": "conv3.kernel"}, theirs.head_names
+    )
+    canonical, timm = numbered(entries("timm", SMALL["g2"], "train"), "timm")
     tree = {key.replace("conv_kxk.conv.", "conv3.kernel."): array for key, array in timm.items()}
     checkpoint = read(tree, "timm", layout=mine)
     assert checkpoint.layout == "mine"
-    assert {key: array.shape for key, array in checkpoint.arrays.items()} == {k: v.shape for k, v in native.items()}
+    assert {key: array.shape for key, array in checkpoint.state_dict.items()} == {
+        k: v.shape for k, v in canonical.items()
+    }
 
 
 # Shapes ------------------------------------------------------------------------------------------------------
@@ -130,11 +154,13 @@ def test_a_layout_of_your_own_is_a_few_tables():
 @given(groups=st.sampled_from([1, 2, 4, 8]), outs=st.integers(1, 4), ins=st.integers(1, 4), k=st.sampled_from([1, 3]))
 def test_grouping_a_kernel_reorders_nothing(groups, outs, ins, k):
     torch = np.arange(groups * outs * ins * k * k).reshape(groups * outs, ins, k, k)
-    native = native_array(LAYOUTS["official"], "stage1.1.rbr_dense.conv.weight", torch, in_channels=groups * ins)
-    assert native.shape == ((groups, outs, ins, k, k) if groups > 1 else torch.shape)
-    np.testing.assert_array_equal(native.ravel(), torch.ravel())
+    canonical = to_canonical_array(
+        LAYOUTS["official"], "stage1.1.rbr_dense.conv.weight", torch, in_channels=groups * ins
+    )
+    assert canonical.shape == ((groups, outs, ins, k, k) if groups > 1 else torch.shape)
+    np.testing.assert_array_equal(canonical.ravel(), torch.ravel())
     for group in range(groups if groups > 1 else 0):
-        np.testing.assert_array_equal(native[group], torch[group * outs : (group + 1) * outs])
+        np.testing.assert_array_equal(canonical[group], torch[group * outs : (group + 1) * outs])
 
 
 @pytest.mark.parametrize(
@@ -155,35 +181,35 @@ def test_groups_follow_from_the_channels_that_come_in(shape, in_channels, groups
     assert group_count(shape, in_channels) == groups
 
 
-@pytest.mark.parametrize("publisher", ["native", "basecls", "official"])
+@pytest.mark.parametrize("publisher", ["canonical", "basecls", "official"])
 def test_bn_as_megengine_holds_it_in_memory_is_read_too(publisher):
-    native, theirs = numbered(entries(publisher, SMALL["g2"], "train"), publisher)
+    canonical, theirs = numbered(entries(publisher, SMALL["g2"], "train"), publisher)
     for key in [key for key in theirs if ".bn." in key or ".rbr_identity." in key]:
         theirs[key] = theirs[key].reshape(1, -1, 1, 1)
     checkpoint = read(theirs, publisher)
-    for key, array in native.items():
-        np.testing.assert_array_equal(checkpoint.arrays[key], array, err_msg=key, strict=True)
+    for key, array in canonical.items():
+        np.testing.assert_array_equal(checkpoint.state_dict[key], array, err_msg=key, strict=True)
 
 
 def test_se_with_one_channel_between_is_not_taken_for_a_vector():
     variant = Variant((1, 1, 1, 1), (0.25, 0.25, 0.25, 0.25), reduction=16)
     rows = entries("official", variant, "train")
     checkpoint = read(weightless(rows), "official")
-    assert checkpoint.arrays["stage0.se.down.weight"].shape == (1, 16, 1, 1)
-    assert checkpoint.arrays["stage0.se.down.bias"].shape == (1, 1, 1, 1)
+    assert checkpoint.state_dict["stage0.se.down.weight"].shape == (1, 16, 1, 1)
+    assert checkpoint.state_dict["stage0.se.down.bias"].shape == (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_the_dtype_of_the_file_is_kept(dtype):
     tree = {key: array.astype(dtype) for key, array in weightless(entries("timm", SMALL["g2"], "train")).items()}
-    assert {array.dtype for array in read(tree, "timm").arrays.values()} == {np.dtype(dtype)}
+    assert {array.dtype for array in read(tree, "timm").state_dict.values()} == {np.dtype(dtype)}
 
 
 def test_reading_copies_nothing_but_a_transposed_head():
     _, theirs = numbered(entries("official", SMALL["g4"], "deploy"), "official")
     checkpoint = read(theirs, "official")
     for row in entries("official", SMALL["g4"], "deploy"):
-        assert np.shares_memory(checkpoint.arrays[row.native], theirs[row.theirs]), row.native
+        assert np.shares_memory(checkpoint.state_dict[row.canonical], theirs[row.theirs]), row.canonical
 
 
 # Wrappers, prefixes, and what is left aside ------------------------------------------------------------------
@@ -204,7 +230,7 @@ STATE = weightless(entries("official", SMALL["g2"], "train"))
 )
 def test_a_state_is_found_in_a_trainers_file(wrap):
     checkpoint = read(wrap(STATE), "official")
-    assert len(checkpoint.arrays) == len(STATE)
+    assert len(checkpoint.state_dict) == len(STATE)
 
 
 def test_what_lies_beside_the_state_is_reported():
@@ -220,7 +246,7 @@ def test_a_dict_that_holds_itself_ends_in_an_error():
     tree = {}
     tree["model"] = tree
     with pytest.raises(LayoutError, match="no arrays"):
-        find_state(tree)
+        find_state_dict(tree)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "module.model.", "_orig_mod.", "backbone.", "model.module.backbone."])
@@ -228,7 +254,7 @@ def test_a_dict_that_holds_itself_ends_in_an_error():
 def test_a_prefix_of_all_keys_is_taken_off(publisher, prefix):
     rows = entries(publisher, SMALL["g2"], "train")
     tree = {f"{prefix}{key}": array for key, array in weightless(rows).items()}
-    assert set(read(tree, publisher).arrays) == {row.native for row in rows}
+    assert set(read(tree, publisher).state_dict) == {row.canonical for row in rows}
 
 
 def test_a_prefix_of_some_keys_stays_and_is_an_error():
@@ -247,7 +273,7 @@ def test_counters_and_helpers_are_left_aside_and_reported():
         "stage0.total_params": np.zeros(1),
     }
     checkpoint = read({**STATE, **helpers, "epoch": 5}, "official")
-    assert set(checkpoint.arrays) == set(STATE)
+    assert set(checkpoint.state_dict) == set(STATE)
     assert dict(checkpoint.report.skipped) == {**dict.fromkeys(helpers, "a counter or helper"), "epoch": "not an array"}
 
 
@@ -258,9 +284,9 @@ def test_counters_and_helpers_are_left_aside_and_reported():
     ("tree", "message"),
     [
         ({}, "no arrays"),
-        ([STATE], "holds a list where a dict of arrays should be"),
-        (np.zeros(3), "holds a ndarray where"),
-        ({"weights": STATE}, "no arrays at the top or under .*; there is weights"),
+        ([STATE], "holds a list, not a dict of arrays"),
+        (np.zeros(3), "holds a ndarray, not"),
+        ({"weights": STATE}, "no arrays at the top or under .*, only weights"),
         ({"epoch": 1}, "no arrays"),
         (
             {"conv1.weight": np.zeros(3), "fc.bias": np.zeros(3)},
@@ -271,7 +297,7 @@ def test_counters_and_helpers_are_left_aside_and_reported():
             "1 of [0-9]+ keys are not in the closest layout, official: neck.weight",
         ),
         ({**STATE, "linear.weight": np.zeros((3, 3), np.int8)}, r"not floating point: linear\.weight \(int8\)"),
-        ({"linear.weight": np.zeros((3, 3)), "linear.bias": np.zeros(3)}, "holds no RepVGG block"),
+        ({"linear.weight": np.zeros((3, 3)), "linear.bias": np.zeros(3)}, "has no RepVGG block"),
     ],
 )
 def test_a_file_without_a_repvgg_is_refused_with_what_it_holds(tree, message):
@@ -322,8 +348,8 @@ def of_blocks(**blocks):
     ],
 )
 def test_the_form_of_a_file_and_what_it_has_no_use_for(arrays, form, dropped):
-    found, superfluous = find_form(arrays)
-    assert (found, sorted(superfluous)) == (form, sorted(dropped))
+    found, redundant = detect_form(arrays)
+    assert (found, sorted(redundant)) == (form, sorted(dropped))
 
 
 def test_blocks_of_different_forms_are_named():
@@ -331,26 +357,28 @@ def test_blocks_of_different_forms_are_named():
     with pytest.raises(
         LayoutError, match=r"have branches \(stage0\), others are fused \(stage1\.0, stage1\.1\)"
     ) as caught:
-        find_form(arrays)
+        detect_form(arrays)
     assert caught.value.actual == {"train": ["stage0"], "deploy": ["stage1.0", "stage1.1"]}
 
 
 @pytest.mark.parametrize("publisher", ["paddleclas", "basecls"])
 def test_branches_kept_beside_the_fused_convolution_win_and_the_report_says_so(publisher):
     rows = entries(publisher, SMALL["se"], "train")
-    fused = [row for row in entries(publisher, SMALL["se"], "deploy") if "rbr_reparam" in row.native]
+    fused = [row for row in entries(publisher, SMALL["se"], "deploy") if "rbr_reparam" in row.canonical]
     checkpoint = read(weightless(rows + fused), publisher)
     assert checkpoint.form == "train"
-    assert set(checkpoint.arrays) == {row.native for row in rows}
-    assert {key for key, why in checkpoint.report.skipped if "branches are here" in why} == {r.theirs for r in fused}
+    assert set(checkpoint.state_dict) == {row.canonical for row in rows}
+    assert {key for key, why in checkpoint.report.skipped if "branches are in the file" in why} == {
+        r.theirs for r in fused
+    }
 
 
 def test_auxiliary_heads_left_in_a_deploy_file_are_left_aside():
     rows = entries("official", SMALL["plus"], "deploy")
-    heads = [row for row in entries("official", SMALL["plus"], "train") if "_aux." in row.native]
+    heads = [row for row in entries("official", SMALL["plus"], "train") if "_aux." in row.canonical]
     checkpoint = read(weightless(rows + heads), "official")
     assert (checkpoint.form, checkpoint.layout) == ("deploy", "official_plus")
-    assert set(checkpoint.arrays) == {row.native for row in rows}
+    assert set(checkpoint.state_dict) == {row.canonical for row in rows}
     assert {key for key, _ in checkpoint.report.skipped} == {row.theirs for row in heads}
 
 
@@ -369,7 +397,7 @@ def test_a_strange_key_neither_reaches_the_terminal_nor_takes_long(key):
     ("tree", "message"),
     [
         ({"module." * 100_000 + "x": np.zeros(3)}, "no key is in layout"),
-        ({f"stage1.{i % 999}.rbr_dense.x{i}.weight": np.zeros(3) for i in range(50_000)}, "50000 arrays"),
+        ({f"stage1.{i % 999}.rbr_dense.x{i}.weight": np.zeros(3) for i in range(50_000)}, "has 50000 arrays"),
     ],
     ids=["a prefix often repeated", "many keys"],
 )

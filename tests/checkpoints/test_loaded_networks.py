@@ -31,7 +31,7 @@ def saved(tmp_path):
 
 def loaded(path):
     net = RepVGG(*SMALL, num_classes=10, init_weights=False)
-    load_state_dict(net, load_checkpoint(path).arrays)
+    load_state_dict(net, load_checkpoint(path).state_dict)
     return net
 
 
@@ -73,12 +73,12 @@ LOADERS = {
     "load_checkpoint(safetensors)": (
         "checkpoint = repvgg_zoo.load_checkpoint(mine)",
         "mine",
-        "total(checkpoint.arrays)",
+        "total(checkpoint.state_dict)",
     ),
     "load_checkpoint(pickle)": (
         "checkpoint = repvgg_zoo.load_checkpoint(pickled)",
         "pickled",
-        "total(checkpoint.arrays)",
+        "total(checkpoint.state_dict)",
     ),
 }
 COMPILERS = {
@@ -104,14 +104,14 @@ HARM = {
 # What loads weights, what writes onto their file, and a number that depends on all of them.
 SAVED_ONTO = {
     "megengine.save onto the file just read": (
-        "arrays = repvgg_zoo.load_checkpoint(pickled).arrays",
+        "arrays = repvgg_zoo.load_checkpoint(pickled).state_dict",
         "megengine.save(dict(arrays), pickled)",
-        "total(repvgg_zoo.load_checkpoint(pickled).arrays)",
+        "total(repvgg_zoo.load_checkpoint(pickled).state_dict)",
     ),
     "save_checkpoint onto the file just read": (
-        "arrays = repvgg_zoo.load_checkpoint(mine).arrays",
+        "arrays = repvgg_zoo.load_checkpoint(mine).state_dict",
         "repvgg_zoo.save_checkpoint(mine, arrays)",
-        "total(repvgg_zoo.load_checkpoint(mine).arrays)",
+        "total(repvgg_zoo.load_checkpoint(mine).state_dict)",
     ),
     "megengine.save of the network onto its file in the cache": (
         "network = repvgg_zoo.create('RepVGG_N0', pretrained=True)",
@@ -206,7 +206,7 @@ busy = [subprocess.Popen([sys.executable, "-c", "import time; e = time.time() + 
 try:
     for _ in range(60):
         net = RepVGG((1, 1, 1, 1), (1.0, 1.0, 1.0, 0.5), num_classes=10, init_weights=False)
-        load_state_dict(net, load_checkpoint(sys.argv[1]).arrays)
+        load_state_dict(net, load_checkpoint(sys.argv[1]).state_dict)
         for copied in [F.copy(tensor, device="cpu0") for tensor in net.parameters()]:
             copied.numpy()
 finally:

@@ -17,7 +17,7 @@ import pytest
 
 from repvgg_zoo._tensors import load_state_dict
 from repvgg_zoo.checkpoints import load_checkpoint, save_checkpoint
-from repvgg_zoo.checkpoints.save import SAVED_LAYOUTS
+from repvgg_zoo.checkpoints.save import WRITABLE_LAYOUTS
 from repvgg_zoo.errors import ArgumentError, CheckpointFormatError, LayoutError, UnsafePickleError
 from repvgg_zoo.models import RepVGG
 from repvgg_zoo.registry.specs import SESpec
@@ -27,9 +27,9 @@ from .publishers import SMALL, entries, numbered
 
 CASES = [
     (layout, name)
-    for layout in SAVED_LAYOUTS
+    for layout in WRITABLE_LAYOUTS
     for name in SMALL
-    if not SMALL[name].plus or layout in ("native", "official")
+    if not SMALL[name].plus or layout in ("canonical", "official")
 ]
 
 
@@ -44,9 +44,9 @@ def same(one, other) -> bool:
 @pytest.mark.parametrize("form", ["train", "deploy"])
 @pytest.mark.parametrize(("layout", "name"), CASES)
 def test_what_is_saved_is_what_the_publisher_would_store_and_comes_back_exactly(tmp_path, layout, name, form, suffix):
-    native, theirs = numbered(entries(layout, SMALL[name], form, classes=10), layout)
+    canonical, theirs = numbered(entries(layout, SMALL[name], form, classes=10), layout)
     path = tmp_path / f"net{suffix}"
-    save_checkpoint(path, native, layout=layout)
+    save_checkpoint(path, canonical, layout=layout)
 
     if suffix == ".pkl":
         stored = megengine.load(str(path))
@@ -57,26 +57,26 @@ def test_what_is_saved_is_what_the_publisher_would_store_and_comes_back_exactly(
     assert same(stored, theirs)
 
     checkpoint = load_checkpoint(path)
-    assert same(checkpoint.arrays, native)
+    assert same(checkpoint.state_dict, canonical)
     assert (checkpoint.form, checkpoint.format) == (form, "megengine" if suffix == ".pkl" else "safetensors")
     assert checkpoint.path == str(path)
 
 
-@pytest.mark.parametrize("layout", SAVED_LAYOUTS)
+@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
 def test_a_network_trained_here_comes_back_as_it_was(tmp_path, layout):
     def build():
         return RepVGG((2, 2, 2, 1), (0.25, 0.25, 0.25, 0.25), groups=2, se=SESpec("before_relu", 4), num_classes=10)
 
     net, other = randomised(build()), build()
     save_checkpoint(tmp_path / "net.safetensors", net, layout=layout)
-    load_state_dict(other, load_checkpoint(tmp_path / "net.safetensors").arrays)
+    load_state_dict(other, load_checkpoint(tmp_path / "net.safetensors").state_dict)
     image = np.random.RandomState(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     for network in (net, other):
         network.eval()
     np.testing.assert_array_equal(net(megengine.Tensor(image)).numpy(), other(megengine.Tensor(image)).numpy())
 
 
-def test_a_native_pickle_is_one_that_megengine_loads_by_itself(tmp_path):
+def test_a_canonical_pickle_is_one_that_megengine_loads_by_itself(tmp_path):
     net = RepVGG((1, 1, 1, 1), (0.25, 0.25, 0.25, 0.25), num_classes=3)
     save_checkpoint(tmp_path / "net.pkl", net)
     fresh = RepVGG((1, 1, 1, 1), (0.25, 0.25, 0.25, 0.25), num_classes=3)
@@ -88,13 +88,13 @@ def test_a_native_pickle_is_one_that_megengine_loads_by_itself(tmp_path):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pkl"])
 def test_dtypes_survive_and_so_do_views_and_memory_maps(tmp_path, suffix, dtype):
-    native, _ = numbered(entries("native", SMALL["g2"], "deploy", classes=10), "native")
-    arrays = {key: np.asfortranarray((value % 251).astype(dtype)) for key, value in native.items()}
+    canonical, _ = numbered(entries("canonical", SMALL["g2"], "deploy", classes=10), "canonical")
+    arrays = {key: np.asfortranarray((value % 251).astype(dtype)) for key, value in canonical.items()}
     mapped = np.memmap(tmp_path / "raw", dtype, "w+", shape=arrays["linear.weight"].shape)
     mapped[...] = arrays["linear.weight"]
     arrays["linear.weight"] = mapped
     save_checkpoint(tmp_path / f"net{suffix}", arrays)
-    assert same(load_checkpoint(tmp_path / f"net{suffix}").arrays, arrays)
+    assert same(load_checkpoint(tmp_path / f"net{suffix}").state_dict, arrays)
 
 
 def test_safetensors_are_byte_for_byte_what_the_library_writes(tmp_path):
@@ -138,29 +138,35 @@ def test_saving_takes_little_memory_beside_the_arrays(tmp_path, suffix, copies):
     ],
 )
 def test_the_format_is_the_one_given_or_that_of_the_suffix(tmp_path, name, format, expected):
-    native, _ = numbered(entries("native", SMALL["plain"], "deploy", classes=2), "native")
-    save_checkpoint(tmp_path / name, native, format=format)
+    canonical, _ = numbered(entries("canonical", SMALL["plain"], "deploy", classes=2), "canonical")
+    save_checkpoint(tmp_path / name, canonical, format=format)
     assert load_checkpoint(str(tmp_path / name)).format == expected
 
 
-NATIVE, _ = numbered(entries("native", SMALL["plain"], "deploy", classes=2), "native")
+CANONICAL, _ = numbered(entries("canonical", SMALL["plain"], "deploy", classes=2), "canonical")
 
 
 @pytest.mark.parametrize(
     ("name", "arrays", "options", "error", "message"),
     [
-        ("net.pth", NATIVE, {}, ArgumentError, "cannot tell the format"),
-        ("net", NATIVE, {}, ArgumentError, "cannot tell the format"),
-        ("net.pkl", NATIVE, {"format": "torch"}, ArgumentError, "cannot tell the format"),
-        ("net.pkl", NATIVE, {"layout": "zcls"}, ArgumentError, "'zcls' cannot be written"),
-        ("net.pkl", NATIVE, {"layout": "none"}, ArgumentError, "'none' cannot be written"),
-        ("net.pkl", {**NATIVE, "neck.weight": np.zeros(1)}, {"layout": "timm"}, LayoutError, r"1 keys: neck\.weight"),
-        ("net.pkl", {**NATIVE, "step": np.zeros(1, int)}, {}, ArgumentError, "unlike step"),
-        ("net.pkl", {**NATIVE, "step": 1.5}, {}, ArgumentError, "unlike step"),
-        ("net.pkl", {**NATIVE, "x": np.array([print])}, {}, ArgumentError, "unlike x"),
+        ("net.pth", CANONICAL, {}, ArgumentError, "cannot tell the format"),
+        ("net", CANONICAL, {}, ArgumentError, "cannot tell the format"),
+        ("net.pkl", CANONICAL, {"format": "torch"}, ArgumentError, "cannot tell the format"),
+        ("net.pkl", CANONICAL, {"layout": "zcls"}, ArgumentError, "'zcls' cannot be written"),
+        ("net.pkl", CANONICAL, {"layout": "none"}, ArgumentError, "'none' cannot be written"),
+        (
+            "net.pkl",
+            {**CANONICAL, "neck.weight": np.zeros(1)},
+            {"layout": "timm"},
+            LayoutError,
+            r"1 keys: neck\.weight",
+        ),
+        ("net.pkl", {**CANONICAL, "step": np.zeros(1, int)}, {}, ArgumentError, "unlike step"),
+        ("net.pkl", {**CANONICAL, "step": 1.5}, {}, ArgumentError, "unlike step"),
+        ("net.pkl", {**CANONICAL, "x": np.array([print])}, {}, ArgumentError, "unlike x"),
         ("net.pkl", {}, {}, ArgumentError, "dict holds no arrays"),
         ("net.pkl", 3, {}, ArgumentError, "int holds no arrays"),
-        ("no/net.pkl", NATIVE, {}, ArgumentError, "is not a folder"),
+        ("no/net.pkl", CANONICAL, {}, ArgumentError, "is not a folder"),
     ],
 )
 def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path, name, arrays, options, error, message):
@@ -176,7 +182,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path, name, ar
 @pytest.mark.parametrize("suffix", [".safetensors", ".pkl"])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, suffix):
     path = tmp_path / f"net{suffix}"
-    save_checkpoint(path, NATIVE)
+    save_checkpoint(path, CANONICAL)
     old = path.read_bytes()
     code = """
         import resource, sys
@@ -220,7 +226,9 @@ def test_a_process_killed_while_saving_leaves_a_whole_file(tmp_path, suffix):
             writer.kill()
             writer.communicate()
         checkpoint = load_checkpoint(path)
-        assert len({float(value) for array in checkpoint.arrays.values() for value in (array.min(), array.max())}) == 1
+        assert (
+            len({float(value) for array in checkpoint.state_dict.values() for value in (array.min(), array.max())}) == 1
+        )
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
@@ -229,7 +237,7 @@ def test_permissions_are_what_the_umask_says(tmp_path, suffix, umask, mode):
     path = tmp_path / f"net{suffix}"
     before = os.umask(umask)
     try:
-        save_checkpoint(path, NATIVE)
+        save_checkpoint(path, CANONICAL)
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == mode
@@ -242,7 +250,7 @@ def test_permissions_are_what_the_umask_says(tmp_path, suffix, umask, mode):
 @pytest.mark.parametrize("damage", ["cut", "empty", "page"])
 def test_a_damaged_file_ends_in_our_error(tmp_path, suffix, damage):
     path = tmp_path / f"net{suffix}"
-    save_checkpoint(path, NATIVE)
+    save_checkpoint(path, CANONICAL)
     data = path.read_bytes()
     path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "page": b"<!DOCTYPE html><html></html>"}[damage])
     with pytest.raises(CheckpointFormatError) as caught:
@@ -255,7 +263,7 @@ def test_a_pickle_that_asks_for_code_is_refused(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "made"),)
 
-    (tmp_path / "net.pkl").write_bytes(pickle.dumps({**NATIVE, "x": Hostile()}))
+    (tmp_path / "net.pkl").write_bytes(pickle.dumps({**CANONICAL, "x": Hostile()}))
     with pytest.raises(UnsafePickleError) as caught:
         load_checkpoint(tmp_path / "net.pkl")
     assert "mkdir" in caught.value.blocked[0]
@@ -271,6 +279,6 @@ def test_an_error_of_layout_names_the_file(tmp_path):
 
 
 def test_a_layout_that_does_not_exist_is_refused_with_those_that_do(tmp_path):
-    with pytest.raises(ArgumentError, match="no layout is called 'tim'") as caught:
+    with pytest.raises(ArgumentError, match="'tim' is not a known layout") as caught:
         load_checkpoint(tmp_path / "net.pkl", layout="tim")
     assert "timm" in caught.value.hint

@@ -10,7 +10,7 @@ import pytest
 
 import repvgg_zoo
 from repvgg_zoo.hub import cache_filename
-from repvgg_zoo.reparam.fusion import fuse_arrays
+from repvgg_zoo.reparam.fusion import fuse_state_dict
 
 FILE = repvgg_zoo.model_info("RepVGG_N0").checkpoint("digits").file
 SHA256 = FILE.sha256
@@ -109,17 +109,19 @@ def test_verify_of_what_is_not_there_is_absent(run):
     assert run("verify", "./nothing.pkl").code == 5
 
 
-@pytest.mark.parametrize("layout", ["native", "official", "timm", "openmmlab", "basecls"])
+@pytest.mark.parametrize("layout", ["canonical", "official", "timm", "openmmlab", "basecls"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pkl"])
 @pytest.mark.parametrize("deploy", [False, True])
 def test_convert_writes_every_layout_format_and_form(run, cached, layout, suffix, deploy):
     argv = ["convert", str(cached), f"out{suffix}", "--layout", layout, "--check", *(["--deploy"] if deploy else [])]
     report = run(*argv, "--json").json
-    arrays = repvgg_zoo.load_checkpoint(cached).arrays
-    wanted = fuse_arrays(arrays) if deploy else arrays
+    arrays = repvgg_zoo.load_checkpoint(cached).state_dict
+    wanted = fuse_state_dict(arrays) if deploy else arrays
     again = repvgg_zoo.load_checkpoint(f"out{suffix}", layout=layout)
     assert again.form == report["wrote"]["form"] == ("deploy" if deploy else "train")
-    assert all(np.array_equal(again.arrays[key], wanted[key]) for key in wanted) and set(again.arrays) == set(wanted)
+    assert all(np.array_equal(again.state_dict[key], wanted[key]) for key in wanted) and set(again.state_dict) == set(
+        wanted
+    )
     assert report["wrote"]["size"] == Path(f"out{suffix}").stat().st_size
     assert (report["fused"] is not None) == deploy
 
@@ -142,7 +144,7 @@ def test_convert_refuses_to_overwrite_and_leaves_the_file_alone(run, folder, cac
 
 
 def test_convert_refuses_weights_that_rounding_cannot_carry_and_writes_nothing(run, folder, cached):
-    arrays = {key: value.copy() for key, value in repvgg_zoo.load_checkpoint(cached).arrays.items()}
+    arrays = {key: value.copy() for key, value in repvgg_zoo.load_checkpoint(cached).state_dict.items()}
     # Branches of 1e9 that cancel: float32 keeps 7 digits of each, and the sum needs more.
     block = "stage2.1."
     arrays[f"{block}rbr_1x1.bn.bias"] += np.float32(1e12)
@@ -164,7 +166,7 @@ def test_convert_refuses_weights_that_rounding_cannot_carry_and_writes_nothing(r
     [
         (["n0.pkl", "out.bin"], 2, "cannot tell the format"),
         (["n0.pkl", "nowhere/out.pkl"], 2, "not a folder"),
-        (["n0.pkl", "out.pkl", "--from-layout", "keras"], 2, "no layout is called 'keras'"),
+        (["n0.pkl", "out.pkl", "--from-layout", "keras"], 2, "'keras' is not a known layout"),
         (["n0.pkl", "out.pkl", "--from-layout", "timm"], 6, "layout"),
         (["junk.pkl", "out.pkl"], 6, "junk.pkl"),
         (["./missing.pkl", "out.pkl"], 6, "missing.pkl"),

@@ -27,7 +27,7 @@ variants:
         file: {{name: t.safetensors, sources: [t.safetensors], sha256: "{sha256}"}}
         publisher: a test
         format: safetensors
-        layout: native
+        layout: canonical
         form: deploy
         num_classes: {num_classes}
         license: MIT

@@ -1,4 +1,4 @@
-"""fuse_arrays takes whole blocks or none: a wrong branch would leave no trace in the fused kernel."""
+"""fuse_state_dict takes whole blocks or none: a wrong branch would leave no trace in the fused kernel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from repvgg_zoo.errors import EquivalenceError
 from repvgg_zoo.models import RepVGG, RepVGGplus
 from repvgg_zoo.registry.specs import SESpec
-from repvgg_zoo.reparam.fusion import BN_TENSORS, BRANCHES, IDENTITY, fuse_arrays
+from repvgg_zoo.reparam.fusion import BN_TENSORS, BRANCHES, IDENTITY, fuse_state_dict
 
 from ..networks import randomised
 
@@ -24,13 +24,13 @@ def arrays():
 def test_a_branch_that_lacks_a_tensor_is_refused(arrays, key):
     name = f"stage2.1.{key}"
     with pytest.raises(EquivalenceError) as caught:
-        fuse_arrays({other: value for other, value in arrays.items() if other != name})
+        fuse_state_dict({other: value for other, value in arrays.items() if other != name})
     assert caught.value.actual == [f"{name} is missing"]
 
 
 def test_an_identity_branch_that_is_missing_altogether_is_refused(arrays):
     with pytest.raises(EquivalenceError) as caught:
-        fuse_arrays({key: value for key, value in arrays.items() if not key.startswith("stage3.2.rbr_identity")})
+        fuse_state_dict({key: value for key, value in arrays.items() if not key.startswith("stage3.2.rbr_identity")})
     assert caught.value.actual == [f"stage3.2.rbr_identity.{name} is missing" for name in BN_TENSORS]
 
 
@@ -39,7 +39,7 @@ def test_an_identity_branch_where_none_belongs_is_refused(arrays, block):
     channels = arrays[f"{block}.rbr_dense.bn.weight"].size
     extra = {f"{block}.rbr_identity.{name}": np.ones(channels, np.float32) for name in BN_TENSORS}
     with pytest.raises(EquivalenceError, match="has no identity branch") as caught:
-        fuse_arrays({**arrays, **extra})
+        fuse_state_dict({**arrays, **extra})
     assert all(any(problem.startswith(key) for problem in caught.value.actual) for key in extra)
 
 
@@ -67,19 +67,19 @@ def test_a_tensor_of_another_shape_is_refused_and_named(arrays, key, shape):
     name = f"stage2.1.{key}"
     assert arrays["stage2.1.rbr_identity.weight"].shape == (32,)
     with pytest.raises(EquivalenceError, match="shape") as caught:
-        fuse_arrays({**arrays, name: np.ones(shape, np.float32)})
+        fuse_state_dict({**arrays, name: np.ones(shape, np.float32)})
     assert [problem for problem in caught.value.actual if problem.startswith(f"{name} of shape {shape}")]
 
 
 def test_both_shapes_of_a_bn_tensor_fuse_to_the_same_numbers(arrays):
     held = {key: value.reshape(1, -1, 1, 1) if ".bn." in key else value for key, value in arrays.items()}
-    expected = fuse_arrays(arrays)
-    for key, value in fuse_arrays(held).items():
+    expected = fuse_state_dict(arrays)
+    for key, value in fuse_state_dict(held).items():
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 
 def test_the_second_half_of_stage_3_begins_with_an_identity_branch():
     arrays = randomised(RepVGGplus((1, 1, 4, 1), (0.25,) * 4, se=SESpec("after_relu", 4), num_classes=10)).state_dict()
-    fuse_arrays(arrays)
+    fuse_state_dict(arrays)
     with pytest.raises(EquivalenceError, match=r"stage3_second\.blocks\.0\.rbr_identity\.weight is missing"):
-        fuse_arrays({key: value for key, value in arrays.items() if "stage3_second.blocks.0.rbr_id" not in key})
+        fuse_state_dict({key: value for key, value in arrays.items() if "stage3_second.blocks.0.rbr_id" not in key})

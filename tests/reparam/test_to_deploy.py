@@ -15,7 +15,7 @@ from repvgg_zoo.errors import ArgumentError, EquivalenceError, FormError
 from repvgg_zoo.models import RepVGG, RepVGGBlock, RepVGGplus
 from repvgg_zoo.registry.specs import SESpec
 from repvgg_zoo.reparam.equivalence import compare_forms
-from repvgg_zoo.reparam.fusion import fuse_arrays
+from repvgg_zoo.reparam.fusion import fuse_state_dict
 from repvgg_zoo.reparam.to_deploy import to_deploy
 
 from ..networks import fill, randomised
@@ -64,7 +64,7 @@ def test_the_result_has_exactly_the_tensors_of_a_network_built_for_deployment(ne
 def test_fused_arrays_are_those_of_the_converted_network():
     for network in (randomised(RepVGG(**TINY, groups=2)), randomised(RepVGGplus(**TINY, se=SES[2]))):
         expected = to_deploy(network).state_dict()
-        fused = fuse_arrays(network.state_dict())
+        fused = fuse_state_dict(network.state_dict())
         assert set(fused) == set(expected)
         assert all(np.array_equal(fused[key], expected[key]) for key in fused)
 
@@ -172,8 +172,8 @@ def test_a_kernel_too_large_for_float16_is_refused():
 
 def test_float16_weights_are_fused_in_float32_and_stored_as_float16():
     block = randomised(RepVGGBlock(8, 8))
-    exact = fuse_arrays(block.state_dict())
-    half = fuse_arrays({key: value.astype(np.float16) for key, value in block.state_dict().items()})
+    exact = fuse_state_dict(block.state_dict())
+    half = fuse_state_dict({key: value.astype(np.float16) for key, value in block.state_dict().items()})
     for key, value in half.items():
         assert value.dtype == np.float16
         # Each source tensor and the result are rounded to 2**-11 of their size; four of them meet in a kernel.

@@ -6,4 +6,4 @@ from repvgg_zoo.checkpoints import LAYOUTS
 
 HEAD = ("linear.hidden", "linear.classes")
 
-two_layer = replace(LAYOUTS["native"], heads={name: name for name in HEAD})
+two_layer = replace(LAYOUTS["canonical"], head_names={name: name for name in HEAD})

@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     prepare_megengine()
-    from ...reparam.check import BLOCK_BOUNDS
     from ...reparam.equivalence import compare_forms
+    from ...reparam.fusion import BLOCK_BOUNDS
 
     model, weights = built(args)
     report = compare_forms(model)
@@ -70,9 +70,9 @@ def built(args: argparse.Namespace) -> Any:
 
     if is_path(args.model):
         from ...checkpoints import load_checkpoint
-        from ...checkpoints.identify import variant_of
+        from ...checkpoints.identify import identify_variant
 
-        spec = variant_of(load_checkpoint(Path(args.model)))
+        spec = identify_variant(load_checkpoint(Path(args.model)))
         return create(spec.name, checkpoint=args.model), args.model
     from ...registry.api import find_model
     from ...registry.names import find_checkpoint

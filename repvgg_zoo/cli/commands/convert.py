@@ -29,15 +29,19 @@ EXAMPLES = (
     "repvgg-zoo convert RepVGG_N0.digits n0-timm.safetensors --layout timm --check",
     "repvgg-zoo convert n0.pkl n0-deploy.safetensors --deploy --force --json",
 )
-LAYOUTS = ("native", "official", "timm", "openmmlab", "basecls")
-FORMATS = ("safetensors", "megengine")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ...checkpoints.save import FORMAT_SUFFIXES, WRITABLE_LAYOUTS
+
     parser.add_argument("source", metavar="SOURCE", help="a checkpoint file, or NAME or NAME.TAG of the registry")
     parser.add_argument("out", type=Path, metavar="OUT", help="the file to write")
-    parser.add_argument("--layout", choices=LAYOUTS, default="native", help="whose keys and shapes (default: native)")
-    parser.add_argument("--format", choices=FORMATS, help="default: by OUT's suffix, .safetensors or .pkl")
+    parser.add_argument(
+        "--layout", choices=WRITABLE_LAYOUTS, default="canonical", help="whose keys and shapes (default: canonical)"
+    )
+    parser.add_argument(
+        "--format", choices=list(FORMAT_SUFFIXES), help="default: by OUT's suffix, .safetensors or .pkl"
+    )
     parser.add_argument("--deploy", action="store_true", help="re-parameterise: write the deploy form")
     parser.add_argument("--from-layout", metavar="LAYOUT", help="SOURCE's layout; recognised from its keys otherwise")
     parser.add_argument("--check", action="store_true", help="read OUT back and compare it bit for bit")
@@ -47,20 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ...checkpoints import load_checkpoint, save_checkpoint
-    from ...checkpoints.save import SUFFIXES
+    from ...checkpoints.save import output_format
 
     if args.out.exists() and not args.force:
         raise ArgumentError(f"{args.out} exists already", path=args.out, hint="--force overwrites it")
     source, layout = resolved(args)
     checkpoint = load_checkpoint(source, layout=layout)
-    read = described(source, checkpoint.format, checkpoint.layout, checkpoint.form, checkpoint.arrays)
+    read = described(source, checkpoint.format, checkpoint.layout, checkpoint.form, checkpoint.state_dict)
     read["skipped"] = [{"key": key, "why": why} for key, why in checkpoint.report.skipped]
     read["reshaped"], read["transposed"] = len(checkpoint.report.reshaped), len(checkpoint.report.transposed)
     fusion = fuse(checkpoint) if args.deploy and checkpoint.form == "train" else None
-    arrays = checkpoint.arrays if fusion is None else fusion.arrays
+    arrays = checkpoint.state_dict if fusion is None else fusion.arrays
     form = "deploy" if args.deploy else checkpoint.form
     save_checkpoint(args.out, arrays, layout=args.layout, format=args.format)
-    format = args.format or SUFFIXES[args.out.suffix.lower()]
+    format = output_format(args.out, args.format)
     wrote = described(args.out, format, args.layout, form, arrays)
     if args.check:
         check(args.out, args.layout, arrays)
@@ -91,13 +95,12 @@ class Fusion:
 
 def fuse(checkpoint: Checkpoint) -> Fusion:
     """Re-parameterises; raises EquivalenceError if a block changes its output by more than rounding does."""
-    from ...reparam.check import bound_of, fusion_errors
-    from ...reparam.fusion import fuse_arrays
+    from ...reparam.fusion import block_bound, fuse_state_dict, fusion_errors
 
-    arrays = fuse_arrays(checkpoint.arrays)
-    errors = fusion_errors(checkpoint.arrays, arrays)
+    arrays = fuse_state_dict(checkpoint.state_dict)
+    errors = fusion_errors(checkpoint.state_dict, arrays)
     worst = max(errors, key=lambda block: errors[block])
-    bound = bound_of(arrays)
+    bound = block_bound(arrays)
     if not errors[worst] <= bound:
         raise EquivalenceError(
             f"block {worst} changes its output by {errors[worst]:.1e} of its scale when fused; nothing was written",
@@ -115,7 +118,7 @@ def check(path: Path, layout: str, arrays: Mapping[str, Any]) -> None:
 
     from ...checkpoints import load_checkpoint
 
-    again = load_checkpoint(path, layout=layout).arrays
+    again = load_checkpoint(path, layout=layout).state_dict
     different = [
         key
         for key in sorted({*arrays, *again})

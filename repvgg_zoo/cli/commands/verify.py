@@ -115,9 +115,9 @@ def of_file(path: Path) -> Dict[str, Any]:
         "format": checkpoint.format,
         "layout": checkpoint.layout,
         "form": checkpoint.form,
-        "arrays": len(checkpoint.arrays),
-        "numbers": sum(int(array.size) for array in checkpoint.arrays.values()),
-        "dtypes": sorted({array.dtype.name for array in checkpoint.arrays.values()}),
+        "arrays": len(checkpoint.state_dict),
+        "numbers": sum(int(array.size) for array in checkpoint.state_dict.values()),
+        "dtypes": sorted({array.dtype.name for array in checkpoint.state_dict.values()}),
         "skipped": dict(checkpoint.report.skipped),
     }
     if known:

@@ -1,0 +1,121 @@
+"""Checkpoint: the value that travels from a file to a network, and what its keys say about its form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+from numpy.typing import NDArray
+
+from ..errors import LayoutError
+from .layouts import AUXILIARY_HEADS, BLOCK, BN_TENSORS, has_identity
+
+BRANCHES = ("rbr_dense.", "rbr_1x1.", "rbr_identity.")
+REPARAM = ("rbr_reparam.weight", "rbr_reparam.bias")
+MAX_LISTED = 10
+MAX_KEY_CHARS = 120  # of a key in a message; the longest one of any publisher has 40
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a file's arrays: canonical keys, and for ``skipped`` (the file's key, why)."""
+
+    loaded: Tuple[str, ...]
+    skipped: Tuple[Tuple[str, str], ...] = ()
+    reshaped: Tuple[str, ...] = ()
+    transposed: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The weights of one file by canonical key and in canonical shape (see ``layouts``), with the file's dtypes.
+
+    ``form`` is "train" or "deploy"; ``layout`` and ``format`` are the file's. ``source_sha256`` is the digest of the
+    file where it was verified, else None. Arrays may be read-only. ``canonicalize``, ``fuse`` and ``adapt`` return such
+    a value without changing their arguments.
+    """
+
+    state_dict: Mapping[str, NDArray[Any]] = field(repr=False)
+    form: str
+    layout: str
+    format: str
+    path: str
+    report: LoadReport = field(repr=False)
+    source_sha256: Optional[str] = None
+
+
+def detect_form(state_dict: Mapping[str, NDArray[Any]]) -> Tuple[str, Dict[str, str]]:
+    """Return "train" or "deploy", and the canonical keys that this form does not need, each with the reason.
+
+    Raises LayoutError, which names blocks, if they are not all of one form, or if there is none.
+    """
+    blocks: Dict[str, List[str]] = {}
+    for key in state_dict:
+        match = BLOCK.match(key)
+        if match:
+            blocks.setdefault(match.group(1), []).append(key[match.end() :])
+    forms: Dict[str, List[str]] = {"train": [], "deploy": []}
+    redundant: Dict[str, str] = {}
+    for block, names in blocks.items():
+        form, unused, reason = classify_block(block, names)
+        if form is not None:
+            forms[form].append(block)
+        redundant.update((f"{block}.{name}", reason) for name in unused)
+    _check_single_form(forms, state_dict)
+    if forms["train"]:
+        return "train", redundant
+    # Converters that only know blocks leave RepVGGplus's auxiliary heads in the file.
+    heads = tuple(f"{head}." for head in AUXILIARY_HEADS)
+    redundant.update((key, "only training needs it") for key in state_dict if key.startswith(heads))
+    return "deploy", redundant
+
+
+def classify_block(block: str, names: Sequence[str]) -> Tuple[Optional[str], List[str], str]:
+    """Return the form of a block, the tensors that this form does not need, and why; None if it has no convolution.
+
+    Some publishers keep a block's branches beside its fused convolution. Complete branches are then used, since the
+    convolution can be computed from them; otherwise a complete convolution is.
+    """
+    branches = [name for name in names if name.startswith(BRANCHES)]
+    reparam = [name for name in names if name in REPARAM]
+    if not branches:
+        return ("deploy" if reparam else None), [], ""
+    if not reparam:
+        return "train", [], ""
+    if _is_complete(block, branches) or len(reparam) < len(REPARAM):
+        return "train", reparam, "the block's branches are in the file and are used instead"
+    return "deploy", branches, "the block's branches are incomplete, so its fused convolution is used"
+
+
+def format_keys(keys: Sequence[str], max_listed: int = MAX_LISTED) -> str:
+    """Return the first keys for a message: they come from the file, and may be long or hold control characters."""
+    printable = (
+        key if key.isprintable() and len(key) <= MAX_KEY_CHARS else f"{key[:MAX_KEY_CHARS]!r}..."
+        for key in keys[:max_listed]
+    )
+    return ", ".join(printable) + (f" and {len(keys) - max_listed} more" if len(keys) > max_listed else "")
+
+
+def _check_single_form(forms: Mapping[str, List[str]], state_dict: Mapping[str, NDArray[Any]]) -> None:
+    train, deploy = forms["train"], forms["deploy"]
+    if train and deploy:
+        raise LayoutError(
+            f"some blocks have branches ({format_keys(train, 3)}), others are fused ({format_keys(deploy, 3)})",
+            actual=dict(forms),
+            hint="save the network either before re-parameterizing it or after all of its blocks are",
+        )
+    if not train and not deploy:
+        raise LayoutError(
+            f"the file has no RepVGG block, only {format_keys(list(state_dict))}",
+            actual=list(state_dict),
+            hint="pass a file that holds the whole network",
+        )
+
+
+def _is_complete(block: str, branches: Iterable[str]) -> bool:
+    """Return whether all tensors of all branches that ``block`` must have are present."""
+    required = {f"{branch}.conv.weight" for branch in ("rbr_dense", "rbr_1x1")}
+    required |= {f"{branch}.bn.{name}" for branch in ("rbr_dense", "rbr_1x1") for name in BN_TENSORS}
+    if has_identity(block):
+        required |= {f"rbr_identity.{name}" for name in BN_TENSORS}
+    return required <= set(branches)
