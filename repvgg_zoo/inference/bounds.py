@@ -34,14 +34,14 @@ def check_bounds(plan: ExecutionPlan) -> None:
 
 
 def used_spans(plan: ExecutionPlan, index: int, memory: Memory) -> Mapping[str, Span]:
-    """Return what a call reads and writes of floats, by argument, if all of it is in the plan's arrays."""
+    """Return the floats that a call reads and writes, by argument; raise BoundsError if they are not in one array."""
     checker = _CallChecker(plan, index, memory)
     _CHECKS[plan.calls[index].kernel](checker)
     return checker.spans
 
 
 class _Region(NamedTuple):
-    """Memory of one array, or of arrays that overlap: the addresses of its first byte, and after its last."""
+    """The addresses of one array, or of several that overlap: from ``start`` up to ``stop``."""
 
     start: int
     stop: int
@@ -49,7 +49,7 @@ class _Region(NamedTuple):
 
 
 class Memory:
-    """The regions of arrays, in order of address."""
+    """The address ranges of arrays, sorted."""
 
     def __init__(self, arrays: Sequence[NDArray[Any]]) -> None:
         self._regions: List[_Region] = []
@@ -63,7 +63,7 @@ class Memory:
         self._starts = [region.start for region in self._regions]
 
     def find(self, address: int) -> Optional[_Region]:
-        """Return the region that an address is in, or else the last one before it."""
+        """Return the last region that begins at or before an address, or None."""
         index = bisect.bisect_right(self._starts, address) - 1
         return None if index < 0 else self._regions[index]
 
@@ -75,7 +75,7 @@ def _extent(array: NDArray[Any]) -> Tuple[int, int]:
 
 
 class _CallChecker:
-    """The arguments of one call, with checks of what they point to."""
+    """The arguments of one call, and checks of the memory that they point to."""
 
     def __init__(self, plan: ExecutionPlan, index: int, memory: Memory) -> None:
         call = plan.calls[index]
@@ -99,7 +99,7 @@ class _CallChecker:
         return value
 
     def floats(self, field: str, *spans: Span) -> None:
-        """Check the elements that are at all sums of one offset of each span."""
+        """Check that the elements whose offset is a sum of one offset from each span are in one array."""
         first, last = sum(span[0] for span in spans), sum(span[1] for span in spans)
         self.spans[field] = first, last
         if self._index == 0 and field == "x":  # the images, whose address is set before each run
@@ -109,7 +109,7 @@ class _CallChecker:
             self._region(field, np.float32, first, last)
 
     def table(self, field: str, count: int) -> NDArray[Any]:
-        """Return the first ``count`` integers of a table, which must be there."""
+        """Return the first ``count`` integers of a table, and check that it has as many."""
         region = self._region(field, np.int64, 0, count - 1)
         start = (self[field] - region.start) // 8
         values: NDArray[Any] = region.array.reshape(-1)[start : start + count]
@@ -117,12 +117,12 @@ class _CallChecker:
             raise self.error(f"{field} is not one array")
         return values
 
-    def require(self, condition: bool, what: str) -> None:
+    def require(self, condition: bool, message: str) -> None:
         if not condition:
-            raise self.error(what)
+            raise self.error(message)
 
-    def error(self, what: str) -> BoundsError:
-        return BoundsError(f"call {self._index} ({self._kernel}) of a plan: {what}; this is a bug in repvgg-zoo")
+    def error(self, message: str) -> BoundsError:
+        return BoundsError(f"call {self._index} ({self._kernel}) of a plan: {message}; this is a bug in repvgg-zoo")
 
     def _region(self, field: str, dtype: Any, first: int, last: int) -> _Region:
         address, size = self[field], np.dtype(dtype).itemsize
@@ -130,8 +130,8 @@ class _CallChecker:
         if region is None or region.array.dtype != dtype or address % size:
             raise self.error(f"{field} does not point to {np.dtype(dtype)}")
         if address + size * first < region.start or address + size * (last + 1) > region.stop:
-            first_there, last_there = (region.start - address) // size, (region.stop - address) // size - 1
-            raise self.error(f"{field} uses the elements {first} to {last} of those from {first_there} to {last_there}")
+            lowest, highest = (region.start - address) // size, (region.stop - address) // size - 1
+            raise self.error(f"{field} uses the elements {first} to {last} of those from {lowest} to {highest}")
         return region
 
 
@@ -152,7 +152,7 @@ def _check_igemm(call: _CallChecker) -> None:
     call.require(block_tiles[0] >= 0 and bool((np.diff(block_tiles) >= 0).all()), "block_tiles are not in order")
     m_tiles = call.table("m_tiles", int(block_tiles[-1]) + 1)
     sizes = np.diff(m_tiles)
-    call.require(m_tiles[0] >= 0 and bool(((sizes > 0) & (sizes <= call.mr)).all()), "m_tiles are of other sizes")
+    call.require(m_tiles[0] >= 0 and bool(((sizes > 0) & (sizes <= call.mr)).all()), "m_tiles have wrong sizes")
     rows = int(m_tiles[-1])
     call.require(rows > 0, "there are no rows")
     tap_offsets, a_offsets, c_offsets = (

@@ -1,7 +1,7 @@
 """The weights of a deploy-form RepVGG as plain arrays, layer by layer in the order in which they run.
 
-This is what lowering starts from. Lowering packs the arrays into memory that machine code reads without asking, so
-their shapes are checked here: against the variant where one is known, and always against one another.
+Lowering starts from this. It packs the arrays into memory that machine code reads without any check, so the shapes are
+checked here: against the variant where it is known, and always against one another.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def check_state_dict(
     problems = [
         *(f"missing: {key}" for key in missing),
         *(f"unexpected: {key}" for key in unexpected),
-        *(f"of another shape: {key} {actual} for {expected}" for key, expected, actual in mismatches),
+        *(f"wrong shape: {key} is {actual} but should be {expected}" for key, expected, actual in mismatches),
         *(f"not float32: {key} ({state_dict[key].dtype})" for key in not_float32),
     ]
     if problems:
@@ -136,9 +136,9 @@ def check_state_dict(
 
 
 def check_layers(weights: NetworkWeights, channels: Optional[int] = None) -> None:
-    """Raise StateError unless every layer takes what the layer before gives, and all arrays are float32.
+    """Raise StateError unless each layer fits the output of the previous one and all arrays are float32.
 
-    ``channels`` is the number that the images have, by default what the first layer takes.
+    ``channels`` is the number of channels of the images, by default that of the first layer.
     """
     problems = [] if weights.layers else ["there are no layers"]
     for index, layer in enumerate(weights.layers):
@@ -155,9 +155,9 @@ def _layer_problems(name: str, layer: ConvLayer, channels: Optional[int]) -> Lis
     expected = f"(groups, {outputs} / groups, {channels or 'inputs'} / groups, 3, 3)"
     problems = _array_problems(f"{name}'s bias", layer.bias, (outputs,))
     if kernel.ndim != 5 or kernel.shape[3:] != (3, 3) or layer.out_channels != outputs or 0 in kernel.shape:
-        return [*problems, f"{name}'s kernel is {kernel.shape} where {expected} is expected"]
+        return [*problems, f"{name}'s kernel is {kernel.shape} but should be {expected}"]
     if channels is not None and layer.in_channels != channels:
-        problems.append(f"{name}'s kernel takes {layer.in_channels} channels where there are {channels}")
+        problems.append(f"{name}'s kernel takes {layer.in_channels} channels, but its input has {channels}")
     problems += _array_problems(f"{name}'s kernel", kernel, kernel.shape)
     if layer.se is not None:
         problems += _linear_problems(f"{name}'s SE reduction", layer.se.down, inputs=outputs)
@@ -180,7 +180,7 @@ def _linear_problems(
 def _array_problems(name: str, array: NDArray[Any], shape: Tuple[int, ...]) -> List[str]:
     problems = []
     if array.shape != shape or 0 in shape:
-        problems.append(f"{name} is {array.shape} where {shape} is expected")
+        problems.append(f"{name} is {array.shape} but should be {shape}")
     if array.dtype != np.float32:
         problems.append(f"{name} is {array.dtype}, not float32")
     return problems

@@ -1,4 +1,4 @@
-"""lower: from the weights of a network to an execution plan: which kernels, on which memory, with which weights."""
+"""lower: turn the weights of a network into an execution plan: kernel calls, memory, and packed weights."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
 from .packing import aligned_copy, aligned_zeros, pack_conv_weights, pack_linear_weights, pack_winograd_weights, pad
 from .plan import ExecutionPlan
 
-# The cost model that decides between the convolution algorithms. The figures are of one core of a Zen 3; only their
-# ratio matters. An AVX-512 core (Emerald Rapids) does twice as many FMAs. There 90e9 and 10e9 choose the same
-# algorithms as these do, and 90e9 and 20e9 choose F(4x4) everywhere, which takes 16 to 25 % longer.
+# The cost model that selects a convolution's algorithm; only the ratio of the two figures matters. They were measured
+# on Zen 3. One core of an Emerald Rapids (AVX-512) does 90e9 to 100e9 FMAs a second: there 90e9 and 10e9 select the
+# same algorithms, while 90e9 and 20e9 select F(4x4) everywhere, which takes 16 to 25 % longer.
 FMA_PER_SECOND = 45e9  # on one core
 WEIGHT_BANDWIDTH = 5e9  # bytes of weights a second that are streamed beside the arithmetic, by all cores together
 
-MC = 96  # rows of an igemm convolution that are computed with each panel of weights before the next panel
+MC = 96  # rows of an igemm convolution that are multiplied with one panel of weights before the next one
 
-WINOGRAD_CHUNK_BYTES = 1 << 20  # of V and M together, which should stay in the cache that is near the core
-MIN_TILES_PER_CHUNK = 64  # but the weights should not be streamed again for fewer tiles than these
+WINOGRAD_CHUNK_BYTES = 1 << 20  # of V and M together, so that they stay in the second-level cache
+MIN_TILES_PER_CHUNK = 64  # fewer would stream the weights too often
 
 
 @dataclass(frozen=True, eq=False)
 class ActivationBuffer:
-    """An activation (N, height, width, channels) in ``storage`` (N, H', W', C').
+    """An activation (N, height, width, channels) in ``storage`` (N, H', W', C'), padded with zeros.
 
-    It stands behind one row and one column of zeros and has zeros around it. C' is channels, rounded up to a multiple
-    of NR (for images, of UNROLLED).
+    One row and one column of zeros come before it, all that remains after it. C' is channels rounded up to a multiple
+    of NR, or of UNROLLED for the input images.
     """
 
     storage: NDArray[Any]
@@ -53,7 +53,7 @@ class ActivationBuffer:
 
     @property
     def interior(self) -> NDArray[Any]:
-        """A view (N, height, width, channels), without padding."""
+        """The activation without padding: a view (N, height, width, channels)."""
         return self.storage[:, 1 : self.height + 1, 1 : self.width + 1, : self.channels]
 
     def offsets(self, ys: Any, xs: Any) -> NDArray[Any]:
@@ -77,11 +77,11 @@ def lower(
     low_memory: bool = False,
     select_algorithm: Optional[AlgorithmSelector] = None,
 ) -> ExecutionPlan:
-    """Return the plan for images of ``shape`` (N, C, H, W) on so many threads.
+    """Return the plan for images of ``shape`` (N, C, H, W) on ``threads`` threads.
 
     With ``low_memory``, no convolution uses Winograd, whose weights take up to four times as much memory.
-    ``select_algorithm`` gets a convolution that Winograd can compute, and its output, in place of the cost model. Raise
-    StateError if the weights do not fit one another or the images.
+    ``select_algorithm`` replaces the cost model: it is called with each convolution that Winograd can compute and with
+    its output. Raise StateError if the weights do not fit one another or the images.
     """
     transforms = () if low_memory else WINOGRAD_TRANSFORMS
     by_cost = functools.partial(select_conv_algorithm, threads=threads, transforms=transforms)
@@ -123,7 +123,7 @@ class _Lowering:
             out = self._lower_layer(layer, x)
             if layer.feature is not None:
                 outputs[layer.feature] = out.interior
-            # The storage of an output must last; any other is free for the next layer but one.
+            # An output keeps its storage; any other can be used again by the layer after the next.
             if not any(x.storage.base is output.base for output in outputs.values()):
                 self._free_storages.setdefault((x.storage.shape, x.height, x.width), []).append(x.storage)
             x = out
@@ -312,12 +312,12 @@ class _Lowering:
         largest = max(transform.m for transform in WINOGRAD_TRANSFORMS)
         sides = (_round_up(size, largest) + 2 for size in (height, width))
         shape = (self._images, *sides, _round_up(channels, multiple))
-        # Only a storage of the same height and width has its zeros where they are needed.
+        # Only a storage of the same height and width has zeros where the padding must be.
         free = self._free_storages.get((shape, height, width))
         return ActivationBuffer(free.pop() if free else aligned_zeros(shape), height, width, channels)
 
     def _workspace(self, name: str, size: int) -> NDArray[Any]:
-        """Return memory that all layers share, since no two of them use it at once."""
+        """Return memory that all layers share: no two of them use it at the same time."""
         if name not in self._workspaces or self._workspaces[name].size < size:
             self._workspaces[name] = aligned_zeros((size,))
         return self._workspaces[name]

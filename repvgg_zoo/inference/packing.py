@@ -1,4 +1,4 @@
-"""Memory for the kernels, and weights packed into it as they read them."""
+"""Memory for the kernels, and weights packed into it in the order in which they are read."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ HUGE_PAGE_BYTES = 1 << 21
 def pack_conv_weights(kernel: NDArray[Any], in_channels: int, out_channels: int) -> NDArray[Any]:
     """Return a kernel (groups, O, I, 3, 3) as (groups, panels, 9, I, NR), padded with zeros; it may be a view.
 
-    ``in_channels`` and ``out_channels`` are those of all groups after padding. Groups that are not whole panels become
-    one group with zeros between them.
+    ``in_channels`` and ``out_channels`` are the padded numbers of all groups together. Groups that do not fill whole
+    panels are packed as one dense group, with zeros where they are not connected.
     """
     groups, outs, ins = kernel.shape[:3]
     if groups > 1 and (outs % NR or ins % UNROLLED):

@@ -35,7 +35,7 @@ class ExecutionPlan:
     arrays: List[NDArray[Any]] = field(default_factory=list)
 
     def emit_call(self, kernel: str, **arguments: Any) -> None:
-        """Append a call; arrays become addresses, and are kept."""
+        """Append a call; an array is kept in ``arrays`` and passed as its address."""
         values = []
         for name in FIELDS[kernel]:
             value = arguments.pop(name)

@@ -1,4 +1,4 @@
-"""What a network computes, in float64 and by the definition, and random weights to compute with."""
+"""A reference implementation in float64, written as the definition, and random weights for it."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def test_layers_of_another_dtype_are_refused(path, dtype):
 
 
 def test_images_of_other_channels_and_no_layers_at_all_are_refused():
-    with pytest.raises(StateError, match="takes 3 channels where there are 4"):
+    with pytest.raises(StateError, match="takes 3 channels, but its input has 4"):
         check_layers(random_weights(3, LAYERS), 4)
     with pytest.raises(StateError, match="no layers"):
         check_layers(random_weights(3, [], 5))

@@ -35,9 +35,9 @@ AVX2 = MicrokernelConfig(vector_width=8, mr=6, nr_panels=1)  # 12 accumulators, 
 # only, and processors that issue two of them at once wait for their loads.
 AVX512 = MicrokernelConfig(vector_width=16, mr=8, nr_panels=2)
 
-# Indirect GEMM (XNNPACK's igemm). For each group, c[row] = a[row] @ w + bias, maybe with ReLU. A row of a is ``ks``
-# pieces of ``kc`` floats, at tap_offsets from the row's own offset. w is (groups, panels, ks, kc, NR). The rows are cut
-# into m_blocks, for each of which all weights of a panel are used, and those into m_tiles of at most MR rows.
+# Indirect GEMM (XNNPACK's igemm): for each group, c[row] = a[row] @ w + bias, with ReLU if asked for. A row of a is
+# ``ks`` pieces of ``kc`` floats, at tap_offsets from the row's own offset. w is (groups, panels, ks, kc, NR). The rows
+# are cut into m_blocks, each of which uses all weights of a panel, and those into m_tiles of at most MR rows.
 IGEMM = (
     *("a", "w", "bias", "c", "kc", "ks", "tap_offsets", "groups", "a_group_offsets", "c_group_offsets"),
     *("panels", "a_offsets", "c_offsets", "m_tiles", "m_blocks", "block_tiles", "bias_stride", "relu"),
@@ -51,7 +51,7 @@ OUTPUT_TRANSFORM = (
 NCHW_TO_NHWC = (*("x", "images", "height", "width", "channels", "out", "image_stride", "row_stride", "pixel_stride"),)
 GLOBAL_AVG_POOL = ("x", "images", "height", "width", "channels", "image_stride", "row_stride", "out")
 SIGMOID = ("x", "count")  # in place
-# x times scale (N, C), maybe with ReLU, in place.
+# x times scale (N, C), with ReLU if asked for, in place.
 CHANNEL_SCALE = ("x", "images", "height", "width", "channels", "image_stride", "row_stride", "scale", "relu")
 FIELDS: Dict[str, Tuple[str, ...]] = {
     "igemm": IGEMM,
