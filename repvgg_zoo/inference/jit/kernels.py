@@ -2,7 +2,6 @@
 
 Activations are NHWC, with a border of zeros. Every kernel is ``void(arguments, thread, threads)`` and does its share of
 the work. Its arguments are 64-bit integers, named in ``FIELDS``: addresses in bytes, offsets and strides in floats.
-``run`` executes a list of kernel calls together with its partner threads; after each call they wait for one another.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 from llvmlite import ir as llvm_ir
 
-from .ir_builder import CACHE_LINE_FLOATS, F32, F32_PTR, I64, I64_PTR, KernelBuilder
+from .ir_builder import CACHE_LINE_FLOATS, F32, F32_PTR, I64, I64_PTR, KERNEL_TYPE, KernelBuilder
+from .run import emit_run
 from .winograd import WINOGRAD_TRANSFORMS, WinogradTransform
 
 NR = 16  # columns (output channels) of a panel of packed weights
 UNROLLED = 4  # steps of the innermost loop over kc that are written out
-SPIN_COUNT = 2000  # spins at the barrier before a thread calls sched_yield
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,12 @@ IGEMM = (
     *("panels", "a_offsets", "c_offsets", "m_tiles", "m_blocks", "block_tiles", "bias_stride", "relu"),
 )
 # Winograd: tiles of x to V (num_elements, tiles, channels), and M, of the same shape, to tiles of the output.
-INPUT_TRANSFORM = (*("x", "tile_offsets", "row_stride", "pixel_stride", "out", "tiles", "channels", "element_stride"),)
+INPUT_TRANSFORM = ("x", "tile_offsets", "row_stride", "pixel_stride", "out", "tiles", "channels", "element_stride")
 OUTPUT_TRANSFORM = (
     *("x", "element_stride", "tiles", "channels", "bias", "relu", "out", "tile_offsets", "row_stride", "pixel_stride"),
     *("heights", "widths"),
 )
-NCHW_TO_NHWC = (*("x", "images", "height", "width", "channels", "out", "image_stride", "row_stride", "pixel_stride"),)
+NCHW_TO_NHWC = ("x", "images", "height", "width", "channels", "out", "image_stride", "row_stride", "pixel_stride")
 GLOBAL_AVG_POOL = ("x", "images", "height", "width", "channels", "image_stride", "row_stride", "out")
 SIGMOID = ("x", "count")  # in place
 # x times scale (N, C), with ReLU if asked for, in place.
@@ -63,7 +62,6 @@ FIELDS: Dict[str, Tuple[str, ...]] = {
     "channel_scale": CHANNEL_SCALE,
 }
 
-_KERNEL = llvm_ir.FunctionType(llvm_ir.VoidType(), [I64_PTR, I64, I64])
 Begin = Callable[..., KernelBuilder]  # begins a function of the module
 
 
@@ -79,7 +77,7 @@ def build_module(config: MicrokernelConfig) -> llvm_ir.Module:
     for transform in WINOGRAD_TRANSFORMS:
         _emit_input_transform(begin, transform)
         _emit_output_transform(begin, transform)
-    for emit in (_emit_nchw_to_nhwc, _emit_global_avg_pool, _emit_sigmoid, _emit_channel_scale, _emit_run):
+    for emit in (_emit_nchw_to_nhwc, _emit_global_avg_pool, _emit_sigmoid, _emit_channel_scale, emit_run):
         emit(begin)
     return module
 
@@ -149,7 +147,7 @@ def _emit_igemm_microkernel(begin: Begin, mr: int, nr_panels: int) -> llvm_ir.Fu
 
 def _emit_igemm(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.Function]]) -> None:
     """Emit the loops around the microkernels; ``microkernels[i][j]`` is the one for i + 1 panels and j + 1 rows."""
-    b = begin("igemm", _KERNEL, IGEMM)
+    b = begin("igemm", KERNEL_TYPE, IGEMM)
     kc, ks, panels, m_blocks = (b.arg_i64(name) for name in ("kc", "ks", "panels", "m_blocks"))
     relu, bias_stride = b.arg_i64("relu"), b.arg_i64("bias_stride")
     a, w, bias, c = (b.arg_f32_ptr(name) for name in ("a", "w", "bias", "c"))
@@ -248,7 +246,7 @@ def _dispatch_microkernel(
 
 def _emit_input_transform(begin: Begin, transform: WinogradTransform) -> None:
     """Emit V = B^T d B for tiles of m x m pixels with one more on each side."""
-    b = begin(f"input_transform_{transform.m}", _KERNEL, INPUT_TRANSFORM)
+    b = begin(f"input_transform_{transform.m}", KERNEL_TYPE, INPUT_TRANSFORM)
     x, out, tile_offsets = b.arg_f32_ptr("x"), b.arg_f32_ptr("out"), b.arg_i64_ptr("tile_offsets")
     names = ("row_stride", "pixel_stride", "element_stride", "channels")
     row_stride, pixel_stride, element_stride, channels = (b.arg_i64(name) for name in names)
@@ -269,7 +267,7 @@ def _emit_input_transform(begin: Begin, transform: WinogradTransform) -> None:
 
 def _emit_output_transform(begin: Begin, transform: WinogradTransform) -> None:
     """Emit Y = A^T M A for tiles of m x m pixels, without those beyond the image."""
-    b = begin(f"output_transform_{transform.m}", _KERNEL, OUTPUT_TRANSFORM)
+    b = begin(f"output_transform_{transform.m}", KERNEL_TYPE, OUTPUT_TRANSFORM)
     x, bias, out = (b.arg_f32_ptr(name) for name in ("x", "bias", "out"))
     tile_offsets, heights, widths = (b.arg_i64_ptr(name) for name in ("tile_offsets", "heights", "widths"))
     names = ("row_stride", "pixel_stride", "element_stride", "channels")
@@ -301,7 +299,7 @@ def _emit_output_transform(begin: Begin, transform: WinogradTransform) -> None:
 
 
 def _emit_nchw_to_nhwc(begin: Begin) -> None:
-    b = begin("nchw_to_nhwc", _KERNEL, NCHW_TO_NHWC)
+    b = begin("nchw_to_nhwc", KERNEL_TYPE, NCHW_TO_NHWC)
     x, out = b.arg_f32_ptr("x"), b.arg_f32_ptr("out")
     height, width, channels = (b.arg_i64(name) for name in ("height", "width", "channels"))
     image_stride, row_stride, pixel_stride = (
@@ -320,7 +318,7 @@ def _emit_nchw_to_nhwc(begin: Begin) -> None:
 
 
 def _emit_global_avg_pool(begin: Begin) -> None:
-    b = begin("global_avg_pool", _KERNEL, GLOBAL_AVG_POOL)
+    b = begin("global_avg_pool", KERNEL_TYPE, GLOBAL_AVG_POOL)
     x, out = b.arg_f32_ptr("x"), b.arg_f32_ptr("out")
     height, width, channels = (b.arg_i64(name) for name in ("height", "width", "channels"))
     image_stride, row_stride = b.arg_i64("image_stride"), b.arg_i64("row_stride")
@@ -349,7 +347,7 @@ def _emit_global_avg_pool(begin: Begin) -> None:
 
 
 def _emit_sigmoid(begin: Begin) -> None:
-    b = begin("sigmoid", _KERNEL, SIGMOID)
+    b = begin("sigmoid", KERNEL_TYPE, SIGMOID)
     x, one = b.arg_f32_ptr("x"), llvm_ir.Constant(F32, 1.0)
     with b.loop(*b.thread_range(b.arg_i64("count"))) as items:
         address = b.offset(x, items.index)
@@ -359,7 +357,7 @@ def _emit_sigmoid(begin: Begin) -> None:
 
 
 def _emit_channel_scale(begin: Begin) -> None:
-    b = begin("channel_scale", _KERNEL, CHANNEL_SCALE)
+    b = begin("channel_scale", KERNEL_TYPE, CHANNEL_SCALE)
     x, scale = b.arg_f32_ptr("x"), b.arg_f32_ptr("scale")
     height, width, channels = (b.arg_i64(name) for name in ("height", "width", "channels"))
     image_stride, row_stride = b.arg_i64("image_stride"), b.arg_i64("row_stride")
@@ -375,49 +373,3 @@ def _emit_channel_scale(begin: Begin) -> None:
                 product = b.ir.fmul(b.load_vector(address), b.load_vector(b.offset(scales, vectors.index)))
                 b.store_vector(b.clamp_min(product, lower), address)
     b.ir.ret_void()
-
-
-def _emit_run(begin: Begin) -> None:
-    """Emit ``void run(calls, count, thread, threads, barrier, yield_thread)``.
-
-    ``calls`` has the address of a kernel and that of its arguments for each call. ``barrier`` is two integers on cache
-    lines of their own, which begin as zeros: how many threads have arrived, and the generation.
-    """
-    yield_type = llvm_ir.FunctionType(llvm_ir.VoidType(), [])
-    types = [I64_PTR, I64, I64, I64, I64_PTR, yield_type.as_pointer()]
-    b = begin("run", llvm_ir.FunctionType(llvm_ir.VoidType(), types))
-    calls, count, thread, threads, barrier, yield_thread = b.args
-    arrivals, generation = barrier, b.offset(barrier, 8)
-    with b.loop(I64(0), count) as steps:
-        kernel = b.ir.inttoptr(b.load_i64(calls, b.ir.mul(steps.index, I64(2))), _KERNEL.as_pointer())
-        arguments = b.ir.inttoptr(b.load_i64(calls, b.ir.add(b.ir.mul(steps.index, I64(2)), I64(1))), I64_PTR)
-        b.ir.call(kernel, [arguments, thread, threads])
-        current = b.ir.load_atomic(generation, "acquire", 8)
-        ticket = b.ir.atomic_rmw("add", arrivals, I64(1), "acq_rel")
-        with b.ir.if_else(b.ir.icmp_signed("==", b.ir.add(ticket, I64(1)), threads)) as (last, others):
-            with last:
-                b.ir.store_atomic(I64(0), arrivals, "release", 8)
-                b.ir.store_atomic(b.ir.add(current, I64(1)), generation, "release", 8)
-            with others:
-                _spin_until_changed(b, generation, current, yield_thread)
-    b.ir.ret_void()
-
-
-def _spin_until_changed(b: KernelBuilder, address: Any, old: Any, yield_thread: Any) -> None:
-    """Emit a loop that reads an integer until it has changed, and calls ``yield_thread`` every SPIN_COUNT reads."""
-    before = b.ir.block
-    check, yield_, retry, exit_ = (b.function.append_basic_block() for _ in range(4))
-    b.ir.branch(check)
-    b.ir.position_at_end(check)
-    reads = b.ir.phi(I64)
-    reads.add_incoming(I64(1), before)
-    b.ir.cbranch(b.ir.icmp_signed("!=", b.ir.load_atomic(address, "acquire", 8), old), exit_, retry)
-    b.ir.position_at_end(retry)
-    next_reads = b.ir.add(reads, I64(1))
-    reads.add_incoming(next_reads, retry)
-    b.ir.cbranch(b.ir.icmp_signed("==", b.ir.srem(reads, I64(SPIN_COUNT)), I64(0)), yield_, check)
-    b.ir.position_at_end(yield_)
-    b.ir.call(yield_thread, [])
-    reads.add_incoming(next_reads, yield_)
-    b.ir.branch(check)
-    b.ir.position_at_end(exit_)
