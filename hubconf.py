@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Callable[..., Module]:
 
 
 def _entry(name: str) -> Callable[..., Module]:
-    from repvgg_zoo.cli.describe import page
+    from repvgg_zoo.cli.describe import describe
 
     def entry(
         pretrained: Union[bool, str] = False,
@@ -72,7 +72,7 @@ def _entry(name: str) -> Callable[..., Module]:
             **overrides,
         )
 
-    entry.__doc__ = page(_zoo.model_info(name))
+    entry.__doc__ = describe(_zoo.model_info(name))
     entry.__name__ = entry.__qualname__ = name
     return entry
 

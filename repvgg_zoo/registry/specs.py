@@ -1,7 +1,7 @@
 """The registry's data classes: what a variant is, and what each published checkpoint of it is.
 
 They are frozen, hold plain data, and define the grammar of registry.yaml: the parser follows their annotations, and the
-JSON Schema is generated from them.
+JSON Schema is generated from them. ``spec._replace(field=value)`` returns a changed copy.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 BACKENDS = ("pillow", "opencv")
 ROUNDINGS = ("floor", "round")
 
-# What a plug-in's builder is told beyond the fields that all variants have: names and values, as dict() takes them.
+# Arguments of a plug-in's builder besides the fields that all variants have: (name, value) pairs.
 Scalar = Union[str, int, float, bool]
 Options = Tuple[Tuple[str, Union[Scalar, Tuple[Scalar, ...]]], ...]
 
 
 class SESpec(NamedTuple):
-    """Squeeze-and-excitation in each block, the stem's included."""
+    """Squeeze-and-excitation in each block, including the stem."""
 
     position: str
     reduction: int
@@ -32,7 +32,7 @@ class Architecture(NamedTuple):
     """How a variant is built (paper, section 3.4 and table 3).
 
     ``groups`` applies to the layers with an even index, counted from the stem's 0 (paper, section 3.4). ``builder`` is
-    "repvgg", "repvggplus", or a plug-in's (``acme/name``), which may have ``options``: a mapping in the registry file,
+    "repvgg", "repvggplus", or a plug-in's (``acme/name``), which may take ``options``: a mapping in the registry file,
     (name, value) pairs here.
     """
 
@@ -48,14 +48,14 @@ class Architecture(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """A number for each form: parameters, or multiply-accumulates of convolutions and the head at ``image_size``."""
+    """Parameters of each form, or its multiply-accumulates (convolutions and head) for one image of ``image_size``."""
 
     train: int
     deploy: int
 
 
 class PaperResults(NamedTuple):
-    """What the paper or the official README states of a variant; top-1 in per cent."""
+    """Results of a variant in the paper or the official README; ``top1`` in per cent."""
 
     top1: float
     source: str
@@ -64,10 +64,10 @@ class PaperResults(NamedTuple):
 
 
 class Preprocessing(NamedTuple):
-    """How a picture becomes the network's input; ``mean`` and ``std`` are for values in 0..1, in ``color_order``.
+    """How an image becomes the network's input; ``mean`` and ``std`` are for values in 0..1, in ``color_order``.
 
-    ``resize_rounding`` is what the publisher does to the long side's length, ``crop_rounding`` to the crop's offset;
-    ``round`` takes halves to the even number, as Python's own does.
+    ``resize_rounding`` is how the publisher rounds the long side's length, ``crop_rounding`` the crop's offset;
+    ``round`` rounds halves to even, as Python does.
     """
 
     image_size: int
@@ -82,11 +82,11 @@ class Preprocessing(NamedTuple):
 
 
 class FileSpec(NamedTuple):
-    """One file, what proves it, and the sources that serve it, best first.
+    """A file, its integrity data, and the sources that serve it, best first.
 
     A source is a URL (``https:``, ``http:``, ``file:``), ``gdrive:<id>``, or a path relative to the registry file.
     Integrity is ``sha256`` (64 hex digits, with ``size`` in bytes), ``sha256_prefix`` (8 or more hex digits that the
-    publisher put into the file's name: finds damage, not tampering), or neither.
+    publisher put into the file's name: detects damage, not tampering), or neither.
     """
 
     name: str
@@ -102,12 +102,12 @@ class FileSpec(NamedTuple):
 
 
 class CheckpointSpec(NamedTuple):
-    """Published weights of one variant; ``variant`` and ``tag`` are its place in the registry.
+    """Published weights of one variant; ``variant`` and ``tag`` are its keys in the registry.
 
     ``layout`` names the publisher's keys, ``form`` is train or deploy, ``official_weights`` says whether these are the
     paper authors' weights (whoever converted them). ``top1`` and ``top5`` are per cent under ``preprocessing``, on the
     validation set of ``dataset``. ``labels`` are the names of the classes in the order of the logits; those of
-    ImageNet-1k need not be written. ``provenance`` says where each stated fact was read.
+    ImageNet-1k may be left out. ``provenance`` lists where the stated values were read.
     """
 
     variant: str
@@ -140,8 +140,8 @@ class ModelSpec(NamedTuple):
 
     ``params`` counts trainable numbers as the official code builds them; ``macs`` counts convolutions and the head
     for one image of ``architecture.image_size``. ``checkpoints`` are in the registry's order; ``default`` is the tag
-    that ``pretrained=True`` takes, or None with ``no_weights`` saying why: where the registry names none, it is the one
-    with the strongest integrity among those of the official weights, or among all if none are official.
+    that ``pretrained=True`` takes, or None, with the reason in ``no_weights``. If the registry does not set it, it is
+    the checkpoint with the strongest integrity among the official weights, or among all if none are official.
     """
 
     name: str
@@ -157,7 +157,7 @@ class ModelSpec(NamedTuple):
     notes: Optional[str] = None
 
     def checkpoint(self, tag: str) -> CheckpointSpec:
-        """The checkpoint with this tag; raises KeyError if there is none."""
+        """Return the checkpoint with this tag; raise KeyError if it does not exist."""
         for checkpoint in self.checkpoints:
             if checkpoint.tag == tag:
                 return checkpoint

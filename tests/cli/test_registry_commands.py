@@ -8,7 +8,7 @@ import pytest
 
 import repvgg_zoo
 from repvgg_zoo.cli.commands.list import front
-from repvgg_zoo.cli.describe import page
+from repvgg_zoo.cli.describe import describe
 
 
 def test_the_table_has_a_line_for_each_variant_and_fits_80_columns(run):
@@ -64,13 +64,13 @@ def test_the_front_holds_exactly_the_variants_that_no_other_beats(run):
     assert {"RepVGG_N0", "RepVGG_D2se", "RepVGG_A0", "RepVGGplus_L2pse"} <= set(names)
 
 
-def test_info_shows_the_registrys_page_wrapped_for_a_terminal(run):
+def test_info_describes_a_variant_wrapped_for_a_terminal(run):
     shown = run("info", "repvgg-a0")
-    wanted = page(repvgg_zoo.model_info("RepVGG_A0"))
-    assert shown.code == 0 and shown.out.split() == wanted.split()
+    expected = describe(repvgg_zoo.model_info("RepVGG_A0"))
+    assert shown.code == 0 and shown.out.split() == expected.split()
     prose, _, code = shown.out.partition("Example:")
     assert max(map(len, prose.splitlines())) <= 80
-    assert code == wanted.partition("Example:")[2], "a line of code that is broken does not run"
+    assert code == expected.partition("Example:")[2], "a line of code that is broken does not run"
 
 
 @pytest.mark.parametrize("name", [*repvgg_zoo.list_models(), "RepVGG_A0.timm", "d2se.openmmlab", "l2pse.official"])

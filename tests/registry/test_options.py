@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import repvgg_zoo
-from repvgg_zoo.cli.describe import page
+from repvgg_zoo.cli.describe import describe
 from repvgg_zoo.errors import RegistryError
 from repvgg_zoo.registry.parser import parse_registry, registry_from_mapping
 from repvgg_zoo.registry.specs import Architecture
@@ -87,10 +87,10 @@ def test_the_schema_knows_options():
     jsonschema.validate(yaml.safe_load(example.read_text()), schema)
 
 
-def test_the_page_of_help_names_the_builder_and_its_options():
+def test_a_description_names_the_builder_and_its_options():
     (model,) = parse_registry(with_options("{hidden: 32, act: relu}").encode()).models
-    assert "It is built by acme/head, with hidden 32, act relu." in page(model)
-    assert "built by" not in page(repvgg_zoo.model_info("RepVGG_A0"))
+    assert "It is built by acme/head, with hidden 32, act relu." in describe(model)
+    assert "built by" not in describe(repvgg_zoo.model_info("RepVGG_A0"))
 
 
 class TestMappings:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import repvgg_zoo
 from repvgg_zoo.registry.api import shipped_registry
-from tools.model_card import card
+from tools.model_card import model_card
 
 from ..hubconf.github import ROOT, GitHub
 
@@ -58,8 +58,8 @@ def table(section: str) -> List[List[str]]:
     return [[cell.strip() for cell in row] for row in rows]
 
 
-def test_it_is_what_the_registry_makes_today():
-    assert card(shipped_registry().models) == TEXT, f"run {COMMAND}"
+def test_it_is_generated_from_the_registry():
+    assert model_card(shipped_registry().models) == TEXT, f"run {COMMAND}"
 
 
 def test_its_file_has_a_name_of_that_hubs_form():

@@ -9,8 +9,8 @@ from typing import List
 
 from ...registry.api import find_model
 from ...registry.specs import CheckpointSpec, ModelSpec
-from .. import describe
 from ..console import paint, pairs, plain, show
+from ..describe import describe, format_checkpoint
 
 HELP = """
 What a variant is, what it costs, who published weights of it and how far each
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 def variant(model: ModelSpec) -> List[str]:
     """The registry's page of it, the first line in bold."""
-    first, *rest = describe.page(model).rstrip("\n").split("\n\n")
+    first, *rest = describe(model).rstrip("\n").split("\n\n")
     lines = [paint(first.partition("\n")[0], "bold"), *first.split("\n")[1:]]
     code = rest.index("Example:") if "Example:" in rest else len(rest)  # breaking its lines would break it
     for paragraph in rest[:code]:
@@ -66,7 +66,7 @@ def published(model: ModelSpec, checkpoint: CheckpointSpec) -> List[str]:
     return [
         paint(f"{checkpoint.name}{default} {model.name}", "bold"),
         "",
-        *(part for line in describe.described(checkpoint) for part in wrapped(line[2:])),
+        *(part for line in format_checkpoint(checkpoint) for part in wrapped(line[2:])),
         "",
         *pairs(facts),
         "sources, in the order in which they are tried:",
