@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
-        print(json.dumps(measure(**json.loads(options.child))))
+        print(json.dumps(measure(*json.loads(options.child))))
         return
     results = Results.resume(options.results, "loading")
     if results.rows_of("loading"):
