@@ -21,7 +21,7 @@ HOMES = [
 
 
 @pytest.mark.parametrize(("env", "home"), HOMES)
-def test_the_cache_lies_where_the_environment_says_or_under_megengines_home(env: dict, home: str) -> None:
+def test_the_cache_is_where_the_environment_says_or_in_megengines_home(env: dict, home: str) -> None:
     """A relative path is taken from the current folder."""
     assert read_settings(env).cache_dir == Path(os.path.abspath(os.path.expanduser(home)))  # noqa: PTH100, PTH111
 
@@ -73,7 +73,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         ("REPVGG_ZOO_HOME", "~nobody-has-this-name/x"),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_an_argument_error_with_a_hint(name: str, value: str) -> None:
+def test_an_invalid_setting_is_an_argument_error_with_a_hint(name: str, value: str) -> None:
     with pytest.raises(ArgumentError, match=name) as caught:
         read_settings({name: value})
     assert caught.value.hint

@@ -1,7 +1,7 @@
-"""Looking after a cache folder: list, remove, prune, verify.
+"""List, remove, prune and verify the files of a cache folder.
 
-Only regular files directly in the folder whose names the loader itself could have made are ever touched; links,
-subfolders and other people's files are not even looked at.
+Only regular files directly in the folder are considered, and only if the hub itself could have given them their names;
+links, subfolders and other people's files are ignored.
 """
 
 from __future__ import annotations
@@ -12,24 +12,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Collection, Iterable, List, Optional
 
-from repvgg_zoo.errors import ArgumentError
-from repvgg_zoo.registry.specs import FileSpec
-
+from .._atomic import TEMP_SUFFIX
 from .._digest import hash_file
+from ..errors import ArgumentError
+from ..registry.specs import FileSpec
 from . import cache
 from .clock import SYSTEM_CLOCK, Clock
 from .filenames import cache_filename, is_cache_filename
 from .partial import parse_partial_name, stale_partials
 
-MAX_AGE_DAYS = 7.0  # how long an unfinished download may wait to be taken up again
+MAX_AGE_DAYS = 7.0  # how long an unfinished download may wait to be resumed
 
-_LEFTOVER = re.compile(r"(?P<name>.+)\.stamp\.[0-9a-f]{12}\.new|u?[0-9a-f]{8,16}\.lock")
+_LOCK = re.compile(r"u?[0-9a-f]{8,16}\.lock")
+_TEMP_STAMP = re.compile(rf"\..+{re.escape(cache.STAMP_SUFFIX)}\.[0-9a-f]+{re.escape(TEMP_SUFFIX)}")
 
 
 @dataclass(frozen=True)
 class CachedFile:
-    """A file in a cache: ``kind`` is "file", "part" (unfinished) or "leftover"; ``modified`` in seconds since 1970.
+    """A file in a cache; ``size`` in bytes, ``modified`` in seconds since 1970.
 
+    ``kind`` is "file", "partial" (an unfinished download) or "stale" (a lock, or a stamp without its file).
     ``sha256`` and ``integrity`` are what its stamp says, if it has one.
     """
 
@@ -43,41 +45,41 @@ class CachedFile:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What ``verify`` says of one file: its digest now, and None or what is wrong."""
+    """The current digest of a file, and what is wrong with it, or None."""
 
-    entry: CachedFile
+    file: CachedFile
     sha256: str
     problem: Optional[str] = None
 
 
 def list_files(root: Path) -> List[CachedFile]:
-    """Everything in a cache folder that is the loader's, by name; an absent folder is an empty one."""
+    """Return the hub's files in a cache folder, sorted by name; nothing if the folder does not exist."""
     try:
         paths = sorted(root.iterdir())
     except OSError:
         return []
-    entries = (_entry(path) for path in paths)
-    return [entry for entry in entries if entry is not None]
+    files = (_cached_file(path) for path in paths)
+    return [file for file in files if file is not None]
 
 
 def remove(root: Path, names: Iterable[str], *, dry_run: bool = False) -> List[CachedFile]:
-    """Remove files, each named by its stored name, its key, or its own name; give what was (or would be) removed.
+    """Remove files, each named by its name in the cache, its key, or its own name; return what was removed.
 
-    Their stamps go too, and with them the recorded digests of unverified files. Raises ArgumentError, and removes
-    nothing, if a name fits no file.
+    Their stamps are removed as well, and with them the recorded digests of unverified files. With ``dry_run`` nothing
+    is removed. Raises ArgumentError, and removes nothing, if a name matches no file.
     """
-    files = [entry for entry in list_files(root) if entry.kind == "file"]
+    files = [file for file in list_files(root) if file.kind == "file"]
     chosen: List[CachedFile] = []
     for name in names:
-        fitting = [entry for entry in files if name in _names_of(entry.path)]
-        if not fitting:
+        matches = [file for file in files if name in _names_of(file.path)]
+        if not matches:
             raise ArgumentError(
                 f"no file in {root} is called {name!r}; nothing was removed",
-                hint="use a name as the listing of the cache shows it",
-                expected=[entry.path.name for entry in files],
+                hint="use a name from the listing of the cache",
+                expected=[file.path.name for file in files],
                 actual=name,
             )
-        chosen += [entry for entry in fitting if entry not in chosen]
+        chosen += [file for file in matches if file not in chosen]
     return _remove(chosen, dry_run)
 
 
@@ -89,57 +91,57 @@ def prune(
     dry_run: bool = False,
     clock: Clock = SYSTEM_CLOCK,
 ) -> List[CachedFile]:
-    """Remove what serves nobody; give what was (or would be) removed.
+    """Remove what is no longer needed, and return what was removed; with ``dry_run`` nothing is.
 
-    That is: unfinished downloads on which no process works and which nobody took up for ``days``, leftovers of that
-    age, and, if ``known`` is given, files that belong to none of its specs. A download that runs is left alone.
+    That is: partial files that no process writes and that nobody resumed for ``days``, stale files of that age, and,
+    if ``known`` is not None, files that belong to none of its specs. Running downloads are left alone.
     """
-    before = clock.time() - days * 86400
-    idle = set(stale_partials(root, None, None, clock))
-    wanted = None if known is None else {cache_filename(file) for file in known}
+    oldest = clock.time() - days * 86400
+    resumable = set(stale_partials(root, None, None, clock))
+    keep = None if known is None else {cache_filename(file) for file in known}
     chosen = []
-    for entry in list_files(root):
-        if entry.kind == "file":
-            useless = wanted is not None and entry.path.name not in wanted
-        elif entry.kind == "part":
-            useless = entry.path in idle and entry.modified <= before
+    for file in list_files(root):
+        if file.kind == "file":
+            obsolete = keep is not None and file.path.name not in keep
+        elif file.kind == "partial":
+            obsolete = file.path in resumable and file.modified <= oldest
         else:
-            useless = entry.modified <= before
-        if useless:
-            chosen.append(entry)
+            obsolete = file.modified <= oldest
+        if obsolete:
+            chosen.append(file)
     return _remove(chosen, dry_run)
 
 
 def verify(root: Path, *, dry_run: bool = False) -> List[VerifyResult]:
-    """Read every file and compare its digest with its name and its stamp.
+    """Hash every file and compare its digest with its name and its stamp.
 
-    A damaged file is not removed; its stamp is spoilt, so that the next fetch hashes it, sees the damage and brings it
-    anew. A right file with an outdated stamp gets a fresh one. ``dry_run`` only looks.
+    A damaged file is not removed; its stamp is invalidated, so that the next fetch hashes it, notices the damage and
+    downloads it again. An intact file with an outdated stamp gets a new one. With ``dry_run`` nothing is written.
     """
-    findings = []
-    for entry in list_files(root):
-        if entry.kind != "file":
+    results = []
+    for file in list_files(root):
+        if file.kind != "file":
             continue
-        status = entry.path.lstat()
-        sha256 = hash_file(entry.path)
-        key = entry.path.name.split("-")[0]
-        stamp = cache.read_stamp(entry.path)
+        status = file.path.lstat()
+        sha256 = hash_file(file.path)
+        key = file.path.name.split("-")[0]
+        stamp = cache.read_stamp(file.path)
         problem = None
         if not key.startswith("u") and not sha256.startswith(key):
             problem = f"its SHA-256 is {sha256}, but its name says {key}…"
         elif stamp is not None and stamp.sha256 != sha256:
             problem = f"its SHA-256 is {sha256}, but {stamp.sha256} was recorded"
-        findings.append(VerifyResult(entry, sha256, problem))
+        results.append(VerifyResult(file, sha256, problem))
         if dry_run or stamp is None:
             continue
         if problem is not None:
-            cache.write_stamp(entry.path, replace(stamp, mtime_ns=-1))
-        elif (stamp.size, stamp.mtime_ns) != (status.st_size, status.st_mtime_ns):
-            cache.write_stamp(entry.path, replace(stamp, size=status.st_size, mtime_ns=status.st_mtime_ns))
-    return findings
+            cache.write_stamp(file.path, replace(stamp, mtime_ns=-1))  # the time of no file
+        elif not stamp.is_current(status):
+            cache.write_stamp(file.path, replace(stamp, size=status.st_size, mtime_ns=status.st_mtime_ns))
+    return results
 
 
-def _entry(path: Path) -> Optional[CachedFile]:
+def _cached_file(path: Path) -> Optional[CachedFile]:
     try:
         status = path.lstat()
     except OSError:
@@ -163,15 +165,15 @@ def _entry(path: Path) -> Optional[CachedFile]:
 def _kind(path: Path) -> Optional[str]:
     name = path.name
     if parse_partial_name(name) is not None:
-        return "part"
-    if _LEFTOVER.fullmatch(name) is not None:
-        return "leftover"
+        return "partial"
+    if _LOCK.fullmatch(name) or _TEMP_STAMP.fullmatch(name):
+        return "stale"
     if name.endswith(cache.STAMP_SUFFIX) and is_cache_filename(name[: -len(cache.STAMP_SUFFIX)]):
         file = path.with_name(name[: -len(cache.STAMP_SUFFIX)])
         stamp = cache.read_stamp(file)
-        # The stamp of an unverified file outlives it: it holds the only record of its digest.
+        # The stamp of an unverified file is kept without it: it holds the only record of its digest.
         is_record = stamp is not None and stamp.integrity == "none"
-        return None if file.exists() or is_record else "leftover"
+        return None if file.exists() or is_record else "stale"
     return "file" if is_cache_filename(name) else None
 
 
@@ -180,17 +182,17 @@ def _names_of(path: Path) -> List[str]:
     return [path.name, key, own]
 
 
-def _remove(entries: List[CachedFile], dry_run: bool) -> List[CachedFile]:
+def _remove(files: List[CachedFile], dry_run: bool) -> List[CachedFile]:
     removed = []
-    for entry in entries:
+    for file in files:
         try:
             if not dry_run:
-                entry.path.unlink()
-                if entry.kind == "file":
-                    cache.stamp_path(entry.path).unlink()
+                file.path.unlink()
+                if file.kind == "file":
+                    cache.stamp_path(file.path).unlink()
         except FileNotFoundError:  # another process was faster, or there was no stamp
             pass
         except OSError as error:
-            raise cache.unusable(entry.path.parent, error) from error
-        removed.append(entry)
+            raise cache.unusable(file.path.parent, error) from error
+        removed.append(file)
     return removed

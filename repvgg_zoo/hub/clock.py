@@ -1,4 +1,4 @@
-"""Time and chance, as one small thing that tests can replace."""
+"""Time and randomness behind one interface, so that tests can replace them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the loader asks of time."""
+    """What downloads need to know about time."""
 
     def time(self) -> float:
-        """Seconds since 1970."""
+        """Return the seconds since 1970."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Return seconds that never go backwards."""
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for this many seconds."""
 
     def jitter(self) -> float:
-        """A random number in 0..1, so that many machines do not retry in step."""
+        """Return a random number in 0..1, so that many machines do not retry at the same time."""
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The clock of this machine."""
 
     def time(self) -> float:
         return time.time()

@@ -1,24 +1,31 @@
-"""The transfer: bring the right bytes into a part file from the first source that gives them.
+"""Download a file into a partial file, from the first source that has the right bytes.
 
-One GET, hashed while it streams. A connection that breaks is resumed where it broke; what cannot heal is not tried
-again; a body that is not the file is thrown away, asked for once more, and then the next source has its turn.
+Each attempt is one GET, hashed while it streams. A connection that breaks is resumed. Permanent errors are not retried.
+A body with the wrong digest is discarded and requested once more, then the next source is tried.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
-from repvgg_zoo.errors import DownloadError, IntegrityError, ZooError
-from repvgg_zoo.registry.specs import FileSpec
-
 from .._digest import CHUNK_BYTES
+from ..errors import DownloadError, IntegrityError, ZooError
+from ..registry.specs import FileSpec
 from .clock import SYSTEM_CLOCK, Clock
 from .file_transport import open_file
-from .http import HttpClient, Response, SourceError, status_error
+from .http import (
+    HttpClient,
+    Response,
+    SourceError,
+    content_length,
+    content_range,
+    is_encoded,
+    range_validator,
+    status_error,
+)
 from .partial import PartialFile
 from .progress import NullProgress, Progress
 from .sources import Source
@@ -29,252 +36,275 @@ logger = logging.getLogger("repvgg_zoo.hub")
 
 @dataclass(frozen=True)
 class Limits:
-    """How patient a transfer is; times in seconds, sizes in bytes.
+    """When to retry and when to give up; times in seconds, sizes in bytes.
 
-    ``tries`` counts failures in a row at one source; bringing ``progress`` new bytes starts the count again. A transfer
-    slower than ``floor`` bytes a second over ``window`` seconds counts as broken.
+    ``max_attempts`` counts failures in a row at one source; ``reset_after_bytes`` new bytes start the count again. The
+    pauses between attempts grow from ``initial_backoff`` to ``max_backoff``. A transfer slower than ``min_speed`` bytes
+    a second over ``speed_window`` seconds counts as broken.
     """
 
-    tries: int = 4
-    first_wait: float = 0.5
-    longest_wait: float = 60.0
-    progress: int = 1 << 20
-    floor: float = 512.0
-    window: float = 30.0
+    max_attempts: int = 4
+    initial_backoff: float = 0.5
+    max_backoff: float = 60.0
+    reset_after_bytes: int = 1 << 20
+    min_speed: float = 512.0
+    speed_window: float = 30.0
 
 
 @dataclass
 class Transfer:
-    """One file on its way, and what the transfer works with.
+    """One file to download, and what the download works with.
 
-    ``need_room`` is called with the bytes still to come before the first of them is read. ``remembered`` is the digest
-    that was recorded when an unverified file was first used.
+    ``ensure_free_space`` is called with the number of bytes still to come before the first of them is read.
+    ``pinned_sha256`` is the digest that was recorded when an unverified file was first downloaded.
     """
 
     file: FileSpec
-    part: PartialFile
-    web: HttpClient
+    partial: PartialFile
+    client: HttpClient
     clock: Clock = SYSTEM_CLOCK
     progress: Progress = field(default_factory=NullProgress)
     limits: Limits = Limits()
-    need_room: Callable[[int], None] = lambda size: None
-    remembered: Optional[str] = None
+    ensure_free_space: Callable[[int], None] = lambda size: None
+    pinned_sha256: Optional[str] = None
+
+
+class Downloaded(NamedTuple):
+    """The digest of a finished file, and the source that sent its last byte."""
+
+    sha256: str
+    source: str
+
+
+def download(job: Transfer, sources: Sequence[Source]) -> Downloaded:
+    """Fill the partial file from the first source that has the right bytes.
+
+    Raises IntegrityError if a source sent a complete file that is another one, else DownloadError; both list every
+    attempt.
+    """
+    attempts: List[str] = []
+    mismatch: Optional[Tuple[Source, Any, Any]] = None
+    for source in sources:
+        try:
+            return _download_from(job, _SourceState(source), attempts)
+        except SourceError as error:
+            logger.info("%s from %s failed: %s", job.file.name, source.label, error)
+            if error.mismatch is not None:
+                mismatch = (source, *error.mismatch)
+    raise _failure(job.file, sources, attempts, mismatch)
 
 
 @dataclass
-class _Visit:
-    """What is known of one source while it is tried: what If-Range may hold, and if its clean restart is used up."""
+class _SourceState:
+    """One source while it is tried: what If-Range may hold, and whether it was asked to send the file from the start.
+
+    ``requests`` counts the attempts that reached out to it.
+    """
 
     source: Source
     validator: Optional[str] = None
     restarted: bool = False
+    requests: int = 0
 
 
-def fill(job: Transfer, sources: Sequence[Source]) -> str:
-    """Fill the part from the first source that gives the right bytes, and give their SHA-256.
-
-    Raises IntegrityError if a source gave a whole file that is another one, else DownloadError; both list each try.
-    """
-    attempts: List[str] = []
-    wrong: Optional[Tuple[Source, Any, Any]] = None
-    for source in sources:
-        try:
-            return _from_source(job, _Visit(source), attempts)
-        except SourceError as error:
-            logger.info("%s from %s failed: %s", job.file.name, source.label, error)
-            if error.wrong is not None:
-                wrong = (source, *error.wrong)
-    raise _failure(job.file, sources, attempts, wrong)
-
-
-def _from_source(job: Transfer, visit: _Visit, attempts: List[str]) -> str:
-    """Try one source until it gives the file; raises its last SourceError once there is no hope left."""
-    part, limits = job.part, job.limits
-    tries, best = 0, part.size
+def _download_from(job: Transfer, state: _SourceState, attempts: List[str]) -> Downloaded:
+    """Try one source until it has sent the file; raises its last SourceError if that cannot succeed."""
+    partial = job.partial
+    retries = _Retries(job.limits, job.clock, partial.size)
     while True:
         try:
-            if part.size == 0 or part.size != job.file.size:
-                part.touch()
-                _receive(job, visit)
-            return _checked(job)
+            if partial.size == 0 or partial.size != job.file.size:
+                partial.touch()
+                _request(job, state)
+            sha256 = _verify(job)
+            return Downloaded(sha256, state.source.label if state.requests else "an unfinished download")
         except SourceError as error:
-            attempts.append(f"{visit.source.label}: {error}")
-            if error.wrong is not None:
-                part.reset()
-                if visit.restarted:
+            attempts.append(f"{state.source.label}: {error}")
+            if error.mismatch is not None:
+                partial.reset()
+                if state.restarted:
                     raise
-                # An old part or a bad cache on the way may be to blame: once more, from zero and past all caches.
-                visit.restarted, visit.validator, best = True, None, 0
+                # An old partial file or a broken HTTP cache may be the cause: request it once more, past all caches.
+                state.restarted, state.validator = True, None
+                retries.restart()
                 continue
-            if part.size >= best + limits.progress:
-                tries, best = 0, part.size
-            tries += 1
-            wait = min(limits.longest_wait, limits.first_wait * 2 ** (tries - 1)) * (0.5 + 0.5 * job.clock.jitter())
-            wait = max(wait, error.wait or 0.0)
-            if not error.heals or tries >= limits.tries or wait > limits.longest_wait:
+            delay = retries.delay(error, partial.size)
+            if delay is None:
                 raise
-            job.clock.sleep(wait)
+            job.clock.sleep(delay)
 
 
-def _receive(job: Transfer, visit: _Visit) -> None:
-    """One request: append to the part what is missing, or raise SourceError with what came kept in the part."""
-    part = job.part
-    if part.size and visit.validator is None and job.file.integrity == "none":
-        part.reset()  # nothing would show that the two pieces belong to one file
+class _Retries:
+    """Counts the failures in a row at one source."""
+
+    def __init__(self, limits: Limits, clock: Clock, size: int) -> None:
+        self._limits, self._clock = limits, clock
+        self._failures, self._last_size = 0, size
+
+    def restart(self) -> None:
+        """Take note that the file is read from its start again."""
+        self._last_size = 0
+
+    def delay(self, error: SourceError, size: int) -> Optional[float]:
+        """Return how many seconds to wait before the next attempt, or None if there should not be one.
+
+        ``size`` is how many bytes of the file have arrived.
+        """
+        limits = self._limits
+        if size >= self._last_size + limits.reset_after_bytes:
+            self._failures, self._last_size = 0, size
+        self._failures += 1
+        backoff = min(limits.max_backoff, limits.initial_backoff * 2.0 ** (self._failures - 1))
+        delay = max(backoff * (0.5 + 0.5 * self._clock.jitter()), error.retry_after or 0.0)
+        if not error.retryable or self._failures >= limits.max_attempts or delay > limits.max_backoff:
+            return None
+        return delay
+
+
+def _request(job: Transfer, state: _SourceState) -> None:
+    """Send one request and append what arrives to the partial file, which keeps it if SourceError is raised."""
+    partial, source = job.partial, state.source
+    if partial.size and state.validator is None and job.file.integrity == "none":
+        partial.reset()  # nothing would show that the two pieces belong to one file
     headers = {}
-    if part.size:
-        headers["Range"] = f"bytes={part.size}-"
-        if visit.validator is not None:
-            headers["If-Range"] = visit.validator
-    if visit.restarted:
+    if partial.size:
+        headers["Range"] = f"bytes={partial.size}-"
+        if state.validator is not None:
+            headers["If-Range"] = state.validator
+    if state.restarted:
         headers["Cache-Control"] = "no-cache"
-    path = visit.source.path
-    reply = job.web.get(visit.source, headers) if path is None else open_file(path, headers)
+    state.requests += 1
+    response = job.client.get(source, headers) if source.path is None else open_file(source.path, headers)
     try:
-        total = _accept(job, reply)
-        visit.validator = _validator(reply)
-        if reply.status != 416:
-            _stream(job, reply, total)
+        total = _accept(job, response)
+        state.validator = range_validator(response)
+        if response.status != 416:
+            _read_body(job, response, total)
     finally:
-        reply.close()
+        response.close()
 
 
-def _accept(job: Transfer, reply: Response) -> Optional[int]:
-    """Check status, range and size before a byte is taken; give the size of the whole file if the server states it."""
-    part, file = job.part, job.file
-    if reply.status == 200:
-        if part.size:  # the server knows no ranges, or the file has changed (If-Range)
-            part.reset()
-        total = _content_length(reply)
-        if file.integrity == "none" and total is None and "Transfer-Encoding" not in reply.headers:
+def _accept(job: Transfer, response: Response) -> Optional[int]:
+    """Check status, range and size before the body; return the size of the whole file if the server states it."""
+    partial, file = job.partial, job.file
+    if response.status == 200:
+        if partial.size:  # the server does not support ranges, or the file has changed (If-Range)
+            partial.reset()
+        total = content_length(response)
+        if file.integrity == "none" and total is None and "Transfer-Encoding" not in response.headers:
             raise SourceError(
-                "it states neither length nor digest, so a cut-off body would pass for whole", heals=False
+                "it states neither length nor digest, so a truncated body would pass for complete", retryable=False
             )
-    elif reply.status == 206:
-        content = _content_range(reply)
-        if content.first != part.size or _is_encoded(reply):
-            part.reset()
-            raise SourceError("the server sent another range than asked for", heals=True)
-        total = content.total
-    elif reply.status == 416 and part.size:
-        total = _content_range(reply).total
-        if total != part.size:
-            part.reset()
-            raise SourceError(f"the server has no bytes after {part.size}", heals=True)
+    elif response.status == 206:
+        first, total = content_range(response)
+        if first != partial.size or is_encoded(response):
+            partial.reset()
+            raise SourceError("the server sent another range than requested", retryable=True)
+    elif response.status == 416 and partial.size:
+        total = content_range(response).total
+        if total != partial.size:
+            partial.reset()
+            raise SourceError(f"the server has no bytes after {partial.size}", retryable=True)
     else:
-        raise status_error(reply, job.clock)
+        raise status_error(response, job.clock)
     if file.size is not None and total is not None and total != file.size:
-        came = sniff_placeholder(reply.read(512))
-        part.reset()
-        if came is not None:
-            raise SourceError(f"{came} of {total} bytes came instead of the file", heals=False)
-        raise SourceError(f"its size is {total}, not {file.size}", heals=False, wrong=(file.size, total))
+        placeholder = sniff_placeholder(response.read(512))
+        partial.reset()
+        if placeholder is not None:
+            raise SourceError(f"{placeholder} of {total} bytes came instead of the file", retryable=False)
+        raise SourceError(f"its size is {total}, not {file.size}", retryable=False, mismatch=(file.size, total))
     return total
 
 
-def _stream(job: Transfer, reply: Response, total: Optional[int]) -> None:
-    """Read the body to its end into the part."""
-    part = job.part
+def _read_body(job: Transfer, response: Response, total: Optional[int]) -> None:
+    """Append the body to the partial file; raises SourceError if it is shorter or longer than the file."""
+    partial, name = job.partial, job.file.name
     expected = total if job.file.size is None else job.file.size
     if expected is not None:
-        job.need_room(expected - part.size)
-    job.progress.update(job.file.name, part.size, expected)
-    since, mark = job.clock.monotonic(), part.size
+        job.ensure_free_space(expected - partial.size)
+    job.progress.update(name, partial.size, expected)
+    speed = _SpeedGuard(job.limits, job.clock, partial.size)
     while True:
         try:
             # One byte more than expected, to see whether the body ends where it should.
-            data = reply.read(CHUNK_BYTES if expected is None else min(CHUNK_BYTES, expected - part.size + 1))
+            data = response.read(CHUNK_BYTES if expected is None else min(CHUNK_BYTES, expected - partial.size + 1))
         except SourceError:
-            if part.size == expected:
+            if partial.size == expected:
                 return
             raise
         if not data:
             break
-        if expected is not None and part.size + len(data) > expected:
-            part.reset()
-            raise SourceError(f"the body is longer than {expected} bytes", heals=False, wrong=(expected, "more"))
-        part.write(data)
-        job.progress.update(job.file.name, part.size, expected)
-        now = job.clock.monotonic()
-        if now - since >= job.limits.window:
-            if part.size - mark < job.limits.floor * job.limits.window:
-                raise SourceError(f"only {part.size - mark} bytes came in {now - since:.0f} seconds", heals=True)
-            since, mark = now, part.size
-    if expected is not None and part.size < expected:
-        came = sniff_placeholder(part.head())
-        if came is not None:
-            part.reset()
-            raise SourceError(f"{came} came instead of the file", heals=False)
-        raise SourceError(f"the body ended after {part.size} of {expected} bytes", heals=True)
+        if expected is not None and partial.size + len(data) > expected:
+            partial.reset()
+            raise SourceError(f"the body is longer than {expected} bytes", retryable=False, mismatch=(expected, "more"))
+        partial.write(data)
+        job.progress.update(name, partial.size, expected)
+        speed.check(partial.size)
+    if expected is not None and partial.size < expected:
+        placeholder = sniff_placeholder(partial.head())
+        if placeholder is not None:
+            partial.reset()
+            raise SourceError(f"{placeholder} came instead of the file", retryable=False)
+        raise SourceError(f"the body ended after {partial.size} of {expected} bytes", retryable=True)
 
 
-def _checked(job: Transfer) -> str:
-    """The digest of the finished part; raises SourceError if it is not the file's."""
-    part, file = job.part, job.file
-    digest = part.digest()
-    right = digest == job.remembered if file.integrity == "none" and job.remembered else digest_matches(file, digest)
-    came = sniff_placeholder(part.head())
-    if came is not None and (file.integrity == "none" or not right):
-        size = part.size
-        part.reset()
-        raise SourceError(f"{came} of {size} bytes came instead of the file", heals=False)
-    if not right:
-        stated = expected_digest(file) or job.remembered
-        raise SourceError(f"its SHA-256 is {digest}, not {stated}", heals=False, wrong=(stated, digest))
-    return digest
+class _SpeedGuard:
+    """Ends a transfer that drips: silence is noticed by the client's timeout, a byte now and then is not."""
+
+    def __init__(self, limits: Limits, clock: Clock, size: int) -> None:
+        self._limits, self._clock = limits, clock
+        self._since, self._size = clock.monotonic(), size
+
+    def check(self, size: int) -> None:
+        """Raise SourceError if too few bytes arrived in the last window; ``size`` is how many there are in all."""
+        now = self._clock.monotonic()
+        seconds, arrived = now - self._since, size - self._size
+        if seconds < self._limits.speed_window:
+            return
+        if arrived < self._limits.min_speed * self._limits.speed_window:
+            raise SourceError(f"only {arrived} bytes came in {seconds:.0f} seconds", retryable=True)
+        self._since, self._size = now, size
+
+
+def _verify(job: Transfer) -> str:
+    """Return the digest of the complete file; raises SourceError if it is not the expected one."""
+    partial, file = job.partial, job.file
+    sha256 = partial.digest()
+    if file.integrity == "none" and job.pinned_sha256:
+        matches = sha256 == job.pinned_sha256
+    else:
+        matches = digest_matches(file, sha256)
+    placeholder = sniff_placeholder(partial.head())
+    if placeholder is not None and (file.integrity == "none" or not matches):
+        size = partial.size
+        partial.reset()
+        raise SourceError(f"{placeholder} of {size} bytes came instead of the file", retryable=False)
+    if not matches:
+        expected = expected_digest(file) or job.pinned_sha256
+        raise SourceError(f"its SHA-256 is {sha256}, not {expected}", retryable=False, mismatch=(expected, sha256))
+    return sha256
 
 
 def _failure(
-    file: FileSpec, sources: Sequence[Source], attempts: Sequence[str], wrong: Optional[Tuple[Source, Any, Any]]
+    file: FileSpec, sources: Sequence[Source], attempts: Sequence[str], mismatch: Optional[Tuple[Source, Any, Any]]
 ) -> ZooError:
-    tried = "".join(
+    listing = "".join(
         f"\n  - {attempt}" + (f" ({count} times)" if count > 1 else "") for attempt, count in Counter(attempts).items()
     )
-    tried = tried or "\n  - it has no source"
-    if wrong is not None:
-        source, expected, actual = wrong
+    listing = listing or "\n  - it has no source"
+    if mismatch is not None:
+        source, expected, actual = mismatch
         return IntegrityError(
-            f"{file.name} is not the file that the registry describes: expected {expected}, got {actual}{tried}",
-            hint="the publisher may have changed the file, or something on the way changes it; "
-            "nothing of it was kept. Try another network or set REPVGG_ZOO_MIRROR",
+            f"{file.name} is not the file that the registry describes: expected {expected}, got {actual}{listing}",
+            hint="the publisher may have changed the file, or a proxy on the way changes it; "
+            "nothing of it was saved. Try another network or set REPVGG_ZOO_MIRROR",
             url=source.label,
             expected=expected,
             actual=actual,
         )
     return DownloadError(
-        f"no source gave {file.name}{tried}",
+        f"all sources failed for {file.name}{listing}",
         attempts=attempts,
         url=sources[0].label if len(sources) == 1 else None,
         hint="check the network and proxy settings, or set REPVGG_ZOO_MIRROR to a mirror that is reachable",
     )
-
-
-class _ContentRange(NamedTuple):
-    first: Optional[int]
-    total: Optional[int]
-
-
-def _content_range(reply: Response) -> _ContentRange:
-    value = reply.headers.get("Content-Range", "")
-    match = re.fullmatch(r"bytes\s+(?:(\d+)-\d+|\*)/(\d+|\*)", value.strip())
-    if match is None:
-        return _ContentRange(None, None)
-    first, total = match.groups()
-    return _ContentRange(None if first is None else int(first), None if total == "*" else int(total))
-
-
-def _is_encoded(reply: Response) -> bool:
-    return reply.headers.get("Content-Encoding", "identity").lower() != "identity"
-
-
-def _content_length(reply: Response) -> Optional[int]:
-    if _is_encoded(reply):
-        return None  # it counts the compressed bytes
-    value = reply.headers.get("Content-Length", "")
-    return int(value) if re.fullmatch(r"\d{1,15}", value) else None
-
-
-def _validator(reply: Response) -> Optional[str]:
-    """What If-Range may hold: a strong ETag, else the date of the last change (RFC 9110, section 13.1.5)."""
-    etag = reply.headers.get("ETag", "")
-    return etag if etag.startswith('"') else reply.headers.get("Last-Modified")

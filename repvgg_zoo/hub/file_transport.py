@@ -1,4 +1,4 @@
-"""A file on this machine as a source: the same answers as a web server's, without the network."""
+"""A local file as a source: the responses of a web server, without the network."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .http import Response, SourceError
 
 
 def open_file(path: Path, headers: Mapping[str, str]) -> Response:
-    """Open a file for a transfer, at the start that the Range header asks for; raises SourceError."""
-    asked = re.fullmatch(r"bytes=(\d+)-", headers.get("Range", ""))
+    """Open a file at the offset that the Range header asks for; raises SourceError."""
+    byte_range = re.fullmatch(r"bytes=(\d+)-", headers.get("Range", ""))
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block, a device never end
-            raise SourceError("it is no regular file", heals=False)
-        return _FileResponse(path, int(asked.group(1)) if asked else 0)
+            raise SourceError("it is not a regular file", retryable=False)
+        return _FileResponse(path, int(byte_range.group(1)) if byte_range else 0)
     except (OSError, ValueError) as error:
-        raise SourceError(getattr(error, "strerror", None) or str(error), heals=False) from error
+        raise SourceError(getattr(error, "strerror", None) or str(error), retryable=False) from error
 
 
 class _FileResponse:
@@ -36,7 +36,7 @@ class _FileResponse:
         try:
             return self._stream.read(limit)
         except OSError as error:
-            raise SourceError(f"it cannot be read: {error.strerror}", heals=False) from error
+            raise SourceError(f"it cannot be read: {error.strerror}", retryable=False) from error
 
     def close(self) -> None:
         self._stream.close()

@@ -1,6 +1,6 @@
-"""HTTP over requests: one guarded GET, its redirects, and errors in words.
+"""HTTP over requests: one guarded GET with its redirects, and errors in words.
 
-``requests`` is imported only when a file must be fetched.
+``requests`` is imported only when a file must be downloaded.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import email.utils
 import re
 from html.parser import HTMLParser
-from typing import Any, Dict, List, Mapping, Optional, Protocol, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple
 from urllib.parse import unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 from .clock import Clock
@@ -22,22 +22,28 @@ _PERMANENT_TLS_ERRORS = re.compile(
 
 
 class SourceError(Exception):
-    """One try at one source failed; ``heals`` says whether trying again can help, ``wait`` how long it asks for.
+    """One attempt at one source failed.
 
-    ``wrong`` holds the expected and the actual digest or size where the source gave another file.
+    ``retryable`` says whether another attempt can succeed, ``retry_after`` how many seconds the server asks to wait
+    first. ``mismatch`` is the expected and the actual digest or size if the source sent another file.
     """
 
     def __init__(
-        self, reason: str, *, heals: bool, wait: Optional[float] = None, wrong: Optional[Tuple[Any, Any]] = None
+        self,
+        reason: str,
+        *,
+        retryable: bool,
+        retry_after: Optional[float] = None,
+        mismatch: Optional[Tuple[Any, Any]] = None,
     ) -> None:
         super().__init__(reason)
-        self.heals = heals
-        self.wait = wait
-        self.wrong = wrong
+        self.retryable = retryable
+        self.retry_after = retry_after
+        self.mismatch = mismatch
 
 
 class Response(Protocol):
-    """An answer whose body is read piece by piece."""
+    """A response whose body is read in pieces."""
 
     status: int
 
@@ -46,24 +52,24 @@ class Response(Protocol):
         """The header fields."""
 
     def read(self, limit: int) -> bytes:
-        """What has arrived, at most ``limit`` bytes, or nothing at the end; raises SourceError."""
+        """Return what has arrived, at most ``limit`` bytes, or nothing at the end; raises SourceError."""
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
 
 
 class HttpClient(Protocol):
-    """Something that sends a GET; the only door to the network."""
+    """Sends GET requests; nothing else in the package opens a connection for a download."""
 
     def get(self, source: Source, headers: Mapping[str, str]) -> Response:
-        """Follow redirects and give the answer, whatever its status; raises SourceError."""
+        """Follow redirects and return the response, whatever its status; raises SourceError."""
 
     def close(self) -> None:
-        """End every connection."""
+        """Close every connection."""
 
 
 class RequestsClient:
-    """The real network; a session lives for one fetch, so no connection is shared between forked processes.
+    """The client over requests; its session lives for one download, so forked processes share no connection.
 
     Proxies, NO_PROXY and CA bundles come from the usual environment variables, as requests reads them.
     """
@@ -73,16 +79,16 @@ class RequestsClient:
         self._session: Any = None
 
     def get(self, source: Source, headers: Mapping[str, str]) -> Response:
-        """One GET; https never falls back to http, and credentials never go to another origin."""
-        reply = self._follow(source.url, headers)
-        if source.is_gdrive and reply.headers.get("Content-Type", "").startswith("text/html"):
-            page = reply.read(1 << 18)
-            reply.close()
+        """Send one GET. https is never redirected to http, and credentials are never sent to another origin."""
+        response = self._follow(source.url, headers)
+        if source.is_gdrive and response.headers.get("Content-Type", "").startswith("text/html"):
+            page = response.read(1 << 18)
+            response.close()
             confirmed = gdrive_confirmation(page.decode("utf-8", "replace"), source.url)
             if confirmed is None:
-                raise SourceError("Google Drive answers with a page, often because of its quota", heals=False)
-            reply = self._follow(confirmed, headers)
-        return reply
+                raise SourceError("Google Drive answers with a page, often because of its quota", retryable=False)
+            response = self._follow(confirmed, headers)
+        return response
 
     def close(self) -> None:
         if self._session is not None:
@@ -101,13 +107,13 @@ class RequestsClient:
                 target = urljoin(url, response.headers["Location"])
                 old, new = urlsplit(url).scheme, urlsplit(target).scheme
             except ValueError as error:
-                raise SourceError("a redirect to an invalid URL", heals=False) from error
+                raise SourceError("a redirect to an invalid URL", retryable=False) from error
             if new not in ("http", "https") or (old == "https" and new == "http"):
-                raise SourceError(f"a redirect from {old} to {new} was refused ({redact(target)})", heals=False)
+                raise SourceError(f"a redirect from {old} to {new} was refused ({redact(target)})", retryable=False)
             url, inline = split_credentials(target)
             if inline is not None and _origin(url) == origin:
                 auth = inline
-        raise SourceError(f"more than {MAX_REDIRECTS} redirects", heals=False)
+        raise SourceError(f"more than {MAX_REDIRECTS} redirects", retryable=False)
 
     def _send(self, url: str, headers: Mapping[str, str], auth: Optional[Tuple[str, str]]) -> Any:
         import requests
@@ -121,15 +127,16 @@ class RequestsClient:
                 url, headers=sent, auth=auth, stream=True, allow_redirects=False, timeout=self._timeout
             )
         except errors.SSLError as error:
-            raise SourceError(_tls_reason(error), heals=_PERMANENT_TLS_ERRORS.search(str(error)) is None) from error
+            permanent = _PERMANENT_TLS_ERRORS.search(str(error)) is not None
+            raise SourceError(_tls_reason(error), retryable=not permanent) from error
         except errors.ProxyError as error:
-            raise SourceError(f"the proxy failed: {_reason(error)}", heals=" 407 " not in str(error)) from error
+            raise SourceError(f"the proxy failed: {_reason(error)}", retryable=" 407 " not in str(error)) from error
         except errors.Timeout as error:
-            raise SourceError("no answer in time", heals=True) from error
+            raise SourceError("no answer in time", retryable=True) from error
         except errors.ConnectionError as error:
-            raise SourceError(f"no connection: {_reason(error)}", heals=True) from error
+            raise SourceError(f"no connection: {_reason(error)}", retryable=True) from error
         except (errors.RequestException, ValueError) as error:  # an invalid URL, header or proxy setting
-            raise SourceError(f"not a request that can be sent: {_reason(error)}", heals=False) from error
+            raise SourceError(f"the request cannot be sent: {_reason(error)}", retryable=False) from error
 
 
 class _RequestsResponse:
@@ -144,10 +151,9 @@ class _RequestsResponse:
         self.headers: Mapping[str, str] = response.headers
         raw = response.raw
         # read1 returns what one receive gives, so a slow drip is seen and not hidden in a long read. urllib3 1.26,
-        # which botocore and so MegEngine need on Python 3.8 and 3.9, has it only on the http.client answer within.
+        # which botocore and so MegEngine need on Python 3.8 and 3.9, has it only on the http.client response within.
         self._read1 = getattr(raw, "read1", None) or raw._fp.read1
-        # Identity was asked for; a server that compresses all the same is decoded here, and its lengths not trusted.
-        self._encoded = response.headers.get("Content-Encoding", "identity").lower() != "identity"
+        self._encoded = is_encoded(self)  # although identity was requested
 
     def read(self, limit: int) -> bytes:
         try:
@@ -157,37 +163,62 @@ class _RequestsResponse:
         except self._broken as error:
             stalled = "timed out" in str(error)
             reason = "no bytes arrived in time" if stalled else f"the connection broke: {_reason(error)}"
-            raise SourceError(reason, heals=True) from error
+            raise SourceError(reason, retryable=True) from error
 
     def close(self) -> None:
         self._response.close()
 
 
-def split_credentials(url: str) -> Tuple[str, Optional[Tuple[str, str]]]:
-    """A URL without user and password, and these as a pair if there were any; raises SourceError if it is no URL."""
-    try:
-        parts = urlsplit(url)
-        if not parts.hostname:
-            raise ValueError("no host")
-        _ = parts.port
-    except ValueError as error:
-        raise SourceError(f"an invalid URL ({error})", heals=False) from error
-    if "@" not in parts.netloc:
-        return url, None
-    userinfo, _, host = parts.netloc.rpartition("@")
-    user, _, password = userinfo.partition(":")
-    bare = urlunsplit((parts.scheme, host, parts.path, parts.query, parts.fragment))
-    return bare, (unquote(user), unquote(password))
+# Header fields ------------------------------------------------------------------------------------------------
 
 
-def status_error(reply: Response, clock: Clock) -> SourceError:
-    """What a status other than 200, 206 or 416 means: some heal, some do not."""
-    wait = retry_after(reply.headers.get("Retry-After"), clock)
-    return SourceError(f"the server answers {reply.status}", heals=reply.status in RETRYABLE_STATUS, wait=wait)
+class ContentRange(NamedTuple):
+    """The offset of the first byte that a response holds and the size of the whole file, each None if not stated."""
+
+    first: Optional[int]
+    total: Optional[int]
 
 
-def retry_after(value: Optional[str], clock: Clock) -> Optional[float]:
-    """The seconds that a Retry-After header asks for, given as a number or as a date; None if it cannot be read."""
+def content_range(response: Response) -> ContentRange:
+    """Return what the Content-Range header says."""
+    value = response.headers.get("Content-Range", "")
+    match = re.fullmatch(r"bytes\s+(?:(\d+)-\d+|\*)/(\d+|\*)", value.strip())
+    if match is None:
+        return ContentRange(None, None)
+    first, total = match.groups()
+    return ContentRange(None if first is None else int(first), None if total == "*" else int(total))
+
+
+def content_length(response: Response) -> Optional[int]:
+    """Return the size of the body, or None if the server does not state it."""
+    if is_encoded(response):
+        return None  # it counts the compressed bytes
+    value = response.headers.get("Content-Length", "")
+    return int(value) if re.fullmatch(r"\d{1,15}", value) else None
+
+
+def is_encoded(response: Response) -> bool:
+    """Return whether the body is compressed."""
+    return response.headers.get("Content-Encoding", "identity").lower() != "identity"
+
+
+def range_validator(response: Response) -> Optional[str]:
+    """Return what If-Range may hold: a strong ETag, else the date of the last change (RFC 9110, section 13.1.5)."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified")
+
+
+def status_error(response: Response, clock: Clock) -> SourceError:
+    """Return the error for a status other than 200, 206 or 416."""
+    return SourceError(
+        f"the server answers {response.status}",
+        retryable=response.status in RETRYABLE_STATUS,
+        retry_after=parse_retry_after(response.headers.get("Retry-After"), clock),
+    )
+
+
+def parse_retry_after(value: Optional[str], clock: Clock) -> Optional[float]:
+    """Return the seconds that a Retry-After header asks for, as a number or a date; None if it is not valid."""
     if value is None:
         return None
     if re.fullmatch(r"\s*\d{1,9}\s*", value):
@@ -198,13 +229,33 @@ def retry_after(value: Optional[str], clock: Clock) -> Optional[float]:
         return None
 
 
+# URLs and pages -----------------------------------------------------------------------------------------------
+
+
+def split_credentials(url: str) -> Tuple[str, Optional[Tuple[str, str]]]:
+    """Split a URL into one without credentials and the pair of user and password, if any; raises SourceError."""
+    try:
+        parts = urlsplit(url)
+        if not parts.hostname:
+            raise ValueError("no host")
+        _ = parts.port
+    except ValueError as error:
+        raise SourceError(f"an invalid URL ({error})", retryable=False) from error
+    if "@" not in parts.netloc:
+        return url, None
+    userinfo, _, host = parts.netloc.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    bare = urlunsplit((parts.scheme, host, parts.path, parts.query, parts.fragment))
+    return bare, (unquote(user), unquote(password))
+
+
 def gdrive_confirmation(page: str, base: str) -> Optional[str]:
-    """The URL behind the button of Google Drive's "cannot scan for viruses" page, or None if it has no such button."""
+    """Return the URL behind the button of Google Drive's "cannot scan for viruses" page, or None without one."""
     form = _FirstForm()
     form.feed(page)
     if form.action is None or "id" not in form.fields:
         return None
-    # The page is trusted with the parameters only: the host stays the one we asked.
+    # Only the parameters come from the page: the host stays the one that was asked.
     return urlunsplit((*urlsplit(base)[:3], urlencode(form.fields), ""))
 
 
@@ -228,14 +279,14 @@ def _origin(url: str) -> Tuple[str, Optional[str], Optional[int]]:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause in a few words: requests and urllib3 wrap it in layers that repeat the URL."""
-    seen = error
+    """Return the innermost cause in a few words: requests and urllib3 wrap it in layers that repeat the URL."""
+    cause = error
     for _ in range(10):
-        inner = getattr(seen, "reason", None) or next((a for a in seen.args if isinstance(a, BaseException)), None)
+        inner = getattr(cause, "reason", None) or next((a for a in cause.args if isinstance(a, BaseException)), None)
         if not isinstance(inner, BaseException):
             break
-        seen = inner
-    text = re.sub(r"\b\w+://\S+", "(URL)", str(seen)) or type(seen).__name__
+        cause = inner
+    text = re.sub(r"\b\w+://\S+", "(URL)", str(cause)) or type(cause).__name__
     return re.split(r">: |\): ", text)[-1][:200]
 
 

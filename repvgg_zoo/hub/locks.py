@@ -1,7 +1,7 @@
-"""A lock that saves bandwidth and nothing else: one process downloads a file, the others wait for it.
+"""A lock that only saves bandwidth: one process downloads a file, the others wait for it.
 
-Nothing relies on it. Where it cannot be made, lies, or is held by a process that hangs, the loader goes on without it,
-and parts and verification keep everything right.
+Nothing relies on it. Where it cannot be created, does not exclude anybody, or is held by a process that hangs, the
+download goes on without it; partial files and verification keep the cache correct.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Callable, Hashable, Iterator, Optional, Protocol
 
 from .clock import Clock
 
-NOTIFY_AFTER_S = 3.0  # waiters say what they wait for after this long
-STALL_TIMEOUT_S = 90.0  # longer than any pause between two tries of a download that is alive
+NOTIFY_AFTER_S = 3.0  # after this long a process says what it waits for
+STALL_TIMEOUT_S = 90.0  # longer than any pause between two attempts of a download that is alive
 
 logger = logging.getLogger("repvgg_zoo.hub")
 
@@ -23,14 +23,14 @@ class Lock(Protocol):
     """A lock that one process holds at a time."""
 
     def try_acquire(self) -> bool:
-        """Take it if it is free; raises OSError or NotImplementedError if it cannot work at all."""
+        """Return whether the lock was free and is now held; raises OSError or NotImplementedError if it cannot work."""
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
 
 
 class FileLock:
-    """A lock on a file, from filelock; the system frees it when its holder dies."""
+    """A lock on a file, from filelock; the system releases it when its process dies."""
 
     def __init__(self, path: Path) -> None:
         import filelock
@@ -50,22 +50,23 @@ class FileLock:
 
 
 @contextmanager
-def turn(
+def download_lock(
     make_lock: Callable[[], Lock],
-    activity: Callable[[], Hashable],
+    progress_marker: Callable[[], Hashable],
     clock: Clock,
-    tell: Callable[[], None],
-    patience: float = STALL_TIMEOUT_S,
+    on_wait: Callable[[], None],
+    stall_timeout: float = STALL_TIMEOUT_S,
 ) -> Iterator[None]:
-    """Wait until no other process is at work on the same file, then run the body, with the lock if it can be had.
+    """Wait until no other process downloads the same file, then run the body, with the lock if that is possible.
 
-    ``activity`` gives something that changes while another process gets on; when it has not changed for ``patience``
-    seconds, the holder hangs and is not waited for. ``tell`` is called once, when the wait gets noticeable.
+    ``progress_marker`` returns something that changes while another process makes progress; if it has not changed for
+    ``stall_timeout`` seconds, that process hangs and is not waited for. ``on_wait`` is called once, when the wait
+    becomes noticeable.
     """
     lock: Optional[Lock] = None
     try:
         lock = make_lock()
-        if not _wait(lock, activity, clock, tell, patience):
+        if not _acquire(lock, progress_marker, clock, on_wait, stall_timeout):
             lock = None
     except (OSError, NotImplementedError) as error:
         logger.warning("no file lock (%s); several processes may download the same file at once", error)
@@ -80,21 +81,25 @@ def turn(
                 logger.warning("a file lock could not be released: %s", error)
 
 
-def _wait(
-    lock: Lock, activity: Callable[[], Hashable], clock: Clock, tell: Callable[[], None], patience: float
+def _acquire(
+    lock: Lock,
+    progress_marker: Callable[[], Hashable],
+    clock: Clock,
+    on_wait: Callable[[], None],
+    stall_timeout: float,
 ) -> bool:
-    started = moved = clock.monotonic()
-    seen = activity()
-    told = False
+    started = last_change = clock.monotonic()
+    last_marker = progress_marker()
+    notified = False
     while not lock.try_acquire():
-        now, current = clock.monotonic(), activity()
-        if current != seen:
-            seen, moved = current, now
-        if now - moved > patience:
-            logger.warning("the process that holds the lock does nothing; going on without it")
+        now, marker = clock.monotonic(), progress_marker()
+        if marker != last_marker:
+            last_marker, last_change = marker, now
+        if now - last_change > stall_timeout:
+            logger.warning("the process that holds the lock makes no progress; continuing without the lock")
             return False
-        if now - started > NOTIFY_AFTER_S and not told:
-            told = True
-            tell()
+        if now - started > NOTIFY_AFTER_S and not notified:
+            notified = True
+            on_wait()
         clock.sleep(0.05 + 0.1 * clock.jitter())
     return True

@@ -1,10 +1,10 @@
-"""PartialFile files: bytes on their way into the cache, safe even where file locks lie.
+"""Partial files: bytes on their way into the cache, safe even where file locks do not work.
 
-The rule that carries the proof: **the bytes of a part file are written by the one process that made it, and what
-was hashed is what is published.** A part that a killed process left is first claimed with one rename (which succeeds
-for exactly one claimer) and then *copied* into the claimer's own part while it is hashed anew. So if a claimer is wrong
-about a process being dead, that process loses time (its part is gone, it starts again), but no two processes ever write
-one file, and nobody holds a published file open for writing.
+The invariant that makes them safe: **the bytes of a partial file are written only by the process that created it, and
+the bytes that were hashed are the bytes that are published.** A partial file that a killed process left is first
+claimed with one rename (which succeeds for exactly one process) and then *copied* into the claimer's own partial file
+while it is hashed again. So if a process is taken for dead by mistake, it loses time (its partial file is gone, it
+starts again), but no two processes ever write to one file, and nobody has a published file open for writing.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional
 
 from .._digest import CHUNK_BYTES
+from ..errors import DownloadError, IntegrityError
 from .clock import Clock
 
-STALE_SECONDS = 600.0  # a part on which no process of this machine can be seen to work is left alone for this long
+STALE_SECONDS = 600.0  # how long a partial file is left alone if its process cannot be seen from this machine
 MIN_RESUMABLE_BYTES = 1 << 16  # less than this is not worth resuming
 
-_PARTIAL = re.compile(r"(?P<key>u?[0-9a-f]{8,16})\.(?:free|(?P<machine>[0-9a-f]{12})-(?P<pid>\d+))\.[0-9a-f]{12}\.part")
+_NAME = re.compile(
+    r"(?P<key>u?[0-9a-f]{8,16})\.(?:released|(?P<machine>[0-9a-f]{12})-(?P<pid>\d+))\.[0-9a-f]{12}\.part"
+)
 
 
 class PartialName(NamedTuple):
-    """What the name of a part file says; ``machine`` and ``pid`` are None if its maker gave it up in good order."""
+    """What the name of a partial file says; ``machine`` and ``pid`` are None if its process released it."""
 
     key: str
     machine: Optional[str]
@@ -36,8 +39,8 @@ class PartialName(NamedTuple):
 
 
 def parse_partial_name(name: str) -> Optional[PartialName]:
-    """Take a part file's name apart, or None if it is not one."""
-    match = _PARTIAL.fullmatch(name)
+    """Return the parts of the name of a partial file, or None if it is not one."""
+    match = _NAME.fullmatch(name)
     if match is None:
         return None
     pid = match.group("pid")
@@ -45,37 +48,56 @@ def parse_partial_name(name: str) -> Optional[PartialName]:
 
 
 def partial_files(root: Path, key: Optional[str] = None) -> List[Path]:
-    """The part files in a folder, of one key or of all."""
+    """Return the partial files in a folder, of one cache key or of all."""
     try:
-        found = sorted((path, parse_partial_name(path.name)) for path in root.iterdir() if path.name.endswith(".part"))
+        paths = sorted(path for path in root.iterdir() if path.name.endswith(".part"))
     except OSError:
         return []
-    return [path for path, part in found if part is not None and key in (None, part.key)]
+    names = [(path, parse_partial_name(path.name)) for path in paths]
+    return [path for path, name in names if name is not None and key in (None, name.key)]
 
 
 class PartialFile:
-    """A part file of this process, opened for writing, and the running hash of its bytes."""
+    """A partial file of this process, opened for writing, and the running hash of its bytes.
 
-    def __init__(self, root: Path, key: str) -> None:
-        self._root, self._key = root, key
+    As a context manager it closes the file, and after an error deletes it or, if it is ``resumable``, keeps it for the
+    next download. A file is resumable if a digest shows that bytes of two responses belong to one file.
+    """
+
+    def __init__(self, root: Path, key: str, *, resumable: bool = True) -> None:
+        self._root, self._key, self._resumable = root, key, resumable
         self.path = root / _own_name(key)
-        # 0o666 leaves the mode to the user's umask, as for any file they make.
+        # 0o666 leaves the mode to the user's umask, as for any file they create.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
         self._descriptor: Optional[int] = os.open(self.path, flags, 0o666)
         self._hash = hashlib.sha256()
         self.size = 0
 
+    def __enter__(self) -> PartialFile:
+        return self
+
+    def __exit__(self, kind: object, error: Optional[BaseException], traceback: object) -> None:
+        # After a failed write the disk needs the space. In any other case the bytes serve the next download: the wrong
+        # ones were discarded at once, and what is here came from a source that broke off or before an interrupt.
+        disk_failed = isinstance(error, OSError) and not isinstance(error, (DownloadError, IntegrityError))
+        if error is None:
+            self.close()
+        elif self._resumable and not disk_failed:
+            self.keep_for_resume()
+        else:
+            self.discard()
+
     def write(self, data: bytes) -> None:
-        """Append bytes."""
+        """Append bytes; raises OSError."""
         assert self._descriptor is not None
         self._hash.update(data)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+        remaining = memoryview(data)
+        while remaining:
+            remaining = remaining[os.write(self._descriptor, remaining) :]
         self.size += len(data)
 
     def reset(self) -> None:
-        """Forget every byte."""
+        """Remove every byte."""
         assert self._descriptor is not None
         self._hash = hashlib.sha256()
         os.ftruncate(self._descriptor, 0)
@@ -83,41 +105,41 @@ class PartialFile:
         self.size = 0
 
     def touch(self) -> None:
-        """Show other processes that this one is alive, though no bytes come."""
+        """Show other processes that this one is alive although no bytes arrive."""
         with suppress(OSError):
             os.utime(self.path)
 
     def digest(self) -> str:
-        """The SHA-256 of all bytes so far, as 64 hex digits."""
+        """Return the SHA-256 of all bytes so far as 64 hex digits."""
         return self._hash.hexdigest()
 
     def head(self, length: int = 512) -> bytes:
-        """The first bytes."""
+        """Return the first bytes."""
         assert self._descriptor is not None
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         data = os.read(self._descriptor, length)
         os.lseek(self._descriptor, 0, os.SEEK_END)
         return data
 
-    def adopt(self, clock: Clock, limit: Optional[int], free: int) -> int:
-        """Take over the bytes of the biggest part that nobody works on; give how many there were.
+    def resume_from_stale(self, clock: Clock, max_size: Optional[int], free_bytes: int) -> int:
+        """Take over the bytes of the biggest stale partial file, and return how many they are.
 
-        ``limit`` is the size of the whole file, if known: a bigger part is thrown away.
+        ``max_size`` is the size of the whole file, if known: a bigger partial file is deleted.
         """
-        for orphan in sorted(stale_partials(self._root, self._key, self.path, clock), key=_size, reverse=True):
+        for path in sorted(stale_partials(self._root, self._key, self.path, clock), key=_size, reverse=True):
             claimed = self._root / _own_name(self._key)
             try:
-                os.utime(orphan)  # before the new name, or its age would invite the next claimer
-                orphan.rename(claimed)
-            except OSError:  # another process was faster, or may not be disturbed
+                os.utime(path)  # before the new name, or its age would invite the next process to claim it
+                path.rename(claimed)
+            except OSError:  # another process was faster, or the file may not be renamed
                 continue
             size = _size(claimed)
             try:
-                if size <= free and (limit is None or size <= limit):
+                if size <= free_bytes and (max_size is None or size <= max_size):
                     with claimed.open("rb", buffering=0) as stream:
                         for data in iter(lambda: stream.read(CHUNK_BYTES), b""):
                             self.write(data)
-            except OSError:  # unreadable, or no room for the copy: the network has the bytes as well
+            except OSError:  # unreadable, or no space for the copy: the network has the bytes as well
                 self.reset()
             finally:
                 _unlink(claimed)
@@ -132,45 +154,45 @@ class PartialFile:
             self._descriptor = None
 
     def discard(self) -> None:
-        """Close and delete."""
+        """Close and delete the file."""
         self.close()
         _unlink(self.path)
 
-    def release(self) -> None:
-        """Close, and leave the bytes to whoever comes next, if there are enough of them."""
+    def keep_for_resume(self) -> None:
+        """Close the file and release it to the next download, if it has enough bytes; else delete it."""
         self.close()
         with suppress(OSError):  # it is only a convenience
             if self.size >= MIN_RESUMABLE_BYTES:
-                self.path.rename(self._root / f"{self._key}.free.{uuid.uuid4().hex[:12]}.part")
+                self.path.rename(self._root / f"{self._key}.released.{uuid.uuid4().hex[:12]}.part")
             else:
                 self.path.unlink()
 
 
 def stale_partials(root: Path, key: Optional[str], own: Optional[Path], clock: Clock) -> Iterator[Path]:
-    """The part files on which nobody works: given up, of a dead process of this machine, or long untouched.
+    """Yield the partial files that no process writes: released, of a dead process of this machine, or long unchanged.
 
-    Age is measured against our own part, which the same file system has just dated, so that a clock that is wrong on
-    a network drive does no harm.
+    Age is measured against the partial file ``own``, whose time the same file system has just set, so that a wrong
+    clock on a network drive does no harm.
     """
     now = clock.time() if own is None else own.stat().st_mtime
     for path in partial_files(root, key):
-        part = parse_partial_name(path.name)
+        name = parse_partial_name(path.name)
         try:
             status = path.lstat()
         except OSError:
             continue
-        if path == own or part is None or not stat.S_ISREG(status.st_mode):
+        if path == own or name is None or not stat.S_ISREG(status.st_mode):
             continue
-        if part.pid is None or _is_dead(part) or now - status.st_mtime > STALE_SECONDS:
+        if name.pid is None or _is_dead(name) or now - status.st_mtime > STALE_SECONDS:
             yield path
 
 
-def _is_dead(part: PartialName) -> bool:
+def _is_dead(name: PartialName) -> bool:
     # Windows has no signal 0 (there it would end the process), so there only age counts.
-    if os.name != "posix" or part.pid is None or part.machine != machine_id():
+    if os.name != "posix" or name.pid is None or name.machine != machine_id():
         return False
     try:
-        os.kill(part.pid, 0)
+        os.kill(name.pid, 0)
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):  # alive, and another user's
@@ -179,14 +201,14 @@ def _is_dead(part: PartialName) -> bool:
 
 
 def machine_id() -> str:
-    """What two processes share exactly if they see each other's process ids: host, boot and pid namespace."""
+    """Return what two processes share exactly if they see each other's process ids: host, boot and pid namespace."""
     import platform
 
-    facts = [platform.node()]
+    parts = [platform.node()]
     with suppress(OSError):  # not Linux, or no /proc
-        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        facts.append(os.readlink("/proc/self/ns/pid"))
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def _own_name(key: str) -> str:

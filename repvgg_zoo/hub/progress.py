@@ -1,105 +1,164 @@
-"""Progress of a download: one line on a terminal, nothing elsewhere, or whatever the caller hands in."""
+"""The progress of a download: a bar on a terminal or in a notebook, lines in a log, or what the caller passes in."""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from contextlib import suppress
-from typing import Mapping, Optional, Protocol, TextIO, Union
+from typing import Any, Mapping, Optional, Protocol, TextIO, Union
 
 from .._settings import is_first_local_rank
 from .clock import SYSTEM_CLOCK, Clock
+from .filenames import sanitize_filename
 
-REFRESH_SECONDS = 0.1
+LOG_INTERVAL_S = 30.0
+_NUMBERS_WIDTH = 56  # what tqdm's percentage, a short bar, sizes, times and rate take of a line
+
+logger = logging.getLogger("repvgg_zoo.hub")
 
 
 class Progress(Protocol):
     """Where a download reports to."""
 
     def update(self, name: str, done: int, total: Optional[int]) -> None:
-        """``done`` of ``total`` bytes of the file are there; ``total`` is None if nobody knows it."""
+        """Report that ``done`` of ``total`` bytes of the file have arrived; ``total`` is None if it is not known."""
 
-    def note(self, text: str) -> None:
-        """Something that a person who waits wants to know."""
+    def message(self, text: str) -> None:
+        """Show a line of text to whoever waits."""
 
     def close(self) -> None:
-        """No more will come."""
+        """End the report."""
 
 
 class NullProgress:
-    """No progress at all."""
+    """No report at all."""
 
     def update(self, name: str, done: int, total: Optional[int]) -> None:
         pass
 
-    def note(self, text: str) -> None:
+    def message(self, text: str) -> None:
         pass
 
     def close(self) -> None:
         pass
 
 
-class TerminalLine:
-    """One line that is rewritten in place: name, part done, rate, time left."""
+class BarProgress:
+    """A bar of tqdm, on stderr unless ``stream`` is another one."""
 
-    def __init__(self, stream: Optional[TextIO] = None, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, stream: Optional[TextIO] = None) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._clock = clock
-        self._began: Optional[float] = None
-        self._first = self._width = 0
-        self._next = 0.0
+        self._bar: Any = None
+
+    def update(self, name: str, done: int, total: Optional[int]) -> None:
+        with suppress(OSError, ValueError):  # a terminal that was closed is no reason to stop a download
+            if self._bar is not None and done < self._bar.n:  # the download starts again
+                self._close()
+            if self._bar is None:
+                self._bar = self._open(name, done, total)
+            self._bar.update(done - self._bar.n)
+
+    def message(self, text: str) -> None:
+        from tqdm.auto import tqdm
+
+        with suppress(OSError, ValueError):
+            tqdm.write(text, file=self._stream)
+
+    def close(self) -> None:
+        with suppress(OSError, ValueError):
+            self._close()
+
+    def _open(self, name: str, done: int, total: Optional[int]) -> Any:
+        from tqdm.auto import tqdm
+
+        return tqdm(
+            desc=shorten(sanitize_filename(name), terminal_width(self._stream) - _NUMBERS_WIDTH),
+            initial=done,
+            total=total,
+            unit="B",
+            unit_scale=True,
+            file=self._stream,
+            dynamic_ncols=True,
+        )
+
+    def _close(self) -> None:
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.close()
+
+
+class LogProgress:
+    """A line in the log now and then."""
+
+    def __init__(self, clock: Clock = SYSTEM_CLOCK, interval: float = LOG_INTERVAL_S) -> None:
+        self._clock, self._interval = clock, interval
+        self._last: Optional[float] = None
 
     def update(self, name: str, done: int, total: Optional[int]) -> None:
         now = self._clock.monotonic()
-        if self._began is None or done < self._first:
-            self._began, self._first = now, done
-        if now < self._next and done != total:
-            return
-        self._next = now + REFRESH_SECONDS
-        seconds = now - self._began
-        rate = (done - self._first) / seconds if seconds > 0.5 else None
-        line = f"{name}  {format_size(done)}"
-        if total:
-            line += f" of {format_size(total)} ({100 * done // total}%)"
-        if rate:
-            line += f"  {format_size(rate)}/s"
-            if total:
-                line += f"  {format_duration((total - done) / rate)} left"
-        self._write("\r" + line.ljust(self._width))
-        self._width = len(line)
+        if self._last is None:
+            self._last = now
+        if now - self._last >= self._interval:
+            self._last = now
+            of_total = f" of {format_size(total)} ({100 * done // total}%)" if total else ""
+            logger.info("downloading %s: %s%s", name, format_size(done), of_total)
 
-    def note(self, text: str) -> None:
-        self._write("\r" + text.ljust(self._width) + "\n")
-        self._width = 0
+    def message(self, text: str) -> None:
+        pass  # messages are logged by whoever sends them
 
     def close(self) -> None:
-        if self._width:
-            self._write("\n")
-            self._width = 0
-
-    def _write(self, text: str) -> None:
-        with suppress(OSError, ValueError):  # a terminal that has gone is no reason to stop a download
-            self._stream.write(text)
-            self._stream.flush()
+        pass
 
 
 def choose_progress(
-    wanted: Union[bool, Progress, None],
+    requested: Union[bool, Progress, None],
     setting: Optional[bool],
     environ: Optional[Mapping[str, str]] = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Progress:
-    """The caller's word, else the setting's, else a line if stderr is a terminal; no line on ranks after the first."""
-    if wanted is not None and not isinstance(wanted, bool):
-        return wanted
-    if not is_first_local_rank(environ):
+    """Return the caller's choice, else the setting's, else a bar on a terminal or in a notebook and a log elsewhere.
+
+    Of the processes of a distributed job on one machine, only the first reports.
+    """
+    if requested is not None and not isinstance(requested, bool):
+        return requested
+    enabled = setting if requested is None else requested
+    if enabled is False or not is_first_local_rank(environ):
         return NullProgress()
-    on = setting if wanted is None else wanted
-    if on is None:
-        on = sys.stderr is not None and sys.stderr.isatty()
-    return TerminalLine() if on and sys.stderr is not None else NullProgress()
+    if sys.stderr is not None and (enabled or sys.stderr.isatty() or _is_notebook()):
+        return BarProgress()
+    return LogProgress(clock)
+
+
+def _is_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook, whose stderr is not a terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return "IPKernelApp" in getattr(shell, "config", {})
+
+
+def terminal_width(stream: TextIO) -> int:
+    """Return how many columns a terminal has; 80 if the stream is not a terminal."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError, AttributeError):
+        return 80
+
+
+def shorten(name: str, width: int) -> str:
+    """Return a name that takes at most ``width`` columns, but at least ten.
+
+    >>> from repvgg_zoo.hub.progress import shorten
+    >>> shorten("RepVGGplus-L2pse-train256-acc84.06.pth", 24)
+    'RepVGGplus-L2pse-trai...'
+    """
+    width = max(width, 10)
+    return name if len(name) <= width else f"{name[: width - 3]}..."
 
 
 def format_size(size: float) -> str:
-    """A number of bytes as people write it.
+    """Return a number of bytes for people to read.
 
     >>> from repvgg_zoo.hub.progress import format_size
     >>> format_size(33_500_000)
@@ -110,16 +169,3 @@ def format_size(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     raise AssertionError
-
-
-def format_duration(seconds: float) -> str:
-    """A time as minutes and seconds.
-
-    >>> from repvgg_zoo.hub.progress import format_duration
-    >>> format_duration(75)
-    '1:15'
-    """
-    whole = int(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-    return f"{whole // 60}:{whole % 60:02d}"

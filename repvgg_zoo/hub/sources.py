@@ -1,4 +1,4 @@
-"""Where a file may come from: mirrors first, then its own sources, after the user's rewrite rules."""
+"""The sources of a file: mirrors first, then its own, after the user's rewrite rules."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import List, Optional, Tuple
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
-from repvgg_zoo.errors import ArgumentError
-from repvgg_zoo.registry.specs import FileSpec
-
 from .._settings import Settings
+from ..errors import ArgumentError
+from ..registry.specs import FileSpec
 from .filenames import cache_filename
 
 GDRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
@@ -27,24 +26,24 @@ class Source:
 
     @property
     def label(self) -> str:
-        """How messages and logs call it: without credentials."""
+        """The name in messages and logs, without credentials."""
         return str(self.path) if self.path is not None else redact(self.url)
 
 
 def sources_of(file: FileSpec, settings: Settings) -> Tuple[Source, ...]:
-    """Every place to try, best first; raises ArgumentError for a source of an unknown kind."""
-    found: List[Source] = []
+    """Return the sources to try, best first; raises ArgumentError for a source of an unknown kind."""
+    sources: List[Source] = []
     for root in settings.mirrors:
-        found.append(_parse(rewrite_url(f"{root.rstrip('/')}/{cache_filename(file)}", settings)))
+        sources.append(_parse(rewrite_url(f"{root.rstrip('/')}/{cache_filename(file)}", settings)))
     for text in file.sources:
         is_gdrive = text.startswith("gdrive:")
         url = GDRIVE + quote(text[len("gdrive:") :], safe="") if is_gdrive else text
-        found.append(_parse(rewrite_url(url, settings), is_gdrive))
-    return tuple(dict.fromkeys(found))
+        sources.append(_parse(rewrite_url(url, settings), is_gdrive))
+    return tuple(dict.fromkeys(sources))
 
 
 def redact(url: str) -> str:
-    """A URL fit for a log: user, password, query and fragment are left out.
+    """Return a URL for a log: without user, password, query and fragment.
 
     >>> from repvgg_zoo.hub.sources import redact
     >>> redact("https://me:secret@host.example/a.bin?token=x")
@@ -62,7 +61,7 @@ def redact(url: str) -> str:
 
 
 def rewrite_url(url: str, settings: Settings) -> str:
-    """The URL after the first of the user's rules that fits it."""
+    """Return the URL after the first of the user's rewrite rules that matches."""
     for old, new in settings.url_rewrites:
         if url.startswith(old):
             return new + url[len(old) :]
@@ -80,7 +79,7 @@ def _parse(text: str, is_gdrive: bool = False) -> Source:
     if Path(text).is_absolute():
         return Source(path=Path(text))
     raise ArgumentError(
-        f"{text!r} is no source",
+        f"{text!r} is not a valid source",
         hint="a source is an https:, http: or file: URL, gdrive:<id>, or an absolute path",
         expected="a URL or an absolute path",
         actual=text,

@@ -140,7 +140,7 @@ def test_locks_that_keep_nobody_out_are_found(monkeypatch, folder):
 def test_unfinished_downloads_are_counted_and_old_ones_told(folder):
     root = folder.parent / "cache"
     root.mkdir()
-    part = root / f"{'a' * 16}.free.{'b' * 12}.part"
+    part = root / f"{'a' * 16}.released.{'b' * 12}.part"
     part.write_bytes(b"x" * 1000)
     assert (cache.leftovers(True)[0].status, cache.leftovers(True)[0].text[:21]) == (
         OK,

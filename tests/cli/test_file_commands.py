@@ -201,7 +201,7 @@ def test_a_file_is_removed_by_the_name_that_the_listing_shows(run, cached):
 
 def test_prune_takes_unfinished_downloads_and_what_it_is_asked_for_as_well(run, cached):
     root = cached.parent
-    part = root / f"{'a' * 16}.free.{'b' * 12}.part"
+    part = root / f"{'a' * 16}.released.{'b' * 12}.part"
     asked_for = {
         "--unknown": [root / f"{'c' * 16}-old.pkl"],
         "--derived": [root / "derived" / f"weights-{'d' * 32}.derived"],

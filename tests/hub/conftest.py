@@ -50,7 +50,7 @@ class Zoo:
         self.clock = FakeClock()
 
     def services(self, **changed: Any) -> Services:
-        given = {"clock": self.clock, "web": RequestsClient(20.0, 20.0), "limits": Limits(), **changed}
+        given = {"clock": self.clock, "client": RequestsClient(20.0, 20.0), "limits": Limits(), **changed}
         return Services(**given)
 
     def fetch(self, file: FileSpec, *, settings: Optional[Settings] = None, **arguments: Any) -> Path:

@@ -1,4 +1,4 @@
-"""What a cache folder may look like, and what is made of it (T25-T30, T36), and how far a file is trusted."""
+"""What a cache folder may look like, and what is made of it, and how far a file is trusted."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from .conftest import BODY, FILE, NAME, OTHER, NoHttp, Zoo, fill, snapshot, spec
 from .server import Answer, Server
 
 
-def test_a_hit_uses_no_network_and_writes_nothing(zoo: Zoo) -> None:
-    """T25"""
+def test_a_cached_file_uses_no_network_and_writes_nothing(zoo: Zoo) -> None:
     path = fill(zoo.root)
     before = snapshot(zoo.root)
-    assert fetch_file(FILE, settings=Settings(cache_dir=zoo.root), services=zoo.services(web=NoHttp())) == path
+    assert fetch_file(FILE, settings=Settings(cache_dir=zoo.root), services=zoo.services(client=NoHttp())) == path
     assert snapshot(zoo.root) == before
 
 
-def test_a_hit_opens_nothing_for_writing_and_makes_no_file_or_lock(zoo: Zoo) -> None:
-    """T25: as the interpreter's own audit events tell, in a process of its own."""
+def test_a_cached_file_opens_nothing_for_writing_and_creates_no_lock(zoo: Zoo) -> None:
+    """As the interpreter's own audit events tell, in a process of its own."""
     import subprocess
 
     fill(zoo.root)
@@ -55,19 +54,17 @@ def test_a_hit_opens_nothing_for_writing_and_makes_no_file_or_lock(zoo: Zoo) -> 
     assert done.stdout.strip() == "[] False False"
 
 
-def test_a_hit_works_on_a_read_only_tree(zoo: Zoo) -> None:
-    """T25"""
+def test_a_cached_file_is_returned_from_a_read_only_folder(zoo: Zoo) -> None:
     path = fill(zoo.root)
     for item in (path, cache.stamp_path(path), zoo.root):
         item.chmod(0o555 if item.is_dir() else 0o444)
     try:
-        assert fetch_file(FILE, settings=Settings(cache_dir=zoo.root), services=zoo.services(web=NoHttp())) == path
+        assert fetch_file(FILE, settings=Settings(cache_dir=zoo.root), services=zoo.services(client=NoHttp())) == path
     finally:
         zoo.root.chmod(0o755)
 
 
-def test_a_hit_in_a_read_only_root_needs_no_cache_at_all(zoo: Zoo, tmp_path: Path) -> None:
-    """T25, T26"""
+def test_a_file_in_a_read_only_cache_needs_no_writable_cache(zoo: Zoo, tmp_path: Path) -> None:
     path = fill(tmp_path / "shared", stamped=False)
     before = snapshot(tmp_path / "shared")
     settings = Settings(cache_dir=zoo.root, read_only_cache_dirs=(tmp_path / "absent", tmp_path / "shared"))
@@ -76,10 +73,9 @@ def test_a_hit_in_a_read_only_root_needs_no_cache_at_all(zoo: Zoo, tmp_path: Pat
     assert not zoo.root.exists()
 
 
-def test_a_miss_in_the_read_only_roots_is_fetched_into_the_writable_one(
+def test_a_file_missing_in_the_read_only_caches_goes_into_the_writable_one(
     zoo: Zoo, server: Server, tmp_path: Path
 ) -> None:
-    """T26"""
     fill(tmp_path / "shared", OTHER, stamped=False)
     settings = Settings(cache_dir=zoo.root, read_only_cache_dirs=(tmp_path / "shared",))
     path = zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))), settings=settings)
@@ -88,7 +84,7 @@ def test_a_miss_in_the_read_only_roots_is_fetched_into_the_writable_one(
 
 
 def test_a_cache_that_cannot_be_written_names_the_folder_and_the_variable(zoo: Zoo, server: Server) -> None:
-    """T26, T27: a file stands where the folder should be."""
+    """A file stands where the folder should be."""
     zoo.root.write_bytes(b"")
     with pytest.raises(CacheError, match="REPVGG_ZOO_HOME") as caught:
         zoo.fetch(FILE)
@@ -96,15 +92,13 @@ def test_a_cache_that_cannot_be_written_names_the_folder_and_the_variable(zoo: Z
 
 
 def test_a_file_in_place_of_a_parent_folder_is_a_cache_error(zoo: Zoo, tmp_path: Path) -> None:
-    """T27"""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CacheError):
         zoo.fetch(FILE, settings=Settings(cache_dir=tmp_path / "file" / "cache"))
 
 
 @pytest.mark.parametrize("name", ["with space", "ключ-模型", "a" * 200, "x%20y;'\"$(touch z)", "deep/er/still/deeper"])
-def test_a_cache_may_lie_anywhere(zoo: Zoo, server: Server, tmp_path: Path, name: str) -> None:
-    """T27"""
+def test_a_cache_folder_may_have_any_name(zoo: Zoo, server: Server, tmp_path: Path, name: str) -> None:
     settings = read_settings({"REPVGG_ZOO_HOME": str(tmp_path / name)})
     path = zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))), settings=settings)
     assert path.parent == tmp_path / name
@@ -112,7 +106,6 @@ def test_a_cache_may_lie_anywhere(zoo: Zoo, server: Server, tmp_path: Path, name
 
 
 def test_a_path_too_long_for_the_system_is_a_cache_error(zoo: Zoo, tmp_path: Path) -> None:
-    """T27"""
     with pytest.raises(CacheError):
         zoo.fetch(FILE, settings=Settings(cache_dir=tmp_path / ("b" * 300)))
 
@@ -131,7 +124,6 @@ BAD_FILES: Dict[str, Callable[[Path], None]] = {
 def test_a_damaged_file_is_noticed_and_replaced(
     zoo: Zoo, server: Server, spoil: Callable[[Path], None], size_known: bool, stamped: bool
 ) -> None:
-    """T28, T29"""
     path = fill(zoo.root, stamped=stamped)
     time.sleep(0.01)  # so that the file system's clock, which ticks in milliseconds, has moved
     spoil(path)
@@ -140,10 +132,8 @@ def test_a_damaged_file_is_noticed_and_replaced(
     assert len(server.requests) == 1
 
 
-def test_a_flipped_bit_under_an_unchanged_stamp_is_found_by_verify_and_mended_by_the_next_fetch(
-    zoo: Zoo, server: Server
-) -> None:
-    """T29: a hit trusts size and time of change, as documented; ``verify`` does not."""
+def test_a_flipped_bit_is_found_by_verify_and_repaired_by_the_next_fetch(zoo: Zoo, server: Server) -> None:
+    """A hit trusts size and time of change, as documented; ``verify`` does not."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     path = zoo.fetch(file)
     status = path.stat()
@@ -177,20 +167,18 @@ STAMPS: Dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("text", [None, *STAMPS.values()], ids=["missing", *STAMPS])
-def test_a_stamp_that_does_not_fit_makes_the_file_be_hashed_and_stamped_anew(zoo: Zoo, text: Any) -> None:
-    """T30"""
+def test_a_file_with_an_invalid_stamp_is_hashed_and_stamped_again(zoo: Zoo, text: Any) -> None:
     path = fill(zoo.root, stamped=False)
     if text is not None:
         cache.stamp_path(path).write_bytes(text)
-    assert zoo.fetch(FILE, services=zoo.services(web=NoHttp())) == path
+    assert zoo.fetch(FILE, services=zoo.services(client=NoHttp())) == path
     stamp = cache.read_stamp(path)
     assert stamp is not None
     assert stamp.mtime_ns == path.stat().st_mtime_ns
     assert stamp.sha256 == FILE.sha256
 
 
-def test_a_stamp_of_another_digest_does_not_vouch_for_the_file(zoo: Zoo, server: Server) -> None:
-    """T30"""
+def test_a_stamp_with_another_digest_is_not_trusted(zoo: Zoo, server: Server) -> None:
     path = fill(zoo.root)
     status = path.stat()
     cache.write_stamp(path, cache.Stamp(len(BODY), status.st_mtime_ns, "0" * 64, "sha256"))
@@ -199,23 +187,21 @@ def test_a_stamp_of_another_digest_does_not_vouch_for_the_file(zoo: Zoo, server:
 
 
 def test_a_folder_in_place_of_a_stamp_does_no_harm(zoo: Zoo) -> None:
-    """T30, T32"""
     path = fill(zoo.root, stamped=False)
     cache.stamp_path(path).mkdir()
-    assert zoo.fetch(FILE, services=zoo.services(web=NoHttp())) == path
+    assert zoo.fetch(FILE, services=zoo.services(client=NoHttp())) == path
     assert zoo.names() == [NAME, NAME + ".stamp"]
 
 
 @pytest.mark.parametrize("how", ["move", "copy-with-times", "copy-without-times"])
 def test_a_cache_that_was_moved_is_still_valid(zoo: Zoo, server: Server, tmp_path: Path, how: str) -> None:
-    """T36"""
     zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))))
     there = tmp_path / "there"
     if how == "move":
         zoo.root.rename(there)
     else:
         shutil.copytree(zoo.root, there, copy_function=shutil.copy2 if how == "copy-with-times" else shutil.copyfile)
-    path = fetch_file(FILE, settings=Settings(cache_dir=there), services=zoo.services(web=NoHttp()))
+    path = fetch_file(FILE, settings=Settings(cache_dir=there), services=zoo.services(client=NoHttp()))
     assert path.parent == there
     assert str(zoo.root) not in "".join(item.read_text() for item in there.glob("*.stamp"))
 
@@ -225,7 +211,7 @@ def test_the_folder_is_tagged_as_a_cache(zoo: Zoo, server: Server) -> None:
     assert (zoo.root / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
 
 
-def test_a_prefix_proves_a_file_and_the_whole_digest_is_recorded(zoo: Zoo, server: Server) -> None:
+def test_a_prefix_verifies_a_file_and_the_full_digest_is_recorded(zoo: Zoo, server: Server) -> None:
     url = server.serve("/a.bin", Answer(BODY))
     file = spec(url, sha256=None, sha256_prefix=str(FILE.sha256)[:8])
     path = zoo.fetch(file)
@@ -248,13 +234,13 @@ class TestUnverified:
         assert not zoo.root.exists()
 
     @pytest.mark.parametrize("by", ["argument", "environment"])
-    def test_is_remembered_once_allowed(self, zoo: Zoo, server: Server, by: str) -> None:
+    def test_is_cached_once_allowed(self, zoo: Zoo, server: Server, by: str) -> None:
         file = self.file(server, Answer(BODY))
         if by == "argument":
             path = zoo.fetch(file, allow_unverified=True)
         else:
             path = zoo.fetch(file, settings=Settings(cache_dir=zoo.root, allow_unverified=True))
-        assert zoo.fetch(file, services=zoo.services(web=NoHttp())) == path
+        assert zoo.fetch(file, services=zoo.services(client=NoHttp())) == path
 
     def test_is_checked_against_the_recorded_digest_when_it_is_fetched_again(self, zoo: Zoo, server: Server) -> None:
         file = self.file(server, Answer(BODY), Answer(OTHER))
@@ -269,13 +255,13 @@ class TestUnverified:
         path.write_bytes(b"changed")
         assert zoo.fetch(file, allow_unverified=True).read_bytes() == BODY
 
-    def test_whose_record_was_lost_is_not_given_out_unless_allowed(self, zoo: Zoo, server: Server) -> None:
+    def test_whose_record_was_lost_is_not_returned_unless_allowed(self, zoo: Zoo, server: Server) -> None:
         file = self.file(server, Answer(BODY))
         path = zoo.fetch(file, allow_unverified=True)
         cache.stamp_path(path).unlink()
         with pytest.raises(UnverifiedError):
             zoo.fetch(file)
-        assert zoo.fetch(file, allow_unverified=True, services=zoo.services(web=NoHttp())) == path
+        assert zoo.fetch(file, allow_unverified=True, services=zoo.services(client=NoHttp())) == path
 
     def test_is_forgotten_when_it_is_removed(self, zoo: Zoo, server: Server) -> None:
         file = self.file(server, Answer(BODY), Answer(OTHER))
@@ -284,7 +270,7 @@ class TestUnverified:
         assert zoo.fetch(file, allow_unverified=True).read_bytes() == OTHER
 
 
-def test_a_digest_that_is_none_is_an_argument_error(zoo: Zoo) -> None:
+def test_an_invalid_digest_is_an_argument_error(zoo: Zoo) -> None:
     for facts in ({"sha256": "xyz"}, {"sha256": "0" * 63}, {"sha256": None, "sha256_prefix": "abc"}):
         with pytest.raises(ArgumentError):
             zoo.fetch(spec("http://127.0.0.1:1/", **facts))
@@ -292,4 +278,4 @@ def test_a_digest_that_is_none_is_an_argument_error(zoo: Zoo) -> None:
 
 def test_a_digest_in_capitals_is_the_same_digest(zoo: Zoo) -> None:
     fill(zoo.root)
-    assert zoo.fetch(spec(sha256=str(FILE.sha256).upper()), services=zoo.services(web=NoHttp())).name == NAME
+    assert zoo.fetch(spec(sha256=str(FILE.sha256).upper()), services=zoo.services(client=NoHttp())).name == NAME

@@ -1,4 +1,4 @@
-"""Looking after a cache: list, remove, prune, verify, never outside the folder (T17, T29, T35)."""
+"""Looking after a cache: list, remove, prune, verify, never outside the folder."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def old(path: Path, body: bytes = b"x") -> Path:
     return path
 
 
-def test_the_listing_shows_files_parts_and_leftovers_with_sizes(zoo: Zoo) -> None:
+def test_the_listing_shows_files_partial_and_stale_ones_with_sizes(zoo: Zoo) -> None:
     path = fill(zoo.root)
     key = "0" * 16
-    old(zoo.root / f"{key}.free.{'0' * 12}.part")
+    old(zoo.root / f"{key}.released.{'0' * 12}.part")
     old(zoo.root / f"{key}.lock", b"")
     old(zoo.root / f"{key}-gone.bin.stamp", b"{}")
     (zoo.root / "README.md").write_text("not ours")
@@ -36,19 +36,19 @@ def test_the_listing_shows_files_parts_and_leftovers_with_sizes(zoo: Zoo) -> Non
     listed = {entry.path.name: (entry.kind, entry.size) for entry in cache_manager.list_files(zoo.root)}
     assert listed == {
         path.name: ("file", len(BODY)),
-        f"{key}.free.{'0' * 12}.part": ("part", 1),
-        f"{key}.lock": ("leftover", 0),
-        f"{key}-gone.bin.stamp": ("leftover", 2),
+        f"{key}.released.{'0' * 12}.part": ("partial", 1),
+        f"{key}.lock": ("stale", 0),
+        f"{key}-gone.bin.stamp": ("stale", 2),
     }
     assert [entry.sha256 for entry in cache_manager.list_files(zoo.root) if entry.kind == "file"] == [FILE.sha256]
 
 
-def test_an_absent_cache_is_an_empty_one(zoo: Zoo) -> None:
+def test_a_cache_that_does_not_exist_is_empty(zoo: Zoo) -> None:
     assert cache_manager.list_files(zoo.root) == cache_manager.prune(zoo.root) == cache_manager.verify(zoo.root) == []
 
 
 @pytest.mark.parametrize("name", [NAME, NAME[:16], "a.bin"])
-def test_a_file_is_removed_by_stored_name_key_or_own_name(zoo: Zoo, name: str) -> None:
+def test_a_file_is_removed_by_cache_name_key_or_own_name(zoo: Zoo, name: str) -> None:
     path = fill(zoo.root)
     assert [entry.path for entry in cache_manager.remove(zoo.root, [name])] == [path]
     assert zoo.names() == []
@@ -58,7 +58,6 @@ def test_a_file_is_removed_by_stored_name_key_or_own_name(zoo: Zoo, name: str) -
     "name", ["../precious", "/etc/passwd", "..", ".", "", "*", "README.md", "CACHEDIR.TAG", "precious"]
 )
 def test_nothing_but_the_caches_own_files_can_be_removed(zoo: Zoo, tmp_path: Path, name: str) -> None:
-    """T35"""
     fill(zoo.root)
     (zoo.root / "README.md").write_text("not ours")
     (tmp_path / "precious").write_text("keep me")
@@ -70,20 +69,18 @@ def test_nothing_but_the_caches_own_files_can_be_removed(zoo: Zoo, tmp_path: Pat
 
 @pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
 def test_links_in_the_cache_are_neither_listed_nor_followed(zoo: Zoo, tmp_path: Path) -> None:
-    """T35"""
     zoo.root.mkdir()
     outside = old(tmp_path / NAME, BODY)
     (zoo.root / NAME).symlink_to(outside)
-    (zoo.root / f"{'0' * 16}.free.{'0' * 12}.part").symlink_to(outside)
+    (zoo.root / f"{'0' * 16}.released.{'0' * 12}.part").symlink_to(outside)
     assert cache_manager.list_files(zoo.root) == []
     assert cache_manager.prune(zoo.root, days=0, known=[]) == []
     assert outside.read_bytes() == BODY
 
 
-def test_a_dry_run_changes_nothing_and_tells_the_same(zoo: Zoo) -> None:
-    """T35"""
+def test_a_dry_run_changes_nothing_and_returns_the_same(zoo: Zoo) -> None:
     fill(zoo.root)
-    old(zoo.root / f"{'0' * 16}.free.{'0' * 12}.part")
+    old(zoo.root / f"{'0' * 16}.released.{'0' * 12}.part")
     before = snapshot(zoo.root)
     would_rm = cache_manager.remove(zoo.root, ["a.bin"], dry_run=True)
     would_prune = cache_manager.prune(zoo.root, known=[], dry_run=True)
@@ -94,19 +91,18 @@ def test_a_dry_run_changes_nothing_and_tells_the_same(zoo: Zoo) -> None:
     assert zoo.names() == []
 
 
-def test_prune_takes_old_parts_and_leftovers_and_leaves_the_rest(zoo: Zoo) -> None:
-    """T17"""
+def test_prune_removes_old_partial_and_stale_files_only(zoo: Zoo) -> None:
     fill(zoo.root)
     key = "0" * 16
     gone = [
-        old(zoo.root / f"{key}.free.{'0' * 12}.part"),
+        old(zoo.root / f"{key}.released.{'0' * 12}.part"),
         old(zoo.root / f"{key}.{'0' * 12}-1.{'0' * 12}.part"),
         old(zoo.root / f"{key}-gone.bin.stamp"),
-        old(zoo.root / f"{key}-gone.bin.stamp.{'0' * 12}.new"),
+        old(zoo.root / f".{key}-gone.bin.stamp.{'0' * 8}.tmp"),
         old(zoo.root / f"{key}.lock"),
     ]
     kept = [
-        zoo.root / f"{key}.free.{'1' * 12}.part",
+        zoo.root / f"{key}.released.{'1' * 12}.part",
         zoo.root / f"{key}.{machine_id()}-{os.getpid()}.{'1' * 12}.part",
         zoo.root / f"{key}.{'0' * 12}-1.{'1' * 12}.part",
     ]
@@ -132,8 +128,8 @@ def test_the_record_of_an_unverified_file_outlives_it(zoo: Zoo, server: Server) 
     assert cache.read_stamp(path) is not None
 
 
-def test_prune_beside_a_running_download_does_no_harm(zoo: Zoo, server: Server) -> None:
-    """T35: even one without any mercy for age."""
+def test_prune_does_not_disturb_a_running_download(zoo: Zoo, server: Server) -> None:
+    """Even one without any mercy for age."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     stop = threading.Event()
 
@@ -152,8 +148,8 @@ def test_prune_beside_a_running_download_does_no_harm(zoo: Zoo, server: Server) 
         thread.join()
 
 
-def test_verify_finds_damage_by_the_name_alone_and_by_the_stamp(zoo: Zoo) -> None:
-    """T29: a full key needs no registry."""
+def test_verify_detects_damage_by_the_name_and_by_the_stamp(zoo: Zoo) -> None:
+    """A full key needs no registry."""
     fill(zoo.root, OTHER)
     (finding,) = cache_manager.verify(zoo.root)
     assert finding.problem is not None
@@ -161,11 +157,11 @@ def test_verify_finds_damage_by_the_name_alone_and_by_the_stamp(zoo: Zoo) -> Non
     unverified = zoo.root / f"u{'0' * 15}-u.bin"
     unverified.write_bytes(BODY)
     cache.write_stamp(unverified, cache.Stamp(len(BODY), unverified.stat().st_mtime_ns, "0" * 64, "none"))
-    found = {item.entry.path.name: item.problem for item in cache_manager.verify(zoo.root)}
+    found = {item.file.path.name: item.problem for item in cache_manager.verify(zoo.root)}
     assert "was recorded" in str(found[unverified.name])
 
 
-def test_verify_refreshes_the_stamp_of_a_right_file(zoo: Zoo) -> None:
+def test_verify_refreshes_the_stamp_of_an_intact_file(zoo: Zoo) -> None:
     path = fill(zoo.root)
     os.utime(path)
     assert [finding.problem for finding in cache_manager.verify(zoo.root)] == [None]

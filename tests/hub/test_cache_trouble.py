@@ -1,4 +1,4 @@
-"""A full disk, refused system calls, links and files in the way of the cache (T24, T31-T33)."""
+"""A full disk, refused system calls, links and files in the way of the cache."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from .conftest import BODY, FILE, NAME, OTHER, NoHttp, Zoo, fill, spec
 from .server import Answer, Server
 
 
-def test_a_disk_without_room_is_noticed_before_the_first_byte(zoo: Zoo, server: Server) -> None:
-    """T31"""
+def test_a_full_disk_is_noticed_before_the_first_byte(zoo: Zoo, server: Server) -> None:
     file = spec(server.serve("/a.bin", Answer(BODY)))
     with pytest.raises(DiskFullError) as caught:
         zoo.fetch(file, services=zoo.services(free_bytes=lambda folder: 1_000_000))
@@ -31,7 +30,7 @@ def test_a_disk_without_room_is_noticed_before_the_first_byte(zoo: Zoo, server: 
 def test_a_write_that_fails_midway_is_final_and_cleaned_up(
     zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """T31: the disk says so in the third write; no second request is made."""
+    """The disk says so in the third write; no second request is made."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     writes = []
     real = PartialFile.write
@@ -52,7 +51,6 @@ def test_a_write_that_fails_midway_is_final_and_cleaned_up(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_a_real_full_device_is_reported_as_a_full_disk(zoo: Zoo) -> None:
-    """T31"""
     zoo.root.mkdir()
     part = PartialFile(zoo.root, "0" * 16)
     part.close()
@@ -68,7 +66,7 @@ def test_a_real_full_device_is_reported_as_a_full_disk(zoo: Zoo) -> None:
 def test_a_refused_system_call_is_a_cache_error_and_leaves_nothing(
     zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
-    """T32: the tests may run as root, whom no mode stops, so the refusal is put in place of the call."""
+    """The tests may run as root, whom no mode stops, so the refusal is put in place of the call."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
 
     def refuse(*args: Any, **more: Any) -> Any:
@@ -92,10 +90,9 @@ def test_a_refused_system_call_is_a_cache_error_and_leaves_nothing(
     assert zoo.names() == []
 
 
-def test_a_part_that_cannot_be_deleted_hides_no_error(
+def test_a_partial_file_that_cannot_be_deleted_hides_no_error(
     zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T32"""
 
     def refuse(*args: Any, **more: Any) -> Any:
         raise PermissionError(errno.EACCES, "no")
@@ -108,10 +105,9 @@ def test_a_part_that_cannot_be_deleted_hides_no_error(
 @pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
 @pytest.mark.parametrize("size_known", [True, False])
 @pytest.mark.parametrize("points_to", ["the-right-bytes", "nowhere", "a-folder"])
-def test_a_link_at_the_stored_name_is_replaced_and_never_followed(
+def test_a_link_in_place_of_the_file_is_replaced_and_never_followed(
     zoo: Zoo, server: Server, tmp_path: Path, points_to: str, size_known: bool
 ) -> None:
-    """T33"""
     zoo.root.mkdir()
     outside = tmp_path / "outside"
     if points_to == "the-right-bytes":
@@ -127,31 +123,28 @@ def test_a_link_at_the_stored_name_is_replaced_and_never_followed(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
-def test_a_link_at_the_stamp_is_replaced_and_never_followed(zoo: Zoo, tmp_path: Path) -> None:
-    """T33"""
+def test_a_link_in_place_of_the_stamp_is_replaced_and_never_followed(zoo: Zoo, tmp_path: Path) -> None:
     path = fill(zoo.root, stamped=False)
     precious = tmp_path / "precious"
     precious.write_text("keep me")
     cache.stamp_path(path).symlink_to(precious)
-    zoo.fetch(FILE, services=zoo.services(web=NoHttp()))
+    zoo.fetch(FILE, services=zoo.services(client=NoHttp()))
     assert precious.read_text() == "keep me"
     assert not cache.stamp_path(path).is_symlink()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
-def test_a_stamp_behind_a_link_is_not_believed(zoo: Zoo, tmp_path: Path) -> None:
-    """T33"""
+def test_a_stamp_behind_a_link_is_not_trusted(zoo: Zoo, tmp_path: Path) -> None:
     path = fill(zoo.root)
     elsewhere = tmp_path / "elsewhere"
     cache.stamp_path(path).rename(elsewhere)
     cache.stamp_path(path).symlink_to(elsewhere)
     assert cache.read_stamp(path) is None
-    assert zoo.fetch(FILE, services=zoo.services(web=NoHttp())) == path
+    assert zoo.fetch(FILE, services=zoo.services(client=NoHttp())) == path
     assert cache.read_stamp(path) is not None
 
 
 def test_a_hard_linked_file_is_replaced_and_not_written_through(zoo: Zoo, server: Server, tmp_path: Path) -> None:
-    """T33"""
     zoo.root.mkdir()
     precious = tmp_path / "precious"
     precious.write_bytes(b"keep me")
@@ -160,15 +153,13 @@ def test_a_hard_linked_file_is_replaced_and_not_written_through(zoo: Zoo, server
     assert precious.read_bytes() == b"keep me"
 
 
-def test_a_folder_at_the_stored_name_is_a_cache_error(zoo: Zoo, server: Server) -> None:
-    """T33"""
+def test_a_folder_in_place_of_the_file_is_a_cache_error(zoo: Zoo, server: Server) -> None:
     (zoo.root / NAME).mkdir(parents=True)
     with pytest.raises(CacheError):
         zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))))
 
 
 def test_a_reader_keeps_the_old_file_while_it_is_replaced(zoo: Zoo, server: Server) -> None:
-    """T24"""
     path = fill(zoo.root, OTHER, stamped=False)
     with path.open("rb") as reader:
         assert zoo.fetch(spec(server.serve("/a.bin", Answer(BODY)))).read_bytes() == BODY
@@ -176,10 +167,9 @@ def test_a_reader_keeps_the_old_file_while_it_is_replaced(zoo: Zoo, server: Serv
 
 
 @pytest.mark.parametrize("refusals", [1, 5, 10**6])
-def test_a_replace_that_windows_refuses_for_a_while_is_tried_again_within_a_bound(
+def test_a_rename_that_windows_refuses_is_retried_for_a_bounded_time(
     zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch, refusals: int
 ) -> None:
-    """T24"""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     real, left = Path.replace, [refusals]
 
@@ -201,10 +191,9 @@ def test_a_replace_that_windows_refuses_for_a_while_is_tried_again_within_a_boun
     assert zoo.parts() == []
 
 
-def test_a_refused_replace_is_no_error_if_another_process_has_published_the_file(
+def test_a_refused_rename_is_no_error_if_another_process_published_the_file(
     zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T24"""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     real = Path.replace
 

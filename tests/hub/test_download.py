@@ -1,4 +1,4 @@
-"""Transfer over HTTP: whole, short, long, wrong, broken and slow bodies; statuses; redirects (T01-T10)."""
+"""Transfer over HTTP: whole, short, long, wrong, broken and slow bodies; statuses; redirects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import os
 import stat
-from pathlib import Path
 
 import pytest
 
@@ -28,8 +27,7 @@ def stored(zoo: Zoo) -> list:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
-def test_a_whole_body_is_published_with_the_users_mode_and_leaves_no_part(zoo: Zoo, server: Server, umask: int) -> None:
-    """T01"""
+def test_a_complete_body_is_published_with_the_users_umask(zoo: Zoo, server: Server, umask: int) -> None:
     file = spec(server.serve("/a.bin", Answer(BODY)))
     before = os.umask(umask)
     try:
@@ -45,21 +43,20 @@ def test_a_whole_body_is_published_with_the_users_mode_and_leaves_no_part(zoo: Z
 @pytest.mark.parametrize(
     "short",
     [
-        Answer(BODY, cut=1_000_000),  # T02: Content-Length says more
-        Answer(BODY, cut=1_000_000, chunked=True),  # T03: no Content-Length, and the last chunk is missing
-        Answer(BODY[:1_000_000], chunked=True),  # T03: a proper end, but too early
-        Answer(BODY[:1_000_000], length=False),  # T03: neither length nor chunks
-        Answer(BODY, cut=1_000_000, reset=True),  # T08: connection reset
-        Answer(BODY, cut=1_000_000, stall=True),  # T08: silence
-        Answer(BODY, cut=0, stall=True),  # T08: silence before the first byte
+        Answer(BODY, cut=1_000_000),  # Content-Length says more
+        Answer(BODY, cut=1_000_000, chunked=True),  # no Content-Length, and the last chunk is missing
+        Answer(BODY[:1_000_000], chunked=True),  # a proper end, but too early
+        Answer(BODY[:1_000_000], length=False),  # neither length nor chunks
+        Answer(BODY, cut=1_000_000, reset=True),  # connection reset
+        Answer(BODY, cut=1_000_000, stall=True),  # silence
+        Answer(BODY, cut=0, stall=True),  # silence before the first byte
     ],
     ids=["length", "chunked", "early-end", "no-length", "reset", "stall", "stall-at-once"],
 )
 def test_a_body_that_breaks_off_is_resumed_and_never_published_short(zoo: Zoo, server: Server, short: Answer) -> None:
-    """T02, T03, T08"""
     file = spec(server.serve("/a.bin", short, Answer(BODY)))
     client = RequestsClient(read_timeout=1.0 if short.stall else 20.0)
-    assert zoo.fetch(file, services=zoo.services(web=client)).read_bytes() == BODY
+    assert zoo.fetch(file, services=zoo.services(client=client)).read_bytes() == BODY
     assert zoo.names() == stored(zoo)
     assert len(server.requests) == 2
     if short.cut != 0 and not short.reset:  # a reset also drops what was sent and not yet read
@@ -67,28 +64,26 @@ def test_a_body_that_breaks_off_is_resumed_and_never_published_short(zoo: Zoo, s
         assert server.sent == len(BODY)
 
 
-def test_a_source_that_always_breaks_off_is_given_up_and_its_part_is_kept(zoo: Zoo, server: Server) -> None:
-    """T02"""
+def test_a_source_that_always_breaks_off_is_given_up_and_its_bytes_are_kept(zoo: Zoo, server: Server) -> None:
     file = spec(server.serve("/a.bin", Answer(BODY, cut=300_000, ranges=False)))
     with pytest.raises(DownloadError) as caught:
         zoo.fetch(file)
     assert len(set(caught.value.attempts)) == 1
     assert len(caught.value.attempts) == 4
     assert "300000" in caught.value.attempts[0]
-    assert [path.name.split(".")[1] for path in zoo.parts()] == ["free"]
+    assert [path.name.split(".")[1] for path in zoo.parts()] == ["released"]
 
 
-def test_a_connection_that_breaks_again_and_again_gets_there_as_long_as_it_gets_on(zoo: Zoo, server: Server) -> None:
-    """T08: failures are counted in a row, not in all."""
+def test_a_connection_that_keeps_breaking_is_retried_while_bytes_arrive(zoo: Zoo, server: Server) -> None:
+    """Failures are counted in a row, not in all."""
     file = spec(server.serve("/a.bin", Answer(BODY, cut=200_000)))
-    limits = Limits(progress=100_000)
+    limits = Limits(reset_after_bytes=100_000)
     assert zoo.fetch(file, services=zoo.services(limits=limits)).read_bytes() == BODY
     assert len(server.requests) == 15
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_longer_than_the_registry_says_is_refused_and_removed(zoo: Zoo, server: Server, chunked: bool) -> None:
-    """T04"""
     file = spec(server.serve("/a.bin", Answer(BODY + b"more", chunked=chunked)))
     with pytest.raises(IntegrityError) as caught:
         zoo.fetch(file)
@@ -97,15 +92,14 @@ def test_a_body_longer_than_the_registry_says_is_refused_and_removed(zoo: Zoo, s
 
 
 def test_reading_stops_at_the_size_that_the_registry_says(zoo: Zoo, server: Server) -> None:
-    """T04: an endless body cannot fill the disk."""
+    """An endless body cannot fill the disk."""
     file = spec(server.serve("/a.bin", Answer(BODY * 10, chunked=True)), body=BODY)
     with pytest.raises(IntegrityError):
         zoo.fetch(file)
     assert server.sent < 2 * len(BODY) * 5
 
 
-def test_wrong_bytes_are_asked_for_once_more_then_the_next_source_gives_them(zoo: Zoo, server: Server) -> None:
-    """T05"""
+def test_wrong_bytes_are_requested_once_more_then_the_next_source_is_tried(zoo: Zoo, server: Server) -> None:
     bad = server.serve("/bad.bin", Answer(OTHER))
     good = server.serve("/a.bin", Answer(BODY))
     assert zoo.fetch(spec(bad, good)).read_bytes() == BODY
@@ -114,8 +108,7 @@ def test_wrong_bytes_are_asked_for_once_more_then_the_next_source_gives_them(zoo
     assert server.requests[1].headers["Cache-Control"] == "no-cache"
 
 
-def test_wrong_bytes_everywhere_end_in_an_error_with_both_digests_and_nothing_kept(zoo: Zoo, server: Server) -> None:
-    """T05"""
+def test_wrong_bytes_from_all_sources_end_in_an_error_with_both_digests(zoo: Zoo, server: Server) -> None:
     file = spec(server.serve("/a.bin", Answer(OTHER)), server.serve("/b.bin", Answer(OTHER)))
     with pytest.raises(IntegrityError) as caught:
         zoo.fetch(file)
@@ -140,10 +133,9 @@ def test_wrong_bytes_everywhere_end_in_an_error_with_both_digests_and_nothing_ke
 )
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("proof", ["sha256", "prefix", "none"])
-def test_a_message_in_place_of_the_file_is_called_by_its_name(
+def test_a_message_sent_in_place_of_the_file_is_named(
     zoo: Zoo, server: Server, body: bytes, words: str, chunked: bool, proof: str
 ) -> None:
-    """T06"""
     less = {"sha256": {}, "prefix": {"size": None, "sha256": None, "sha256_prefix": DIGEST[:8]}}
     facts = less.get(proof, {"size": None, "sha256": None})
     file = spec(server.serve("/a.bin", Answer(body, chunked=chunked)), **facts)
@@ -154,8 +146,7 @@ def test_a_message_in_place_of_the_file_is_called_by_its_name(
 
 
 @pytest.mark.parametrize("size_known", [True, False])
-def test_a_server_that_compresses_unasked_is_understood(zoo: Zoo, server: Server, size_known: bool) -> None:
-    """T07"""
+def test_a_body_that_is_compressed_without_request_is_decoded(zoo: Zoo, server: Server, size_known: bool) -> None:
     answer = Answer(gzip.compress(BODY, 1), headers={"Content-Encoding": "gzip"})
     file = spec(server.serve("/a.bin", answer), **({} if size_known else {"size": None}))
     assert zoo.fetch(file).read_bytes() == BODY
@@ -163,22 +154,22 @@ def test_a_server_that_compresses_unasked_is_understood(zoo: Zoo, server: Server
 
 
 def test_a_compressed_body_that_breaks_off_is_read_again_from_the_start(zoo: Zoo, server: Server) -> None:
-    """T07, T14: a range of a compressed body cannot be appended to plain bytes."""
+    """A range of a compressed body cannot be appended to plain bytes."""
     squeezed = Answer(gzip.compress(BODY, 1), headers={"Content-Encoding": "gzip"})
     file = spec(server.serve("/a.bin", Answer(BODY, cut=1_000_000), squeezed))
     assert zoo.fetch(file).read_bytes() == BODY
     assert len(server.requests) == 3
 
 
-def test_an_unverified_file_whose_end_nothing_shows_is_refused(zoo: Zoo, server: Server) -> None:
-    """T03: neither digest nor size nor length nor chunks."""
+def test_an_unverified_file_without_length_or_chunks_is_refused(zoo: Zoo, server: Server) -> None:
+    """Neither digest nor size nor length nor chunks."""
     file = spec(server.serve("/a.bin", Answer(BODY, length=False)), size=None, sha256=None)
-    with pytest.raises(DownloadError, match="a cut-off body would pass for whole"):
+    with pytest.raises(DownloadError, match="a truncated body would pass for complete"):
         zoo.fetch(file, allow_unverified=True)
 
 
-def test_a_drip_that_never_stalls_but_never_ends_is_cut_off(zoo: Zoo, server: Server) -> None:
-    """T08: slower than the floor over a window, on a clock that the reader itself moves."""
+def test_a_slow_drip_that_never_stalls_is_ended(zoo: Zoo, server: Server) -> None:
+    """Slower than the floor over a window, on a clock that the reader itself moves."""
     from repvgg_zoo.hub.sources import Source
 
     class Drip:
@@ -199,12 +190,11 @@ def test_a_drip_that_never_stalls_but_never_ends_is_cut_off(zoo: Zoo, server: Se
             pass
 
     with pytest.raises(DownloadError, match="only 6 bytes came in 30 seconds"):
-        zoo.fetch(spec("http://127.0.0.1:1/a.bin"), services=zoo.services(web=HttpClient()))
+        zoo.fetch(spec("http://127.0.0.1:1/a.bin"), services=zoo.services(client=HttpClient()))
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451, 501])
-def test_a_final_status_is_not_tried_again_and_the_next_source_is_taken(zoo: Zoo, server: Server, status: int) -> None:
-    """T09"""
+def test_a_permanent_status_is_not_retried_and_the_next_source_is_tried(zoo: Zoo, server: Server, status: int) -> None:
     gone = server.serve("/gone.bin", Answer(b"no", status=status))
     assert zoo.fetch(spec(gone, server.serve("/a.bin", Answer(BODY)))).read_bytes() == BODY
     assert [request.path for request in server.requests] == ["/gone.bin", "/a.bin"]
@@ -212,15 +202,13 @@ def test_a_final_status_is_not_tried_again_and_the_next_source_is_taken(zoo: Zoo
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_a_status_that_can_heal_is_tried_again_after_a_growing_pause(zoo: Zoo, server: Server, status: int) -> None:
-    """T09"""
+def test_a_retryable_status_is_retried_after_growing_pauses(zoo: Zoo, server: Server, status: int) -> None:
     busy = Answer(b"busy", status=status)
     assert zoo.fetch(spec(server.serve("/a.bin", busy, busy, busy, Answer(BODY)))).read_bytes() == BODY
     assert zoo.clock.slept == [0.5, 1.0, 2.0]
 
 
-def test_pauses_are_jittered_so_that_many_machines_do_not_come_back_together(zoo: Zoo, server: Server) -> None:
-    """T09"""
+def test_pauses_are_jittered_so_that_machines_do_not_retry_in_step(zoo: Zoo, server: Server) -> None:
 
     class Lowest(FakeClock):
         def jitter(self) -> float:
@@ -232,8 +220,7 @@ def test_pauses_are_jittered_so_that_many_machines_do_not_come_back_together(zoo
     assert clock.slept == [0.25, 0.5]
 
 
-def test_tries_run_out(zoo: Zoo, server: Server) -> None:
-    """T09"""
+def test_attempts_are_limited(zoo: Zoo, server: Server) -> None:
     file = spec(server.serve("/a.bin", Answer(b"busy", status=500)))
     with pytest.raises(DownloadError, match="the server answers 500"):
         zoo.fetch(file)
@@ -241,8 +228,7 @@ def test_tries_run_out(zoo: Zoo, server: Server) -> None:
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_kept_to(zoo: Zoo, server: Server, form: str) -> None:
-    """T09"""
+def test_retry_after_is_respected(zoo: Zoo, server: Server, form: str) -> None:
     value = "17" if form == "seconds" else email.utils.formatdate(zoo.clock.now + 17, usegmt=True)
     busy = Answer(b"busy", status=429, headers={"Retry-After": value})
     zoo.fetch(spec(server.serve("/a.bin", busy, Answer(BODY))))
@@ -250,17 +236,13 @@ def test_retry_after_is_kept_to(zoo: Zoo, server: Server, form: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["86400", "99999999999999", "soon", "", "-1", "Mon, 99 Foo 2020"])
-def test_a_retry_after_of_hours_or_nonsense_never_makes_the_user_wait_for_long(
-    zoo: Zoo, server: Server, value: str
-) -> None:
-    """T09"""
+def test_a_retry_after_of_hours_or_nonsense_causes_no_long_wait(zoo: Zoo, server: Server, value: str) -> None:
     busy = server.serve("/busy.bin", Answer(b"busy", status=503, headers={"Retry-After": value}))
     assert zoo.fetch(spec(busy, server.serve("/a.bin", Answer(BODY)))).read_bytes() == BODY
     assert sum(zoo.clock.slept) < 10
 
 
 def test_a_refused_connection_goes_on_to_the_next_source(zoo: Zoo, server: Server) -> None:
-    """T09"""
     dead = Server()
     dead.close()
     assert zoo.fetch(spec(dead.url(), server.serve("/a.bin", Answer(BODY)))).read_bytes() == BODY
@@ -272,5 +254,4 @@ def test_identical_failures_are_listed_once_with_their_number(zoo: Zoo, server: 
         zoo.fetch(file)
     assert str(caught.value).count("the server answers 500") == 1
     assert "the server answers 500 (4 times)" in str(caught.value)
-    assert isinstance(caught.value.path, type(None))
-    assert Path(file.sources[1]).is_absolute()
+    assert len(caught.value.attempts) == 5

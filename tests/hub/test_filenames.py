@@ -49,8 +49,8 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=[ascii(name)[:24] for name in HOSTILE])
-def test_a_hostile_name_ends_as_a_harmless_file_in_the_cache(zoo: Zoo, server: Server, name: str) -> None:
-    """T34: the name comes from the registry; the URL's and Content-Disposition's names are never used."""
+def test_a_hostile_name_becomes_a_harmless_file_in_the_cache(zoo: Zoo, server: Server, name: str) -> None:
+    """The name comes from the registry; the URL's and Content-Disposition's names are never used."""
     headers = {"Content-Disposition": 'attachment; filename="../../evil"'}
     path = zoo.fetch(spec(server.serve("/a.bin", Answer(BODY, headers=headers)), name=name))
     assert path.parent == zoo.root
@@ -60,8 +60,8 @@ def test_a_hostile_name_ends_as_a_harmless_file_in_the_cache(zoo: Zoo, server: S
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.text())
-def test_every_name_becomes_one_that_every_file_system_takes(name: str) -> None:
-    """T34: Windows forbids a trailing dot or space, some characters, and device names (the key stands before those)."""
+def test_every_name_becomes_one_that_is_valid_on_every_file_system(name: str) -> None:
+    """Windows forbids a trailing dot or space, some characters, and device names (the key stands before those)."""
     stored = cache_filename(spec(name=name))
     assert is_cache_filename(stored)
     assert stored.isascii()
@@ -75,8 +75,7 @@ def test_the_end_of_a_long_name_is_kept() -> None:
     assert sanitize_filename("a" * 300 + ".safetensors").endswith(".safetensors")
 
 
-def test_names_that_differ_in_case_alone_collide_only_if_the_files_are_the_same() -> None:
-    """T34"""
+def test_names_that_differ_in_case_alone_do_not_collide() -> None:
     one, two = spec(name="A.bin"), spec(name="a.bin", body=BODY + b"x")
     assert cache_filename(one).lower() != cache_filename(two).lower()
 
@@ -89,5 +88,5 @@ def test_two_unverified_files_of_one_name_do_not_collide() -> None:
 @pytest.mark.parametrize(
     "name", ["..", "a", "0123", "0123456789abcdef-", "0123456789abcdef-a/b", "0123456789abcdef-a.", "g" * 16 + "-a"]
 )
-def test_what_is_no_stored_name_is_seen(name: str) -> None:
+def test_a_name_that_the_cache_would_not_use_is_recognized(name: str) -> None:
     assert not is_cache_filename(name)

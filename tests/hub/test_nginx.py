@@ -22,13 +22,13 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_a_real_nginx_serves_it_with_resume_and_tls(
+def test_a_real_nginx_serves_a_file_with_resume_and_tls(
     zoo: Zoo, nginx: Nginx, monkeypatch: pytest.MonkeyPatch, tls: bool
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(nginx.ca))
     file = nginx.file(tls=tls)
     zoo.root.mkdir()
-    (zoo.root / f"{str(file.sha256)[:16]}.free.{'0' * 12}.part").write_bytes(nginx.body[:5_000_000])
+    (zoo.root / f"{str(file.sha256)[:16]}.released.{'0' * 12}.part").write_bytes(nginx.body[:5_000_000])
     assert zoo.fetch(file).read_bytes() == nginx.body
     assert f'" 206 {len(nginx.body) - 5_000_000} ' in nginx.log().splitlines()[-1]
 

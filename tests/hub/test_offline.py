@@ -15,7 +15,7 @@ from .server import Answer, Server
 
 
 @pytest.mark.parametrize("by", ["argument", "environment"])
-def test_offline_lists_where_it_looked_and_how_to_bring_the_file(
+def test_offline_lists_the_places_searched_and_how_to_provide_the_file(
     zoo: Zoo, server: Server, tmp_path: Path, by: str
 ) -> None:
     file = spec(server.serve("/a.bin", Answer(BODY)))
@@ -32,13 +32,13 @@ def test_offline_lists_where_it_looked_and_how_to_bring_the_file(
     assert server.requests == []
 
 
-def test_offline_answers_from_the_cache(zoo: Zoo, server: Server) -> None:
+def test_offline_returns_cached_files(zoo: Zoo, server: Server) -> None:
     file = spec(server.serve("/a.bin", Answer(BODY)))
     path = zoo.fetch(file)
     assert zoo.fetch(file, offline=True) == path
 
 
-def test_a_file_brought_by_hand_under_its_stored_name_is_taken_once_it_is_verified(zoo: Zoo) -> None:
+def test_a_file_copied_into_the_cache_by_hand_is_used_once_verified(zoo: Zoo) -> None:
     file = spec("http://127.0.0.1:1/a.bin")
     zoo.root.mkdir()
     (zoo.root / cache_filename(file)).write_bytes(OTHER)
@@ -48,7 +48,7 @@ def test_a_file_brought_by_hand_under_its_stored_name_is_taken_once_it_is_verifi
     assert zoo.fetch(file, offline=True).read_bytes() == BODY
 
 
-def test_the_argument_beats_the_environment(zoo: Zoo, server: Server) -> None:
+def test_the_argument_takes_precedence_over_the_environment(zoo: Zoo, server: Server) -> None:
     settings = Settings(cache_dir=zoo.root, offline=True)
     assert zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))), settings=settings, offline=False).read_bytes() == BODY
 
@@ -89,7 +89,7 @@ def test_a_local_source_that_is_not_the_file_is_a_failed_source(
     assert zoo.fetch(spec(str(local), server.serve("/a.bin", Answer(BODY)))).read_bytes() == BODY
 
 
-def test_a_local_source_continues_a_part(zoo: Zoo, server: Server, tmp_path: Path) -> None:
+def test_a_local_source_resumes_a_partial_file(zoo: Zoo, server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(BODY)
     broken = server.serve("/a.bin", Answer(BODY, cut=1_000_000, reset=False))
     assert zoo.fetch(spec(broken, str(tmp_path / "a.bin"))).read_bytes() == BODY
@@ -101,14 +101,14 @@ def test_offline_with_a_local_source_that_fails_is_still_an_offline_error(zoo: Z
     assert any("No such file" in attempt for attempt in caught.value.attempts)
 
 
-def test_a_mirror_serves_stored_names_and_is_asked_first(zoo: Zoo, server: Server) -> None:
+def test_a_mirror_serves_cache_names_and_is_tried_first(zoo: Zoo, server: Server) -> None:
     file = spec("http://127.0.0.1:1/a.bin")
     server.serve(f"/zoo/{cache_filename(file)}", Answer(BODY))
     assert zoo.fetch(file, settings=Settings(cache_dir=zoo.root, mirrors=(server.url("/zoo/"),))).read_bytes() == BODY
     assert zoo.clock.slept == []
 
 
-def test_a_mirror_that_lacks_the_file_or_has_another_does_no_harm(zoo: Zoo, server: Server) -> None:
+def test_a_mirror_without_the_file_or_with_another_is_skipped(zoo: Zoo, server: Server) -> None:
     file = spec(server.serve("/a.bin", Answer(BODY)))
     server.serve(f"/wrong/{cache_filename(file)}", Answer(OTHER))
     settings = Settings(cache_dir=zoo.root, mirrors=(server.url("/lacks"), server.url("/wrong")))

@@ -1,4 +1,4 @@
-"""Many threads and processes, lying locks, signals and forks (T19-T23)."""
+"""Many threads and processes, lying locks, signals and forks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from repvgg_zoo.hub import Settings, cache_filename
 from repvgg_zoo.hub.http import RequestsClient
-from repvgg_zoo.hub.locks import STALL_TIMEOUT_S, FileLock, turn
+from repvgg_zoo.hub.locks import STALL_TIMEOUT_S, FileLock, download_lock
 
 from . import worker
 from .conftest import BODY, FakeClock, Zoo, spec
@@ -37,14 +37,13 @@ def digests(processes: List[Any]) -> List[str]:
     return results
 
 
-def test_many_threads_get_the_file_with_one_download(zoo: Zoo, server: Server) -> None:
-    """T19"""
+def test_many_threads_share_one_download(zoo: Zoo, server: Server) -> None:
     from repvgg_zoo.hub import Services, fetch_file
 
     file = spec(server.serve("/a.bin", Answer(BODY)))
 
     def fetch(_: int) -> Path:
-        return fetch_file(file, settings=Settings(cache_dir=zoo.root), services=Services(web=RequestsClient()))
+        return fetch_file(file, settings=Settings(cache_dir=zoo.root), services=Services(client=RequestsClient()))
 
     with ThreadPoolExecutor(16) as pool:
         paths = set(pool.map(fetch, range(16)))
@@ -53,8 +52,8 @@ def test_many_threads_get_the_file_with_one_download(zoo: Zoo, server: Server) -
     assert zoo.parts() == []
 
 
-def test_32_processes_on_a_cold_cache_make_exactly_one_download(zoo: Zoo, server: Server) -> None:
-    """T19: counted in bytes by the server."""
+def test_32_processes_with_an_empty_cache_share_one_download(zoo: Zoo, server: Server) -> None:
+    """Counted in bytes by the server."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     assert digests([worker.start(file, zoo.root) for _ in range(32)]) == [DIGEST] * 32
     assert server.sent == len(BODY)
@@ -62,17 +61,15 @@ def test_32_processes_on_a_cold_cache_make_exactly_one_download(zoo: Zoo, server
 
 
 @pytest.mark.parametrize("locks", ["lying", "missing"])
-def test_without_locks_to_rely_on_everything_still_ends_right(zoo: Zoo, server: Server, locks: str) -> None:
-    """T20: flock that succeeds for everyone, and flock that does not exist."""
+def test_without_working_locks_every_process_gets_the_file(zoo: Zoo, server: Server, locks: str) -> None:
+    """Flock that succeeds for everyone, and flock that does not exist."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     assert digests([worker.start(file, zoo.root, locks) for _ in range(6)]) == [DIGEST] * 6
     assert zoo.parts() == []
 
 
-def test_a_lock_that_cannot_be_made_is_warned_of_and_done_without(
-    zoo: Zoo, server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
-    """T20: no lock file can be made where a folder has its name."""
+def test_a_lock_that_cannot_be_created_is_a_warning(zoo: Zoo, server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """No lock file can be made where a folder has its name."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     (zoo.root / f"{DIGEST[:16]}.lock").mkdir(parents=True)
     assert zoo.fetch(file).read_bytes() == BODY
@@ -80,8 +77,7 @@ def test_a_lock_that_cannot_be_made_is_warned_of_and_done_without(
 
 
 @pytest.mark.parametrize("error", [OSError(37, "ENOLCK"), NotImplementedError("no flock"), PermissionError(13, "no")])
-def test_a_lock_of_any_broken_kind_costs_nothing_but_bandwidth(zoo: Zoo, server: Server, error: Exception) -> None:
-    """T20"""
+def test_a_broken_lock_costs_only_bandwidth(zoo: Zoo, server: Server, error: Exception) -> None:
 
     class Broken:
         def __init__(self, path: Path) -> None:
@@ -97,8 +93,7 @@ def test_a_lock_of_any_broken_kind_costs_nothing_but_bandwidth(zoo: Zoo, server:
     assert zoo.fetch(file, services=zoo.services(make_lock=Broken)).read_bytes() == BODY
 
 
-def test_a_holder_killed_by_sigkill_frees_the_others_at_once_and_its_bytes_are_used(zoo: Zoo, server: Server) -> None:
-    """T21"""
+def test_processes_that_wait_continue_the_download_of_a_killed_one(zoo: Zoo, server: Server) -> None:
     half = len(BODY) // 2
     file = spec(server.serve("/a.bin", Answer(BODY, cut=half, stall=True), Answer(BODY)))
     holder = worker.start(file, zoo.root)
@@ -127,27 +122,26 @@ class HeldLock:
         raise AssertionError("never taken")
 
 
-def test_a_holder_that_hangs_is_not_waited_for_for_ever(zoo: Zoo, server: Server) -> None:
-    """T21: within the bound, on the tests' clock."""
+def test_a_process_that_hangs_is_not_waited_for_forever(zoo: Zoo, server: Server) -> None:
+    """Within the bound, on the tests' clock."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     assert zoo.fetch(file, services=zoo.services(make_lock=HeldLock)).read_bytes() == BODY
     assert STALL_TIMEOUT_S < sum(zoo.clock.slept) < STALL_TIMEOUT_S + 1
 
 
-def test_a_holder_that_gets_on_is_waited_for_however_long_it_takes() -> None:
-    """T21"""
+def test_a_process_that_makes_progress_is_waited_for() -> None:
     clock = FakeClock()
     seen = iter(range(10**6))
 
     def activity() -> int:
         return min(next(seen), 20_000)
 
-    with turn(HeldLock, activity, clock, tell=lambda: None):
+    with download_lock(HeldLock, activity, clock, on_wait=lambda: None):
         pass
     assert sum(clock.slept) > 20 * STALL_TIMEOUT_S
 
 
-def test_waiters_say_what_they_wait_for_once(zoo: Zoo, server: Server) -> None:
+def test_a_process_that_waits_says_once_for_what(zoo: Zoo, server: Server) -> None:
     """The note names the process, the file and how far it is."""
 
     class Notes:
@@ -157,7 +151,7 @@ def test_waiters_say_what_they_wait_for_once(zoo: Zoo, server: Server) -> None:
         def update(self, name: str, done: int, total: Any) -> None:
             pass
 
-        def note(self, text: str) -> None:
+        def message(self, text: str) -> None:
             self.notes.append(text)
 
         def close(self) -> None:
@@ -169,14 +163,13 @@ def test_waiters_say_what_they_wait_for_once(zoo: Zoo, server: Server) -> None:
     other.write_bytes(BODY[:1_000_000])
     notes = Notes()
     zoo.fetch(file, progress=notes, services=zoo.services(make_lock=HeldLock))
-    assert notes.notes == ["waiting for process 4242, which fetches a.bin (1.0 MB of 3.0 MB so far)"]
+    assert notes.notes == ["waiting for process 4242, which downloads a.bin (1.0 MB of 3.0 MB so far)"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_the_middle_leaves_nothing_final_and_the_bytes_for_the_next(
+def test_a_signal_leaves_the_bytes_for_the_next_download_and_no_final_file(
     zoo: Zoo, server: Server, number: int
 ) -> None:
-    """T22"""
     half = len(BODY) // 2
     file = spec(server.serve("/a.bin", Answer(BODY, cut=half, stall=True), Answer(BODY)))
     process = worker.start(file, zoo.root)
@@ -198,15 +191,15 @@ def _fetch_in_child(file: Any, root: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_children_of_a_process_that_has_a_download_running_are_independent(
-    tmp_path: Path, server: Server, method: str
-) -> None:
-    """T23: a session lives for one fetch, so a fork shares no connection."""
+def test_children_of_a_process_that_downloads_are_independent(tmp_path: Path, server: Server, method: str) -> None:
+    """A session lives for one fetch, so a fork shares no connection."""
     half = len(BODY) // 2
     slow = Zoo(tmp_path / "slow")
     first = spec(server.serve("/slow.bin", Answer(BODY, cut=half, stall=True), Answer(BODY)))
     second = spec(server.serve("/a.bin", Answer(BODY)))
-    running = threading.Thread(target=lambda: slow.fetch(first, services=slow.services(web=RequestsClient(5.0, 3.0))))
+    running = threading.Thread(
+        target=lambda: slow.fetch(first, services=slow.services(client=RequestsClient(5.0, 3.0)))
+    )
     running.start()
     _wait_for_bytes(slow, half)
     context = multiprocessing.get_context(method)
@@ -220,7 +213,7 @@ def test_children_of_a_process_that_has_a_download_running_are_independent(
     assert (slow.root / cache_filename(first)).read_bytes() == BODY
 
 
-def test_a_process_killed_while_the_server_sends_is_continued(zoo: Zoo, server: Server) -> None:
+def test_a_download_is_resumed_whose_process_was_killed_while_bytes_arrived(zoo: Zoo, server: Server) -> None:
     """At 4 MB a second, so that bytes are on their way when it is killed."""
     file = spec(server.serve("/a.bin", Answer(BODY, rate=4e6)))
     process = worker.start(file, zoo.root)

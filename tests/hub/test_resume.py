@@ -1,4 +1,4 @@
-"""Resume, in one run and across killed runs (T12-T18), and part files that other processes left."""
+"""Resume, in one run and across killed runs, and part files that other processes left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEY = cache_key(spec())
 HALF = len(BODY) // 2
 
 
-def leave_part(zoo: Zoo, body: bytes, owner: str = "free", age: float = 0.0) -> Path:
+def leave_part(zoo: Zoo, body: bytes, owner: str = "released", age: float = 0.0) -> Path:
     """A part file as another process would have left it."""
     zoo.root.mkdir(parents=True, exist_ok=True)
     path = zoo.root / f"{KEY}.{owner}.{os.urandom(6).hex()}.part"
@@ -41,8 +41,7 @@ def dead_pid() -> int:
     return process.pid
 
 
-def test_a_part_is_continued_and_the_digest_covers_old_and_new_bytes(zoo: Zoo, server: Server) -> None:
-    """T12"""
+def test_a_partial_file_is_resumed_and_the_digest_covers_all_bytes(zoo: Zoo, server: Server) -> None:
     leave_part(zoo, BODY[:HALF])
     file = spec(server.serve("/a.bin", Answer(BODY)))
     assert zoo.fetch(file).read_bytes() == BODY
@@ -51,8 +50,7 @@ def test_a_part_is_continued_and_the_digest_covers_old_and_new_bytes(zoo: Zoo, s
     assert zoo.parts() == []
 
 
-def test_a_server_that_ignores_ranges_makes_it_start_from_zero_without_doubled_bytes(zoo: Zoo, server: Server) -> None:
-    """T13"""
+def test_a_server_that_ignores_ranges_makes_the_download_start_again(zoo: Zoo, server: Server) -> None:
     leave_part(zoo, BODY[:HALF])
     file = spec(server.serve("/a.bin", Answer(BODY, ranges=False)))
     assert zoo.fetch(file).read_bytes() == BODY
@@ -70,22 +68,20 @@ WRONG_RANGES: Dict[str, Answer] = {
 
 @pytest.mark.parametrize("answer", list(WRONG_RANGES.values()), ids=list(WRONG_RANGES))
 def test_a_wrong_range_is_never_appended(zoo: Zoo, server: Server, answer: Answer) -> None:
-    """T14"""
     leave_part(zoo, BODY[:HALF])
     file = spec(server.serve("/a.bin", answer, Answer(BODY)))
     assert zoo.fetch(file).read_bytes() == BODY
     assert len(server.requests) == 2
 
 
-def test_a_part_that_is_already_whole_is_published_without_a_request(zoo: Zoo, server: Server) -> None:
-    """T15"""
+def test_a_complete_partial_file_is_published_without_a_request(zoo: Zoo, server: Server) -> None:
     leave_part(zoo, BODY)
     assert zoo.fetch(spec(server.serve("/a.bin", Answer(BODY)))).read_bytes() == BODY
     assert server.requests == []
 
 
-def test_a_whole_part_of_unknown_size_is_published_when_the_server_has_no_more(zoo: Zoo, server: Server) -> None:
-    """T15: the answer is 416 with the size of the part."""
+def test_a_complete_partial_file_of_unknown_size_is_published_after_416(zoo: Zoo, server: Server) -> None:
+    """The answer is 416 with the size of the part."""
     leave_part(zoo, BODY)
     file = spec(server.serve("/a.bin", Answer(BODY)), size=None)
     assert zoo.fetch(file).read_bytes() == BODY
@@ -94,8 +90,7 @@ def test_a_whole_part_of_unknown_size_is_published_when_the_server_has_no_more(z
 
 
 @pytest.mark.parametrize("size_known", [True, False])
-def test_a_part_longer_than_the_file_is_thrown_away(zoo: Zoo, server: Server, size_known: bool) -> None:
-    """T15"""
+def test_a_partial_file_longer_than_the_file_is_discarded(zoo: Zoo, server: Server, size_known: bool) -> None:
     leave_part(zoo, BODY + b"more")
     file = spec(server.serve("/a.bin", Answer(BODY)), **({} if size_known else {"size": None}))
     assert zoo.fetch(file).read_bytes() == BODY
@@ -103,7 +98,6 @@ def test_a_part_longer_than_the_file_is_thrown_away(zoo: Zoo, server: Server, si
 
 
 def test_a_416_without_a_size_restarts_once_from_zero(zoo: Zoo, server: Server) -> None:
-    """T15"""
     leave_part(zoo, BODY[:HALF])
     file = spec(server.serve("/a.bin", Answer(status=416), Answer(BODY)))
     assert zoo.fetch(file).read_bytes() == BODY
@@ -112,10 +106,10 @@ def test_a_416_without_a_size_restarts_once_from_zero(zoo: Zoo, server: Server) 
 
 @pytest.mark.parametrize("proof", ["sha256", "none"])
 @pytest.mark.parametrize("validator", ["etag", "date"])
-def test_a_file_that_changes_between_two_tries_is_read_from_the_start(
+def test_a_file_that_changes_between_attempts_is_read_from_the_start(
     zoo: Zoo, server: Server, proof: str, validator: str
 ) -> None:
-    """T16: If-Range makes the server send the new file as a whole."""
+    """If-Range makes the server send the new file as a whole."""
 
     def version(body: bytes, name: str, **more: Any) -> Answer:
         if validator == "etag":
@@ -128,15 +122,15 @@ def test_a_file_that_changes_between_two_tries_is_read_from_the_start(
     assert server.requests[1].headers["If-Range"] == ('"old"' if validator == "etag" else "old")
 
 
-def test_two_pieces_of_an_unverified_file_are_never_joined_without_a_validator(zoo: Zoo, server: Server) -> None:
-    """T16: a weak ETag is none."""
+def test_an_unverified_file_is_not_resumed_without_a_validator(zoo: Zoo, server: Server) -> None:
+    """A weak ETag is none."""
     url = server.serve("/a.bin", Answer(OTHER, etag='W/"x"', cut=HALF), Answer(BODY))
     assert zoo.fetch(spec(url, size=None, sha256=None), allow_unverified=True).read_bytes() == BODY
     assert "Range" not in server.requests[1].headers
 
 
 OWNERS = {
-    "given-up": lambda: ("free", 0.0),
+    "given-up": lambda: ("released", 0.0),
     "dead-process": lambda: (f"{machine_id()}-{dead_pid()}", 0.0),
     "other-machine-long-ago": lambda: (f"{'0' * 12}-1", partial.STALE_SECONDS + 60),
     "living-pid-long-ago": lambda: (f"{machine_id()}-1", partial.STALE_SECONDS + 60),
@@ -144,8 +138,7 @@ OWNERS = {
 
 
 @pytest.mark.parametrize("owner", list(OWNERS.values()), ids=list(OWNERS))
-def test_a_part_on_which_nobody_works_is_taken_over_by_exactly_one(zoo: Zoo, owner: Any) -> None:
-    """T17"""
+def test_a_stale_partial_file_is_claimed_by_exactly_one_process(zoo: Zoo, owner: Any) -> None:
     name, age = owner()
     leave_part(zoo, BODY[:HALF], name, age)
     mine = [PartialFile(zoo.root, KEY) for _ in range(8)]
@@ -153,7 +146,7 @@ def test_a_part_on_which_nobody_works_is_taken_over_by_exactly_one(zoo: Zoo, own
 
     def claim(part: PartialFile) -> None:
         start.wait()
-        part.adopt(FakeClock(), len(BODY), 1 << 40)
+        part.resume_from_stale(FakeClock(), len(BODY), 1 << 40)
 
     threads = [threading.Thread(target=claim, args=(part,)) for part in mine]
     for thread in threads:
@@ -174,16 +167,15 @@ LIVING = {
 
 
 @pytest.mark.parametrize("owner", list(LIVING.values()), ids=list(LIVING))
-def test_a_part_on_which_somebody_may_work_is_left_alone(zoo: Zoo, server: Server, owner: Any) -> None:
-    """T17"""
+def test_a_partial_file_that_may_be_in_use_is_left_alone(zoo: Zoo, server: Server, owner: Any) -> None:
     left = leave_part(zoo, BODY[:HALF], owner())
     zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))))
     assert left.read_bytes() == BODY[:HALF]
     assert server.sent == len(BODY)
 
 
-def test_a_part_of_a_process_killed_by_sigkill_is_continued(zoo: Zoo, server: Server) -> None:
-    """T17: a real process, killed in the middle of the body."""
+def test_a_download_of_a_killed_process_is_resumed(zoo: Zoo, server: Server) -> None:
+    """A real process, killed in the middle of the body."""
     url = server.serve("/a.bin", Answer(BODY, cut=HALF, stall=True), Answer(BODY))
     file = spec(url)
     code = (
@@ -204,8 +196,8 @@ def test_a_part_of_a_process_killed_by_sigkill_is_continued(zoo: Zoo, server: Se
     assert zoo.parts() == []
 
 
-def test_the_writer_whose_part_was_taken_starts_again_and_ends_right(zoo: Zoo, server: Server) -> None:
-    """T17: if a claimer is wrong about a process being dead, the victim loses time and nothing else."""
+def test_a_process_whose_partial_file_was_claimed_starts_again(zoo: Zoo, server: Server) -> None:
+    """If a claimer is wrong about a process being dead, the victim loses time and nothing else."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     stolen = []
 
@@ -219,8 +211,7 @@ def test_the_writer_whose_part_was_taken_starts_again_and_ends_right(zoo: Zoo, s
     assert len(server.requests) == 2
 
 
-def test_a_taken_part_is_copied_so_that_its_old_writer_cannot_reach_what_is_published(zoo: Zoo, server: Server) -> None:
-    """T17"""
+def test_a_claimed_partial_file_is_copied_before_it_is_published(zoo: Zoo, server: Server) -> None:
     left = leave_part(zoo, BODY[:HALF])
     with left.open("r+b") as old_writer:
         path = zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))))
@@ -229,8 +220,7 @@ def test_a_taken_part_is_copied_so_that_its_old_writer_cannot_reach_what_is_publ
 
 
 @pytest.mark.parametrize("size", [len(BODY), HALF], ids=["whole", "half"])
-def test_a_part_with_wrong_bytes_costs_one_clean_restart(zoo: Zoo, server: Server, size: int) -> None:
-    """T18"""
+def test_a_partial_file_with_wrong_bytes_costs_one_restart(zoo: Zoo, server: Server, size: int) -> None:
     leave_part(zoo, b"\xff" * size)
     file = spec(server.serve("/a.bin", Answer(BODY)))
     assert zoo.fetch(file).read_bytes() == BODY
@@ -238,14 +228,14 @@ def test_a_part_with_wrong_bytes_costs_one_clean_restart(zoo: Zoo, server: Serve
     assert len(server.requests) == (1 if size == len(BODY) else 2)
 
 
-def test_an_adopted_part_serves_the_next_source_when_the_first_has_gone(zoo: Zoo, server: Server) -> None:
+def test_a_resumed_partial_file_serves_the_next_source(zoo: Zoo, server: Server) -> None:
     leave_part(zoo, BODY[:HALF])
     file = spec(server.url("/gone"), server.serve("/a.bin", Answer(BODY)))
     assert zoo.fetch(file).read_bytes() == BODY
     assert server.requests[1].headers["Range"] == f"bytes={HALF}-"
 
 
-def test_bytes_from_a_source_that_broke_off_are_kept_though_another_gave_a_wrong_file(zoo: Zoo, server: Server) -> None:
+def test_bytes_of_a_broken_source_are_kept_although_another_was_wrong(zoo: Zoo, server: Server) -> None:
     wrong = server.serve("/wrong.bin", Answer(OTHER))
     file = spec(wrong, server.serve("/a.bin", Answer(BODY, cut=HALF, ranges=False)))
     with pytest.raises(IntegrityError):
@@ -253,25 +243,25 @@ def test_bytes_from_a_source_that_broke_off_are_kept_though_another_gave_a_wrong
     assert [path.read_bytes() == BODY[:HALF] for path in zoo.parts()] == [True]
 
 
-def test_the_biggest_of_several_parts_is_taken(zoo: Zoo, server: Server) -> None:
+def test_the_biggest_partial_file_is_resumed(zoo: Zoo, server: Server) -> None:
     for size in (100_000, HALF, 200_000):
         leave_part(zoo, BODY[:size])
     zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))))
     assert server.sent == len(BODY) - HALF
 
 
-def test_a_part_of_an_unverified_file_is_not_kept(zoo: Zoo, server: Server) -> None:
+def test_a_partial_unverified_file_is_not_kept(zoo: Zoo, server: Server) -> None:
     file = spec(server.serve("/a.bin", Answer(BODY, cut=HALF, ranges=False)), size=None, sha256=None)
     with pytest.raises(DownloadError):
         zoo.fetch(file, allow_unverified=True)
     assert zoo.names() == []
 
 
-def test_part_names_are_read_back(zoo: Zoo) -> None:
+def test_names_of_partial_files_are_parsed(zoo: Zoo) -> None:
     zoo.root.mkdir()
     part = PartialFile(zoo.root, KEY)
     assert parse_partial_name(part.path.name) == (KEY, machine_id(), os.getpid())
     part.write(BODY)
-    part.release()
+    part.keep_for_resume()
     assert [parse_partial_name(path.name) for path in zoo.parts()] == [(KEY, None, None)]
     assert parse_partial_name("something else.part") is None

@@ -87,7 +87,7 @@ def described(found: bundle.Bundle) -> List[Dict[str, Any]]:
         {
             "name": name,
             "file": one.file.name,
-            "stored": one.stored,
+            "stored": one.filename,
             "size": one.size,
             "sha256": one.sha256,
             "integrity": one.file.integrity,

@@ -56,13 +56,13 @@ def of_cache(root: Path) -> List[Dict[str, Any]]:
 
     return [
         {
-            "target": finding.entry.path.name,
-            "path": finding.entry.path,
+            "target": finding.file.path.name,
+            "path": finding.file.path,
             "status": "right" if finding.problem is None else "damaged",
             "problem": finding.problem,
-            "size": finding.entry.size,
+            "size": finding.file.size,
             "sha256": finding.sha256,
-            "integrity": finding.entry.integrity,
+            "integrity": finding.file.integrity,
         }
         for finding in cache_manager.verify(root)
     ]

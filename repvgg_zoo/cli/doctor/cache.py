@@ -150,7 +150,7 @@ def leftovers(offline: bool) -> List[Finding]:
     root = read_settings().cache_dir
     parts = [path for path in stale_partials(root, None, None, SYSTEM_CLOCK) if path.exists()] if root.is_dir() else []
     size = sum(path.stat().st_size for path in parts)
-    old = [entry for entry in cache_manager.prune(root, dry_run=True) if entry.kind == "part"]
+    old = [entry for entry in cache_manager.prune(root, dry_run=True) if entry.kind == "partial"]
     text = f"{count(len(parts), 'unfinished download')}, {format_size(size)}"
     if old:
         return [warn("leftovers", f"{text}, {len(old)} of them over a week old", "repvgg-zoo cache prune")]
