@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .hub.fetch import fetch
     from .image.predict import Prediction, predict
     from .image.preprocess import preprocess
-    from .inference.api import CompiledModel, compile
+    from .inference.api import compile
+    from .inference.compiled_model import CompiledModel
     from .registry.api import list_models, model_info, register, unregister
     from .registry.plugins import Plugin
     from .reparam.equivalence import compare_forms
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 _LAZY_EXPORTS = {
-    "CompiledModel": "inference.api",
+    "CompiledModel": "inference.compiled_model",
     "Plugin": "registry.plugins",
     "Prediction": "image.predict",
     "compare_forms": "reparam.equivalence",

@@ -18,14 +18,7 @@ MODULES = sorted(".".join(file.parts).replace(".__init__", "") for file in FILES
 NEEDS_MEGENGINE = {
     "repvgg_zoo._tensors",
     "repvgg_zoo.builder",
-    "repvgg_zoo.inference.api",
-    "repvgg_zoo.inference.compile_cache",
-    "repvgg_zoo.inference.fingerprint",
-    "repvgg_zoo.inference.graph",
-    "repvgg_zoo.inference.lite",
-    "repvgg_zoo.inference.module_weights",
-    "repvgg_zoo.inference.pipeline",
-    "repvgg_zoo.inference.runners",
+    "repvgg_zoo.inference.eager",
     "repvgg_zoo.models",
     "repvgg_zoo.models.layers",
     "repvgg_zoo.models.repvgg",
@@ -36,7 +29,7 @@ NEEDS_MEGENGINE = {
 IMPORT_ALL = """
 import importlib, json, sys
 
-BLOCKED = ("megengine", "megenginelite", "torch", "paddle")
+BLOCKED = ("megengine", "torch", "paddle")
 
 class Block:
     def find_spec(self, name, path=None, target=None):

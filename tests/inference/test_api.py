@@ -1,13 +1,15 @@
-"""compile: the eager network's numbers, for every kind of network and batch, and errors for what cannot be run."""
+"""compile: the eager network's outputs for every kind of network and batch, and errors for what cannot be run."""
 
 from __future__ import annotations
 
 import copy
 import math
 import multiprocessing
+import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import megengine as mge
 import megengine.functional as F
@@ -19,13 +21,17 @@ from megengine import Tensor
 import repvgg_zoo
 from repvgg_zoo._cpu import usable_cores
 from repvgg_zoo.errors import ArgumentError, ClosedError, EquivalenceError, UnknownModelError
-from repvgg_zoo.inference import api as compile_module
+from repvgg_zoo.inference import api
 from repvgg_zoo.models import RepVGGBlock
-from tests.inference.engines import by_lite_or_eagerly, needs_lite
 from tests.networks import fill, randomised
+
+ROOT = Path(__file__).parents[2]
 
 # float32 rounding through a network of these depths is about 1e-6 of the output's scale, with winograd up to 6e-6.
 BOUND = 1e-5
+
+# For tests of networks that the kernels cannot compute.
+eagerly = pytest.mark.filterwarnings("ignore:.*eager mode")
 
 # Small networks of every kind: arguments of create, and the size of the images.
 NETWORKS = {
@@ -63,9 +69,9 @@ def eager(network, x):
     return {key: value.numpy() for key, value in output.items()} if isinstance(output, dict) else output.numpy()
 
 
-def distance(reference, found):
-    assert reference.shape == found.shape
-    return np.abs(reference - found).max() / np.abs(reference).max()
+def distance(reference, output):
+    assert reference.shape == output.shape
+    return np.abs(reference - output).max() / np.abs(reference).max()
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -74,7 +80,7 @@ def test_compiled_networks_give_the_eager_networks_numbers(kind):
     network = small(name, **options)
     x = images(2, network.in_chans, size)
     with repvgg_zoo.compile(network, batch_size=2, image_size=size) as compiled:
-        assert compiled.plan == "kernels"
+        assert compiled.backend == "kernels"
         assert compiled.error < BOUND
         assert distance(eager(network, x), compiled(x)) < BOUND
         assert compiled.spec is network.spec
@@ -83,10 +89,10 @@ def test_compiled_networks_give_the_eager_networks_numbers(kind):
 def test_feature_maps_come_by_stage():
     network = small(features_only=True, out_indices=[1, 3])
     x = images(3, 3, 64)
-    found = repvgg_zoo.compile(network, batch_size=2, image_size=64)(x)
+    features = repvgg_zoo.compile(network, batch_size=2, image_size=64)(x)
     reference = eager(network, x)
-    assert list(found) == list(reference) == ["stage1", "stage3"]
-    assert all(distance(reference[key], found[key]) < BOUND for key in reference)
+    assert list(features) == list(reference) == ["stage1", "stage3"]
+    assert all(distance(reference[key], features[key]) < BOUND for key in reference)
 
 
 def test_a_feature_map_of_one_pixel_is_the_callers_own():
@@ -112,15 +118,39 @@ def with_pooling_in_a_stage(network):
     network.stage1 = M.Sequential(network.stage1[0], M.AvgPool2d(3, 1, 1))
 
 
-@needs_lite
+@eagerly
 @pytest.mark.parametrize("change", [with_another_head, with_a_head_without_bias, with_pooling_in_a_stage])
-def test_a_repvgg_that_was_changed_is_run_by_lite(change):
+def test_a_repvgg_that_was_changed_runs_eagerly(change):
     network = small(deploy=True)
     change(network)
     x = images(1, 3, 32)
     compiled = repvgg_zoo.compile(network, image_size=32)
-    assert compiled.plan == "lite"
+    assert compiled.backend == "eager"
     assert distance(eager(network, x), compiled(x)) < BOUND
+
+
+@eagerly
+def test_a_network_that_runs_eagerly_is_a_copy_in_eval_mode():
+    network = small(deploy=True)
+    with_another_head(network)
+    network.train()
+    compiled = repvgg_zoo.compile(network, image_size=32)
+    x = images(1, 3, 32)
+    before = compiled(x)
+    fill(network.stage0.rbr_reparam.bias, 3.0)
+    assert np.array_equal(compiled(x), before)
+    assert network.training
+
+
+@eagerly
+def test_a_hooked_network_runs_eagerly_with_its_hook():
+    network = small(deploy=True)
+    network.linear.register_forward_hook(lambda module, inputs, output: output * 2)
+    x = images(1, 3, 32)
+    compiled = repvgg_zoo.compile(network, image_size=32)
+    assert compiled.backend == "eager"
+    network.eval()
+    assert distance(network(Tensor(x)).numpy(), compiled(x)) < BOUND
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 8])
@@ -129,9 +159,9 @@ def test_any_number_of_images_may_be_given(count):
     compiled = repvgg_zoo.compile(network, batch_size=4, image_size=32)
     x = images(8, 3, 32)
     whole = compiled(x)
-    found = compiled(x[:count])
-    assert found.shape == (count, 1000)
-    assert count == 0 or distance(whole[:count], found) < BOUND
+    logits = compiled(x[:count])
+    assert logits.shape == (count, 1000)
+    assert count == 0 or distance(whole[:count], logits) < BOUND
 
 
 def test_the_users_network_stays_as_it_is():
@@ -167,7 +197,7 @@ def test_changed_weights_are_another_network():
     assert distance(eager(network, x), second) < BOUND
 
 
-@by_lite_or_eagerly
+@eagerly
 def test_a_changed_stride_with_the_same_weights_is_another_network():
     network = small(deploy=True, features_only=True, out_indices=[0])
     x = images(1, 3, 32)
@@ -190,10 +220,10 @@ class Backbone(M.Module):
         return [x, self._scale(F.mean(self.second(x), axis=[2, 3]))]
 
 
-@by_lite_or_eagerly
+@eagerly
 def test_a_users_own_module_is_compiled_and_its_code_is_not_mistaken():
     x = images(3, 3, 32)
-    found = []
+    outputs = []
     for factor in (1.0, 2.0):
         mge.random.seed(0)
         network = randomised(Backbone(factor))
@@ -202,8 +232,8 @@ def test_a_users_own_module_is_compiled_and_its_code_is_not_mistaken():
         reference = [tensor.numpy() for tensor in network(Tensor(x))]
         assert distance(reference[0], maps) < BOUND
         assert distance(reference[1], means) < BOUND
-        found.append(means)
-    assert distance(2 * found[0], found[1]) < BOUND
+        outputs.append(means)
+    assert distance(2 * outputs[0], outputs[1]) < BOUND
 
 
 def test_several_threads_may_call_one_model():
@@ -308,7 +338,7 @@ def test_wrong_arguments_are_refused(options):
         repvgg_zoo.compile("RepVGG_N0", **options)
 
 
-@by_lite_or_eagerly
+@eagerly
 def test_what_is_no_network_is_refused():
     with pytest.raises(ArgumentError, match="name or a MegEngine module"):
         repvgg_zoo.compile(3)
@@ -374,7 +404,7 @@ def test_low_memory_gives_the_same_numbers():
     network = small()
     x = images(1, 3, 32)
     compiled = repvgg_zoo.compile(network, image_size=32, low_memory=True)
-    assert compiled.plan != repvgg_zoo.compile(network, image_size=32).plan
+    assert compiled.backend != repvgg_zoo.compile(network, image_size=32).backend
     assert distance(eager(network, x), compiled(x)) < BOUND
 
 
@@ -385,7 +415,7 @@ def test_every_default_device_will_do(device):
     try:
         network = small()
         compiled = repvgg_zoo.compile(network, image_size=32)
-        assert compiled.plan != "eager"
+        assert compiled.backend != "eager"
         assert mge.get_default_device() == device
         x = images(1, 3, 32)
         assert distance(eager(network, x), compiled(x)) < BOUND
@@ -393,49 +423,42 @@ def test_every_default_device_will_do(device):
         mge.set_default_device(before)
 
 
-def test_without_lite_a_repvgg_is_compiled_as_ever(monkeypatch):
-    monkeypatch.setitem(sys.modules, "megenginelite", None)
-    network, x = small(), images(1, 3, 32)
-    compiled = repvgg_zoo.compile(network, image_size=32)
-    assert compiled.plan == "kernels"
+def test_without_llvmlite_a_repvgg_runs_eagerly(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    network, x = small(), images(3, 3, 32)
+    with pytest.warns(RuntimeWarning, match="need llvmlite"):
+        compiled = repvgg_zoo.compile(network, batch_size=2, image_size=32)
+    assert compiled.backend == "eager"
     assert distance(eager(network, x), compiled(x)) < BOUND
 
 
-@needs_lite
-def test_without_llvm_lite_runs_a_repvgg(monkeypatch):
-    monkeypatch.setitem(sys.modules, "llvmlite", None)
-    network, x = small(), images(4, 3, 32)
-    for batch, plan in ((1, "lite"), (2 * usable_cores(), "lite-split" if usable_cores() > 1 else "lite")):
-        compiled = repvgg_zoo.compile(network, batch_size=batch, image_size=32)
-        assert compiled.plan == plan
-        assert distance(eager(network, x), compiled(x)) < BOUND
+def test_compile_can_be_imported_where_neither_megengine_nor_llvmlite_can():
+    program = """
+import sys
+sys.modules["megengine"] = sys.modules["llvmlite"] = None
+from repvgg_zoo import compile
+from repvgg_zoo.errors import ArgumentError
+try:
+    compile(3)
+except ArgumentError as error:
+    print(error.message)
+"""
+    child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert child.stdout == "compile takes a name or a MegEngine module, not int\n", child.stderr
 
 
-@pytest.mark.parametrize(
-    ("modules", "facts", "reason"),
-    [
-        ({"megenginelite": None}, {"flags": "fpu avx2 fma"}, "Lite is missing"),
-        ({"megenginelite": None}, {"flags": "fpu avx512f", "vendor_id": "GenuineIntel"}, "Lite is missing"),
-        ({}, {"flags": "fpu avx2 fma avx512f", "vendor_id": "AuthenticAMD"}, "AVX-512"),
-    ],
-)
-def test_where_lite_cannot_be_used_other_networks_run_eagerly_and_that_is_said_once(
-    modules, facts, reason, monkeypatch
-):
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr("repvgg_zoo.inference.lite.cpu_facts", lambda: facts)
+def test_other_networks_run_eagerly_and_one_warning_says_so():
     network = randomised(Backbone())
     network.eval()
     x = images(3, 3, 32)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        compile_module.__dict__.pop("__warningregistry__", None)
+        api.__dict__.pop("__warningregistry__", None)
         models = [repvgg_zoo.compile(network, batch_size=2, image_size=32) for _ in range(2)]
     assert len(caught) == 1
-    assert reason in str(caught[0].message)
+    assert "only RepVGG and RepVGGplus" in str(caught[0].message)
     for compiled in models:
-        assert compiled.plan == "eager"
+        assert compiled.backend == "eager"
         maps, means = compiled(x)
         reference = [tensor.numpy() for tensor in network(Tensor(x))]
         assert distance(reference[0], maps) < BOUND

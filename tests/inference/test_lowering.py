@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from repvgg_zoo.inference.jit.engine import host_microkernel_config
 from repvgg_zoo.inference.jit.kernels import AVX2, AVX512
 from repvgg_zoo.inference.jit.winograd import WINOGRAD_TRANSFORMS
+from repvgg_zoo.inference.kernel_runner import KernelRunner
 from repvgg_zoo.inference.lowering import lower
 from repvgg_zoo.inference.packing import HUGE_PAGE_BYTES, aligned_zeros
-from repvgg_zoo.inference.runners import KernelRunner
 from tests.inference.reference import Layer, compute, images, random_weights
 
 F2, F4 = WINOGRAD_TRANSFORMS

@@ -8,8 +8,8 @@ import pytest
 from megengine import Parameter, Tensor
 
 import repvgg_zoo
+from repvgg_zoo.inference.eager import extract_weights
 from repvgg_zoo.inference.ir import weights_from_state_dict
-from repvgg_zoo.inference.module_weights import extract_weights
 from repvgg_zoo.models import RepVGG, RepVGGBlock, RepVGGplus
 from repvgg_zoo.registry.specs import SESpec
 

@@ -106,7 +106,7 @@ def test_a_file_that_does_not_hold_its_variant_is_refused(publish, kind):
 @pytest.mark.parametrize("kind", MENDED)
 def test_what_reading_a_file_puts_right_is_compiled(publish, kind):
     publish_changed(publish, kind)
-    assert repvgg_zoo.compile(NAME, threads=1).plan == "kernels"
+    assert repvgg_zoo.compile(NAME, threads=1).backend == "kernels"
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64], ids=lambda dtype: dtype.__name__)
@@ -115,5 +115,5 @@ def test_a_file_of_any_precision_is_cast_as_the_network_casts_it(publish, dtype)
     publish(architecture, {key: array.astype(dtype) for key, array in state_dict_of(architecture).items()})
     expected = repvgg_zoo.create(NAME, pretrained=True, deploy=True)(Tensor(IMAGES)).numpy()
     compiled = repvgg_zoo.compile(NAME, threads=1)
-    assert compiled.plan == "kernels"
+    assert compiled.backend == "kernels"
     assert np.abs(compiled(IMAGES) - expected).max() < 1e-5 * np.abs(expected).max()

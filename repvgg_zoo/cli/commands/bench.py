@@ -106,7 +106,7 @@ def contestants(name: str, shape: Tuple[int, int, int, int], threads: int) -> It
         yield [
             Contestant("train", lambda: train(x).numpy()),
             Contestant("deploy", lambda: deploy(x).numpy()),
-            Contestant("compiled", lambda: compiled(images), eager=compiled.plan == "eager"),
+            Contestant("compiled", lambda: compiled(images), eager=compiled.backend == "eager"),
         ]
 
 

@@ -1,0 +1,206 @@
+"""What compile needs of MegEngine: a Module's weights, its outputs, and to run it where the kernels cannot.
+
+No other module of this package imports MegEngine.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import re
+import threading
+from contextlib import contextmanager
+from typing import Any, Iterator, List, Optional, Tuple
+
+import megengine.functional as F
+import megengine.module as M
+import numpy as np
+from megengine import Tensor
+from numpy.typing import NDArray
+
+from .. import models
+from .._tensors import numpy_views
+from ..checkpoints.layouts import block_sort_key
+from ..errors import ArgumentError, StateError
+from ..models import RepVGG, RepVGGBlock, RepVGGplus, SEBlock
+from ..models.repvggplus import PlusStage
+from ..reparam.to_deploy import eval_mode, find_blocks, to_deploy
+from .compiled_model import Arrays, OutputSpec
+from .ir import NetworkWeights, check_layers, weights_from_state_dict
+
+# A user may have put any module of MegEngine's in any place, and its weights do not say what it computes.
+CONTAINERS = (RepVGG, RepVGGplus, RepVGGBlock, SEBlock, PlusStage, M.Sequential)
+LEAF_LAYERS = (M.Conv2d, M.Linear)
+LAYER_KEY = re.compile(r"linear|stage[^.]+(\.blocks)?(\.\d+)?\.(rbr_reparam|(se|post_se)\.(down|up))")
+
+KNOWN_PACKAGES = ("megengine", models.__name__)
+PLAIN_TYPES = (bool, int, float, str, type(None))
+IGNORED = ("training", "_name", "spec", "checkpoint")  # attributes that change nothing in eval mode
+
+
+@contextmanager
+def _errors_of_megengine() -> Iterator[None]:
+    """Turn MegEngine's RuntimeErrors into ArgumentErrors."""
+    try:
+        yield
+    except RuntimeError as error:
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        raise ArgumentError(
+            f"MegEngine cannot run this network: {str(error).splitlines()[0]}",
+            hint=None if in_main_thread else "MegEngine works only in the thread that imported it: compile there",
+        ) from error
+
+
+class EagerRunner:
+    """Runs a copy of a network in MegEngine's eager mode.
+
+    Raises ArgumentError if MegEngine cannot run it, or if it returns anything but tensors.
+    """
+
+    def __init__(self, network: M.Module, x: NDArray[Any]) -> None:
+        self._network: Optional[M.Module] = _private_copy(network)
+        self.outputs, _ = run_network(self._network, x)
+
+    def __call__(self, x: NDArray[Any]) -> Arrays:
+        assert self._network is not None
+        return run_network(self._network, x)[1]
+
+    def close(self) -> None:
+        self._network = None
+
+
+@_errors_of_megengine()
+def run_network(network: M.Module, x: NDArray[Any]) -> Tuple[OutputSpec, Arrays]:
+    """Return what ``network`` returns for ``x`` in eval mode, as arrays of the caller's own.
+
+    Raises ArgumentError if MegEngine cannot run it, or if it returns anything but tensors.
+    """
+    device = next((str(tensor.device) for tensor in network.parameters()), None)
+    with eval_mode(network):
+        spec, tensors = _flatten_outputs(network(Tensor(x, device=device)))
+        return spec, tuple(tensor.numpy().copy() for tensor in tensors)
+
+
+@_errors_of_megengine()
+def deploy_form(network: M.Module) -> M.Module:
+    """Return the network itself if all of its blocks are in the deploy form, else a copy that is."""
+    if all(block.deploy for block in find_blocks(network).values()):
+        return network
+    with eval_mode(network):
+        return to_deploy(network)
+
+
+@_errors_of_megengine()
+def input_channels(network: M.Module) -> int:
+    """Return ``in_chans`` of a network, or else the input channels of its first convolution."""
+    channels = getattr(network, "in_chans", None)
+    if channels is None:
+        weight = next((p for p in network.parameters() if p.ndim in (4, 5) and p.shape[-1] > 1), None)
+        if weight is None:
+            raise ArgumentError(f"{type(network).__name__} has no convolution, so its input channels are unknown")
+        groups = int(weight.shape[0]) if weight.ndim == 5 else 1
+        channels = groups * int(weight.shape[-3])
+    return int(channels)
+
+
+@_errors_of_megengine()
+def extract_weights(network: M.Module) -> Optional[NetworkWeights]:
+    """Return the weights of a deploy-form RepVGG or RepVGGplus, or None for any other network.
+
+    The arrays are views of the network's memory, valid as long as it lives. The network's code must be that of this
+    package, see ``network_digest``.
+    """
+    modules = dict(network.named_modules())
+    if type(network) not in (RepVGG, RepVGGplus) or not all(_is_supported(*item) for item in modules.items()):
+        return None
+    blocks = {name: module for name, module in modules.items() if isinstance(module, RepVGGBlock)}
+    strides = [_supported_stride(blocks[name]) for name in sorted(blocks, key=block_sort_key)]
+    if None in strides or any(tensor.dtype != np.float32 for tensor in network.tensors()):
+        return None
+    features = {} if network.linear is not None else {info.index: info.name for info in network.feature_info}
+    weights = weights_from_state_dict(numpy_views(dict(network.named_tensors())), features)
+    try:
+        check_layers(weights)
+    except StateError:  # MegEngine may run it all the same, or say why not
+        return None
+    return weights if [layer.stride for layer in weights.layers] == strides else None
+
+
+@_errors_of_megengine()
+def network_digest(network: M.Module) -> Optional[str]:
+    """Return the SHA-256 of everything that decides what ``network`` computes in eval mode, or None if it is unknown.
+
+    It covers each module's class and plain attributes (stride, padding, eps ...) and each tensor's name, shape, dtype
+    and bytes. It is unknown for a network with classes from elsewhere, forward hooks or a replaced ``forward``, whose
+    code a digest cannot see.
+    """
+    digest = hashlib.sha256()
+    for name, module in network.named_modules():
+        if not _has_known_code(module):
+            return None
+        digest.update(f"{name}:{type(module).__module__}.{type(module).__qualname__}{_attributes(module)}\n".encode())
+    for name, array in numpy_views(dict(network.named_tensors())).items():
+        digest.update(f"{name}:{array.dtype}{array.shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _private_copy(network: M.Module) -> M.Module:
+    # Copied by MegEngine's own operator: deepcopy would call .numpy() of each tensor, which then keeps that copy too.
+    tensors = (*network.parameters(), *network.buffers())
+    copies = {id(tensor): type(tensor)(F.copy(tensor, device=tensor.device)) for tensor in tensors}
+    return copy.deepcopy(network, copies)
+
+
+def _flatten_outputs(output: Any) -> Tuple[OutputSpec, List[Tensor]]:
+    if isinstance(output, Tensor):
+        return OutputSpec("array", ("",)), [output]
+    if isinstance(output, dict) and output and all(isinstance(value, Tensor) for value in output.values()):
+        return OutputSpec("dict", tuple(output)), list(output.values())
+    if isinstance(output, (list, tuple)) and output and all(isinstance(value, Tensor) for value in output):
+        return OutputSpec("tuple", ("",) * len(output)), list(output)
+    raise ArgumentError(
+        f"cannot compile a network that returns {type(output).__name__}",
+        expected="a tensor, or a dict, list or tuple of tensors",
+        actual=type(output).__name__,
+    )
+
+
+def _is_supported(name: str, module: M.Module) -> bool:
+    """Whether the module's weights fully determine its output and its key is a supported layer key."""
+    if type(module) in LEAF_LAYERS:
+        return module.bias is not None and LAYER_KEY.fullmatch(name) is not None
+    return type(module) in CONTAINERS
+
+
+def _supported_stride(block: RepVGGBlock) -> Optional[int]:
+    """Return the stride, or None for a block that is not as this package builds it."""
+    convolution = block.rbr_reparam
+    if type(convolution) is not M.Conv2d or convolution.bias is None:
+        return None
+    if convolution.stride[0] != convolution.stride[1]:
+        return None
+    options = (convolution.kernel_size, convolution.padding, convolution.dilation)
+    is_plain = options == ((3, 3), (1, 1), (1, 1)) and convolution.padding_mode == "zeros"
+    return int(convolution.stride[0]) if is_plain else None
+
+
+def _has_known_code(module: M.Module) -> bool:
+    package = type(module).__module__
+    is_known = any(package == known or package.startswith(f"{known}.") for known in KNOWN_PACKAGES)
+    has_hooks = module._forward_pre_hooks or module._forward_hooks
+    return is_known and not has_hooks and "forward" not in vars(module)
+
+
+def _attributes(module: M.Module) -> List[str]:
+    attributes = sorted(vars(module).items())
+    return [f"{name}={value!r}" for name, value in attributes if name not in IGNORED and _is_plain(value)]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(item) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return True
+    return isinstance(value, PLAIN_TYPES)
