@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
-from repvgg_zoo._cpu import cpu_facts, cpu_name, usable_cores
+from repvgg_zoo._cpu import cpu_info, cpu_name, usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -120,7 +120,7 @@ def machine() -> Dict[str, Any]:
 
 def instructions() -> List[str]:
     """Return the vector instructions that matter here."""
-    flags = cpu_facts().get("flags", "").split()
+    flags = cpu_info().get("flags", "").split()
     return [name for name in ("avx2", "fma", "avx512f", "avx512_vnni", "amx_tile") if name in flags]
 
 

@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 
 def usable_cores() -> int:
-    """How many processors this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def cpu_facts() -> Dict[str, str]:
-    """What Linux says of the first processor ("model name", "flags" ...); empty on other systems."""
+def cpu_info() -> Dict[str, str]:
+    """Return Linux's description of the first processor ("model name", "flags", ...), or {} on other systems."""
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
@@ -34,8 +34,8 @@ def cpu_facts() -> Dict[str, str]:
 
 
 def cpu_name() -> str:
-    """The processor's name as its maker writes it."""
-    return cpu_facts().get("model name") or platform.processor() or "unknown"
+    """Return the processor's name as its vendor writes it."""
+    return cpu_info().get("model name") or platform.processor() or "unknown"
 
 
 def lower_sync_thread_priority() -> None:
