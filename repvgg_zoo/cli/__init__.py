@@ -1,14 +1,14 @@
-"""The command line ``repvgg-zoo``: one module for each command, imported only when that command is chosen.
+"""The command line ``repvgg-zoo``: one module for each command, imported only when that command runs.
 
-A command's module offers four names:
+A command's module has four names:
 
 - ``HELP``: what the command does, the first paragraphs of its ``--help``;
 - ``EXAMPLES``: command lines that work in an empty folder, in this order, with a fresh cache and no internet;
-- ``add_arguments(parser)``: declares its arguments (``--json`` and ``--traceback`` are there already);
-- ``run(args) -> int``: does the work and gives the exit code. It calls ``output.show`` once for its result, and
-  lets errors of ``repvgg_zoo.errors`` pass: ``main`` prints them and turns them into exit codes.
+- ``add_arguments(parser)``: declares its arguments (``--json`` and ``--traceback`` exist already);
+- ``run(args) -> Result``: returns its payload, how to render it as text, and the exit code. Errors of
+  ``repvgg_zoo.errors`` are not caught: ``main`` reports them and turns them into exit codes.
 
-A module imports at its top only what answers in milliseconds; NumPy, MegEngine and the like come inside ``run``.
+At its top a module imports only what takes milliseconds; NumPy, MegEngine and the like are imported inside ``run``.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import importlib
 import sys
 from typing import Any, List, Optional, Sequence, Tuple
 
+from . import errors
+from .console import emit
 from .parser import COMMANDS, ArgumentParser, command_parser, top_help, unknown_command
 
 __all__ = ["main"]
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Runs one command line (by default the process's own) and gives its exit code; raises nothing."""
+    """Run one command line (by default the process's own) and return its exit code; raises nothing."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    from . import errors
-
     with errors.handled(arguments) as outcome:
         try:
-            outcome.code = _run(arguments)
+            outcome.exit_code = _run(arguments)
         finally:
-            if sys.stdout is not None:  # it is None where the caller has closed it
-                sys.stdout.flush()  # a reader that has gone is noticed here, where it is handled
-    return outcome.code
+            if sys.stdout is not None:  # it is None if the caller has closed it
+                sys.stdout.flush()  # a closed pipe is noticed here, where it is handled
+    return outcome.exit_code
 
 
 def _run(arguments: List[str]) -> int:
@@ -45,8 +45,10 @@ def _run(arguments: List[str]) -> int:
         print(f"repvgg-zoo {__version__}")
         return 0
     module, parser = _command(arguments[0])
-    code: int = module.run(parser.parse_args(arguments[1:]))
-    return code
+    args = parser.parse_args(arguments[1:])
+    result = module.run(args)
+    emit(result, as_json=args.json)
+    return int(result.exit_code)
 
 
 def _help(names: List[str]) -> int:

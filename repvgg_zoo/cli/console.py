@@ -1,41 +1,48 @@
-"""What every command prints with: one JSON document or lines of text, tables, colour on a terminal only."""
+"""Output of the commands: one JSON document or lines of text, tables, and styles on terminals."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Any, Iterable, List, Mapping, Optional, Sequence, TextIO
+from typing import Any, Callable, Iterable, List, Mapping, NamedTuple, Optional, Sequence, TextIO
 
-_CODES = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1", "dim": "2"}
+_STYLES = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1", "dim": "2"}
 
 
-def show(args: Any, data: Any, lines: Iterable[str]) -> None:
-    """A command's result: ``data`` as JSON under ``--json``, else ``lines``, which are not even made for JSON."""
-    if args.json:
-        print_json(data)
+class Result(NamedTuple):
+    """What a command returns: the data that --json prints, a function that makes it lines of text, the exit code."""
+
+    payload: Any
+    render: Callable[[Any], Iterable[str]]
+    exit_code: int = 0
+
+
+def emit(result: Result, *, as_json: bool) -> None:
+    """Print a command's result on stdout."""
+    if as_json:
+        print_json(result.payload)
     else:
-        for line in lines:
+        for line in result.render(result.payload):
             print(line)
 
 
 def print_json(data: Any) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document on stdout."""
     import json
 
-    # JSON knows no infinity and no NaN; a reader that is strict would refuse the whole document.
-    print(json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(to_jsonable(data), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def plain(value: Any) -> Any:
-    """Records, mappings, sequences and paths as what JSON knows; what it does not know becomes text."""
+def to_jsonable(value: Any) -> Any:
+    """Return records, mappings, sequences and paths as JSON types; infinity, NaN and other objects become text."""
     fields = getattr(value, "__dataclass_fields__", None) or getattr(value, "_fields", None)
     if fields is not None and not isinstance(value, type):
-        return {name: plain(getattr(value, name)) for name in fields}
+        return {name: to_jsonable(getattr(value, name)) for name in fields}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
+        return [to_jsonable(item) for item in value]
     if isinstance(value, float):
         return value if abs(value) != float("inf") and value == value else str(value)
     if value is None or isinstance(value, (bool, int, str)):
@@ -43,46 +50,46 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else repr(value)
 
 
-def paint(text: str, colour: str, stream: Optional[TextIO] = None) -> str:
-    """The text in a colour (or bold, dim), if the stream, by default stdout, is a terminal that shows it."""
-    return f"\033[{_CODES[colour]}m{text}\033[0m" if text and has_colour(stream or sys.stdout) else text
+def style(text: str, name: str, stream: Optional[TextIO] = None) -> str:
+    """Return the text in a color (or bold, dim) if the stream, by default stdout, is a terminal that shows it."""
+    return f"\033[{_STYLES[name]}m{text}\033[0m" if text and supports_styles(stream or sys.stdout) else text
 
 
-def has_colour(stream: Optional[TextIO]) -> bool:
-    """Whether the stream is a terminal, and the user has not said NO_COLOR."""
+def supports_styles(stream: Optional[TextIO]) -> bool:
+    """Return whether the stream is a terminal with styles and NO_COLOR is not set."""
     return (
         stream is not None and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
     )
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> List[str]:
-    """Lines of aligned columns, two spaces between them; the heads named in ``right`` are aligned to the right."""
+    """Return lines of aligned columns; those whose heads are in ``right`` are aligned to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in [list(heads), *cells]) for column in range(len(heads))]
-    to_right = set(right)
+    right_aligned = set(right)
 
     def line(row: Sequence[str]) -> str:
-        placed = (
-            cell.rjust(width) if head in to_right else cell.ljust(width)
+        padded = (
+            cell.rjust(width) if head in right_aligned else cell.ljust(width)
             for cell, width, head in zip(row, widths, heads)
         )
-        return "  ".join(placed).rstrip()
+        return "  ".join(padded).rstrip()
 
-    return [paint(line(heads), "bold"), *map(line, cells)]
-
-
-def pairs(facts: Mapping[str, Any], indent: str = "") -> List[str]:
-    """Lines of a name and a value, the values one below the other; None is left out."""
-    given = {name: value for name, value in facts.items() if value is not None}
-    width = max(map(len, given), default=0)
-    return [f"{indent}{name:{width}}  {value}" for name, value in given.items()]
+    return [style(line(heads), "bold"), *map(line, cells)]
 
 
-def count(number: int, one: str, many: Optional[str] = None) -> str:
-    """A number and its noun.
+def key_values(pairs: Mapping[str, Any], indent: str = "") -> List[str]:
+    """Return a line for each key and its value, with the values aligned; values that are None are left out."""
+    shown = {key: value for key, value in pairs.items() if value is not None}
+    width = max(map(len, shown), default=0)
+    return [f"{indent}{key:{width}}  {value}" for key, value in shown.items()]
 
-    >>> from repvgg_zoo.cli.console import count
-    >>> count(1, "file"), count(2, "file")
+
+def pluralize(count: int, singular: str, plural: Optional[str] = None) -> str:
+    """Return a count with its noun.
+
+    >>> from repvgg_zoo.cli.console import pluralize
+    >>> pluralize(1, "file"), pluralize(2, "file")
     ('1 file', '2 files')
     """
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

@@ -1,20 +1,21 @@
-"""What goes wrong, told to the user: a message and a hint, or JSON; an exit code for each family; no traceback."""
+"""Report errors to the user: a message and a hint, or JSON, and an exit code; a traceback only with --traceback."""
 
 from __future__ import annotations
 
 import os
 import sys
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Tuple, Type
+from typing import Any, Dict, Iterator, List, Mapping, Tuple, Type
 
 from .. import errors
 from .._requirements import requirement
-from .console import paint, print_json
+from .console import print_json, style
 
-FAULT, INTERRUPTED, READER_GONE = 70, 130, 141  # EX_SOFTWARE, and 128 plus SIGINT and SIGPIPE as shells count
+EX_SOFTWARE = 70  # as in sysexits.h
+EXIT_SIGINT, EXIT_SIGPIPE = 130, 141  # 128 plus the number of the signal, as in shells
 
-# The first family that fits: a class comes before its bases.
-FAMILIES: Tuple[Tuple[Type[BaseException], int], ...] = (
+# The first entry that matches applies, so a class comes before its bases.
+EXIT_CODES: Tuple[Tuple[Type[BaseException], int], ...] = (
     (errors.ArgumentError, 2),
     (errors.UnknownModelError, 3),
     (errors.NoWeightsError, 3),
@@ -29,68 +30,82 @@ FAMILIES: Tuple[Tuple[Type[BaseException], int], ...] = (
     (OSError, 5),
 )
 
+# What the help says.
+EXIT_CODE_MEANINGS: Mapping[int, str] = {
+    0: "success",
+    1: "a check failed: damaged files, forms that differ, a broken installation",
+    2: "invalid command line",
+    3: "the name is unknown or has no weights, or the registry is not valid",
+    4: "a file could not be downloaded, or is not the right one",
+    5: "the cache, the disk or a file cannot be read or written",
+    6: "a checkpoint or bundle is damaged, of an unknown format, or does not fit",
+    7: "a package is missing or too old",
+    EX_SOFTWARE: "a bug in repvgg-zoo or MegEngine",
+    EXIT_SIGINT: "interrupted with Ctrl-C",
+}
+
 
 class Outcome:
     """The exit code that a command line ends with."""
 
-    code = 0
+    exit_code = 0
 
 
 @contextmanager
-def handled(argv: List[str]) -> Iterator[Outcome]:
-    """Runs the body; whatever it raises is reported, and becomes the outcome's code."""
+def handled(arguments: List[str]) -> Iterator[Outcome]:
+    """Run the body; report any exception and turn it into the outcome's exit code."""
     outcome = Outcome()
     try:
         yield outcome
-    except SystemExit as leaving:  # argparse's --help
-        outcome.code = leaving.code if isinstance(leaving.code, int) else 0
+    except SystemExit as error:  # argparse's --help
+        outcome.exit_code = error.code if isinstance(error.code, int) else 0
     except BrokenPipeError:
-        # The reader (head, less) has what it wanted. What Python flushes at exit must not fail a second time.
+        # The reader (head, less) has closed the pipe. Python's flush at exit must not fail a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        outcome.code = READER_GONE
-    except KeyboardInterrupt as stopped:
-        print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
-        outcome.code = INTERRUPTED
+        outcome.exit_code = EXIT_SIGPIPE
+    except KeyboardInterrupt as error:
+        print(f"\n{error}" if str(error) else "\ninterrupted", file=sys.stderr)
+        outcome.exit_code = EXIT_SIGINT
     except Exception as error:
-        outcome.code = exit_code(error)
-        if "--traceback" in argv:
+        outcome.exit_code = exit_code(error)
+        if "--traceback" in arguments:
             import traceback
 
             traceback.print_exc()
-        report(error, as_json="--json" in argv)
+        report(error, as_json="--json" in arguments)
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code of the error's family."""
-    return next((code for family, code in FAMILIES if isinstance(error, family)), FAULT)
+    """Return the exit code for an exception."""
+    return next((code for family, code in EXIT_CODES if isinstance(error, family)), EX_SOFTWARE)
 
 
 def report(error: Exception, *, as_json: bool) -> None:
-    """Tells the error: as one JSON document on stdout, or as a few lines on stderr."""
-    facts = described(error)
+    """Print the error: as one JSON document on stdout, or as a few lines on stderr."""
+    payload = to_dict(error)
     if as_json:
-        print_json({"error": facts})
+        print_json({"error": payload})
         return
-    print(f"{paint('error', 'red', sys.stderr)}: {facts['message']}", file=sys.stderr)
-    for what in ("path", "url"):
-        if facts.get(what) and facts[what] not in facts["message"]:
-            print(f"{what}:  {facts[what]}", file=sys.stderr)
-    if facts["hint"]:
-        print(f"{paint('hint', 'cyan', sys.stderr)}:  {facts['hint']}", file=sys.stderr)
-    if facts.get("usage"):
-        print(f"usage: {facts['usage']}", file=sys.stderr)
+    print(f"{style('error', 'red', sys.stderr)}: {payload['message']}", file=sys.stderr)
+    for key in ("path", "url"):
+        if payload.get(key) and payload[key] not in payload["message"]:
+            print(f"{key}:  {payload[key]}", file=sys.stderr)
+    if payload["hint"]:
+        print(f"{style('hint', 'cyan', sys.stderr)}:  {payload['hint']}", file=sys.stderr)
+    if payload.get("usage"):
+        print(f"usage: {payload['usage']}", file=sys.stderr)
 
 
-def described(error: Exception) -> Dict[str, Any]:
-    """The error's data: type, message, hint, and all else that it carries and that is not None."""
+def to_dict(error: Exception) -> Dict[str, Any]:
+    """Return the error's type, message and hint, and its other attributes that are not None."""
     if isinstance(error, errors.ZooError):
         # ImportError keeps path where vars() does not see it.
-        own = {name: getattr(error, name) for name in ("path", "url", "expected", "actual")}
-        carried = {key: value for key, value in {**own, **vars(error)}.items() if value is not None}
-        facts = {"type": type(error).__name__, "hint": error.hint, **carried}
+        common = {name: getattr(error, name) for name in ("path", "url", "expected", "actual")}
+        attributes = {key: value for key, value in {**common, **vars(error)}.items() if value is not None}
+        payload = {"type": type(error).__name__, "hint": error.hint, **attributes}
         if isinstance(error, errors.UnknownModelError) and not error.suggestions:
-            facts["hint"] = "repvgg-zoo list shows every name"
-        return facts
+            payload["hint"] = "repvgg-zoo list shows every name"
+        return payload
     if isinstance(error, ModuleNotFoundError):
         name = (error.name or "a package").split(".")[0]
         return {
@@ -99,15 +114,15 @@ def described(error: Exception) -> Dict[str, Any]:
             "hint": f"pip install '{requirement(name)}'; repvgg-zoo doctor checks the whole installation",
         }
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
+        prefix = f"{error.filename}: " if error.filename else ""
         return {
             "type": type(error).__name__,
-            "message": f"{where}{error.strerror or error}",
+            "message": f"{prefix}{error.strerror or error}",
             "hint": None,
             "path": None if error.filename is None else str(error.filename),
         }
     return {
         "type": type(error).__name__,
         "message": f"{type(error).__name__}: {error}",
-        "hint": "this is no fault of yours; --traceback shows where it happened, for a bug report",
+        "hint": "this is a bug in repvgg-zoo; please report it with the output of --traceback",
     }

@@ -1,4 +1,4 @@
-"""What this machine is, and MegEngine made ready for it."""
+"""Prepare MegEngine for a program, and describe the machine that it runs on."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from .._cpu import cpu_name, usable_cores
 
 
 def prepare_megengine() -> None:
-    """Imports MegEngine; where no GPU is, keeps it from looking for one and from printing a banner about its absence.
+    """Import MegEngine; without a GPU, keep it from looking for one and from printing a banner about it.
 
-    A library must not choose its user's device or touch its standard error, a program may.
+    A library must not select its user's device or touch its standard error, but a program may.
     """
     if has_gpu():
         return
     os.environ.setdefault("MGE_DEFAULT_DEVICE", "cpux")
     import megengine
 
-    # Compiling needs the device "xpux" all the same, whose first use prints the banner straight to file descriptor 2.
+    # Compiling uses the device "xpux" all the same, whose first use prints the banner to file descriptor 2.
     with suppress(OSError):
-        kept = os.dup(2)
+        stderr = os.dup(2)
         try:
-            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a descriptor, not a file
-                os.dup2(nowhere.fileno(), 2)
+            with open(os.devnull, "wb") as devnull:  # noqa: PTH123 - a descriptor, not a file
+                os.dup2(devnull.fileno(), 2)
             megengine.Tensor(0.0, device="xpux").numpy()
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA driver is here; MegEngine's wheels know no other GPU."""
+    """Return whether there is an NVIDIA driver; MegEngine's wheels support no other GPU."""
     return Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi") is not None
 
 
-def facts() -> Dict[str, Any]:
-    """The machine and the versions, for whoever reads a measurement later; imports MegEngine."""
+def machine_info() -> Dict[str, Any]:
+    """Return the processor and the versions that a measurement depends on; imports MegEngine."""
     import megengine
     import numpy
 

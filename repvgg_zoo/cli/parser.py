@@ -1,4 +1,4 @@
-"""The table of commands, their parsers, and the help of all of them together."""
+"""The table of commands, their argument parsers, and the help of the program."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from types import MappingProxyType
 from typing import Any, List, Mapping, NamedTuple, NoReturn, Optional, Sequence
 
 from ..errors import ArgumentError
+from .console import Result
+from .errors import EXIT_CODE_MEANINGS
 
 PROGRAM = "repvgg-zoo"
 
 
 class Command(NamedTuple):
-    """A command's module in this package, and what it does in one line."""
+    """A command's module in ``commands``, and what it does in one line."""
 
     module: str
     summary: str
@@ -21,38 +23,24 @@ class Command(NamedTuple):
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
-        "list": Command("list", "the variants as a table; filters, and the Pareto front"),
-        "info": Command("info", "all that is known of one variant, or of one checkpoint"),
-        "fetch": Command("fetch", "bring checkpoints into the cache, verified; print their paths"),
-        "verify": Command("verify", "hash the cache, a checkpoint or a file: is it right?"),
-        "convert": Command("convert", "a checkpoint to another layout, format or form"),
+        "list": Command("list", "list the variants; filters and the Pareto front"),
+        "info": Command("info", "show a variant or a checkpoint"),
+        "fetch": Command("fetch", "download checkpoints into the cache, verified; print their paths"),
+        "verify": Command("verify", "check the digests of the cache, a checkpoint or a file"),
+        "convert": Command("convert", "convert a checkpoint to another layout, format or form"),
         "predict": Command("predict", "predict the classes of images"),
-        "compare": Command("compare", "how far the deploy form's numbers are from the train form's"),
-        "bench": Command("bench", "time both forms and compiled: percentiles"),
-        "cache": Command("cache", "look after the cache: ls, rm, prune, verify, where"),
-        "bundle": Command("bundle", "for a machine without internet: pack, unpack, show"),
-        "mirror": Command("mirror", "the mirrors in force, and a folder that is one: show, make"),
-        "doctor": Command("doctor", "what is wrong with this machine's set-up, and what to type"),
+        "compare": Command("compare", "compare the outputs of the train form and the deploy form"),
+        "bench": Command("bench", "measure the latency of both forms and of the compiled network"),
+        "cache": Command("cache", "manage the cache: ls, rm, prune, where"),
+        "bundle": Command("bundle", "copy checkpoints to machines without internet: pack, unpack, show"),
+        "doctor": Command("doctor", "check the installation and the settings, and say how to fix them"),
     }
 )
-
-EXIT_CODES = """\
-exit codes:
-  0    all is well
-  1    what was checked is wrong: damage, forms that differ, a faulty set-up
-  2    the command line is wrong
-  3    the registry has no such name, no weights for it, or is not valid
-  4    a file could not be fetched, or is not the right one
-  5    the cache, the disk or a file cannot be read or written
-  6    a checkpoint or bundle is damaged, of no known kind, or does not fit
-  7    a package is missing or too old
-  70   a fault of repvgg-zoo itself, or of MegEngine
-  130  stopped with Ctrl-C
-"""
+EXAMPLES = ("repvgg-zoo list", "repvgg-zoo info RepVGG_A0", "repvgg-zoo fetch RepVGG_N0", "repvgg-zoo doctor")
 
 
 class UsageError(ArgumentError):
-    """The command line is wrong; ``usage`` says how it goes."""
+    """The command line is not valid; ``usage`` is the command's usage line."""
 
     def __init__(self, message: str, *, usage: str, **data: Any) -> None:
         super().__init__(message, **data)
@@ -60,14 +48,14 @@ class UsageError(ArgumentError):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, with the options that every command has, whose errors are raised and not printed."""
+    """argparse's, with the options that every command has, which raises its errors instead of printing them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         kwargs.setdefault("allow_abbrev", False)  # an option that is added later must not change what a script means
         super().__init__(*args, **kwargs)
-        # SUPPRESS: a command's parser must not undo what the parser above it has read.
-        self.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document on stdout")
+        # SUPPRESS: an action's parser must not reset what the command's parser has read.
+        self.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
         self.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -79,7 +67,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def command_parser(name: str, module: Any) -> ArgumentParser:
-    """The parser of one command, whose help ends in its examples."""
+    """Return the parser of one command, whose help ends with its examples."""
     examples = "\n".join(f"  {line}" for line in module.EXAMPLES)
     parser = ArgumentParser(
         prog=f"{PROGRAM} {name}", description=module.HELP.strip(), epilog=f"examples:\n{examples}\n"
@@ -88,9 +76,14 @@ def command_parser(name: str, module: Any) -> ArgumentParser:
     return parser
 
 
+def run_action(args: argparse.Namespace) -> Result:
+    """Run the selected action of a command that has several, such as ``cache ls``."""
+    result: Result = args.action_run(args)
+    return result
+
+
 def top_help() -> str:
-    """What ``repvgg-zoo --help`` prints; no command's module is imported for it."""
-    lines = [f"  {name:9} {command.summary}" for name, command in COMMANDS.items()]
+    """Return what ``repvgg-zoo --help`` prints; no command's module is imported for it."""
     return "\n".join(
         [
             f"usage: {PROGRAM} COMMAND [arguments] [--json]",
@@ -99,36 +92,33 @@ def top_help() -> str:
             "working network.",
             "",
             "commands:",
-            *lines,
+            *(f"  {name:9} {command.summary}" for name, command in COMMANDS.items()),
             "",
             f"{PROGRAM} COMMAND --help shows a command's arguments and examples.",
             "",
             "examples:",
             *(f"  {line}" for line in EXAMPLES),
             "",
-            EXIT_CODES,
+            "exit codes:",
+            *(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODE_MEANINGS.items()),
+            "",
         ]
     )
 
 
-EXAMPLES = ("repvgg-zoo list", "repvgg-zoo info RepVGG_A0", "repvgg-zoo fetch RepVGG_N0", "repvgg-zoo doctor")
-
-
 def unknown_command(name: str) -> UsageError:
-    """The error for a first word that is no command."""
+    """Return the error for a first word that is not a command."""
     close = closest(name, list(COMMANDS))
-    what = f"there is no option {name}" if name.startswith("-") else f"there is no command {name!r}"
-    hint = f"did you mean {PROGRAM} {close}?" if close else f"{PROGRAM} --help lists the commands"
-    return UsageError(what, usage=f"{PROGRAM} COMMAND [arguments]", expected=list(COMMANDS), actual=name, hint=hint)
+    return UsageError(
+        f"{name!r} is not a valid {'option' if name.startswith('-') else 'command'}",
+        usage=f"{PROGRAM} COMMAND [arguments]",
+        expected=list(COMMANDS),
+        actual=name,
+        hint=f"did you mean {PROGRAM} {close}?" if close else f"{PROGRAM} --help lists the commands",
+    )
 
 
-def closest(name: str, known: Sequence[str]) -> Optional[str]:
-    """The known word that looks most like ``name``, if any does."""
-    found: List[str] = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.5)
-    return found[0] if found else None
-
-
-def run_action(args: argparse.Namespace) -> int:
-    """Runs the chosen action of a command that has several, such as ``cache ls``."""
-    code: int = args.action_run(args)
-    return code
+def closest(name: str, words: Sequence[str]) -> Optional[str]:
+    """Return the word that is most similar to ``name``, or None."""
+    matches: List[str] = difflib.get_close_matches(name.lower(), words, 1, cutoff=0.5)
+    return matches[0] if matches else None

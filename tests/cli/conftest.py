@@ -1,4 +1,4 @@
-"""What the command line's tests share: an empty folder, a fresh cache, and a way to run one command line."""
+"""Fixtures of the command line's tests: an empty folder, a fresh cache, and a way to run a command line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
-class Ran:
-    """How a command line ended and what it printed."""
+class Completed:
+    """The exit code of a command line and what it printed."""
 
     code: int
     out: str
@@ -28,19 +28,19 @@ class Ran:
 
     @property
     def json(self) -> Any:
-        """Its one JSON document; NaN and Infinity are not JSON."""
+        """Return its JSON document; NaN and Infinity are not JSON."""
         return json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a cache of its own beside it, and no setting of the machine that runs the tests."""
+    """Change to an empty folder with an empty cache beside it, without the settings of this machine."""
     for name in list(os.environ):
         if name.startswith("REPVGG_ZOO_") or name.lower().endswith("_proxy") or name in ("NO_COLOR", "COLUMNS"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("REPVGG_ZOO_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # what is buffered is where a broken pipe shows late
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with buffered output, a broken pipe is noticed late
     working = tmp_path / "work"
     working.mkdir()
     monkeypatch.chdir(working)
@@ -48,29 +48,29 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Runs a command line in this process."""
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Completed]:
+    """Return a function that runs a command line in this process."""
 
-    def one(*argv: str) -> Ran:
+    def run_command(*argv: str) -> Completed:
         capsys.readouterr()
         code = main(argv)
         printed = capsys.readouterr()
-        return Ran(code, printed.out, printed.err)
+        return Completed(code, printed.out, printed.err)
 
-    return one
+    return run_command
 
 
 def spawn(*argv: str, **options: Any) -> subprocess.Popen[str]:
-    """Starts a command line in a process of its own, its output piped."""
+    """Start a command line in its own process, with its output in pipes."""
     command = [sys.executable, "-m", "repvgg_zoo", *argv]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
-def piped(*argv: str) -> Ran:
-    """Runs a command line in a process of its own, its output piped."""
+def piped(*argv: str) -> Completed:
+    """Run a command line in its own process, with its output in pipes."""
     process = spawn(*argv)
     out, err = process.communicate(timeout=60)
-    return Ran(process.returncode, out, err)
+    return Completed(process.returncode, out, err)
 
 
 @pytest.fixture

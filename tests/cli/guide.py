@@ -1,7 +1,7 @@
-"""The console blocks of a page: what each command in them prints, and the page written anew with it.
+"""Run the commands in the console blocks of a page, and compare or renew their output.
 
-``python -m tests.cli.guide`` renews the pages that have such blocks. ``...`` stands for a path of the machine; in a
-block after ``<!-- machines differ -->`` numbers, spaces and what ``_DIFFERS`` lists are not compared either.
+``python -m tests.cli.guide`` renews the pages. ``...`` stands for a path of the machine; in a block after
+``<!-- machines differ -->``, numbers, spaces and what ``_DIFFERS`` lists are not compared.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ PAGE = ROOT / "docs" / "guides" / "command-line.md"
 PAGES = (PAGE, PAGE.with_name("offline.md"), PAGE.with_name("publishing.md"))
 
 _BLOCK = re.compile(r"(<!-- machines differ -->\n)?```console\n(.*?)```\n", re.DOTALL)
-_DIFFERS = (
+_DIFFERS = (  # (pattern, replacement)
     (re.compile(r"^on .+, ([0-9]+ cores)", re.MULTILINE), r"on a machine, \1"),
     (re.compile(r"^the machine is busy.*\n", re.MULTILINE), ""),
-    # doctor: that each thing was looked at counts, not how it is here.
+    # The doctor's findings: only their names are compared.
     (re.compile(r"^(?:ok|warn) +(\S+) .*$", re.MULTILINE), r"\1"),
     (re.compile(r"^ +fix: .*\n", re.MULTILINE), ""),
     (re.compile(r"[0-9]+ (?:s|min|h)\b"), "a while"),
@@ -40,29 +40,29 @@ _DIFFERS = (
 )
 
 
-class Shown(NamedTuple):
-    """A command of the page and the output that stands below it."""
+class Example(NamedTuple):
+    """A command of the page and its output."""
 
     command: str
     output: str
     machines_differ: bool
 
 
-def commands(text: str) -> Iterator[Shown]:
-    """Every command of a page's console blocks, in order."""
+def commands(text: str) -> Iterator[Example]:
+    """Yield every command of a page's console blocks."""
     for match in _BLOCK.finditer(text):
         for part in re.split(r"^\$ ", match.group(2), flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
-            yield Shown(command, output, match.group(1) is not None)
+            yield Example(command, output, match.group(1) is not None)
 
 
-def same(shown: str, printed: str, machines_differ: bool) -> bool:
-    """Whether what was printed is what the page shows."""
+def same(expected: str, printed: str, machines_differ: bool) -> bool:
+    """Return whether a command printed what the page shows."""
     if machines_differ:
-        for pattern, common in _DIFFERS:
-            shown, printed = pattern.sub(common, shown), pattern.sub(common, printed)
-    wanted = ".*?".join(map(re.escape, shown.split("...")))
-    return re.fullmatch(wanted, printed, re.DOTALL) is not None
+        for differing, replacement in _DIFFERS:
+            expected, printed = differing.sub(replacement, expected), differing.sub(replacement, printed)
+    pattern = ".*?".join(map(re.escape, expected.split("...")))
+    return re.fullmatch(pattern, printed, re.DOTALL) is not None
 
 
 class Shell:
@@ -77,11 +77,11 @@ class Shell:
         program = programs / "repvgg-zoo"
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m repvgg_zoo "$@"\n')
         program.chmod(0o755)
-        kept = {
+        environ = {
             name: value for name, value in os.environ.items() if not name.startswith(("REPVGG_ZOO_", "XDG_", "MGE_"))
         }
         self._env = {
-            **kept,
+            **environ,
             "HOME": str(self._home),
             "PATH": f"{programs}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
@@ -89,12 +89,12 @@ class Shell:
         }
 
     def run(self, command: str) -> str:
-        """What the command prints on stdout and stderr; in this process where it needs no shell, to be quick."""
+        """Return what the command prints on stdout and stderr; it runs in this process unless it needs a shell."""
         words = shlex.split(command)
         if words[0] != "repvgg-zoo" or "$" in command:
             both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            done = subprocess.run(["sh", "-c", command], cwd=str(self._work), env=self._env, timeout=120, **both)
-            return done.stdout
+            process = subprocess.run(["sh", "-c", command], cwd=str(self._work), env=self._env, timeout=120, **both)
+            return process.stdout
         printed, before = io.StringIO(), Path.cwd()
         os.chdir(str(self._work))
         try:
@@ -106,9 +106,9 @@ class Shell:
         return printed.getvalue()
 
     def neutral(self, text: str) -> str:
-        """The output without this machine's paths, as the page shows it."""
-        for place in (sys.executable, str(self._home), str(self._work), str(ROOT)):
-            text = text.replace(place, "...")
+        """Return the output with this machine's paths replaced, as the page shows it."""
+        for path in (sys.executable, str(self._home), str(self._work), str(ROOT)):
+            text = text.replace(path, "...")
         return text
 
 

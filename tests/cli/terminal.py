@@ -1,4 +1,4 @@
-"""A command line in a real terminal: a pty of 80 columns, whose output is read and whose keys are pressed."""
+"""Run a command line in a pseudo-terminal of 80 columns, read its output and press its keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECONDS = 60.0
 
 
 class Terminal:
-    """Runs ``repvgg-zoo`` with a controlling terminal of its own; every wait is bounded."""
+    """Runs ``repvgg-zoo`` with its own controlling terminal; every wait has a timeout."""
 
     def __init__(self, *argv: str, env: Optional[Dict[str, str]] = None) -> None:
         self._master, slave = pty.openpty()
@@ -34,17 +34,17 @@ class Terminal:
         self.screen = ""
 
     def wait_for(self, text: str) -> None:
-        """Reads until the text has been shown."""
+        """Read until the text has been printed."""
         until = time.monotonic() + SECONDS
         while text not in self.screen:
-            assert time.monotonic() < until and self._read(), f"never shown: {text!r}; but: {self.screen!r}"
+            assert time.monotonic() < until and self._read(), f"{text!r} was not printed, only {self.screen!r}"
 
     def press(self, keys: str) -> None:
-        """What a person types; "\\x03" is Ctrl-C."""
+        """Send keys; "\\x03" is Ctrl-C."""
         os.write(self._master, keys.encode())
 
     def finish(self) -> int:
-        """Reads to the end and gives the exit code."""
+        """Read to the end and return the exit code."""
         until = time.monotonic() + SECONDS
         while self._read():
             assert time.monotonic() < until, self.screen
@@ -54,7 +54,7 @@ class Terminal:
         return code
 
     def _read(self) -> bool:
-        """Reads what is there within a second; False when the other end is closed."""
+        """Read what arrives within a second; return False when the other end is closed."""
         ready, _, _ = select.select([self._master], [], [], 1.0)
         if not ready:
             return True

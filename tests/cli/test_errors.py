@@ -1,4 +1,4 @@
-"""Every family of errors has its exit code, and keeps its data on the way into JSON."""
+"""Every error has its exit code, and keeps its data in JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import os
 import pytest
 
 from repvgg_zoo import errors
-from repvgg_zoo.cli.console import plain
-from repvgg_zoo.cli.errors import FAMILIES, described, exit_code, handled
+from repvgg_zoo.cli.console import to_jsonable
+from repvgg_zoo.cli.errors import EXIT_CODES, exit_code, handled, to_dict
 
 CLASSES = [one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, errors.ZooError)]
 EXTRA = {
@@ -23,23 +23,24 @@ EXTRA = {
 
 
 @pytest.mark.parametrize("family", CLASSES)
-def test_each_error_keeps_all_that_it_carries(family):
+def test_each_error_keeps_its_data(family):
     error = family(
         "it broke", hint="mend it", path="/a", url="https://a", expected=1, actual=2, **EXTRA.get(family, {})
     )
-    facts = plain(described(error))
+    payload = to_jsonable(to_dict(error))
     assert 1 < exit_code(error) < 70
-    assert facts["type"] == family.__name__ and facts["message"] == "it broke" and facts["hint"] == "mend it"
-    assert (facts["path"], facts["url"], facts["expected"], facts["actual"]) == ("/a", "https://a", 1, 2)
+    assert payload["type"] == family.__name__ and payload["message"] == "it broke" and payload["hint"] == "mend it"
+    assert (payload["path"], payload["url"], payload["expected"], payload["actual"]) == ("/a", "https://a", 1, 2)
     for name, value in EXTRA.get(family, {}).items():
-        assert facts[name] == (list(value) if isinstance(value, tuple) else value)
+        assert payload[name] == (list(value) if isinstance(value, tuple) else value)
 
 
-def test_no_family_hides_behind_one_of_its_bases():
-    for place, (family, code) in enumerate(FAMILIES):
-        assert exit_code(family.__new__(family)) == code or place > 0
-        earlier = [base for base, _ in FAMILIES[:place] if issubclass(family, base)]
-        assert not earlier, f"{family} can never be reached: {earlier}"
+@pytest.mark.parametrize(("family", "code"), EXIT_CODES)
+def test_each_entry_of_the_exit_codes_applies_to_its_class(family, code):
+    assert exit_code(family.__new__(family)) == code
+    index = [entry for entry, _ in EXIT_CODES].index(family)
+    bases = [base for base, _ in EXIT_CODES[:index] if issubclass(family, base)]
+    assert bases == [], "these come first, so the entry can never apply"
 
 
 @pytest.mark.parametrize(
@@ -56,12 +57,12 @@ def test_no_family_hides_behind_one_of_its_bases():
         (MemoryError(), 70, "MemoryError: "),
     ],
 )
-def test_errors_of_python_are_told_in_the_same_way(error, code, message):
-    assert exit_code(error) == code and described(error)["message"] == message
+def test_errors_of_python_are_reported_in_the_same_way(error, code, message):
+    assert exit_code(error) == code and to_dict(error)["message"] == message
 
 
-def test_json_has_no_infinity_and_takes_anything():
-    assert plain({"a": float("inf"), 1: (float("nan"), 2.5), "o": int}) == {
+def test_json_has_no_infinity_and_accepts_any_object():
+    assert to_jsonable({"a": float("inf"), 1: (float("nan"), 2.5), "o": int}) == {
         "a": "inf",
         "1": ["nan", 2.5],
         "o": "<class 'int'>",
@@ -73,7 +74,7 @@ def test_an_unexpected_error_has_exit_code_70(capsys, arguments):
     with handled(arguments) as outcome:
         raise RuntimeError("a cat on the keyboard")
     printed = capsys.readouterr()
-    assert outcome.code == 70
+    assert outcome.exit_code == 70
     if "--json" in arguments:
         assert json.loads(printed.out)["error"]["type"] == "RuntimeError" and printed.err == ""
     else:

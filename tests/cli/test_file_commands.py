@@ -1,4 +1,4 @@
-"""fetch, verify, convert, cache, bundle, mirror: files, real ones."""
+"""fetch, verify, convert, cache and bundle, with real files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import repvgg_zoo
+from repvgg_zoo._derived_cache import DerivedCache, DerivedKey
 from repvgg_zoo.hub import cache_filename
 from repvgg_zoo.reparam.fusion import fuse_state_dict
+from tests.hub.server import Answer
 
 FILE = repvgg_zoo.model_info("RepVGG_N0").checkpoint("digits").file
 SHA256 = FILE.sha256
@@ -30,22 +32,22 @@ def damage(path: Path) -> None:
     os.utime(str(path), ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_fetch_prints_paths_and_nothing_else(run):
-    shown = run("fetch", "n0", "RepVGG_N0.digits")
-    paths = shown.out.splitlines()
-    assert shown.code == 0 and shown.err == "" and len(paths) == 2 and paths[0] == paths[1]
+def test_fetch_prints_only_paths(run):
+    result = run("fetch", "n0", "RepVGG_N0.digits")
+    paths = result.out.splitlines()
+    assert result.code == 0 and result.err == "" and len(paths) == 2 and paths[0] == paths[1]
     assert Path(paths[0]).stat().st_size == FILE.size
     row = run("fetch", "n0", "--json").json[0]
     assert row == {"name": "RepVGG_N0.digits", "path": paths[0], "size": FILE.size, "integrity": "sha256"}
 
 
-def test_a_wrong_name_is_told_before_anything_is_fetched(run, folder):
+def test_an_unknown_name_fails_before_anything_is_fetched(run, folder):
     assert run("fetch", "n0", "nonsense").code == 3
     assert not (folder.parent / "cache").exists()
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "type", "said"),
+    ("argv", "code", "type", "message"),
     [
         (["RepVGG_A0", "--offline"], 4, "OfflineError", "network may not be used"),
         (["RepVGG_A0.timm"], 4, "UnverifiedError", "--allow-unverified"),
@@ -53,13 +55,13 @@ def test_a_wrong_name_is_told_before_anything_is_fetched(run, folder):
         (["RepVGG_B2g2"], 3, "NoWeightsError", "no pretrained weights"),
     ],
 )
-def test_what_cannot_be_fetched_has_the_exit_code_of_its_family(run, argv, code, type, said):
-    shown = run("fetch", *argv)
-    assert (shown.code, shown.out) == (code, "") and said in shown.err and "Traceback" not in shown.err
+def test_a_failed_fetch_has_the_exit_code_of_its_error(run, argv, code, type, message):
+    result = run("fetch", *argv)
+    assert (result.code, result.out) == (code, "") and message in result.err and "Traceback" not in result.err
     assert run("fetch", *argv, "--json").json["error"]["type"] == type
 
 
-def test_a_cache_that_cannot_be_made_has_exit_code_5_and_names_the_folder(run, folder, monkeypatch):
+def test_a_cache_that_cannot_be_created_has_exit_code_5(run, folder, monkeypatch):
     (folder / "file").write_text("")
     monkeypatch.setenv("REPVGG_ZOO_HOME", str(folder / "file" / "cache"))
     error = run("fetch", "n0", "--json")
@@ -70,16 +72,16 @@ def test_a_cache_that_cannot_be_made_has_exit_code_5_and_names_the_folder(run, f
 def test_verify_finds_a_flipped_bit_by_cache_by_name_and_by_file(run, cached):
     for argv in ([], ["RepVGG_N0"], [str(cached)]):
         assert run("verify", *argv).code == 0
-        assert run("verify", *argv, "--json").json[0]["status"] == "right"
+        assert run("verify", *argv, "--json").json[0]["status"] == "ok"
     damage(cached)
     for argv in (["RepVGG_N0"], [str(cached)], []):
-        shown = run("verify", *argv)
-        assert shown.code == 1 and shown.out.startswith("damaged") and SHA256[:16] in shown.out
+        result = run("verify", *argv)
+        assert result.code == 1 and result.out.startswith("damaged") and SHA256[:16] in result.out
     assert Path(run("fetch", "RepVGG_N0").out.strip()) == cached
-    assert run("verify").code == 0, "what verify found is fetched anew"
+    assert run("verify").code == 0, "the damaged file is downloaded again"
 
 
-def test_verify_reads_a_file_of_ones_own_as_a_checkpoint(run, cached):
+def test_verify_reads_any_file_as_a_checkpoint(run, cached):
     run("convert", str(cached), "own.pkl", "--deploy")
     (one,) = run("verify", "own.pkl", "--json").json
     assert one["status"] == "unknown" and one["known_as"] == []
@@ -88,21 +90,21 @@ def test_verify_reads_a_file_of_ones_own_as_a_checkpoint(run, cached):
 
 
 @pytest.mark.parametrize("body", [b"", b"<!doctype html>", b"\x80\x04garbage", b"PK\x03\x04" + bytes(50)])
-def test_verify_says_that_a_file_is_no_checkpoint(run, folder, body):
+def test_verify_reports_a_file_that_is_not_a_checkpoint(run, folder, body):
     (folder / "weights.pth").write_bytes(body)
-    shown = run("verify", "weights.pth")
-    assert shown.code == 1 and shown.out.startswith("damaged  weights.pth")
+    result = run("verify", "weights.pth")
+    assert result.code == 1 and result.out.startswith("damaged  weights.pth")
 
 
-def test_verify_knows_a_file_by_the_name_that_its_publisher_gave_it(run, folder, cached):
+def test_verify_identifies_a_file_by_its_published_name(run, folder, cached):
     file = repvgg_zoo.model_info("RepVGG_B0").checkpoint("openmmlab").file
     (folder / file.name).write_bytes(cached.read_bytes())
-    shown = run("verify", file.name)
-    assert shown.code == 1 and f"the name of RepVGG_B0.openmmlab, whose SHA-256 is {file.sha256_prefix}" in shown.out
+    result = run("verify", file.name)
+    assert result.code == 1 and f"the name of RepVGG_B0.openmmlab, whose SHA-256 is {file.sha256_prefix}" in result.out
 
 
-def test_verify_of_what_is_not_there_is_absent(run):
-    assert run("verify", "RepVGG_N0", "--json").json[0]["status"] == "absent"
+def test_verify_of_a_file_that_does_not_exist_is_missing(run):
+    assert run("verify", "RepVGG_N0", "--json").json[0]["status"] == "missing"
     assert run("verify", "RepVGG_N0").code == 1
     assert (run("verify").code, run("verify").out) == (0, "the cache is empty\n")
     assert run("verify", "./nothing.pkl", "--json").json["error"]["path"] == "nothing.pkl"
@@ -116,20 +118,24 @@ def test_convert_writes_every_layout_format_and_form(run, cached, layout, suffix
     argv = ["convert", str(cached), f"out{suffix}", "--layout", layout, "--check", *(["--deploy"] if deploy else [])]
     report = run(*argv, "--json").json
     arrays = repvgg_zoo.load_checkpoint(cached).state_dict
-    wanted = fuse_state_dict(arrays) if deploy else arrays
+    expected = fuse_state_dict(arrays) if deploy else arrays
     again = repvgg_zoo.load_checkpoint(f"out{suffix}", layout=layout)
     assert again.form == report["wrote"]["form"] == ("deploy" if deploy else "train")
-    assert all(np.array_equal(again.state_dict[key], wanted[key]) for key in wanted) and set(again.state_dict) == set(
-        wanted
-    )
+    assert set(again.state_dict) == set(expected)
+    assert all(np.array_equal(again.state_dict[key], expected[key]) for key in expected)
     assert report["wrote"]["size"] == Path(f"out{suffix}").stat().st_size
     assert (report["fused"] is not None) == deploy
 
 
-def test_convert_fetches_a_name_and_reports_how_exact_the_fusion_is(run):
-    shown = run("convert", "RepVGG_N0", "n0.safetensors", "--deploy", "--check")
-    assert shown.code == 0
-    assert [line.split()[0] for line in shown.out.splitlines() if line[0] != " "] == ["read", "fused", "wrote", "check"]
+def test_convert_fetches_a_name_and_reports_the_error_of_the_fusion(run):
+    result = run("convert", "RepVGG_N0", "n0.safetensors", "--deploy", "--check")
+    assert result.code == 0
+    assert [line.split()[0] for line in result.out.splitlines() if line[0] != " "] == [
+        "read",
+        "fused",
+        "wrote",
+        "check",
+    ]
     fused = run("convert", "RepVGG_N0", "n0.safetensors", "--deploy", "--force", "--json").json["fused"]
     assert len(fused["blocks"]) == 9 and 0 < fused["worst_error"] < 1e-6 < fused["bound"]
     assert fused["worst_error"] == max(fused["blocks"].values()) == fused["blocks"][fused["worst_block"]]
@@ -137,13 +143,13 @@ def test_convert_fetches_a_name_and_reports_how_exact_the_fusion_is(run):
 
 def test_convert_refuses_to_overwrite_and_leaves_the_file_alone(run, folder, cached):
     (folder / "mine.pkl").write_text("mine")
-    shown = run("convert", str(cached), "mine.pkl")
-    assert shown.code == 2 and "--force" in shown.err and (folder / "mine.pkl").read_text() == "mine"
+    result = run("convert", str(cached), "mine.pkl")
+    assert result.code == 2 and "--force" in result.err and (folder / "mine.pkl").read_text() == "mine"
     assert run("convert", str(cached), "mine.pkl", "--force").code == 0
     assert (folder / "mine.pkl").read_text("latin-1") != "mine"
 
 
-def test_convert_refuses_weights_that_rounding_cannot_carry_and_writes_nothing(run, folder, cached):
+def test_convert_refuses_weights_whose_fusion_is_inaccurate(run, folder, cached):
     arrays = {key: value.copy() for key, value in repvgg_zoo.load_checkpoint(cached).state_dict.items()}
     # Branches of 1e9 that cancel: float32 keeps 7 digits of each, and the sum needs more.
     block = "stage2.1."
@@ -162,7 +168,7 @@ def test_convert_refuses_weights_that_rounding_cannot_carry_and_writes_nothing(r
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "said"),
+    ("argv", "code", "message"),
     [
         (["n0.pkl", "out.bin"], 2, "cannot tell the format"),
         (["n0.pkl", "nowhere/out.pkl"], 2, "not a folder"),
@@ -173,15 +179,15 @@ def test_convert_refuses_weights_that_rounding_cannot_carry_and_writes_nothing(r
         (["missing", "out.pkl"], 3, "unknown model 'missing'"),
     ],
 )
-def test_convert_says_what_it_cannot_do_and_writes_nothing(run, folder, cached, argv, code, said):
+def test_convert_reports_what_it_cannot_do_and_writes_nothing(run, folder, cached, argv, code, message):
     run("convert", str(cached), "n0.pkl")
     (folder / "junk.pkl").write_bytes(b"junk")
-    shown = run("convert", *argv)
-    assert said in shown.err and shown.code == code
+    result = run("convert", *argv)
+    assert message in result.err and result.code == code
     assert not (folder / "out.pkl").exists() and not (folder / "out.bin").exists()
 
 
-def test_the_cache_is_listed_emptied_and_found(run, cached):
+def test_the_cache_can_be_located_listed_and_emptied(run, cached):
     assert run("cache", "where").out == f"{cached.parent}\n"
     listed = run("cache", "ls").out
     assert "1.0 MB" in listed and "RepVGG_N0.digits" in listed
@@ -199,31 +205,30 @@ def test_a_file_is_removed_by_the_name_that_the_listing_shows(run, cached):
     assert not cached.exists()
 
 
-def test_prune_takes_unfinished_downloads_and_what_it_is_asked_for_as_well(run, cached):
+def test_prune_removes_unfinished_downloads_and_what_its_options_select(run, cached):
     root = cached.parent
     part = root / f"{'a' * 16}.released.{'b' * 12}.part"
-    asked_for = {
-        "--unknown": [root / f"{'c' * 16}-old.pkl"],
-        "--derived": [root / "derived" / f"weights-{'d' * 32}.derived"],
-        "--compiled": [root / "compiled" / f"{'e' * 32}{end}" for end in (".json", ".mge", f".mge.{'f' * 12}.new")],
-    }
-    foreign = [root / "derived" / "notes.txt", root / "compiled" / f"{'e' * 32}.txt"]
-    for path in [part, *foreign, *(path for paths in asked_for.values() for path in paths)]:
-        path.parent.mkdir(exist_ok=True)
+    unknown = root / f"{'c' * 16}-old.pkl"
+    cache = DerivedCache(root)
+    assert cache.write(DerivedKey(SHA256, "fuse", 1, {}), lambda stream: stream.write(b"x" * 1000))
+    (entry,) = cache.entries()
+    foreign = entry.path.with_name("notes.txt")
+    for path in (part, unknown, foreign):
         path.write_bytes(b"x" * 1000)
     os.utime(str(part), (0, 0))
     assert run("cache", "prune").code == 0
     assert not part.exists()
-    listed = run("cache", "ls")
-    assert "derived: 1.0 kB" in listed.out and "compiled: 3.0 kB" in listed.out
-    assert run("cache", "ls", "--json").json["compiled"] == {"files": 3, "size": 3000}
-    for option, paths in asked_for.items():
-        dry = run("cache", "prune", option, "--dry-run", "--json").json
-        assert {Path(entry["path"]) for entry in dry["removed"]} == set(paths)
-        assert dry["size"] == 1000 * len(paths) and all(path.exists() for path in paths)
+    assert "derived data, such as fused weights: 1 file, 1.5 kB" in run("cache", "ls").out
+    listed = run("cache", "ls", "--json").json["derived"]
+    assert [(item["path"], item["step"], item["size"]) for item in listed] == [(str(entry.path), "fuse", entry.size)]
+    for option, path in (("--unknown", unknown), ("--derived", entry.path)):
+        size = path.stat().st_size
+        dry_run = run("cache", "prune", option, "--dry-run", "--json").json
+        assert [item["path"] for item in dry_run["removed"]] == [str(path)]
+        assert dry_run["size"] == size and path.exists()
         assert run("cache", "prune", option).code == 0
-        assert not any(path.exists() for path in paths)
-    assert all(path.exists() for path in foreign) and cached.exists()
+        assert not path.exists()
+    assert foreign.exists() and cached.exists()
 
 
 @pytest.mark.parametrize("name", ["zoo.zip", "zoo"])
@@ -245,15 +250,14 @@ def test_a_tampered_bundle_changes_nothing_and_has_exit_code_6(run, folder):
     error = run("bundle", "unpack", "zoo", "--json")
     assert error.code == 6 and error.json["error"]["type"] == "BundleError"
     assert error.json["error"]["expected"] == SHA256
-    assert run("verify", "n0", "--json").json[0]["status"] == "absent"
+    assert run("verify", "n0", "--json").json[0]["status"] == "missing"
     assert run("bundle", "show", "nowhere.zip").code == 6
 
 
-def test_a_made_mirror_serves_by_web_by_folder_and_as_a_cache(run, folder, monkeypatch, server):
-    made = run("mirror", "make", "m", "RepVGG_N0")
-    assert made.code == 0 and "python3 -m http.server --directory m" in made.out
-    from tests.hub.server import Answer
-
+def test_a_packed_folder_is_a_mirror_by_web_or_path_and_a_cache(run, folder, monkeypatch, server):
+    packed = run("bundle", "pack", "m", "RepVGG_N0")
+    assert packed.code == 0 and "python3 -m http.server --directory m" in packed.out
+    assert "http.server" not in run("bundle", "pack", "m.zip", "RepVGG_N0").out
     stored = cache_filename(FILE)
     url = server.serve(f"/{stored}", Answer((folder / "m" / stored).read_bytes()))[: -len(stored) - 1]
     for setting, value in (("MIRROR", url), ("MIRROR", str(folder / "m")), ("CACHE_DIRS", str(folder / "m"))):
@@ -263,18 +267,3 @@ def test_a_made_mirror_serves_by_web_by_folder_and_as_a_cache(run, folder, monke
             assert run("fetch", "RepVGG_N0").code == 0
             assert run("verify", "RepVGG_N0").code == 0
     assert [request.path for request in server.requests] == [f"/{stored}"]
-
-
-def test_mirror_show_says_who_answers_and_hides_credentials(run, folder, monkeypatch, server):
-    run("mirror", "make", "m", "RepVGG_N0")
-    live = server.url("/").replace("127", "me:secret@127")
-    monkeypatch.setenv("REPVGG_ZOO_MIRROR", f"{live} {folder / 'm'} http://127.0.0.1:9/ {folder / 'none'}")
-    monkeypatch.setenv("REPVGG_ZOO_REWRITE", "https://=http://127.0.0.1:9/?secret=")
-    shown = run("mirror", "show")
-    assert shown.code == 1, "a mirror that was set does not answer"
-    assert "secret" not in shown.out and "a folder with 1 checkpoint file" in shown.out
-    places = run("mirror", "show", "--json").json["places"]
-    assert [place["answers"] for place in places if place["kind"] == "mirror"] == [True, True, False, False]
-    assert all(place["where"].startswith("http://127.0.0.1:9") for place in places if place["kind"] == "host")
-    asked = len(server.requests)
-    assert run("mirror", "show", "--offline").code == 0 and len(server.requests) == asked

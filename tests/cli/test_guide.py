@@ -14,20 +14,22 @@ from .guide import PAGE, PAGES, Shell, commands, same
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_guide_shows_what_each_of_its_commands_prints(tmp_path: Path, page: Path) -> None:
     shell = Shell(tmp_path / "reader")
-    for command, shown, machines_differ in commands(page.read_text(encoding="utf-8")):
+    for command, expected, machines_differ in commands(page.read_text(encoding="utf-8")):
         printed = shell.run(command)
-        assert same(shown, printed, machines_differ), (
+        assert same(expected, printed, machines_differ), (
             f"$ {command}\n{printed}\npython -m tests.cli.guide renews the pages"
         )
 
 
 def test_the_guide_shows_every_command() -> None:
-    shown = [command.split()[1] for command, _, _ in commands(PAGE.read_text(encoding="utf-8")) if " " in command]
-    assert set(COMMANDS) <= set(shown)
+    commands_shown = [
+        command.split()[1] for command, _, _ in commands(PAGE.read_text(encoding="utf-8")) if " " in command
+    ]
+    assert set(COMMANDS) <= set(commands_shown)
 
 
 @pytest.mark.parametrize(
-    ("shown", "printed", "machines_differ", "expected"),
+    ("expected", "printed", "machines_differ", "result"),
     [
         ("a 1\n", "a 1\n", False, True),
         ("a 1\n", "a 2\n", False, False),
@@ -44,5 +46,7 @@ def test_the_guide_shows_every_command() -> None:
         ("", "something\n", False, False),
     ],
 )
-def test_only_what_may_differ_may_differ(shown: str, printed: str, machines_differ: bool, expected: bool) -> None:
-    assert same(shown, printed, machines_differ) is expected
+def test_outputs_may_differ_only_where_machines_do(
+    expected: str, printed: str, machines_differ: bool, result: bool
+) -> None:
+    assert same(expected, printed, machines_differ) is result

@@ -1,4 +1,4 @@
-"""Help, examples and usage: everything that a user types first."""
+"""Help, examples and usage messages."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ MODULES = {name: importlib.import_module(f"repvgg_zoo.cli.commands.{one.module}"
 
 
 def test_the_help_names_every_command_and_every_exit_code(run):
-    shown = run("--help")
-    assert shown.code == 0 and not shown.err
+    result = run("--help")
+    assert result.code == 0 and not result.err
     for name, command in COMMANDS.items():
-        assert f"  {name:9} {command.summary}\n" in shown.out
+        assert f"  {name:9} {command.summary}\n" in result.out
     for code in (0, 1, 2, 3, 4, 5, 6, 7, 70, 130):
-        assert f"\n  {code:<4} " in shown.out
+        assert f"\n  {code:<4} " in result.out
 
 
 @pytest.mark.parametrize("argv", [[], ["-h"], ["help"]])
-def test_no_command_at_all_shows_the_same_help(run, argv):
+def test_no_command_shows_the_same_help(run, argv):
     assert run(*argv).out == run("--help").out
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_commands_help_ends_in_its_examples_and_fits_80_columns(run, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "80")
-    shown = run(name, "--help")
-    assert shown.code == 0 and shown.out == run("help", name).out
+    result = run(name, "--help")
+    assert result.code == 0 and result.out == run("help", name).out
     examples = "".join(f"  {line}\n" for line in MODULES[name].EXAMPLES)
-    assert shown.out.endswith(f"examples:\n{examples}")
-    assert max(map(len, shown.out.splitlines())) <= 80
+    assert result.out.endswith(f"examples:\n{examples}")
+    assert max(map(len, result.out.splitlines())) <= 80
 
 
 def test_the_top_help_fits_80_columns(run):
     assert max(map(len, run("--help").out.splitlines())) <= 80
 
 
-# bench is here with its fewest rounds; doctor asks the network.
+# Not the doctor's, which need the network.
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "doctor"])
 def test_the_examples_of_the_help_work_in_their_order(name, folder):
     bin_folder = folder.parent / "bin"
@@ -55,7 +55,7 @@ def test_the_examples_of_the_help_work_in_their_order(name, folder):
     script.chmod(0o755)
     for image in ("digit.png", "other.jpg"):  # which predict's examples read
         Image.effect_noise((40, 30), 50).save(image)
-    # One child for all: commands without shell syntax run in it one after the other.
+    # Commands without shell syntax run in this process, which is quicker.
     for line in MODULES[name].EXAMPLES:
         words = shlex.split(line)
         if words[0] == "repvgg-zoo" and "$" not in line:
@@ -74,22 +74,22 @@ def test_the_examples_of_the_top_help_are_those_of_commands():
 @pytest.mark.parametrize(
     ("argv", "message", "hint"),
     [
-        (["lst"], "there is no command 'lst'", "did you mean repvgg-zoo list?"),
-        (["frobnicate"], "there is no command 'frobnicate'", "repvgg-zoo --help lists the commands"),
-        (["--frob"], "there is no option --frob", "--help"),
+        (["lst"], "'lst' is not a valid command", "did you mean repvgg-zoo list?"),
+        (["frobnicate"], "'frobnicate' is not a valid command", "repvgg-zoo --help lists the commands"),
+        (["--frob"], "'--frob' is not a valid option", "--help"),
         (["info"], "required: NAME", "repvgg-zoo info --help"),
         (["list", "--min-top1", "much"], "invalid float value: 'much'", "repvgg-zoo list --help"),
-        (["list", "--max-macs", "five"], "invalid number value: 'five'", "repvgg-zoo list --help"),
+        (["list", "--max-macs", "five"], "'five' is not a valid count", "repvgg-zoo list --help"),
         (["list", "--pareto", "--nonsense"], "unrecognized arguments: --nonsense", "repvgg-zoo list --help"),
         (["list", "--par"], "unrecognized arguments: --par", "repvgg-zoo list --help"),
         (["cache"], "required: ACTION", "repvgg-zoo cache --help"),
         (["cache", "rm"], "required: NAME", "repvgg-zoo cache rm --help"),
     ],
 )
-def test_a_wrong_command_line_says_what_is_wrong_and_where_to_look(run, argv, message, hint):
-    shown = run(*argv)
-    assert (shown.code, shown.out) == (2, "")
-    assert message in shown.err and hint in shown.err and "usage: repvgg-zoo" in shown.err
+def test_an_invalid_command_line_is_reported_with_its_usage(run, argv, message, hint):
+    result = run(*argv)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err and hint in result.err and "usage: repvgg-zoo" in result.err
     error = run(*argv, "--json")
     assert error.code == 2 and error.err == ""
     assert error.json["error"]["type"] == "UsageError" and message in error.json["error"]["message"]
@@ -114,7 +114,7 @@ def test_light_commands_import_no_framework():
         from repvgg_zoo.cli import main
         for line in ("--help", "list --pareto", "info RepVGG_A0", "info RepVGG_N0.digits", "fetch RepVGG_N0",
                      "verify RepVGG_N0", "verify", "cache ls", "bundle pack b.zip RepVGG_N0", "bundle show b.zip",
-                     "mirror make m RepVGG_N0", "mirror show --offline", "cache prune"):
+                     "bundle pack m RepVGG_N0", "doctor network --offline", "cache prune"):
             code = main(line.split())
             assert code == 0, (line, code)
             assert "numpy" not in sys.modules, line
@@ -129,8 +129,8 @@ def test_help_of_one_command_imports_no_other():
         from repvgg_zoo.cli import main
         main(["list", "--help"])
         loaded = {name for name in sys.modules if name.startswith("repvgg_zoo.cli.")}
-        wanted = {f"repvgg_zoo.cli.{name}" for name in ("parser", "errors", "console", "commands", "commands.list")}
-        assert loaded == wanted, loaded
+        expected = {f"repvgg_zoo.cli.{name}" for name in ("parser", "errors", "console", "commands", "commands.list")}
+        assert loaded == expected, loaded
         assert not {"requests", "numpy"} & set(sys.modules)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, stdout=subprocess.DEVNULL, timeout=60)

@@ -1,4 +1,4 @@
-"""list and info: what the registry knows, as a table and as JSON."""
+"""list and info: the registry as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import json
 import pytest
 
 import repvgg_zoo
-from repvgg_zoo.cli.commands.list import front
+from repvgg_zoo.cli.commands.list import pareto_front
 from repvgg_zoo.cli.describe import describe
 
 
-def test_the_table_has_a_line_for_each_variant_and_fits_80_columns(run):
-    shown = run("list")
-    lines = shown.out.splitlines()
-    assert shown.code == 0 and shown.err == ""
+def test_the_table_has_all_variants_and_fits_80_columns(run):
+    result = run("list")
+    lines = result.out.splitlines()
+    assert result.code == 0 and result.err == ""
     assert [line.split()[0] for line in lines[1:17]] == repvgg_zoo.list_models()
     assert max(map(len, lines)) <= 80
     assert "RepVGG_A0           8.31M   1.36G  224  72.41    224  official   sha256" in lines
 
 
-def test_as_json_every_variant_has_its_figures_unrounded(run):
+def test_the_figures_in_json_are_not_rounded(run):
     rows = run("list", "--json").json
     a0 = next(row for row in rows if row["name"] == "RepVGG_A0")
     assert (a0["params"], a0["macs"], a0["top1"]) == (8309384, 1361451008, 72.41)
@@ -49,52 +49,52 @@ def test_filters_are_those_of_list_models(run, argv, expected):
     assert 0 < len(names) < 16
 
 
-def test_a_filter_that_nothing_passes_is_no_error(run):
+def test_a_filter_without_matches_is_not_an_error(run):
     assert (run("list", "Z*").code, run("list", "Z*").out) == (0, "no variant passes these filters\n")
     assert run("list", "Z*", "--json").json == []
 
 
-def test_the_front_holds_exactly_the_variants_that_no_other_beats(run):
+def test_the_pareto_front_has_the_variants_that_no_other_beats(run):
     models = [repvgg_zoo.model_info(name) for name in repvgg_zoo.list_models(pretrained=True)]
     names = [row["name"] for row in run("list", "--pareto", "--json").json]
-    assert names == front(models)
+    assert names == pareto_front(models)
     # B1 (78.37 at 11.8 G) loses to B2g4 (79.37 at 11.3 G), B2 to B3g4.
     assert "RepVGG_B1" not in names and "RepVGG_B2" not in names
-    # Digits compete with no ImageNet classifier, and D2se's top-1 at 224 px is not held against its MACs at 320 px.
+    # Digits are not compared with ImageNet, nor D2se's top-1 at 224 px with its MACs at 320 px.
     assert {"RepVGG_N0", "RepVGG_D2se", "RepVGG_A0", "RepVGGplus_L2pse"} <= set(names)
 
 
-def test_info_describes_a_variant_wrapped_for_a_terminal(run):
-    shown = run("info", "repvgg-a0")
+def test_info_shows_the_description_wrapped_for_a_terminal(run):
+    result = run("info", "repvgg-a0")
     expected = describe(repvgg_zoo.model_info("RepVGG_A0"))
-    assert shown.code == 0 and shown.out.split() == expected.split()
-    prose, _, code = shown.out.partition("Example:")
+    assert result.code == 0 and result.out.split() == expected.split()
+    prose, _, code = result.out.partition("Example:")
     assert max(map(len, prose.splitlines())) <= 80
-    assert code == expected.partition("Example:")[2], "a line of code that is broken does not run"
+    assert code == expected.partition("Example:")[2], "code is not wrapped"
 
 
 @pytest.mark.parametrize("name", [*repvgg_zoo.list_models(), "RepVGG_A0.timm", "d2se.openmmlab", "l2pse.official"])
-def test_info_of_every_name_fits_80_columns_and_is_json_too(run, name):
-    shown = run("info", name)
-    prose = shown.out.partition("Example:")[0]
+def test_info_of_every_name_fits_80_columns(run, name):
+    result = run("info", name)
+    prose = result.out.partition("Example:")[0]
     too_long = [line for line in prose.splitlines() if len(line) > 80 and max(map(len, line.split())) < 60]
-    assert shown.code == 0 and not too_long
+    assert result.code == 0 and not too_long
     assert run("info", name, "--json").json["name"].lower().endswith(name.lower().rpartition("_")[2].split(".")[-1])
 
 
-def test_info_of_a_checkpoint_tells_its_file_and_sources(run):
+def test_info_of_a_checkpoint_has_its_file_and_sources(run):
     checkpoint = repvgg_zoo.model_info("RepVGG_A0").checkpoint("official")
-    shown = run("info", "a0.official").out
-    for fact in (checkpoint.file.name, checkpoint.file.sha256, *checkpoint.file.sources, *checkpoint.provenance):
-        assert fact in shown
-    facts = run("info", "a0.official", "--json").json
-    assert facts["file"]["sha256"] == checkpoint.file.sha256 and facts["integrity"] == "sha256"
+    result = run("info", "a0.official").out
+    for text in (checkpoint.file.name, checkpoint.file.sha256, *checkpoint.file.sources, *checkpoint.provenance):
+        assert text in result
+    payload = run("info", "a0.official", "--json").json
+    assert payload["file"]["sha256"] == checkpoint.file.sha256 and payload["integrity"] == "sha256"
 
 
-def test_an_unknown_name_comes_with_the_closest_ones_and_exit_code_3(run):
-    shown = run("info", "RepVGG_A4")
-    assert (shown.code, shown.out) == (3, "")
-    assert "error: unknown model 'RepVGG_A4'\nhint:  did you mean RepVGG_A" in shown.err
+def test_an_unknown_name_is_reported_with_the_closest_ones(run):
+    result = run("info", "RepVGG_A4")
+    assert (result.code, result.out) == (3, "")
+    assert "error: unknown model 'RepVGG_A4'\nhint:  did you mean RepVGG_A" in result.err
     error = run("info", "RepVGG_A4", "--json")
     assert (error.code, error.err) == (3, "")
     assert error.json["error"]["type"] == "UnknownModelError" and "RepVGG_A0" in error.json["error"]["suggestions"]

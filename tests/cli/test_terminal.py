@@ -1,4 +1,4 @@
-"""A real terminal, a pipe, a reader that leaves, and Ctrl-C."""
+"""Terminals, pipes, readers that close them, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def on_terminal(*argv, **env):
     return terminal.finish(), terminal.screen
 
 
-def test_a_terminal_gets_colour_and_a_pipe_gets_the_same_text_without(run):
+def test_a_terminal_gets_styles_and_a_pipe_the_same_text_without(run):
     code, screen = on_terminal("list", "A*")
     assert code == 0 and screen.startswith("\033[1mname ")
     plain = piped("list", "A*")
@@ -39,7 +39,7 @@ def test_a_terminal_gets_colour_and_a_pipe_gets_the_same_text_without(run):
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_a_terminal_that_wants_no_colour_gets_none(env):
+def test_styles_can_be_switched_off(env):
     code, screen = on_terminal("list", "A0", **env)
     assert code == 0 and "RepVGG_A0" in screen and "\033" not in screen
 
@@ -62,7 +62,7 @@ def slow_mirror(server, monkeypatch, *answers):
     monkeypatch.setenv("REPVGG_ZOO_MIRROR", url.rpartition("/")[0])
 
 
-def test_progress_is_shown_on_a_terminal_and_the_path_stands_on_a_line_of_its_own(server, monkeypatch, folder):
+def test_a_terminal_gets_progress_and_the_path_on_its_own_line(server, monkeypatch, folder):
     slow_mirror(server, monkeypatch, Answer(BODY))
     server.gate = lambda: time.sleep(0.2)
     code, screen = on_terminal("fetch", "RepVGG_N0")
@@ -72,12 +72,12 @@ def test_progress_is_shown_on_a_terminal_and_the_path_stands_on_a_line_of_its_ow
 
 def test_a_pipe_gets_the_path_and_no_progress(server, monkeypatch, folder):
     slow_mirror(server, monkeypatch, Answer(BODY))
-    shown = piped("fetch", "RepVGG_N0")
-    assert (shown.code, shown.err) == (0, "")
-    assert shown.out == f"{folder.parent / 'cache' / cache_filename(FILE)}\n"
+    result = piped("fetch", "RepVGG_N0")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"{folder.parent / 'cache' / cache_filename(FILE)}\n"
 
 
-def test_ctrl_c_stops_a_slow_fetch_without_traceback_and_the_next_one_goes_on(server, monkeypatch, folder):
+def test_ctrl_c_stops_a_fetch_that_the_next_one_resumes(server, monkeypatch, folder):
     half = Answer(BODY, etag='"1"', cut=len(BODY) // 2, stall=True)
     slow_mirror(server, monkeypatch, half, Answer(BODY, etag='"1"'))
     terminal = Terminal("fetch", "RepVGG_N0")
@@ -86,22 +86,22 @@ def test_ctrl_c_stops_a_slow_fetch_without_traceback_and_the_next_one_goes_on(se
     wait_until(lambda: any(part.stat().st_size >= MIN_RESUMABLE_BYTES for part in cache.glob("*.part")))
     terminal.press("\x03")
     assert terminal.finish() == 130
-    assert "Traceback" not in terminal.screen and "the same command goes on where this one was" in terminal.screen
+    assert "Traceback" not in terminal.screen and "run the same command again to resume" in terminal.screen
     assert piped("fetch", "RepVGG_N0").code == 0
     assert server.requests[-1].headers["Range"].startswith("bytes=")
 
 
-def test_an_interrupt_of_a_piped_command_ends_it_with_130_and_one_line(server, monkeypatch):
+def test_an_interrupted_command_in_a_pipe_exits_with_130(server, monkeypatch):
     slow_mirror(server, monkeypatch, Answer(BODY, cut=1000, stall=True))
     process = spawn("fetch", "RepVGG_N0", "--json")
     wait_until(lambda: server.sent)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and out == "" and "Traceback" not in err and "stopped" in err
+    assert process.returncode == 130 and out == "" and "Traceback" not in err and "interrupted" in err
 
 
 @pytest.mark.parametrize("argv", [["info", "RepVGG_A0", "--json"], ["list", "--help"], ["--help"]])
-def test_a_reader_that_leaves_early_is_no_error_worth_a_word(argv):
+def test_a_reader_that_closes_the_pipe_is_not_an_error(argv):
     process = spawn(*argv)
     process.stdout.close()  # as head does, before anything was written
     err = process.stderr.read()
@@ -110,6 +110,6 @@ def test_a_reader_that_leaves_early_is_no_error_worth_a_word(argv):
 
 
 @pytest.mark.parametrize("line", ["list A0", "info RepVGG_A4", "cache where --json"])
-def test_closed_streams_are_no_error(line):
+def test_closed_streams_are_not_an_error(line):
     command = f"{shlex.quote(sys.executable)} -m repvgg_zoo {line} >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], timeout=60).returncode == (3 if "A4" in line else 0)

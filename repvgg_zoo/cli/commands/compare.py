@@ -1,22 +1,21 @@
-"""repvgg-zoo compare: the train form against the deploy form, block by block and end to end."""
+"""repvgg-zoo compare: the outputs of the train form and the deploy form, block by block and end to end."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, List, Mapping, Optional, Tuple
 
-from ..console import paint, show, table
+from ..common import add_fetch_options, fetch, is_path
+from ..console import Result, style, table
 from ..megengine_setup import prepare_megengine
-from .fetch import add_fetching
-from .verify import is_path
 
 HELP = """
-Builds a network, re-parameterises it, runs both forms on the same two random
-images and says how far their numbers are apart, relative to the size of each
-output. Each block is compared on the input that it really gets.
+Builds a network, re-parameterizes it, runs both forms on the same two random
+images and shows how far their outputs differ, relative to the magnitude of each
+output. Each block is compared on the input that it gets in the network.
 
-Exit code 1 if a block or the whole is above the bound.
+Exit code 1 if a block or the whole network is above the bound.
 """
 EXAMPLES = (
     "repvgg-zoo compare RepVGG_N0 --pretrained",
@@ -27,27 +26,24 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", metavar="NAME|FILE", help="a variant, NAME.TAG, or a checkpoint file of the train form"
-    )
-    parser.add_argument("--pretrained", action="store_true", help="take the default checkpoint, not random weights")
+    parser.add_argument("model", metavar="NAME|FILE", help="a variant, NAME.TAG, or a checkpoint file in train form")
+    parser.add_argument("--pretrained", action="store_true", help="use the default checkpoint, not random weights")
     parser.add_argument("--blocks", action="store_true", help="show every block, not only the three worst")
     parser.add_argument("--bound", type=float, metavar="X", help="largest relative error (default: 1e-5 for float32)")
-    add_fetching(parser)
+    add_fetch_options(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     prepare_megengine()
     from ...reparam.equivalence import compare_forms
     from ...reparam.fusion import BLOCK_BOUNDS
 
-    model, weights = built(args)
+    model, weights = build(args)
     report = compare_forms(model)
     dtype = next(iter(model.parameters())).numpy().dtype.name
     bound = BLOCK_BOUNDS[dtype] if args.bound is None else args.bound
-    rows = [*report.blocks, report.end_to_end]
-    above = [row.name for row in rows if not row.relative <= bound]
-    facts = {
+    above = [row.name for row in [*report.blocks, report.end_to_end] if not row.relative <= bound]
+    payload = {
         "name": model.spec.name,
         "weights": weights,
         "dtype": dtype,
@@ -59,14 +55,12 @@ def run(args: argparse.Namespace) -> int:
         "end_to_end": report.end_to_end,
         "blocks": report.blocks,
     }
-    show(args, facts, lines(facts, every=args.blocks))
-    return int(bool(above))
+    return Result(payload, lambda payload: render(payload, all_blocks=args.blocks), int(bool(above)))
 
 
-def built(args: argparse.Namespace) -> Any:
-    """The network in its train form, and where its weights are from."""
+def build(args: argparse.Namespace) -> Tuple[Any, Optional[str]]:
+    """Return the network in train form, and the file or checkpoint of its weights, or None if they are random."""
     from ...builder import create
-    from .fetch import fetched
 
     if is_path(args.model):
         from ...checkpoints import load_checkpoint
@@ -81,31 +75,29 @@ def built(args: argparse.Namespace) -> Any:
     if tag is None and not args.pretrained:
         return create(spec.name), None
     checkpoint = find_checkpoint(spec, tag)
-    fetched(checkpoint.file, args)  # with this command's options; create then finds it in the cache
+    fetch(checkpoint.file, args)  # with this command's options; create then finds it in the cache
     return create(spec.name, pretrained=checkpoint.tag), checkpoint.name
 
 
-def lines(facts: Dict[str, Any], every: bool) -> List[str]:
-    """The verdict, then the blocks."""
-    weights: Optional[str] = facts["weights"]
-    blocks = list(facts["blocks"])
-    shown = blocks if every else sorted(blocks, key=lambda block: block.relative, reverse=True)[:3]
+def render(payload: Mapping[str, Any], all_blocks: bool) -> List[str]:
+    """Return the verdict, then the blocks."""
+    blocks = list(payload["blocks"])
+    selected = blocks if all_blocks else sorted(blocks, key=lambda block: block.relative, reverse=True)[:3]
     rows = [
         [row.name, f"{row.relative:.1e}", f"{row.max_abs:.1e}", f"{row.scale:.1e}"]
-        for row in [*shown, facts["end_to_end"]]
+        for row in [*selected, payload["end_to_end"]]
     ]
     verdict = (
-        paint(f"both forms agree within {facts['bound']:g}", "green")
-        if facts["within_bound"]
-        else paint(f"{len(facts['above'])} of {len(blocks) + 1} are above {facts['bound']:g}", "red")
+        style(f"both forms agree within {payload['bound']:g}", "green")
+        if payload["within_bound"]
+        else style(f"{len(payload['above'])} of {len(blocks) + 1} are above {payload['bound']:g}", "red")
     )
-    size = facts["inputs"][-1]
-    origin = "random weights (--pretrained takes trained ones)" if weights is None else f"weights of {weights}"
-    what = f"{len(blocks)} blocks" if every else f"the worst of {len(blocks)} blocks"
+    size, weights = payload["inputs"][-1], payload["weights"]
+    selection = f"{len(blocks)} blocks" if all_blocks else f"the worst of {len(blocks)} blocks"
     return [
-        f"{facts['name']}, {origin},",
-        f"{facts['dtype']}, two random images of {size} x {size}",
-        f"{verdict}; {what}, and the whole:",
+        f"{payload['name']}, {f'weights of {weights}' if weights else 'random weights (see --pretrained)'},",
+        f"{payload['dtype']}, two random images of {size} x {size}",
+        f"{verdict}; {selection}, and end to end:",
         "",
         *table(["block", "relative", "max abs", "scale"], rows, right=["relative", "max abs", "scale"]),
     ]

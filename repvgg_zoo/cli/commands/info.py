@@ -1,20 +1,21 @@
-"""repvgg-zoo info: all that is known of one variant, or of one checkpoint."""
+"""repvgg-zoo info: a variant, or a checkpoint."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import textwrap
-from typing import List
+from typing import Any, List, Mapping
 
 from ...registry.api import find_model
 from ...registry.specs import CheckpointSpec, ModelSpec
-from ..console import paint, pairs, plain, show
+from ..console import Result, key_values, style, to_jsonable
 from ..describe import describe, format_checkpoint
 
 HELP = """
-What a variant is, what it costs, who published weights of it and how far each
-file is proved. NAME.TAG shows one checkpoint with its file and its sources.
+Shows what a variant is, what it costs, its published checkpoints, and how far
+the integrity of each file is known. NAME.TAG shows one checkpoint with its file
+and its sources.
 """
 EXAMPLES = (
     "repvgg-zoo info RepVGG_A0",
@@ -25,36 +26,34 @@ WIDTH = 80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a variant, or NAME.TAG for one checkpoint; any known spelling")
+    parser.add_argument("name", metavar="NAME", help="a variant, or NAME.TAG for a checkpoint; any known spelling")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     model, tag = find_model(args.name)
     if tag is None:
-        show(args, model, variant(model))
-    else:
-        checkpoint = model.checkpoint(tag)
-        facts = {"name": checkpoint.name, **plain(checkpoint), "integrity": checkpoint.file.integrity}
-        show(args, facts, published(model, checkpoint))
-    return 0
+        return Result(model, render_variant)
+    checkpoint = model.checkpoint(tag)
+    payload = {"name": checkpoint.name, **to_jsonable(checkpoint), "integrity": checkpoint.file.integrity}
+    return Result(payload, lambda _: render_checkpoint(model, checkpoint))
 
 
-def variant(model: ModelSpec) -> List[str]:
-    """The registry's page of it, the first line in bold."""
+def render_variant(model: ModelSpec) -> List[str]:
+    """Return the description of the variant, with its first line in bold."""
     first, *rest = describe(model).rstrip("\n").split("\n\n")
-    lines = [paint(first.partition("\n")[0], "bold"), *first.split("\n")[1:]]
-    code = rest.index("Example:") if "Example:" in rest else len(rest)  # breaking its lines would break it
+    lines = [style(first.partition("\n")[0], "bold"), *first.split("\n")[1:]]
+    code = rest.index("Example:") if "Example:" in rest else len(rest)  # code is not wrapped
     for paragraph in rest[:code]:
         is_prose = "  " not in paragraph
         text = paragraph.replace("\n", " ") if is_prose else paragraph
-        lines += ["", *(part for line in text.split("\n") for part in wrapped(line))]
+        lines += ["", *(part for line in text.split("\n") for part in wrap(line))]
     return [*lines, "", *"\n\n".join(rest[code:]).split("\n")]
 
 
-def published(model: ModelSpec, checkpoint: CheckpointSpec) -> List[str]:
-    """One checkpoint: what the variant's page says of it, then its file, sources, and where the facts were read."""
+def render_checkpoint(model: ModelSpec, checkpoint: CheckpointSpec) -> List[str]:
+    """Return the description of one checkpoint, then its file, sources, and where the registry's data are from."""
     file = checkpoint.file
-    facts = {
+    properties: Mapping[str, Any] = {
         "format": f"{checkpoint.format}, layout {checkpoint.layout}, {checkpoint.form} form",
         "classes": checkpoint.num_classes,
         "aliases": ", ".join(checkpoint.aliases) or None,
@@ -62,22 +61,22 @@ def published(model: ModelSpec, checkpoint: CheckpointSpec) -> List[str]:
         "size": None if file.size is None else f"{file.size:,} bytes",
         "sha256": file.sha256 or (f"{file.sha256_prefix}..." if file.sha256_prefix else "not published"),
     }
-    default = ", the default of" if checkpoint.tag == model.default else ", a checkpoint of"
+    role = "the default of" if checkpoint.tag == model.default else "a checkpoint of"
     return [
-        paint(f"{checkpoint.name}{default} {model.name}", "bold"),
+        style(f"{checkpoint.name}, {role} {model.name}", "bold"),
         "",
-        *(part for line in format_checkpoint(checkpoint) for part in wrapped(line[2:])),
+        *(part for line in format_checkpoint(checkpoint) for part in wrap(line[2:])),
         "",
-        *pairs(facts),
-        "sources, in the order in which they are tried:",
+        *key_values(properties),
+        "sources, in this order:",
         *(f"  {source}" for source in file.sources),
-        "read from:",
+        "provenance:",
         *(f"  {source}" for source in checkpoint.provenance),
     ]
 
 
-def wrapped(line: str) -> List[str]:
-    """A line that is too long for a terminal in several; a value's further lines stand below its first."""
+def wrap(line: str) -> List[str]:
+    """Return a line in several if it is too long for a terminal; a value continues below its first line."""
     if len(line) <= WIDTH:
         return [line]
     label = re.match(r"\s*(?:\S+\s{2,})?", line)

@@ -1,4 +1,4 @@
-"""repvgg-zoo verify: is a file what it should be?"""
+"""repvgg-zoo verify: check the digests of files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any, Dict, List
 
 from ..._digest import hash_file
 from ...errors import ZooError
-from ...hub import cache_filename, read_settings
+from ...hub import cache_filename, cache_manager, read_settings
 from ...hub.progress import format_size
 from ...hub.verify import digest_matches, expected_digest
-from ...registry.api import find_default_checkpoint, full_registry
+from ...registry.api import find_default_checkpoint
 from ...registry.specs import CheckpointSpec
-from ..console import count, paint, pairs, show
+from ..common import all_checkpoints, is_path
+from ..console import Result, key_values, pluralize, style
 
 HELP = """
-Reads files to the last byte and says whether they are right. Without a target:
-every file in the cache. NAME: its file in the cache, against the registry's
-digest. FILE: any file on disk, against the registry's digests, and whether it
-can be read as a checkpoint.
+Reads files completely and checks their digests. Without a target: every file in
+the cache. NAME: its file in the cache, against the registry's digest. FILE: any
+file, against the registry's digests, and whether it is a readable checkpoint.
 
-Exit code 1 if anything is damaged, or a NAME is not in the cache.
+Exit code 1 if a file is damaged, or a NAME is not in the cache.
 """
 EXAMPLES = (
     "repvgg-zoo fetch RepVGG_N0",
@@ -29,89 +29,83 @@ EXAMPLES = (
     "repvgg-zoo verify RepVGG_N0",
     'repvgg-zoo verify "$(repvgg-zoo fetch RepVGG_N0)" --json',
 )
-COLOURS = {"right": "green", "unknown": "yellow", "damaged": "red", "absent": "red"}
+OK, UNKNOWN, DAMAGED, MISSING = "ok", "unknown", "damaged", "missing"
+COLORS = {OK: "green", UNKNOWN: "yellow", DAMAGED: "red", MISSING: "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("targets", nargs="*", metavar="NAME|FILE", help="what to verify; the whole cache without any")
+    parser.add_argument("targets", nargs="*", metavar="NAME|FILE", help="what to verify (default: the whole cache)")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     if args.targets:
-        found = [of_file(Path(target)) if is_path(target) else of_name(target) for target in args.targets]
+        rows = [verify_file(Path(target)) if is_path(target) else verify_name(target) for target in args.targets]
     else:
-        found = of_cache(read_settings().cache_dir)
-    show(args, found, lines(found))
-    return int(any(one["status"] in ("damaged", "absent") for one in found))
+        rows = verify_cache(read_settings().cache_dir)
+    return Result(rows, render, int(any(row["status"] in (DAMAGED, MISSING) for row in rows)))
 
 
-def is_path(target: str) -> bool:
-    """Whether a target is meant as a file: it is one, or no name of the registry looks like it."""
-    return Path(target).is_file() or any(separator in target for separator in "/\\")
-
-
-def of_cache(root: Path) -> List[Dict[str, Any]]:
-    """Every file of a cache folder against its name and its stamp; a damaged one is fetched anew when next needed."""
-    from ...hub import cache_manager
-
+def verify_cache(root: Path) -> List[Dict[str, Any]]:
+    """Check every file of a cache folder; a damaged one is downloaded again when it is next needed."""
     return [
         {
-            "target": finding.file.path.name,
-            "path": finding.file.path,
-            "status": "right" if finding.problem is None else "damaged",
-            "problem": finding.problem,
-            "size": finding.file.size,
-            "sha256": finding.sha256,
-            "integrity": finding.file.integrity,
+            "target": result.file.path.name,
+            "path": result.file.path,
+            "status": OK if result.problem is None else DAMAGED,
+            "problem": result.problem,
+            "size": result.file.size,
+            "sha256": result.sha256,
+            "integrity": result.file.integrity,
         }
-        for finding in cache_manager.verify(root)
+        for result in cache_manager.verify(root)
     ]
 
 
-def of_name(name: str) -> Dict[str, Any]:
-    """A checkpoint's file in the caches against the registry's digest."""
+def verify_name(name: str) -> Dict[str, Any]:
+    """Check a checkpoint's file in the caches against the registry's digest."""
     checkpoint = find_default_checkpoint(name)
     settings = read_settings()
     roots = [*settings.read_only_cache_dirs, settings.cache_dir]
     paths = [root / cache_filename(checkpoint.file) for root in roots]
     path = next((path for path in paths if path.is_file()), None)
     expected = expected_digest(checkpoint.file)
-    facts: Dict[str, Any] = {"target": checkpoint.name, "path": path, "expected": expected}
+    row: Dict[str, Any] = {"target": checkpoint.name, "path": path, "expected": expected}
     if path is None:
-        where = ", ".join(map(str, roots))
-        return {**facts, "status": "absent", "problem": f"not in {where}; repvgg-zoo fetch {checkpoint.name}"}
+        folders = ", ".join(map(str, roots))
+        return {**row, "status": MISSING, "problem": f"not in {folders}; repvgg-zoo fetch {checkpoint.name}"}
     sha256 = hash_file(path)
-    facts.update(size=path.stat().st_size, sha256=sha256, integrity=checkpoint.file.integrity)
+    row.update(size=path.stat().st_size, sha256=sha256, integrity=checkpoint.file.integrity)
     if not digest_matches(checkpoint.file, sha256):
-        return {**facts, "status": "damaged", "problem": f"its SHA-256 is {sha256}, the registry says {expected}"}
+        return {**row, "status": DAMAGED, "problem": f"its SHA-256 is {sha256}, the registry says {expected}"}
     if checkpoint.file.integrity == "none":
-        return {**facts, "status": "unknown", "problem": "its publisher states no digest"}
-    return {**facts, "status": "right", "problem": None}
+        return {**row, "status": UNKNOWN, "problem": "its publisher states no digest"}
+    return {**row, "status": OK, "problem": None}
 
 
-def of_file(path: Path) -> Dict[str, Any]:
-    """Any file: its digest, whose it is, and what it is as a checkpoint."""
+def verify_file(path: Path) -> Dict[str, Any]:
+    """Check any file: its digest, which checkpoints of the registry it is, and what it contains as a checkpoint."""
     from ...checkpoints import load_checkpoint
 
     sha256 = hash_file(path)
-    known = [checkpoint for checkpoint in published() if digest_matches(checkpoint.file, sha256)]
-    facts: Dict[str, Any] = {
+    with_digest = [checkpoint for checkpoint in all_checkpoints() if checkpoint.file.integrity != "none"]
+    matches = [checkpoint for checkpoint in with_digest if digest_matches(checkpoint.file, sha256)]
+    row: Dict[str, Any] = {
         "target": str(path),
         "path": path,
         "size": path.stat().st_size,
         "sha256": sha256,
-        "known_as": [checkpoint.name for checkpoint in known],
+        "known_as": [checkpoint.name for checkpoint in matches],
     }
-    claimed = [checkpoint for checkpoint in published() if path.name in names_of(checkpoint)]
-    if claimed and not any(checkpoint in known for checkpoint in claimed):
-        expected = expected_digest(claimed[0].file)
-        problem = f"it has the name of {claimed[0].name}, whose SHA-256 is {expected}, but its own is {sha256}"
-        return {**facts, "status": "damaged", "problem": problem}
+    same_name = [checkpoint for checkpoint in with_digest if path.name in unique_names(checkpoint)]
+    if same_name and not any(checkpoint in matches for checkpoint in same_name):
+        expected = expected_digest(same_name[0].file)
+        problem = f"it has the name of {same_name[0].name}, whose SHA-256 is {expected}, but its own is {sha256}"
+        return {**row, "status": DAMAGED, "problem": problem}
     try:
         checkpoint = load_checkpoint(path)
     except ZooError as error:
-        return {**facts, "status": "damaged", "problem": error.message}
-    facts["checkpoint"] = {
+        return {**row, "status": DAMAGED, "problem": error.message}
+    row["checkpoint"] = {
         "format": checkpoint.format,
         "layout": checkpoint.layout,
         "form": checkpoint.form,
@@ -120,40 +114,36 @@ def of_file(path: Path) -> Dict[str, Any]:
         "dtypes": sorted({array.dtype.name for array in checkpoint.state_dict.values()}),
         "skipped": dict(checkpoint.report.skipped),
     }
-    if known:
-        return {**facts, "status": "right", "problem": None}
-    return {**facts, "status": "unknown", "problem": "the registry has no such digest; it can be read as a checkpoint"}
+    if matches:
+        return {**row, "status": OK, "problem": None}
+    return {**row, "status": UNKNOWN, "problem": "no checkpoint of the registry has this digest; it is readable"}
 
 
-def published() -> List[CheckpointSpec]:
-    """Every checkpoint of the registry that states a digest."""
-    models = full_registry().models
-    return [one for model in models for one in model.checkpoints if one.file.integrity != "none"]
-
-
-def names_of(checkpoint: CheckpointSpec) -> List[str]:
-    """The file names that this checkpoint's file alone has; a name such as model.safetensors says nothing."""
-    stored = cache_filename(checkpoint.file)
+def unique_names(checkpoint: CheckpointSpec) -> List[str]:
+    """Return the file names that identify this checkpoint; a name such as model.safetensors does not."""
+    name = cache_filename(checkpoint.file)
     prefix = checkpoint.file.sha256_prefix
-    return [stored, checkpoint.file.name] if prefix and prefix in checkpoint.file.name else [stored]
+    return [name, checkpoint.file.name] if prefix and prefix in checkpoint.file.name else [name]
 
 
-def lines(found: List[Dict[str, Any]]) -> List[str]:
-    """A line for each target, with what is wrong and what it holds below it."""
-    shown = []
-    for one in found:
-        size = f", {format_size(one['size'])}" if "size" in one else ""
-        shown.append(f"{paint(one['status'], COLOURS[one['status']])}  {one['target']}{size}")
-        held = one.get("checkpoint")
-        shown += pairs(
+def render(rows: List[Dict[str, Any]]) -> List[str]:
+    """Return a line for each target, with its problem and its contents below it."""
+    lines = []
+    for row in rows:
+        size = f", {format_size(row['size'])}" if "size" in row else ""
+        lines.append(f"{style(row['status'], COLORS[row['status']])}  {row['target']}{size}")
+        content = row.get("checkpoint")
+        lines += key_values(
             {
-                "why": one["problem"],
-                "sha256": one.get("sha256"),
-                "known as": ", ".join(one.get("known_as", [])) or None,
-                "holds": held and f"{held['format']}, layout {held['layout']}, {held['form']} form",
-                "arrays": held and f"{held['arrays']:,} of {', '.join(held['dtypes'])}, {held['numbers']:,} numbers",
-                "skipped": held and (count(len(held["skipped"]), "entry", "entries") if held["skipped"] else None),
+                "problem": row["problem"],
+                "sha256": row.get("sha256"),
+                "known as": ", ".join(row.get("known_as", [])) or None,
+                "format": content and f"{content['format']}, layout {content['layout']}, {content['form']} form",
+                "arrays": content
+                and f"{content['arrays']:,} of {', '.join(content['dtypes'])}, {content['numbers']:,} numbers",
+                "skipped": content
+                and (pluralize(len(content["skipped"]), "entry", "entries") if content["skipped"] else None),
             },
             indent="  ",
         )
-    return shown or ["the cache is empty"]
+    return lines or ["the cache is empty"]

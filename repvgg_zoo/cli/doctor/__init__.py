@@ -1,0 +1,1 @@
+"""The checks of ``repvgg-zoo doctor``: functions without arguments that return findings."""

@@ -1,4 +1,4 @@
-"""The doctor's checks of the registry, the settings, the cache folder, and the places that serve files."""
+"""Check the cache folder: access, disk space, file locks, and unfinished downloads."""
 
 from __future__ import annotations
 
@@ -11,173 +11,111 @@ from contextlib import suppress
 from pathlib import Path
 from typing import List
 
-from ... import _settings
-from ..._digest import hash_file
-from ..._resources import hub_folder
-from ...errors import CacheError, PluginError, ZooError
-from ...hub import cache as caches
-from ...hub import cache_manager, read_settings
+from ..._settings import CACHE_DIRS_ENV, HOME_ENV, read_settings
+from ...errors import CacheError
+from ...hub import cache, cache_manager
 from ...hub.clock import SYSTEM_CLOCK
 from ...hub.partial import stale_partials
 from ...hub.progress import format_size
-from ..console import count
-from ..parser import closest
+from ..console import pluralize
 from .finding import Finding, fail, ok, warn
 
-PREFIX = "REPVGG_ZOO_"
-KNOWN = (*_settings.VARIABLES, "REPVGG_ZOO_PYTHON")  # the last one is ./dev's
-NEEDED, COMFORTABLE = 50_000_000, 2_000_000_000  # bytes: one small checkpoint, and the largest with its native form
+# One small checkpoint, and the largest one together with its derived data.
+REQUIRED_BYTES, RECOMMENDED_BYTES = 50_000_000, 2_000_000_000
 
 
-def environment(offline: bool) -> List[Finding]:
-    """Our variables: what is set, what cannot be meant, and what nobody reads."""
-    found = []
-    for name in sorted(name for name in os.environ if name.startswith(PREFIX)):
-        if name not in KNOWN and not name.startswith(f"{PREFIX}TEST_"):
-            close = closest(name, [known.lower() for known in KNOWN])
-            fix = f"unset {name}" + (f" (did you mean {close.upper()}?)" if close else "")
-            found.append(warn("environment", f"{name} is set, and nothing reads it", fix))
-    try:
-        read_settings()
-    except ZooError as error:
-        return [*found, fail("environment", error.message, error.hint)]
-    shown = ", ".join(name for name in KNOWN if os.environ.get(name)) or "none of our variables is set"
-    return [*found, ok("environment", shown)]
-
-
-def registry(offline: bool) -> List[Finding]:
-    """Whether the registry and others' can be read, and the files that came with this package are whole."""
-    from ...registry.api import load_all_registries
-
-    whole, failures = load_all_registries()
-    models = whole.models
-    published = sum(len(model.checkpoints) for model in models)
-    found = [ok("registry", f"{count(len(models), 'variant')}, {count(published, 'checkpoint')}")]
-    for failure in failures:
-        name = "plug-ins" if isinstance(failure, PluginError) else "registry"
-        where = f"{failure.path}: " if failure.path and failure.path not in failure.message else ""
-        found.append(fail(name, f"{where}{failure.message}", failure.hint))
-    for path in sorted(hub_folder().glob("*.safetensors")):
-        if not hash_file(path).startswith(path.name.partition("-")[0]):
-            found.append(fail("registry", f"{path} is damaged", "pip install --force-reinstall --no-deps repvgg-zoo"))
-    return found
-
-
-def cache(offline: bool) -> List[Finding]:
-    """Whether the cache can be written, and the read-only ones read."""
-    chosen = read_settings()
-    found = []
-    for folder in chosen.read_only_cache_dirs:
+def check_cache() -> List[Finding]:
+    """Check that the cache can be written, and the read-only ones can be read."""
+    settings = read_settings()
+    findings = []
+    for folder in settings.read_only_cache_dirs:
         if not os.access(str(folder), os.R_OK | os.X_OK):
-            fix = f"take it out of {_settings.CACHE_DIRS_ENV}, or mount it"
-            found.append(warn("cache", f"{folder}, of {_settings.CACHE_DIRS_ENV}, cannot be read", fix))
-    probe = chosen.cache_dir / f"doctor-{uuid.uuid4().hex[:12]}"
+            fix = f"remove it from {CACHE_DIRS_ENV}, or mount it"
+            findings.append(warn("cache", f"{folder}, of {CACHE_DIRS_ENV}, cannot be read", fix))
+    fix = f"export {HOME_ENV}=/a/writable/folder"
+    test_file = settings.cache_dir / f"doctor-{uuid.uuid4().hex[:12]}"
     try:
-        caches.prepare(chosen.cache_dir)
-        probe.write_bytes(b"x")
+        cache.prepare(settings.cache_dir)
+        test_file.write_bytes(b"x")
     except CacheError as error:
-        return [*found, fail("cache", error.message, f"export {_settings.HOME_ENV}=/a/folder/you/may/write")]
+        return [*findings, fail("cache", error.message, fix)]
     except OSError as error:
-        text = f"cannot write to {chosen.cache_dir}: {error.strerror}"
-        return [*found, fail("cache", text, f"export {_settings.HOME_ENV}=/a/folder/you/may/write")]
+        return [*findings, fail("cache", f"cannot write to {settings.cache_dir}: {error.strerror}", fix)]
     finally:
         with suppress(OSError):
-            probe.unlink()
-    return [*found, ok("cache", str(chosen.cache_dir))]
+            test_file.unlink()
+    return [*findings, ok("cache", str(settings.cache_dir))]
 
 
-def disk(offline: bool) -> List[Finding]:
-    """Free space where the cache is."""
-    root = existing(read_settings().cache_dir)
+def check_disk() -> List[Finding]:
+    """Check the free space on the cache's disk."""
+    root = nearest_existing(read_settings().cache_dir)
     free = shutil.disk_usage(str(root)).free
     text = f"{format_size(free)} free at {root}"
-    fix = f"export {_settings.HOME_ENV}=/a/folder/on/another/disk, or repvgg-zoo cache prune --native"
-    if free < NEEDED:
+    fix = f"export {HOME_ENV}=/a/folder/on/another/disk, or repvgg-zoo cache prune --derived"
+    if free < REQUIRED_BYTES:
         return [fail("disk", text, fix)]
-    return [warn("disk", f"{text}; the largest checkpoints need more", fix) if free < COMFORTABLE else ok("disk", text)]
+    if free < RECOMMENDED_BYTES:
+        return [warn("disk", f"{text}; the largest checkpoints need more", fix)]
+    return [ok("disk", text)]
 
 
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
+def nearest_existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
 
 
-def locks(offline: bool) -> List[Finding]:
-    """Whether a lock that this process holds keeps another one out, on the file system of the cache."""
+def check_locks() -> List[Finding]:
+    """Check that a file lock held by this process excludes another process, on the cache's file system."""
     from filelock import FileLock
 
-    root = existing(read_settings().cache_dir)
+    root = nearest_existing(read_settings().cache_dir)
     path = root / f"doctor-{uuid.uuid4().hex[:12]}.lock"
     lock = FileLock(str(path))
     try:
         lock.acquire(timeout=0)
-        answer = another_process(path)
+        answer = try_lock_in_child(path)
     except (OSError, NotImplementedError) as error:
-        return [locks_do_not_work(f"cannot be made ({type(error).__name__})")]
+        return [broken_locks(f"cannot be created ({type(error).__name__})")]
     finally:
         with suppress(OSError):
             lock.release()
         with suppress(OSError):
             path.unlink()
-    if answer == "kept out":
-        return [ok("locks", f"honest at {root}")]
-    return [locks_do_not_work("let two processes in at once" if answer == "let in" else answer)]
+    if answer == "excluded":
+        return [ok("locks", f"file locks work at {root}")]
+    return [broken_locks("do not exclude other processes" if answer == "acquired" else "cannot be tested")]
 
 
-def another_process(path: Path) -> str:
-    """What another process says that tries the lock: "kept out" or "let in"."""
+def try_lock_in_child(path: Path) -> str:
+    """Return what another process that tries the lock prints: "excluded" or "acquired"."""
     code = (
         "import sys, filelock\n"
         "try: filelock.FileLock(sys.argv[1]).acquire(timeout=0)\n"
-        "except filelock.Timeout: print('kept out')\n"
-        "else: print('let in')\n"
+        "except filelock.Timeout: print('excluded')\n"
+        "else: print('acquired')\n"
     )
     command = [sys.executable, "-c", code, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    return done.stdout.strip() or "break the process that tries them"
+    return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
 
 
-def locks_do_not_work(what: str) -> Finding:
-    """Nothing depends on locks, so this is a warning."""
-    text = f"file locks {what} here: processes may each download the same file"
-    return warn("locks", text, f"export {_settings.HOME_ENV}=/a/folder/on/a/local/disk")
+def broken_locks(problem: str) -> Finding:
+    """Return a warning: downloads are correct without locks, but may be repeated."""
+    text = f"file locks {problem} here: several processes may download the same file"
+    return warn("locks", text, f"export {HOME_ENV}=/a/folder/on/a/local/disk")
 
 
-def leftovers(offline: bool) -> List[Finding]:
-    """Unfinished downloads on which no process works."""
+def check_unfinished_downloads() -> List[Finding]:
+    """Report unfinished downloads on which no process works."""
     root = read_settings().cache_dir
-    parts = [path for path in stale_partials(root, None, None, SYSTEM_CLOCK) if path.exists()] if root.is_dir() else []
-    size = sum(path.stat().st_size for path in parts)
-    old = [entry for entry in cache_manager.prune(root, dry_run=True) if entry.kind == "partial"]
-    text = f"{count(len(parts), 'unfinished download')}, {format_size(size)}"
+    paths = [path for path in stale_partials(root, None, None, SYSTEM_CLOCK) if path.exists()] if root.is_dir() else []
+    if not paths:
+        return [ok("downloads", "none is unfinished")]
+    size = sum(path.stat().st_size for path in paths)
+    text = f"{pluralize(len(paths), 'unfinished download')}, {format_size(size)}"
+    old = [file for file in cache_manager.prune(root, dry_run=True) if file.kind == "partial"]
     if old:
-        return [warn("leftovers", f"{text}, {len(old)} of them over a week old", "repvgg-zoo cache prune")]
-    return [ok("leftovers", f"{text}; the next fetch goes on with them" if parts else "none")]
-
-
-def network(offline: bool) -> List[Finding]:
-    """Whether the mirrors and the hosts of the registry's sources answer."""
-    from ...registry.api import full_registry
-    from . import connectivity
-
-    chosen = read_settings()
-    if offline or chosen.offline:
-        return [ok("network", "not asked (offline)")]
-    files = [checkpoint.file for model in full_registry().models for checkpoint in model.checkpoints]
-    answers = connectivity.ask([*connectivity.mirrors(chosen), *connectivity.hosts(files, chosen)])
-    mirrors = [one for one in answers if one.place.kind == "mirror"]
-    hosts = [one for one in answers if one.place.kind == "host"]
-    found = [
-        ok("network", f"mirror {one.place.label} {one.text}")
-        if one.ok
-        else warn("network", f"mirror {one.place.label} {one.text}", f"check {_settings.MIRROR_ENV}")
-        for one in mirrors
-    ]
-    silent = [one for one in hosts if not one.ok]
-    if len(silent) == len(hosts):
-        fix = "set https_proxy or a mirror, or carry a bundle over (repvgg-zoo bundle)"
-        return [*found, warn("network", f"none of the {len(hosts)} hosts that publish checkpoints answers", fix)]
-    found += [warn("network", f"{one.place.label} {one.text}") for one in silent]
-    return [*found, ok("network", f"{len(hosts) - len(silent)} of {count(len(hosts), 'host')} answer")]
+        return [warn("downloads", f"{text}, {len(old)} of them over a week old", "repvgg-zoo cache prune")]
+    return [ok("downloads", f"{text}; the next fetch resumes them")]

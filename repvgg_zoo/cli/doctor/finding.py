@@ -1,4 +1,4 @@
-"""What one check of ``repvgg-zoo doctor`` says."""
+"""The result of one check of ``repvgg-zoo doctor``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, how it is ("ok", "warn" or "fail"), in words, and what to do if it is not right."""
+    """What was checked, its status ("ok", "warn" or "fail"), a description, and what to type if it is not ok."""
 
     name: str
     status: str
@@ -19,15 +19,15 @@ class Finding:
 
 
 def ok(name: str, text: str) -> Finding:
-    """All is well."""
+    """Return the finding for something that works."""
     return Finding(name, OK, text)
 
 
 def warn(name: str, text: str, fix: Optional[str] = None) -> Finding:
-    """It works, but not as well as it might."""
+    """Return the finding for something that works with a limitation."""
     return Finding(name, WARN, text, fix)
 
 
 def fail(name: str, text: str, fix: Optional[str] = None) -> Finding:
-    """It does not work until this is done."""
+    """Return the finding for something that does not work."""
     return Finding(name, FAIL, text, fix)

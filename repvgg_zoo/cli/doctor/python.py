@@ -1,4 +1,4 @@
-"""The doctor's checks of the interpreter and its packages; nothing heavy is imported into this process."""
+"""Check the interpreter and its packages; nothing heavy is imported into this process."""
 
 from __future__ import annotations
 
@@ -7,136 +7,130 @@ import re
 import subprocess
 import sys
 from importlib import metadata
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Mapping, Optional, Tuple
 
+from ..._requirements import Requirement, requirement, requirements
 from ..megengine_setup import has_gpu
-from .finding import Finding, fail, ok, warn
+from .finding import FAIL, Finding, fail, ok, warn
 
-IMPORT_SECONDS = 60.0  # 0.7 to 3 s on a quiet machine, far more from a cold network disk
-
-Version = Tuple[int, ...]
-
-# name, lowest version, first one that does not work, what that breaks. The ranges are those of pyproject.toml.
-REQUIRED: Tuple[Tuple[str, str, Optional[str], str], ...] = (
-    ("numpy", "1.21.2", "2", "MegEngine is built against NumPy 1"),
-    ("setuptools", "59.0.1", "82", "MegEngine imports pkg_resources, which 82 no longer has"),
-    ("filelock", "3.12", None, ""),
-    ("llvmlite", "0.41.1", None, ""),
-    ("pillow", "9.1", None, ""),
-    ("pyyaml", "6.0", None, ""),
-    ("requests", "2.25", None, ""),
-    ("safetensors", "0.4.3", None, ""),
-)
+IMPORT_SECONDS = 60.0  # 0.7 to 3 s on an idle machine, far more from a network disk
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+# Why a version above the range does not work.
+REASONS: Mapping[str, str] = {
+    "numpy": "MegEngine is built against NumPy 1",
+    "setuptools": "MegEngine imports pkg_resources, which 82 no longer has",
+}
+
+InstalledVersion = Callable[[str], Optional[str]]
 
 
-def python(offline: bool) -> List[Finding]:
-    """CPython 3.8 to 3.10, for which MegEngine has wheels."""
-    version, kind = platform.python_version(), platform.python_implementation()
-    text = f"{kind} {version} at {sys.executable}"
-    if kind != "CPython" or not (3, 8) <= sys.version_info[:2] <= (3, 10):
+def check_python() -> List[Finding]:
+    """Check for CPython 3.8 to 3.10, for which MegEngine has wheels."""
+    version, implementation = platform.python_version(), platform.python_implementation()
+    text = f"{implementation} {version} at {sys.executable}"
+    if implementation != "CPython" or not (3, 8) <= sys.version_info[:2] <= (3, 10):
         fix = "uv venv --python 3.10 (or python3.10 -m venv .venv), and install there"
         return [fail("Python", f"{text}; MegEngine has wheels for CPython 3.8 to 3.10 only", fix)]
     return [ok("Python", text)]
 
 
-def packages(offline: bool) -> List[Finding]:
-    """Each package that is needed, by its metadata."""
-    found = [required(*one, installed=installed) for one in REQUIRED]
-    return [*found, opencv(installed)]
+def check_packages() -> List[Finding]:
+    """Check the version of each required package, by its metadata."""
+    others = [item for item in requirements().values() if item.name not in ("megengine", "opencv-python")]
+    return [*(check_package(item, installed_version(item.name)) for item in others), check_opencv(installed_version)]
 
 
-def required(
-    name: str, lowest: str, broken: Optional[str], why: str, installed: Callable[[str], Optional[str]]
-) -> Finding:
-    """One package within its range."""
-    wanted = f"{name}>={lowest}" + (f",<{broken}" if broken else "")
-    have = installed(name)
-    if have is None:
-        return fail(name, "is not installed", f"pip install '{wanted}'")
-    if numbers(have) < numbers(lowest):
-        return fail(name, f"{have} is older than {lowest}", f"pip install '{wanted}'")
-    if broken is not None and numbers(have) >= numbers(broken):
-        return fail(name, f"{have} does not work: {why}", f"pip install '{wanted}'")
-    if name == "setuptools" and numbers(have) >= (80, 9):
-        return warn(name, f"{have} warns at each import of MegEngine", "pip install 'setuptools>=59.0.1,<80.9'")
-    return ok(name, have)
+def check_package(required: Requirement, version: Optional[str]) -> Finding:
+    """Check that a package is installed in a version of its range."""
+    name, fix = required.name, f"pip install '{required}'"
+    if version is None:
+        return fail(name, "is not installed", fix)
+    if required.lower and version_tuple(version) < version_tuple(required.lower):
+        return fail(name, f"{version} is older than {required.lower}", fix)
+    if required.upper and version_tuple(version) >= version_tuple(required.upper):
+        if name == "setuptools" and version_tuple(version) < (82,):
+            return warn(name, f"{version} warns at each import of MegEngine", fix)
+        return fail(name, f"{version} is too new: {REASONS.get(name, f'it must be older than {required.upper}')}", fix)
+    return ok(name, version)
 
 
-def opencv(installed: Callable[[str], Optional[str]]) -> Finding:
-    """Any of OpenCV's distributions, as MegEngine imports it."""
-    have = {name: version for name, version in ((name, installed(name)) for name in OPENCV) if version}
-    fix = "pip install 'opencv-python>=4.5.5.64,<4.12'"
-    if not have:
+def check_opencv(installed_version: InstalledVersion) -> Finding:
+    """Check for one of OpenCV's distributions, as MegEngine imports it."""
+    required = requirement("opencv-python")
+    fix = f"pip install '{required}'"
+    versions = {name: version for name, version in ((name, installed_version(name)) for name in OPENCV) if version}
+    if not versions:
         return fail("opencv", "is not installed, and MegEngine imports it", fix)
-    text = ", ".join(f"{name} {version}" for name, version in have.items())
-    if any(numbers(version) >= (4, 12) for version in have.values()):
-        return warn("opencv", f"{text}; 4.12 and later ask for NumPy 2", fix)
-    if len(have) > 1:
-        return warn("opencv", f"{text}: two overwrite each other's files", f"pip uninstall {next(iter(have))}")
+    text = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if required.upper and any(version_tuple(item) >= version_tuple(required.upper) for item in versions.values()):
+        return warn("opencv", f"{text}; {required.upper} and later need NumPy 2", fix)
+    if len(versions) > 1:
+        return warn("opencv", f"{text}: they overwrite each other's files", f"pip uninstall {next(iter(versions))}")
     return ok("opencv", text)
 
 
-def megengine(offline: bool) -> List[Finding]:
-    """MegEngine's version, and whether it can be imported: in a process of its own, since it may crash."""
-    have = installed("megengine")
-    if have is None:
-        fix = "pip install 'megengine>=1.13,<1.14' (CPython 3.8 to 3.10 on x86_64)"
+def check_megengine() -> List[Finding]:
+    """Check MegEngine's version, and that it can be imported: in another process, since it may crash."""
+    required, version = requirement("megengine"), installed_version("megengine")
+    if version is None:
+        fix = f"pip install '{required}' (CPython 3.8 to 3.10 on x86_64)"
         return [fail("MegEngine", "is not installed; list, info, fetch and convert work without it", fix)]
-    if numbers(have)[:2] != (1, 13):
-        return [fail("MegEngine", f"{have} is not the version this is made for", "pip install 'megengine>=1.13,<1.14'")]
-    seconds, problem = imported("megengine", IMPORT_SECONDS)
+    found = check_package(required, version)
+    if found.status == FAIL:
+        return [fail("MegEngine", found.text, found.fix)]
+    seconds, problem = time_import("megengine", IMPORT_SECONDS)
     if problem is not None:
-        return [fail("MegEngine", f"{have} cannot be imported: {problem}", cure(problem))]
-    return [ok("MegEngine", f"{have}, imported in {seconds:.1f} s")]
+        return [fail("MegEngine", f"{version} cannot be imported: {problem}", import_fix(problem))]
+    return [ok("MegEngine", f"{version}, imported in {seconds:.1f} s")]
 
 
-def imported(module: str, seconds: float) -> Tuple[float, Optional[str]]:
-    """Seconds that importing a module took in a child process, and what went wrong if anything did."""
+def time_import(module: str, timeout: float) -> Tuple[float, Optional[str]]:
+    """Return the seconds that importing a module took in a child process, and the problem or None."""
     code = f"import time; t = time.monotonic(); import {module}; print(time.monotonic() - t)"
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds)
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        return seconds, f"it took more than {seconds:g} s"
-    if done.returncode < 0:
-        return 0.0, f"it crashed with signal {-done.returncode}"
-    if done.returncode:
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-        return 0.0, last[0].strip() if last else f"exit code {done.returncode}"
-    return float(done.stdout.split()[-1]), None
+        return timeout, f"it took more than {timeout:g} s"
+    if process.returncode < 0:
+        return 0.0, f"it crashed with signal {-process.returncode}"
+    if process.returncode:
+        lines = [line for line in process.stderr.splitlines() if line.strip()]
+        return 0.0, lines[-1].strip() if lines else f"exit code {process.returncode}"
+    return float(process.stdout.split()[-1]), None
 
 
-def cure(problem: str) -> str:
-    """What to type for the ways in which the import is known to fail."""
+def import_fix(problem: str) -> str:
+    """Return what to type for the known reasons why the import fails."""
     if "libGL" in problem or "libgthread" in problem:
-        return "pip uninstall opencv-python && pip install 'opencv-python-headless>=4.5.5.64,<4.12'"
+        headless = requirement("opencv-python")._replace(name="opencv-python-headless")
+        return f"pip uninstall opencv-python && pip install '{headless}'"
     if "numpy" in problem:
-        return "pip install 'numpy>=1.21.2,<2'"
+        return f"pip install '{requirement('numpy')}'"
     if "pkg_resources" in problem:
-        return "pip install 'setuptools>=59.0.1,<80.9'"
+        return f"pip install '{requirement('setuptools')}'"
     if "cache" in problem or "Permission" in problem or "Read-only" in problem:
-        return "export MGE_HOME=/a/folder/you/may/write (MegEngine writes there when it is imported)"
-    return "python -c 'import megengine', and pip install --force-reinstall 'megengine>=1.13,<1.14'"
+        return "export MGE_HOME=/a/writable/folder (MegEngine writes there when it is imported)"
+    return f"python -c 'import megengine', and pip install --force-reinstall '{requirement('megengine')}'"
 
 
-def gpu(offline: bool) -> List[Finding]:
-    """Whether there is one; working without is no fault."""
-    return [ok("GPU", "an NVIDIA driver is here" if has_gpu() else "none; MegEngine runs on the CPU")]
+def check_gpu() -> List[Finding]:
+    """Report whether there is a GPU; none is required."""
+    return [ok("GPU", "an NVIDIA driver is installed" if has_gpu() else "none; MegEngine runs on the CPU")]
 
 
-def installed(name: str) -> Optional[str]:
-    """The version of a distribution, or None."""
+def installed_version(name: str) -> Optional[str]:
+    """Return the version of a distribution, or None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
 
 
-def numbers(version: str) -> Version:
-    """The numbers at the start of a version, to compare.
+def version_tuple(version: str) -> Tuple[int, ...]:
+    """Return the numbers at the start of a version, for comparisons.
 
-    >>> from repvgg_zoo.cli.doctor.python import numbers
-    >>> numbers("4.5.5.64"), numbers("2.0.0rc1")
+    >>> from repvgg_zoo.cli.doctor.python import version_tuple
+    >>> version_tuple("4.5.5.64"), version_tuple("2.0.0rc1")
     ((4, 5, 5, 64), (2, 0, 0))
     """
     match = re.match(r"\d+(\.\d+)*", version)

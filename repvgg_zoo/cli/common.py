@@ -1,0 +1,50 @@
+"""Arguments and lookups that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import List
+
+from ..errors import UnverifiedError
+from ..hub import fetch_file
+from ..registry.api import full_registry
+from ..registry.specs import CheckpointSpec, FileSpec
+
+
+def add_checkpoint_names(parser: argparse.ArgumentParser) -> None:
+    """Add NAME..., and the options of commands that fetch."""
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a variant (its default checkpoint) or NAME.TAG")
+    add_fetch_options(parser)
+
+
+def add_fetch_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that fetch."""
+    parser.add_argument("--offline", action="store_true", default=None, help="do not use the network")
+    parser.add_argument(
+        "--allow-unverified",
+        action="store_true",
+        default=None,
+        help="accept files whose publisher states no digest; it is recorded, and checked from then on",
+    )
+
+
+def fetch(file: FileSpec, args: argparse.Namespace) -> Path:
+    """Return the path of a checkpoint's file, fetched with the command's options."""
+    try:
+        return fetch_file(file, offline=args.offline, allow_unverified=args.allow_unverified)
+    except UnverifiedError as error:
+        error.hint = "add --allow-unverified to accept it; its digest is then recorded and checked from then on"
+        raise
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; run the same command again to resume") from None
+
+
+def is_path(name: str) -> bool:
+    """Return whether an argument is the path of a file: it exists, or it cannot be a name of the registry."""
+    return Path(name).is_file() or any(separator in name for separator in "/\\")
+
+
+def all_checkpoints() -> List[CheckpointSpec]:
+    """Return every checkpoint of the registry."""
+    return [checkpoint for model in full_registry().models for checkpoint in model.checkpoints]

@@ -1,0 +1,151 @@
+"""Check that the mirrors and hosts answer: all are probed at once, each for a few seconds at most."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+from urllib.parse import urlsplit
+
+from ..._settings import MIRROR_ENV, Settings, read_settings
+from ...hub.filenames import is_cache_filename
+from ...hub.sources import redact, rewrite_url, sources_of
+from ...registry.specs import FileSpec
+from ..common import all_checkpoints
+from ..console import pluralize
+from .finding import Finding, fail, ok, warn
+
+TIMEOUT_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A mirror or the host of some sources; ``label`` is its address without credentials."""
+
+    kind: str
+    address: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whether a server answered, in words, and after how many seconds."""
+
+    server: Server
+    ok: bool
+    text: str
+    seconds: float
+
+
+def check_network(*, offline: bool, detailed: bool) -> List[Finding]:
+    """Check that the mirrors and the hosts of the registry's sources answer; in detail, with a finding for each."""
+    settings = read_settings()
+    servers = [*mirrors(settings), *hosts([checkpoint.file for checkpoint in all_checkpoints()], settings)]
+    findings: List[Finding] = []
+    if detailed:
+        findings += [ok("rewrite", f"{redact(old)} to {redact(new)}") for old, new in settings.url_rewrites]
+        findings += [] if settings.mirrors else [ok("mirror", f"none; {MIRROR_ENV}=URL sets one")]
+    if offline or settings.offline:
+        findings += [ok(server.kind, f"{server.label} not checked") for server in servers if detailed]
+        return [*findings, ok("network", "not checked (offline)")]
+    silent = []
+    answers = probe(servers)
+    for answer in answers:
+        text = f"{answer.server.label} {answer.text}"
+        if answer.server.kind == "mirror":
+            findings.append(ok("mirror", text) if answer.ok else fail("mirror", text, f"check {MIRROR_ENV}"))
+        elif not answer.ok:
+            silent.append(warn("host", text))
+        elif detailed:
+            findings.append(ok("host", text))
+    count = sum(server.kind == "host" for server in servers)
+    if len(silent) == count and not detailed:
+        silent = []  # the summary is enough
+    return [*findings, *silent, summarize(count, count - sum(a.ok for a in answers if a.server.kind == "host"))]
+
+
+def summarize(count: int, silent: int) -> Finding:
+    """Return the finding for all hosts together."""
+    if silent == count:
+        fix = "set https_proxy or a mirror, or copy a bundle (repvgg-zoo bundle)"
+        return warn("network", f"none of the {count} hosts that publish checkpoints answers", fix)
+    return ok("network", f"{count - silent} of {pluralize(count, 'host')} answer")
+
+
+def mirrors(settings: Settings) -> List[Server]:
+    """Return the mirrors, after the rewrite rules."""
+    addresses = [rewrite_url(mirror, settings) for mirror in settings.mirrors]
+    return [Server("mirror", address, redact(address)) for address in addresses]
+
+
+def hosts(files: Sequence[FileSpec], settings: Settings) -> List[Server]:
+    """Return the hosts of these files' sources, after the rewrite rules, each once."""
+    without_mirrors = Settings(cache_dir=settings.cache_dir, url_rewrites=settings.url_rewrites)
+    servers: Dict[str, Server] = {}
+    for file in files:
+        for source in sources_of(file, without_mirrors):
+            if source.path is None:
+                parts = urlsplit(source.url)
+                address = f"{parts.scheme}://{parts.netloc}/"
+                servers.setdefault(address, Server("host", address, redact(address)))
+    return list(servers.values())
+
+
+def probe(servers: Sequence[Server], timeout: float = TIMEOUT_SECONDS) -> List[Answer]:
+    """Probe all servers in parallel; one that has not answered after ``timeout`` seconds does not answer."""
+    answers: Dict[Server, Answer] = {}
+    if not all(_is_folder(server.address) for server in servers):
+        # Here, so that the time of the import is not counted, and a missing package is one error.
+        import requests  # noqa: F401
+
+    def probe_one(server: Server) -> None:
+        start = time.monotonic()
+        ok, text = _probe_folder(server.address) if _is_folder(server.address) else _probe_url(server.address, timeout)
+        answers[server] = Answer(server, ok, text, time.monotonic() - start)
+
+    # Daemons, because a DNS lookup can hang for much longer than the timeout of the request.
+    threads = [threading.Thread(target=probe_one, args=(server,), daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + timeout + 0.5
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    in_time = dict(answers)  # later answers do not count
+    return [
+        in_time.get(server, Answer(server, False, f"does not answer within {timeout:g} s", timeout))
+        for server in servers
+    ]
+
+
+def _probe_url(url: str, timeout: float) -> Tuple[bool, str]:
+    import requests
+
+    try:
+        # Any response shows that the host is up; many have nothing at their root, and some refuse HEAD.
+        with requests.get(url, timeout=timeout, allow_redirects=False, stream=True) as response:
+            return response.status_code < 500, f"answers (HTTP {response.status_code})"
+    except requests.Timeout:
+        return False, f"does not answer within {timeout:g} s"
+    except requests.exceptions.SSLError:
+        return False, "has a TLS certificate that is not trusted (REQUESTS_CA_BUNDLE sets the trusted ones)"
+    except requests.exceptions.ProxyError:
+        return False, "is blocked by the proxy (https_proxy, no_proxy)"
+    except requests.ConnectionError:
+        return False, "cannot be reached"
+    except (requests.RequestException, ValueError) as error:
+        return False, f"is not a valid URL ({type(error).__name__})"
+
+
+def _is_folder(address: str) -> bool:
+    return not address.lower().startswith(("http://", "https://"))
+
+
+def _probe_folder(address: str) -> Tuple[bool, str]:
+    path = Path(urlsplit(address).path if address.lower().startswith("file:") else address)
+    try:
+        count = sum(is_cache_filename(file.name) for file in path.iterdir())
+    except OSError as error:
+        return False, f"cannot be read: {error.strerror or error}"
+    return True, f"is a folder with {pluralize(count, 'checkpoint file')}"

@@ -1,0 +1,59 @@
+"""Check the environment variables, the registry, and the plugins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import List, Optional
+
+from ..._digest import hash_file
+from ..._resources import hub_folder
+from ..._settings import VARIABLES, read_settings
+from ...errors import PluginError, ZooError
+from ..console import pluralize
+from ..parser import closest
+from .finding import Finding, fail, ok, warn
+
+PREFIX = "REPVGG_ZOO_"
+KNOWN = (*VARIABLES, "REPVGG_ZOO_PYTHON")  # the last one is read by ./dev
+
+
+def check_environment() -> List[Finding]:
+    """Check our environment variables: which are set, which have invalid values, and which do not exist."""
+    findings = []
+    for name in sorted(name for name in os.environ if name.startswith(PREFIX)):
+        if name not in KNOWN and not name.startswith(f"{PREFIX}TEST_"):
+            close = closest(name, [known.lower() for known in KNOWN])
+            fix = f"unset {name}" + (f" (did you mean {close.upper()}?)" if close else "")
+            findings.append(warn("environment", f"{name} is set, but does not exist", fix))
+    try:
+        read_settings()
+    except ZooError as error:
+        return [*findings, fail("environment", error.message, error.hint)]
+    set_variables = ", ".join(name for name in KNOWN if os.environ.get(name))
+    return [*findings, ok("environment", set_variables or "no variable of repvgg-zoo is set")]
+
+
+def check_registry() -> List[Finding]:
+    """Check that the registry, its plugins and REPVGG_ZOO_REGISTRY's files can be read."""
+    from ...registry.api import load_all_registries
+
+    registry, failures = load_all_registries()
+    checkpoints = sum(len(model.checkpoints) for model in registry.models)
+    text = f"{pluralize(len(registry.models), 'variant')}, {pluralize(checkpoints, 'checkpoint')}"
+    findings = [ok("registry", text)]
+    for failure in failures:
+        name = "plugins" if isinstance(failure, PluginError) else "registry"
+        prefix = f"{failure.path}: " if failure.path and failure.path not in failure.message else ""
+        findings.append(fail(name, f"{prefix}{failure.message}", failure.hint))
+    return findings
+
+
+def check_bundled_files(folder: Optional[Path] = None) -> List[Finding]:
+    """Check the digests of the checkpoints that are installed with the package, or are in ``folder``."""
+    paths = sorted((folder or hub_folder()).glob("*.safetensors"))
+    damaged = [path for path in paths if not hash_file(path).startswith(path.name.partition("-")[0])]
+    fix = "pip install --force-reinstall --no-deps repvgg-zoo"
+    return [fail("files", f"{path} is damaged", fix) for path in damaged] or [
+        ok("files", f"{pluralize(len(paths), 'checkpoint')} of this package")
+    ]
