@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any, Callable, List, Tuple
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import repvgg_zoo
-from repvgg_zoo.cli.megengine_setup import prepare_megengine
 
 NAME = "RepVGG_N0.digits"
 FORMS = ("train form", "deploy form", "compiled")
@@ -26,8 +26,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The zoo in one minute.")
     parser.add_argument("--output-image", type=Path, default=Path("demo.png"), help="digits with their predictions")
     output_image = parser.parse_args().output_image
+    # Without it, and without a GPU, MegEngine prints a banner.
+    os.environ.setdefault("MGE_DEFAULT_DEVICE", "cpux")
 
-    prepare_megengine()  # no banner where there is no GPU
     title("The registry: names, costs of the deploy form, accuracy of the default checkpoint")
     show_registry()
 

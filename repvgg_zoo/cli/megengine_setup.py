@@ -1,37 +1,23 @@
-"""Prepare MegEngine for a program, and describe the machine that it runs on."""
+"""MegEngine's default device for a program, and the machine that it runs on."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict
 
 from .._cpu import cpu_name, usable_cores
 
 
-def prepare_megengine() -> None:
-    """Import MegEngine; without a GPU, keep it from looking for one and from printing a banner about it.
+def default_to_cpu() -> None:
+    """Let MegEngine use the CPU if there is no GPU; otherwise it looks for one and prints a banner.
 
-    A library must not select its user's device or touch its standard error, but a program may.
+    It reads the variable when it is imported. A library must not select its user's device, but a program may.
     """
-    if has_gpu():
-        return
-    os.environ.setdefault("MGE_DEFAULT_DEVICE", "cpux")
-    import megengine
-
-    # Compiling uses the device "xpux" all the same, whose first use prints the banner to file descriptor 2.
-    with suppress(OSError):
-        stderr = os.dup(2)
-        try:
-            with open(os.devnull, "wb") as devnull:  # noqa: PTH123 - a descriptor, not a file
-                os.dup2(devnull.fileno(), 2)
-            megengine.Tensor(0.0, device="xpux").numpy()
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
+    if not has_gpu():
+        os.environ.setdefault("MGE_DEFAULT_DEVICE", "cpux")
 
 
 def has_gpu() -> bool:

@@ -7,6 +7,9 @@ import pytest
 
 import repvgg_zoo
 from repvgg_zoo.cli.commands import bench
+from repvgg_zoo.cli.megengine_setup import has_gpu
+
+from .conftest import piped
 
 
 def test_compare_of_trained_weights_is_within_the_bound(run):
@@ -30,6 +33,13 @@ def test_compare_takes_a_file_and_finds_its_variant(run):
     run("convert", "own.pkl", "deploy.pkl", "--deploy")
     error = run("compare", "deploy.pkl", "--json")
     assert error.code == 6 and error.json["error"]["type"] == "FormError"
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is no banner with a GPU")
+def test_megengine_prints_no_banner_without_a_gpu(monkeypatch):
+    monkeypatch.delenv("MGE_DEFAULT_DEVICE")
+    result = piped("compare", "RepVGG_N0")
+    assert (result.code, result.err) == (0, "")
 
 
 def test_compare_says_that_weights_are_random(run):

@@ -13,7 +13,7 @@ from ..._cpu import usable_cores
 from ...errors import ArgumentError
 from ...registry.api import find_model
 from ..console import Result, style, table
-from ..megengine_setup import has_gpu, machine_info, prepare_megengine
+from ..megengine_setup import default_to_cpu, has_gpu, machine_info
 
 HELP = """
 Measures the latency of one forward pass of each network: in train form and
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> Result:
         value = getattr(args, option)
         if value is not None and value < 1:
             raise ArgumentError(f"--{option.replace('_', '-')} is {value}", expected="1 or more", actual=value)
-    prepare_megengine()
+    default_to_cpu()
     missing = not_measured(args)
     rows: List[Dict[str, Any]] = []
     with megengine_threads(args.threads):

@@ -8,7 +8,7 @@ from typing import Any, List, Mapping, Optional, Tuple
 
 from ..common import add_fetch_options, fetch, is_path
 from ..console import Result, style, table
-from ..megengine_setup import prepare_megengine
+from ..megengine_setup import default_to_cpu
 
 HELP = """
 Builds a network, re-parameterizes it, runs both forms on the same two random
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    prepare_megengine()
+    default_to_cpu()
     from ...reparam.equivalence import compare_forms
     from ...reparam.fusion import BLOCK_BOUNDS
 

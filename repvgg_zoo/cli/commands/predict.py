@@ -10,7 +10,7 @@ from ...errors import ArgumentError
 from ...registry.api import find_default_checkpoint
 from ..common import add_fetch_options, fetch
 from ..console import Result, style, table
-from ..megengine_setup import prepare_megengine
+from ..megengine_setup import default_to_cpu
 
 HELP = """
 Predicts the most probable classes of each image. Images are preprocessed as the
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> Result:
     checkpoint = find_default_checkpoint(args.model)
     validate(args)
     fetch(checkpoint.file, args)  # with this command's options; compile then finds it in the cache
-    prepare_megengine()
+    default_to_cpu()
     from ...image.predict import predict
     from ...inference.api import compile
 
