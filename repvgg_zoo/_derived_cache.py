@@ -1,8 +1,9 @@
 """The derived cache: results computed from verified files, such as fused weights, so that they are computed once.
 
 An entry is a file in the folder ``derived`` of the cache: a header of fixed size, then the payload. The header holds
-the digest of the payload, which is checked at every read, so damage is found and the entry is computed again. Entries
-may be deleted at any time, and failing to write one is not an error.
+the digest of the payload. It is checked whenever the file is not the very one that was checked before (another inode,
+size or time of change, which a stamp beside the entry records), and always where others can write in the folder. A
+damaged entry is computed again. Entries may be deleted at any time, and failing to write one is not an error.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
 
 from ._atomic import atomic_write, remove_stale_temp_files
-from ._buffers import read_and_hash
+from ._buffers import read_and_hash, read_file
+from ._file_state import FileState, only_this_user_writes
 
 FOLDER = "derived"
 SUFFIX = ".derived"
+STAMP_SUFFIX = ".stamp"
 FORMAT = "repvgg_zoo derived 1"
 HEADER_BYTES = 512  # also the alignment of the payload
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -72,7 +75,7 @@ class DerivedCache:
         except OSError:
             return None
         try:
-            payload = _read_entry(descriptor, key)
+            payload = _read_entry(descriptor, key, path)
         except (OSError, EOFError, ValueError, TypeError, LookupError, RecursionError) as error:
             logger.warning("%s is damaged and will be computed again: %s", path, error)
             return None
@@ -110,23 +113,48 @@ class DerivedCache:
             with suppress(OSError):
                 entry.path.unlink()
                 removed.append(entry)
+                _stamp_path(entry.path).unlink()
         return removed
 
     def _path(self, key: DerivedKey) -> Path:
         return self.folder / f"{key.step}-{key.digest()[:32]}{SUFFIX}"
 
 
-def _read_entry(descriptor: int, key: DerivedKey) -> memoryview:
+def _read_entry(descriptor: int, key: DerivedKey, path: Path) -> memoryview:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a regular file")
     header: Dict[str, Any] = json.loads(os.read(descriptor, HEADER_BYTES))
     if header["format"] != FORMAT or header["key"] != key.digest():
         raise ValueError("it is of another format or key")
-    payload, digest = read_and_hash(descriptor, status.st_size - HEADER_BYTES, HEADER_BYTES)
+    size, state = status.st_size - HEADER_BYTES, FileState.of(status)
+    is_private = only_this_user_writes(path.parent)
+    if is_private and _read_stamp(path) == state:
+        payload = read_file(descriptor, size, HEADER_BYTES)
+        if FileState.of(os.fstat(descriptor)) == state:  # nobody wrote to it in the meantime
+            return payload
+    payload, digest = read_and_hash(descriptor, size, HEADER_BYTES)
     if digest != header["sha256"]:
         raise ValueError(f"the digest of its content is {digest}, not {header['sha256']}")
+    if is_private:
+        _write_stamp(path, state)
     return payload
+
+
+def _stamp_path(path: Path) -> Path:
+    return path.with_name(path.name + STAMP_SUFFIX)
+
+
+def _read_stamp(path: Path) -> Optional[FileState]:
+    try:
+        return FileState(*json.loads(_stamp_path(path).read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def _write_stamp(path: Path, state: FileState) -> None:
+    with suppress(OSError):
+        atomic_write(_stamp_path(path), lambda stream: stream.write(json.dumps(state).encode()), fsync=False)
 
 
 def _write_entry(stream: BinaryIO, key: DerivedKey, write: Callable[[BinaryIO], object]) -> None:

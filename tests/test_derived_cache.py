@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from repvgg_zoo._derived_cache import HEADER_BYTES, DerivedCache, DerivedKey
+from repvgg_zoo._file_state import FileState
 
 KEY = DerivedKey("a" * 64, "weights", 1, {"layout": "timm", "form": "deploy"})
 SIZES = [0, 1, 4096, (4 << 20) - 1, 4 << 20, (9 << 20) + 7]
@@ -43,6 +45,7 @@ def test_what_was_read_does_not_follow_the_file(cache):
     assert bytes(read) == payload
 
 
+@pytest.mark.parametrize("read_before", [True, False], ids=["read before", "never read"])
 @pytest.mark.parametrize("size", [9, (5 << 20) + 3])
 @pytest.mark.parametrize(
     "damage",
@@ -56,11 +59,13 @@ def test_what_was_read_does_not_follow_the_file(cache):
         lambda path: os.truncate(path, 0),
         lambda path: path.write_bytes(path.read_bytes() + b"x"),
         lambda path: path.write_bytes(b"\0" * path.stat().st_size),
+        lambda path: replace_by_a_copy(path),
     ],
-    ids=["first", "last", "header", "cut", "no payload", "no header", "empty", "longer", "zeros"],
+    ids=["first", "last", "header", "cut", "no payload", "no header", "empty", "longer", "zeros", "replaced"],
 )
-def test_a_damaged_entry_is_reported_and_not_used(cache, caplog, size, damage):
+def test_a_damaged_entry_is_reported_and_not_used(cache, caplog, read_before, size, damage):
     path = store(cache, os.urandom(size))
+    assert not read_before or cache.read(KEY) is not None
     status = path.stat()
     damage(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -76,6 +81,51 @@ def flip(path, offset):
     data = bytearray(path.read_bytes())
     data[offset] ^= 1
     path.write_bytes(data)
+
+
+def replace_by_a_copy(path):
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    flip(copy, HEADER_BYTES + 3)
+    copy.replace(path)
+
+
+def damage_under_a_fitting_stamp(cache):
+    path = store(cache)
+    assert bytes(cache.read(KEY)) == b"payload"
+    flip(path, HEADER_BYTES)
+    path.with_name(f"{path.name}.stamp").write_text(json.dumps(FileState.of(path.stat())))
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX permissions")
+def test_a_file_that_was_checked_before_is_not_hashed_again(cache):
+    damage_under_a_fitting_stamp(cache)
+    assert bytes(cache.read(KEY)) == b"qayload"
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX permissions")
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o707])
+def test_where_others_can_write_every_read_checks_the_digest(cache, mode):
+    damage_under_a_fitting_stamp(cache)
+    cache.folder.chmod(mode)
+    assert cache.read(KEY) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root gives folders away")
+def test_in_a_folder_of_another_user_every_read_checks_the_digest(cache):
+    damage_under_a_fitting_stamp(cache)
+    os.chown(cache.folder, 12345, -1)
+    assert cache.read(KEY) is None
+
+
+@pytest.mark.parametrize("stamp", [b"", b"{}", b"[1, 2]", b'"text"', b"null", b"[" * 100000, b"\xff"])
+def test_a_damaged_stamp_costs_a_check_and_is_replaced(cache, stamp):
+    path = store(cache)
+    stamp_path = path.with_name(f"{path.name}.stamp")
+    stamp_path.write_bytes(stamp)
+    assert bytes(cache.read(KEY)) == b"payload"
+    if hasattr(os, "getuid"):
+        assert json.loads(stamp_path.read_bytes()) == list(FileState.of(path.stat()))
 
 
 @pytest.mark.parametrize(
@@ -142,6 +192,7 @@ def test_a_killed_writer_leaves_a_file_that_is_removed_later(cache):
 
 def test_prune_removes_all_entries_and_nothing_else(cache):
     paths = [store(cache), store(cache, key=replace(KEY, step="compile"))]
+    assert cache.read(KEY) is not None  # which leaves a stamp
     (cache.folder / "notes.txt").write_text("mine")
     assert [entry.step for entry in cache.entries()] == ["compile", "weights"]
     assert {entry.path for entry in cache.prune()} == set(paths)
