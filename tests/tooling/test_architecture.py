@@ -12,7 +12,18 @@ PACKAGE = Path(__file__).resolve().parents[2] / "repvgg_zoo"
 
 # A module may import those of its own line and of the lines above.
 LAYERS = (
-    ("_atomic", "_buffers", "_cpu", "_digest", "_requirements", "_resources", "_settings", "_sniff", "errors"),
+    (
+        "_atomic",
+        "_buffers",
+        "_cpu",
+        "_digest",
+        "_file_state",
+        "_requirements",
+        "_resources",
+        "_settings",
+        "_sniff",
+        "errors",
+    ),
     ("_derived_cache",),
     ("registry",),
     ("hub",),
