@@ -9,6 +9,7 @@ from typing import List
 from ..errors import UnverifiedError
 from ..hub import fetch_file
 from ..registry.api import full_registry
+from ..registry.plugins import find_plugin
 from ..registry.specs import CheckpointSpec, FileSpec
 
 
@@ -41,8 +42,8 @@ def fetch(file: FileSpec, args: argparse.Namespace) -> Path:
 
 
 def is_path(name: str) -> bool:
-    """Return whether an argument is the path of a file: it exists, or it cannot be a name of the registry."""
-    return Path(name).is_file() or any(separator in name for separator in "/\\")
+    """Return whether an argument is the path of a file: it exists, or it has a separator that no plugin's name has."""
+    return Path(name).is_file() or "\\" in name or ("/" in name and find_plugin(name) is None)
 
 
 def all_checkpoints() -> List[CheckpointSpec]:

@@ -13,6 +13,7 @@ from repvgg_zoo._derived_cache import DerivedCache, DerivedKey
 from repvgg_zoo.hub import cache_filename
 from repvgg_zoo.reparam.fusion import fuse_state_dict
 from tests.hub.server import Answer
+from tests.registry.installed import install
 
 FILE = repvgg_zoo.model_info("RepVGG_N0").checkpoint("digits").file
 SHA256 = FILE.sha256
@@ -109,6 +110,14 @@ def test_verify_of_a_file_that_does_not_exist_is_missing(run):
     assert (run("verify").code, run("verify").out) == (0, "the cache is empty\n")
     assert run("verify", "./nothing.pkl", "--json").json["error"]["path"] == "nothing.pkl"
     assert run("verify", "./nothing.pkl").code == 5
+
+
+def test_a_name_of_a_plugin_is_not_taken_for_a_path(run, tmp_path, monkeypatch):
+    install(tmp_path / "site", "acme")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    for argv in (["verify", "acme/RepVGG_Q"], ["convert", "acme/RepVGG_Q", "out.pkl"]):
+        assert run(*argv, "--json").json["error"]["type"] == "NoWeightsError"
+    assert run("verify", "other/RepVGG_Q").code == 5, "no plugin has this namespace"
 
 
 @pytest.mark.parametrize("layout", ["canonical", "official", "timm", "openmmlab", "basecls"])

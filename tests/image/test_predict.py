@@ -213,6 +213,7 @@ def test_neither_preprocess_nor_predict_imports_megengine(tmp_path):
         path = {str(tmp_path / "black.png")!r}
         assert repvgg_zoo.preprocess("RepVGG_N0")(path).shape == (1, 32, 32)
         assert repvgg_zoo.predict(Network(), path)[0].label == "3"
+        assert len(repvgg_zoo.predict("RepVGG_N0", path)) == 5
         assert "megengine" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
