@@ -80,9 +80,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[s
 
 def key_values(pairs: Mapping[str, Any], indent: str = "") -> List[str]:
     """Return a line for each key and its value, with the values aligned; values that are None are left out."""
-    shown = {key: value for key, value in pairs.items() if value is not None}
-    width = max(map(len, shown), default=0)
-    return [f"{indent}{key:{width}}  {value}" for key, value in shown.items()]
+    items = [(key, value) for key, value in pairs.items() if value is not None]
+    width = max((len(key) for key, _ in items), default=0)
+    return [f"{indent}{key:{width}}  {value}" for key, value in items]
 
 
 def pluralize(count: int, singular: str, plural: Optional[str] = None) -> str:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Mapping, Tuple, Type
 
 from .. import errors
-from .._requirements import requirement
 from .console import print_json, style
 
 EX_SOFTWARE = 70  # as in sysexits.h
@@ -107,6 +106,8 @@ def to_dict(error: Exception) -> Dict[str, Any]:
             payload["hint"] = "repvgg-zoo list shows every name"
         return payload
     if isinstance(error, ModuleNotFoundError):
+        from .._requirements import requirement
+
         name = (error.name or "a package").split(".")[0]
         return {
             "type": type(error).__name__,

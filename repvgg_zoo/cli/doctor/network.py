@@ -31,12 +31,11 @@ class Server:
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether a server answered, in words, and after how many seconds."""
+    """Whether a server answered, and what, in words that begin with its label."""
 
     server: Server
     ok: bool
     text: str
-    seconds: float
 
 
 def check_network(*, offline: bool, detailed: bool) -> List[Finding]:
@@ -46,24 +45,24 @@ def check_network(*, offline: bool, detailed: bool) -> List[Finding]:
     findings: List[Finding] = []
     if detailed:
         findings += [ok("rewrite", f"{redact(old)} to {redact(new)}") for old, new in settings.url_rewrites]
-        findings += [] if settings.mirrors else [ok("mirror", f"none; {MIRROR_ENV}=URL sets one")]
+        if not settings.mirrors:
+            findings.append(ok("mirror", f"none; {MIRROR_ENV}=URL sets one"))
     if offline or settings.offline:
-        findings += [ok(server.kind, f"{server.label} not checked") for server in servers if detailed]
+        if detailed:
+            findings += [ok(server.kind, f"{server.label} not checked") for server in servers]
         return [*findings, ok("network", "not checked (offline)")]
-    silent = []
     answers = probe(servers)
     for answer in answers:
-        text = f"{answer.server.label} {answer.text}"
         if answer.server.kind == "mirror":
-            findings.append(ok("mirror", text) if answer.ok else fail("mirror", text, f"check {MIRROR_ENV}"))
-        elif not answer.ok:
-            silent.append(warn("host", text))
-        elif detailed:
-            findings.append(ok("host", text))
-    count = sum(server.kind == "host" for server in servers)
-    if len(silent) == count and not detailed:
-        silent = []  # the summary is enough
-    return [*findings, *silent, summarize(count, count - sum(a.ok for a in answers if a.server.kind == "host"))]
+            finding = ok("mirror", answer.text) if answer.ok else fail("mirror", answer.text, f"check {MIRROR_ENV}")
+            findings.append(finding)
+    from_hosts = [answer for answer in answers if answer.server.kind == "host"]
+    silent = [answer for answer in from_hosts if not answer.ok]
+    if detailed:
+        findings += [ok("host", answer.text) if answer.ok else warn("host", answer.text) for answer in from_hosts]
+    elif len(silent) < len(from_hosts):
+        findings += [warn("host", answer.text) for answer in silent]
+    return [*findings, summarize(len(from_hosts), len(silent))]
 
 
 def summarize(count: int, silent: int) -> Finding:
@@ -101,9 +100,8 @@ def probe(servers: Sequence[Server], timeout: float = TIMEOUT_SECONDS) -> List[A
         import requests  # noqa: F401
 
     def probe_one(server: Server) -> None:
-        start = time.monotonic()
         ok, text = _probe_folder(server.address) if _is_folder(server.address) else _probe_url(server.address, timeout)
-        answers[server] = Answer(server, ok, text, time.monotonic() - start)
+        answers[server] = Answer(server, ok, f"{server.label} {text}")
 
     # Daemons, because a DNS lookup can hang for much longer than the timeout of the request.
     threads = [threading.Thread(target=probe_one, args=(server,), daemon=True) for server in servers]
@@ -114,7 +112,7 @@ def probe(servers: Sequence[Server], timeout: float = TIMEOUT_SECONDS) -> List[A
         thread.join(max(0.0, deadline - time.monotonic()))
     in_time = dict(answers)  # later answers do not count
     return [
-        in_time.get(server, Answer(server, False, f"does not answer within {timeout:g} s", timeout))
+        in_time.get(server, Answer(server, False, f"{server.label} does not answer within {timeout:g} s"))
         for server in servers
     ]
 
@@ -125,7 +123,8 @@ def _probe_url(url: str, timeout: float) -> Tuple[bool, str]:
     try:
         # Any response shows that the host is up; many have nothing at their root, and some refuse HEAD.
         with requests.get(url, timeout=timeout, allow_redirects=False, stream=True) as response:
-            return response.status_code < 500, f"answers (HTTP {response.status_code})"
+            seconds = response.elapsed.total_seconds()
+            return response.status_code < 500, f"answers (HTTP {response.status_code}, {seconds:.1f} s)"
     except requests.Timeout:
         return False, f"does not answer within {timeout:g} s"
     except requests.exceptions.SSLError:

@@ -75,9 +75,9 @@ def check_megengine() -> List[Finding]:
     if version is None:
         fix = f"pip install '{required}' (CPython 3.8 to 3.10 on x86_64)"
         return [fail("MegEngine", "is not installed; list, info, fetch and convert work without it", fix)]
-    found = check_package(required, version)
-    if found.status == FAIL:
-        return [fail("MegEngine", found.text, found.fix)]
+    finding = check_package(required, version)
+    if finding.status == FAIL:
+        return [fail("MegEngine", finding.text, finding.fix)]
     seconds, problem = time_import("megengine", IMPORT_SECONDS)
     if problem is not None:
         return [fail("MegEngine", f"{version} cannot be imported: {problem}", import_fix(problem))]
