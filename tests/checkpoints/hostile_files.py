@@ -101,6 +101,14 @@ def executing() -> List[Row]:
         ("os.system in a legacy file's header", pickle.dumps(write.MAGIC, 2) + runs_code(2), "system"),
         ("os.system in a legacy file's keys", write.legacy_file(whole(b"}"), {}, keys=_Runs()), "system"),
         ("os.system in a persistent id", zip_file(whole(name("os", "system") + text("x") + b"\x85RQ"), {}), "system"),
+        (
+            "a global of two memoized names of 1 MB, 1000 times",
+            whole(
+                text("m" * 1_000_000) + b"q\x00" + text("n" * 1_000_000) + b"q\x01" + b"h\x00h\x01\x930" * 1000 + b"N",
+                4,
+            ),
+            "mmm",
+        ),
         ("argparse.Namespace", whole(name("argparse", "Namespace") + b")\x81}b"), "argparse.Namespace"),
     ]
     return rows
@@ -109,6 +117,14 @@ def executing() -> List[Row]:
 def shared_levels(levels: int, make: bytes) -> bytes:
     """A value that holds the one below it twice, ``levels`` deep: it expands to 2 ** levels."""
     return b"N" + b"q\x00" + (b"0" + make + b"q\x00") * levels
+
+
+def _entry(key: int) -> bytes:
+    return integer(key << 24) + b"N"
+
+
+def _many_members(count: int) -> bytes:
+    return zip_file(whole(b"}"), {}, extra=[(f"{number:x}", b"") for number in range(count)])
 
 
 def exhausting() -> List[Row]:
@@ -189,5 +205,66 @@ def exhausting() -> List[Row]:
             zip_file(whole(b"}"), {}, extra=[("archive/x", bytes(2_000_000))], method=8),
             "times its size",
         ),
+        ("a key of 3 MB of dots", whole(mapping({"." * 3_000_000: b"N"})), "key of 3000000"),
+        ("5000 integers as keys", whole(b"}(" + b"".join(map(_entry, range(5000))) + b"u"), "integers"),
+        (
+            "integers as keys, one after the other",
+            whole(b"}" + b"".join(_entry(key) + b"s" for key in range(5000))),
+            "integers",
+        ),
+        (
+            "memo indices whose hashes collide",
+            b"(N" + b"".join(b"p%d\n" % (k * (2**61 - 1)) for k in range(1, 20_000)) + b"t.",
+            "memoizes",
+        ),
+        (
+            "a text of 4 MB, four bytes a character for the sake of one",
+            whole(text("a" * 4_000_000 + "\U0001f600")),
+            "beyond latin-1",
+        ),
+        (
+            "100 texts of 60 kB with one wide character each",
+            whole(b"(" + text("a" * 60_000 + "\u0141") * 100 + b"t"),
+            "beyond latin-1",
+        ),
+        (
+            "an escaped text of 4 MB with one wide character",
+            b"(V" + b"a" * 4_000_000 + b"\\U0001f600\nt.",
+            "beyond latin-1",
+        ),
+        (
+            "an escaped text in a deflated pickle",
+            zip_file(whole(b"V" + b"a" * 2_000_000 + b"\\u0141\n"), {"0": os.urandom(1_200_000)}, method=8),
+            "beyond latin-1",
+        ),
+        ("a decimal fraction of 4 MB", b"(F0." + b"1" * 4_000_000 + b"\nt.", "digits"),
+        (
+            "a safetensors number of 1 MB of digits",
+            write.safetensors_file(b'{"a":{"dtype":"F32","shape":[' + b"1" * 1_000_000 + b'],"data_offsets":[0,4]}}'),
+            "digits",
+        ),
+        (
+            "a safetensors shape of 100000 axes",
+            write.safetensors_file(
+                b'{"a":{"dtype":"F32","shape":[18446744073709551615'
+                + b",18446744073709551615" * 100_000
+                + b'],"data_offsets":[0,0]}}'
+            ),
+            "dimensions",
+        ),
+        (
+            "a safetensors name of 3 MB",
+            write.safetensors_file(
+                b'{"' + b"." * 3_000_000 + b'":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}', bytes(4)
+            ),
+            "characters",
+        ),
+        (
+            "a safetensors header of a million lists",
+            write.safetensors_file(b'{"a":[' + b"[]," * 1_000_000 + b"0]}"),
+            "parts",
+        ),
+        ("a safetensors header of NaN", write.safetensors_file(b'{"a":NaN}'), "NaN"),
+        ("a zip of 40000 empty members", _many_members(40_000), "zip"),
         ("a safetensors header of 50 MB", write.safetensors_file(b"{" + b" " * 50_000_000), "header"),
     ]

@@ -20,7 +20,7 @@ ROWS = [
     (rows.__name__, *row) for rows in (hostile.executing, hostile.exhausting, damaged_files.damaged) for row in rows()
 ]
 # What a file of few bytes may take: so much, at most, is made by as many opcodes as are read.
-BASE_MEMORY = {"exhausting": 100 << 20}
+BASE_MEMORY = {"exhausting": 32 << 20}
 
 
 @pytest.mark.parametrize(("kind", "what", "content", "word"), ROWS, ids=[row[1] for row in ROWS])

@@ -10,18 +10,32 @@ two bytes. So builders bound their arguments' sizes, and no message shows a valu
 
 from __future__ import annotations
 
+import re
 import struct
-from typing import Any, Callable, Dict, List, Mapping, Optional, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Pattern, Union
 
 from .file_buffer import Buffer, MalformedFile
 
 Builder = Callable[..., Any]
 
-MAX_OPCODES = 500_000  # a checkpoint has some thirty for each tensor; all of them make at most about 100 MB of objects
+# A checkpoint of the largest network with its optimizer's state has 100,000, some thirty for each tensor; an opcode of
+# one byte can make an object of 200 bytes.
+MAX_OPCODES = 250_000
 MAX_DIGITS = 4300  # of a decimal number; parsing one takes quadratic time
 MAX_BLOCKED = 100  # names in an error
 MAX_ARGUMENTS = 16
 MIN_VIEW_BYTES = 64  # strings of at least this many bytes stay views of the buffer
+MAX_NAME_CHARS = 200  # of a global's module or name; a memoized text can be used as both, again and again
+MAX_KEY_CHARS = 1000  # of a dict's key; the longest one of any publisher has 40
+# Text beyond latin-1 in all of a pickle, in bytes: one such character makes Python store four bytes for every one.
+MAX_WIDE_TEXT_BYTES = 1 << 20
+# Entries of a dict with integers as keys, of which an optimizer's state has one for each parameter: their hashes can be
+# chosen so that each insertion tries all places before it.
+MAX_INTEGER_KEYS = 4096
+
+_WIDE_UTF8 = re.compile(rb"[\xc4-\xff]")  # the first byte of a character beyond U+00FF
+_WIDE_ESCAPE = re.compile(rb"\\u(?!00)|\\U(?!000000)")
+_UNSET = object()
 
 
 class Global:
@@ -69,7 +83,8 @@ class Machine:
         self.persistent_load = persistent_load
         self.stack: List[Any] = []
         self.below: List[List[Any]] = []  # the stacks under each open mark
-        self.memo: Dict[int, Any] = {}
+        self.memo: List[Any] = []  # a dict would be as slow as an attacker likes: it chooses the indices
+        self.wide_text = 0
         self.blocked: Dict[str, None] = {}
 
     def run(self) -> Any:
@@ -144,19 +159,26 @@ class Machine:
             self.since_mark()
 
     def memoize(self, index: int) -> None:
+        if not 0 <= index < MAX_OPCODES:
+            raise MalformedFile("the pickle is damaged: it memoizes a value beyond the number of its opcodes")
+        if index >= len(self.memo):
+            self.memo.extend([_UNSET] * (index + 1 - len(self.memo)))
         self.memo[index] = self.stack[-1]
 
     def memo_get(self, index: int) -> None:
-        self.stack.append(self.memo[index])
+        value = self.memo[index] if 0 <= index < len(self.memo) else _UNSET
+        if value is _UNSET:
+            raise LookupError("nothing is memoized there")
+        self.stack.append(value)
 
     def find_global(self, module: Any, name: Any) -> Any:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise MalformedFile("a global's name is not text")
-        full = f"{module}.{name}"
-        if full in self.allowed_globals:
+        full = f"{module[:MAX_NAME_CHARS]}.{name[:MAX_NAME_CHARS]}"
+        if full in self.allowed_globals and len(full) == len(module) + 1 + len(name):
             return Global(full, self.allowed_globals[full])
         if len(self.blocked) < MAX_BLOCKED:
-            self.blocked[full[:200]] = None
+            self.blocked[full[:MAX_NAME_CHARS]] = None
         return Blocked()
 
     def call(self, function: Any, arguments: Any) -> Any:
@@ -193,7 +215,7 @@ class Machine:
     def set_items(self, items: List[Any]) -> None:
         target = self.stack[-1]
         if type(target) is dict:
-            target.update(pairs(items[0::2], items[1::2]))
+            target.update(pairs(items[0::2], items[1::2], len(target)))
         elif not isinstance(target, Blocked):
             raise MalformedFile(f"items for a {type(target).__name__}")
 
@@ -203,15 +225,23 @@ class Machine:
         self.stack.append(Blocked() if self.blocked else self.persistent_load(key))
 
 
-def pairs(keys: List[Any], values: List[Any]) -> Dict[Any, Any]:
-    """Return a dict. Keys are text or 64-bit integers: hashing others can be made slow, or overflow the C stack."""
+def pairs(keys: List[Any], values: List[Any], known: int = 0) -> Dict[Any, Any]:
+    """Return a dict, of items for one that has ``known`` already.
+
+    Keys are short texts or 64-bit integers: hashing others can be made slow, or overflow the C stack.
+    """
     if len(keys) != len(values):
         raise MalformedFile("a dict has a key without a value")
     for key in keys:
-        if not (isinstance(key, str) or (isinstance(key, int) and -(2**63) <= key < 2**63)):
+        if isinstance(key, str):
+            if len(key) > MAX_KEY_CHARS:
+                raise MalformedFile(f"a dict has a key of {len(key)} characters")
+        elif not (isinstance(key, int) and -(2**63) <= key < 2**63):
             raise MalformedFile(
                 f"a dict has a key of type {type(key).__name__}; only text and 64-bit integers are supported"
             )
+        elif known + len(keys) > MAX_INTEGER_KEYS:
+            raise MalformedFile(f"a dict with more than {MAX_INTEGER_KEYS} entries has integers as keys")
     return dict(zip(keys, values))
 
 
@@ -224,8 +254,29 @@ def _decimal(line: bytes) -> Any:
     return int(digits)
 
 
+def _float(line: bytes) -> float:
+    if len(line) > MAX_DIGITS:
+        raise MalformedFile(f"a number has {len(line)} digits")
+    return float(line)
+
+
 def _text(machine: Machine, size: int) -> None:
-    machine.push(str(machine.payload(size), "utf-8", "surrogatepass"))
+    encoded = machine.payload(size)
+    _count_wide_text(machine, encoded, _WIDE_UTF8)
+    machine.push(str(encoded, "utf-8", "surrogatepass"))
+
+
+def _escaped_text(machine: Machine) -> None:
+    line = machine.line()
+    _count_wide_text(machine, line, _WIDE_ESCAPE)
+    machine.push(str(line, "raw-unicode-escape"))
+
+
+def _count_wide_text(machine: Machine, encoded: Union[bytes, memoryview], wide: Pattern[bytes]) -> None:
+    if wide.search(encoded):
+        machine.wide_text += len(encoded)
+        if machine.wide_text > MAX_WIDE_TEXT_BYTES:
+            raise MalformedFile(f"the pickle has more than {MAX_WIDE_TEXT_BYTES >> 20} MB of text beyond latin-1")
 
 
 def _python2_text(machine: Machine, size: int) -> None:
@@ -305,12 +356,12 @@ OPERATIONS: Dict[int, Callable[[Machine], None]] = {
     ord("M"): lambda m: m.push(m.number(2)),
     0x8A: lambda m: m.push(int.from_bytes(m.take(m.number(1)), "little", signed=True)),
     0x8B: lambda m: m.push(int.from_bytes(m.take(m.number(4)), "little", signed=True)),
-    ord("F"): lambda m: m.push(float(m.line())),
+    ord("F"): lambda m: m.push(_float(m.line())),
     ord("G"): lambda m: m.push(struct.unpack(">d", m.take(8))[0]),
     # text and bytes
     ord("T"): lambda m: _python2_text(m, m.number(4)),
     ord("U"): lambda m: _python2_text(m, m.number(1)),
-    ord("V"): lambda m: m.push(str(m.line(), "raw-unicode-escape")),
+    ord("V"): _escaped_text,
     ord("X"): lambda m: _text(m, m.number(4)),
     0x8C: lambda m: _text(m, m.number(1)),
     0x8D: lambda m: _text(m, m.number(8)),

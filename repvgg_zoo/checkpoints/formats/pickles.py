@@ -82,6 +82,8 @@ def _resolve(value: Any, done: Dict[int, Tuple[Any, int]], path: Set[int], depth
         return value.name, 1
     if not isinstance(value, (dict, list, tuple, memoryview, Placeholder)):
         return value, 1
+    if type(value) in (dict, list, tuple) and not value:
+        return value, 1  # not noted as done, which would take more memory than it does itself
     key = id(value)
     if key in done:
         return done[key]

@@ -6,16 +6,18 @@ shapes, offsets without holes or overlaps) are repeated here; the tests hold the
 
 from __future__ import annotations
 
-import json
 import math
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, Union
 
 import numpy as np
 
+from ..._json import parse_json
 from .arrays import native_order, widen_bfloat16
 from .file_buffer import Buffer, MalformedFile
 
 MAX_HEADER_BYTES = 8 << 20  # that of a checkpoint with a thousand tensors takes 100 kB
+MAX_AXES = 64  # NumPy's own limit is 32 or, since version 2, 64
+MAX_KEY_CHARS = 1000  # the longest key of any publisher has 40
 DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -44,8 +46,8 @@ def read(data: Union[Buffer, memoryview]) -> Dict[str, np.ndarray[Any, Any]]:
     if size > MAX_HEADER_BYTES:
         raise MalformedFile(f"its header of {size} bytes is larger than that of any checkpoint")
     try:
-        header = json.loads(bytes(data[8 : 8 + size]).decode(), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(bytes(data[8 : 8 + size]))
+    except ValueError as error:
         raise MalformedFile(f"its header is not valid JSON ({str(error)[:100]})") from error
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
@@ -65,6 +67,8 @@ def read(data: Union[Buffer, memoryview]) -> Dict[str, np.ndarray[Any, Any]]:
 
 def _tensor(body: memoryview, name: str, entry: Any) -> np.ndarray[Any, Any]:
     shown = ascii(name[:100])
+    if len(name) > MAX_KEY_CHARS:
+        raise MalformedFile(f"a tensor's name has {len(name)} characters")
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise MalformedFile(f"tensor {shown} lacks dtype, shape or data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -72,6 +76,8 @@ def _tensor(body: memoryview, name: str, entry: Any) -> np.ndarray[Any, Any]:
         raise MalformedFile(f"tensor {shown} has dtype {ascii(dtype)[:20]}; only real numbers of 8 to 64 bits are read")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise MalformedFile(f"tensor {shown} has a shape or offsets that are not lists of lengths")
+    if len(shape) > MAX_AXES:  # their product would be a number of millions of digits
+        raise MalformedFile(f"tensor {shown} has {len(shape)} dimensions")
     start, end = offsets
     if not start <= end <= len(body) or math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize != end - start:
         raise MalformedFile(f"tensor {shown} has offsets outside the data or of another size than its shape and dtype")
@@ -84,12 +90,3 @@ def _tensor(body: memoryview, name: str, entry: Any) -> np.ndarray[Any, Any]:
 
 def _are_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**64 for item in value)
-
-
-def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    items = dict(pairs)
-    if len(items) != len(pairs):
-        raise ValueError("a key occurs twice")
-    for key in items:
-        key.encode()  # raises UnicodeEncodeError for half of a surrogate pair
-    return items

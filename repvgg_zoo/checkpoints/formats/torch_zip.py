@@ -17,7 +17,8 @@ from .file_buffer import Buffer, MalformedFile
 from .pickles import Budget, load, resolve
 from .torch_tensors import StorageId, Storages, torch_globals
 
-MAX_DIRECTORY_BYTES = 4 << 20  # that of a checkpoint with a thousand storages takes 150 kB
+# That of a checkpoint with a thousand storages takes 150 kB; reading it takes some 20 bytes of memory for each byte.
+MAX_DIRECTORY_BYTES = 1 << 20
 LOCAL_HEADER = struct.Struct("<4s22x2H")
 MAX_EXPANSION = 4  # deflated weights shrink by a tenth
 
@@ -107,8 +108,8 @@ class Archive:
 class _BoundedReader(io.RawIOBase):
     """The file as ZipFile reads it, in reads of limited size.
 
-    ZipFile reads the directory at once, takes some 20 bytes of memory for each byte of it, and reports a short read as
-    a truncated file. It decompresses members in as many reads as that takes.
+    ZipFile reads the directory at once, and reports a short read as a truncated file. It decompresses members in as
+    many reads as that takes.
     """
 
     def __init__(self, data: Buffer) -> None:
