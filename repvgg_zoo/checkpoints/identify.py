@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 
@@ -66,7 +67,7 @@ def state_dict_signature(state_dict: Mapping[str, Any]) -> Signature:
         stage = _STAGE.match(key)
         if key[match.end() :] in _KERNELS and stage is not None and array.ndim in (4, 5):
             groups = max(groups, array.shape[0] if array.ndim == 5 else 1)
-            stages.setdefault(stage.group(1), []).append(int(array[..., 0, 0, 0].size))
+            stages.setdefault(stage.group(1), []).append(math.prod(array.shape[:-3]))
     channels = [stages.get(f"stage{number}", []) for number in range(1, 5)]
     depths = tuple(map(len, channels))
     return Signature(builder, depths, tuple(max(stage, default=0) for stage in channels), groups, has_se)

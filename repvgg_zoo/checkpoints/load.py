@@ -32,8 +32,9 @@ from .state_dict import Checkpoint, LoadReport, detect_form, format_keys
 # Raised whenever `canonicalize` would return something else for the same payload.
 CANONICALIZE_VERSION = 1
 
-# RepVGGplus_L2pse, the largest, has 867; trying every layout on many more takes minutes.
-MAX_TENSORS = 5000
+# RepVGGplus_L2pse, the largest, has 867; trying every layout on many more takes long.
+MAX_TENSORS = 2000
+MAX_KEY_CHARS = 1000  # the longest key of any publisher has 40
 
 # The keys under which trainers save the state dict; plain weights come before averaged ones.
 MAX_DEPTH = 4
@@ -70,7 +71,9 @@ def load_checkpoint(
     file = os.fspath(path)
     format, payload = read_file(file)
     try:
-        return canonicalize(payload, format=format, path=file, layout=chosen, extra_layouts=extra)
+        checkpoint = canonicalize(payload, format=format, path=file, layout=chosen, extra_layouts=extra)
+        _check_memory(checkpoint.state_dict)
+        return checkpoint
     except LayoutError as error:
         error.path, error.message = file, f"{file}: {error.message}"
         raise
@@ -118,7 +121,7 @@ def find_state_dict(payload: Any) -> Tuple[Dict[str, NDArray[Any]], List[Tuple[s
     for key, value in payload.items():
         if not isinstance(key, str) or not isinstance(value, np.ndarray):
             skipped.append((f"{path}{key}", "not an array"))
-        elif not IGNORED.isdisjoint(key.split(".")):
+        elif len(key) <= MAX_KEY_CHARS and not IGNORED.isdisjoint(key.split(".")):
             skipped.append((f"{path}{key}", "a counter or helper"))
         else:
             state_dict[key] = value
@@ -212,6 +215,30 @@ def _prefix_lengths(state_dict: Mapping[str, NDArray[Any]]) -> List[int]:
 def _canonical_names(keys: Iterable[str], layout: Layout, prefix_length: int) -> Iterator[Tuple[str, Optional[str]]]:
     """Return each key with its canonical name in a layout, or None, once its prefix is removed."""
     return zip(keys, to_canonical_keys(layout, (key[prefix_length:] for key in keys)))
+
+
+def _check_memory(state_dict: Mapping[str, NDArray[Any]]) -> None:
+    """Raise LayoutError if tensors share memory: fused or saved, they could be many times the file's size."""
+    total = sum(array.nbytes for array in state_dict.values())
+    distinct = end = 0
+    for first, last in sorted(map(_extent, state_dict.values())):
+        distinct += max(0, last - max(first, end))
+        end = max(end, last)
+    if total > distinct:
+        raise LayoutError(
+            f"the tensors share memory: they have {total} bytes together, of which the file holds {distinct}",
+            expected=distinct,
+            actual=total,
+            hint="save a copy of each, with torch {key: tensor.clone() for key, tensor in model.state_dict().items()}",
+        )
+
+
+def _extent(array: NDArray[Any]) -> Tuple[int, int]:
+    """Return the address of an array's first byte and that after its last; readers make no negative strides."""
+    start = array.ctypes.data
+    if not array.size:
+        return start, start
+    return start, start + sum((n - 1) * stride for n, stride in zip(array.shape, array.strides)) + array.itemsize
 
 
 def _unknown_layout(

@@ -6,6 +6,7 @@ It needs NumPy only, so that files can be converted where MegEngine is not insta
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -26,6 +27,7 @@ BRANCHES = tuple(
     for branch in ("rbr_dense", "rbr_1x1")
     for tensor in ("conv.weight", *(f"bn.{name}" for name in BN_TENSORS))
 )
+_BRANCH = re.compile(r"rbr_(dense|1x1|identity)\.")
 IDENTITY = tuple(f"rbr_identity.{name}" for name in BN_TENSORS)
 
 
@@ -59,9 +61,13 @@ def fuse_state_dict(state_dict: Mapping[str, NDArray[Any]]) -> Dict[str, NDArray
     """
     parts = BRANCHES + IDENTITY
     prefixes = list(dict.fromkeys(key[: -len(part)] for key in state_dict for part in parts if key.endswith(part)))
-    branches = [f"{prefix}{branch}." for prefix in prefixes for branch in ("rbr_dense", "rbr_1x1", "rbr_identity")]
-    removed = (*branches, *(f"{head}." for head in AUXILIARY_HEADS))
-    fused = {key: value for key, value in state_dict.items() if not key.startswith(removed)}
+    removed = {f"{prefix}{branch}" for prefix in prefixes for branch in ("rbr_dense.", "rbr_1x1.", "rbr_identity.")}
+    heads = tuple(f"{head}." for head in AUXILIARY_HEADS)
+    fused = {
+        key: value
+        for key, value in state_dict.items()
+        if not key.startswith(heads) and removed.isdisjoint(key[: match.end()] for match in _BRANCH.finditer(key))
+    }
     problems: List[str] = []
     for prefix in prefixes:
         block = BLOCK.fullmatch(prefix)
