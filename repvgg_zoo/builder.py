@@ -14,17 +14,19 @@ from ._tensors import load_state_dict
 from .adapt import adapt, input_channels
 from .checkpoints import Checkpoint, load_checkpoint
 from .checkpoints.layouts import CLASSIFIERS
-from .errors import ArgumentError, PathLike, RegistryError, ZooError
+from .errors import ArgumentError, PathLike, RegistryError, StateError, ZooError
 from .hub import fetch_file, read_settings
 from .models import RepVGG, RepVGGplus
 from .models.layers import reset_parameters
 from .registry.api import find_model
+from .registry.architecture import is_too_large, stage_channels
 from .registry.names import find_checkpoint
 from .registry.plugins import find_builder, plugin_layouts
 from .registry.specs import Architecture, CheckpointSpec, ModelSpec
 from .reparam.fusion import to_form
 from .weights import load_weights
 
+FREE_WEIGHTS = 1 << 24  # that a head or a stem may have more than the file, as one built for another variant has
 OVERRIDE_FIELDS = ("num_blocks", "width_multiplier", "groups", "se")
 
 
@@ -72,12 +74,15 @@ def create(
             **options,
         )
     else:
-        head = weights.state_dict.get("linear.weight")
+        stem_width, *_, features = stage_channels(architecture.width_multiplier)
         classes = architecture.num_classes if selected is None else selected.num_classes
+        in_file = _classes(weights), input_channels(weights.state_dict)
+        _check_size(weights, "the head", 0 if num_classes or not in_file[0] else in_file[0] * features)
+        _check_size(weights, "the stem", 0 if in_chans or not in_file[1] else 9 * in_file[1] * stem_width)
         network = _build(
             architecture,
-            num_classes=num_classes or (classes if head is None or head.ndim != 2 else head.shape[0]),
-            in_chans=in_chans or input_channels(weights.state_dict) or architecture.in_chans,
+            num_classes=num_classes or in_file[0] or classes,
+            in_chans=in_chans or in_file[1] or architecture.in_chans,
             init_weights=False,
             **options,
         )
@@ -118,6 +123,25 @@ def _load(
     else:
         return None
     return to_form(weights, "deploy" if deploy else "train")
+
+
+def _classes(weights: Checkpoint) -> Optional[int]:
+    """Return the number of classes that the weights were trained for, or None if they have no head."""
+    head = weights.state_dict.get("linear.weight")
+    return None if head is None or head.ndim != 2 else int(head.shape[0])
+
+
+def _check_size(weights: Checkpoint, part: str, size: int) -> None:
+    """Raise StateError if a part that a file's shapes ask for is much larger than the file: it cannot be loaded."""
+    in_file = sum(array.size for array in weights.state_dict.values())
+    if size > in_file + FREE_WEIGHTS:
+        raise StateError(
+            f"the weights do not fit the network, which was not built: {part} would have {size} weights, and there are"
+            f" {in_file} in {weights.path}",
+            expected=size,
+            actual=in_file,
+            hint="build the variant, form and number of classes that the file was saved from",
+        )
 
 
 def load_pretrained(network: M.Module, checkpoint: Checkpoint) -> None:
@@ -162,7 +186,12 @@ def _apply_overrides(spec: ModelSpec, overrides: Mapping[str, Any]) -> Architect
         )
     fields = {name: value for name, value in overrides.items() if name not in options}
     options.update((name, value) for name, value in overrides.items() if name in options)
-    return spec.architecture._replace(options=tuple(options.items()), **fields)
+    architecture = spec.architecture._replace(options=tuple(options.items()), **fields)
+    if fields and is_too_large(architecture):
+        raise ArgumentError(
+            "the network would be larger than any real one", actual=fields, hint="check num_blocks and width_multiplier"
+        )
+    return architecture
 
 
 def _build(architecture: Architecture, **options: Any) -> M.Module:

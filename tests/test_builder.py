@@ -199,6 +199,25 @@ def test_a_tensor_of_the_wrong_shape_is_named_whatever_is_asked_for(tmp_path, ke
     assert key in caught.value.message or key.replace("rbr_dense.conv", "rbr_reparam") in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"linear.weight": (10**9, 0)}, "head"),
+        ({"linear.weight": (10**6, 1), "linear.bias": (10**6,)}, "head"),
+        ({"stage0.rbr_dense.conv.weight": (0, 10**9, 3, 3)}, "stem"),
+        ({"stage0.rbr_dense.conv.weight": (1, 10**6, 3, 3), "stage0.rbr_1x1.conv.weight": (1, 10**6, 1, 1)}, "stem"),
+    ],
+    ids=str,
+)
+def test_no_head_or_stem_is_built_that_is_much_larger_than_the_file(tmp_path, changes, part):
+    arrays = dict(create("RepVGG_A0").state_dict())
+    arrays.update((key, np.ones(shape, np.float16)) for key, shape in changes.items())
+    small = {key: array[:1] if array.ndim == 4 and key not in changes else array for key, array in arrays.items()}
+    save_checkpoint(tmp_path / "bad.safetensors", small)
+    with pytest.raises(StateError, match=f"was not built: the {part}"):
+        create("RepVGG_A0", checkpoint=tmp_path / "bad.safetensors")
+
+
 @pytest.mark.parametrize("deploy", [False, True])
 @pytest.mark.parametrize("key", ["stage2.1.rbr_identity.weight", "stage2.1.rbr_dense.conv.weight", "linear.bias"])
 def test_a_missing_tensor_is_named_in_both_forms(tmp_path, key, deploy):

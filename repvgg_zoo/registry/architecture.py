@@ -8,6 +8,9 @@ from .specs import Architecture
 
 STAGE_WIDTHS = (64, 128, 256, 512)  # of stages 1 to 4 at a multiplier of 1 (paper, table 2)
 SECOND_HALF = "stage3_second.blocks"
+MAX_BLOCKS = 999  # in a stage: their indices have up to three digits in every layout
+MAX_WIDTH = 64.0  # of a stage, as a multiple of STAGE_WIDTHS; the widest published network has 5
+MAX_WEIGHTS = 1 << 30  # of a network's 3x3 kernels; RepVGG_B3 has 120 million
 
 
 class BlockSpec(NamedTuple):
@@ -24,6 +27,14 @@ def stage_channels(width_multiplier: Sequence[float]) -> Tuple[int, ...]:
     """Return the output channels of the stem and of the four stages; the stem has at most 64 (paper, section 3.4)."""
     stages = tuple(int(width * factor) for width, factor in zip(STAGE_WIDTHS, width_multiplier))
     return (min(STAGE_WIDTHS[0], stages[0]), *stages)
+
+
+def is_too_large(architecture: Architecture) -> bool:
+    """Return whether a network would have more weights than any real one: building it would fill the memory."""
+    if max(architecture.num_blocks) > MAX_BLOCKS or not all(0 < w <= MAX_WIDTH for w in architecture.width_multiplier):
+        return True
+    widths = stage_channels(architecture.width_multiplier)[1:]
+    return sum(9 * depth * width**2 for depth, width in zip(architecture.num_blocks, widths)) > MAX_WEIGHTS
 
 
 def block_specs(architecture: Architecture) -> List[BlockSpec]:

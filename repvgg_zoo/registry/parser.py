@@ -30,11 +30,15 @@ from .yaml_document import (
     mapping,
     scalar,
     sequence,
+    shorten,
     untyped,
 )
 
 SCHEMA = 1
 KEYED_FIELDS = ("variant", "tag")  # fields of a checkpoint that are keys in the file
+# What may be read, in bytes of memory: a publisher's defaults are part of each of its checkpoints. The shipped registry
+# takes 0.2 MB.
+MAX_WORK = 32 << 20
 
 
 def load_registry(path: Union[str, Path]) -> Registry:
@@ -53,8 +57,10 @@ def registry_from_mapping(data: Mapping[str, Any]) -> Registry:
     """Read a registry from plain dicts, lists and scalars; line numbers in errors are those of its YAML form."""
     try:
         text = yaml.dump(dict(data), Dumper=_NoAliasDumper, sort_keys=False, allow_unicode=True)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RegistryError(f"the mapping is not plain data: {error}", hint="use dicts, lists and scalars") from error
+    except Exception as error:  # what the mapping's own code raises, and Python for a number of 5,000 digits
+        raise RegistryError(
+            f"the mapping is not plain data: {str(error)[:200]}", hint="use dicts, lists and scalars"
+        ) from error
     return parse_registry(text.encode())
 
 
@@ -86,6 +92,7 @@ class _Parser:
 
     def __init__(self, folder: Optional[Path]) -> None:
         self.folder = folder
+        self.work = 0
         # A publisher's nodes are part of each of its checkpoints, but are parsed only once.
         self._values: Dict[yaml.Node, Any] = {}
 
@@ -128,7 +135,9 @@ class _Parser:
                 _check_key(tag_node, CheckpointSpec, "tag", "tag")
                 merged = _with_defaults(mapping(value), publishers.get(tag, {}))
                 spec = self.spec(value, CheckpointSpec, merged, variant=key.value, tag=tag)
-                checkpoints.append(_with_file_sources(_fill_placeholders(spec), merged, self.folder))
+                filled = _fill_placeholders(spec)
+                self.spend(value, sum(map(len, (*filled.file.sources, *filled.aliases))))
+                checkpoints.append(_with_file_sources(filled, merged, self.folder))
         model: ModelSpec = self.spec(node, ModelSpec, entries, name=key.value, checkpoints=tuple(checkpoints))
         if model.default is None and checkpoints:
             model = model._replace(default=default_tag(checkpoints))
@@ -154,9 +163,15 @@ class _Parser:
         if field.optional and node.tag == NULL:
             return None
         value = self.value(node, field.kind)
+        self.spend(node, 100 * len(value) if isinstance(value, tuple) else 100)
         if field.validator is not None and not field.validator.is_valid(value):
-            fail(node, f"{name} is {value!r}", field.validator.expected, actual=value)
+            fail(node, f"{name} is {shorten(value)}", field.validator.expected, actual=value)
         return value
+
+    def spend(self, node: yaml.Node, size: int) -> None:
+        self.work += size
+        if self.work > MAX_WORK:
+            fail(node, "the defaults of publishers are repeated too often", "shorter lists")
 
     def value(self, node: yaml.Node, kind: Any) -> Any:
         """Return the value of ``node`` as ``kind``: a scalar type, a tuple type, options, or a spec."""
@@ -213,7 +228,7 @@ def _with_file_sources(spec: CheckpointSpec, entries: Entries, folder: Optional[
         if ":" not in source:
             if folder is None:
                 node = mapping(entries["file"][1])["sources"][1].value[index]
-                fail(node, f"source {source!r} is relative, but this registry is not a file", "a URL")
+                fail(node, f"source {shorten(source)} is relative, but this registry is not a file", "a URL")
             sources[index] = str(folder / source)
     return spec._replace(file=spec.file._replace(sources=tuple(sources)))
 
@@ -222,7 +237,7 @@ def _check_key(key: yaml.Node, kind: Any, name: str, noun: str) -> None:
     """Check a key of the file by the validator of the field that it becomes."""
     validator = fields_of(kind)[name].validator
     if validator is not None and not validator.is_valid(key.value):
-        fail(key, f"{key.value!r} is not a valid {noun}", validator.expected)
+        fail(key, f"{shorten(key.value)} is not a valid {noun}", validator.expected)
 
 
 def _check_name_conflicts(models: Sequence[ModelSpec], keys: Sequence[yaml.Node]) -> None:
@@ -241,4 +256,4 @@ def _check_fields(entries: Entries, fields: Iterable[str], *, exclude: Container
 
             close = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else None
-            fail(key_node, f"unknown field {key!r}", ", ".join(known), actual=key, hint=hint)
+            fail(key_node, f"unknown field {shorten(key)}", ", ".join(known), actual=key, hint=hint)

@@ -7,6 +7,7 @@ import re
 import typing
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+from .architecture import MAX_BLOCKS, MAX_WEIGHTS, MAX_WIDTH, is_too_large
 from .specs import (
     BACKENDS,
     COLOR_ORDERS,
@@ -80,6 +81,8 @@ def check_spec(spec: Any) -> Optional[Problem]:
     if isinstance(spec, Architecture) and spec.options and "/" not in spec.builder:
         message = f"the builder {spec.builder} has no options"
         return Problem("options", message, "options of a plug-in's builder (acme/name)")
+    if isinstance(spec, Architecture) and is_too_large(spec):
+        return Problem("num_blocks", "the network is too large", f"at most {MAX_WEIGHTS} weights in 3x3 kernels")
     if isinstance(spec, Preprocessing):
         channels = len(spec.color_order)
         for name, count in (("mean", len(spec.mean)), ("std", len(spec.std))):
@@ -112,11 +115,24 @@ def _one_of(choices: Sequence[str]) -> Validator:
     return Validator(lambda value: value in choices, "one of " + ", ".join(choices))
 
 
+def _up_to(limit: int) -> Validator:
+    return Validator(lambda value: 0 < value <= limit, f"a positive number, at most {limit}")
+
+
+def _list_of(limit: int) -> Validator:
+    return Validator(lambda values: len(values) <= limit, f"at most {limit} items")
+
+
 POSITIVE = Validator(lambda value: value > 0, "a positive number")
 ALL_POSITIVE = Validator(lambda values: all(value > 0 for value in values), "positive numbers")
 PERCENT = Validator(lambda value: 0 < value <= 100, "per cent, above 0 and at most 100")
 SOURCE = r"https?://[^\s@]+|file:///\S+|gdrive:[\w-]{10,}|(?!/|~)(?!.*(^|/)\.\.(/|$))[^:\\\s]+"
-NAME = r"([A-Za-z0-9][A-Za-z0-9_-]*/)?[A-Za-z0-9][A-Za-z0-9_-]*"
+# Names are sorted by the numbers in them; a number of thousands of digits takes long, or is refused by Python.
+NAME = r"([A-Za-z0-9][A-Za-z0-9_-]{0,59}/)?[A-Za-z0-9][A-Za-z0-9_-]{0,59}"
+MAX_SIDE = 4096  # of a network's input and what an image is resized to, in pixels
+MAX_CHANNELS = 4096
+MAX_CLASSES = 1_000_000
+MAX_LIST_ITEMS = 100
 
 # Parameters of create() and fields of Architecture: an option of this name could not be passed to create().
 RESERVED_OPTIONS = (
@@ -131,15 +147,19 @@ def _are_valid_options(options: Options) -> bool:
 
 VALIDATORS: Mapping[Tuple[type, str], Validator] = {
     (ModelSpec, "name"): Validator(_matches(NAME), "letters, digits, - and _, with an optional namespace/"),
-    (CheckpointSpec, "tag"): Validator(_matches(r"[A-Za-z0-9][A-Za-z0-9_-]*"), "letters, digits, - and _"),
+    (CheckpointSpec, "tag"): Validator(_matches(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}"), "letters, digits, - and _"),
     (SESpec, "position"): _one_of(SE_POSITIONS),
-    (SESpec, "reduction"): POSITIVE,
-    (Architecture, "num_blocks"): ALL_POSITIVE,
-    (Architecture, "width_multiplier"): ALL_POSITIVE,
-    (Architecture, "groups"): POSITIVE,
-    (Architecture, "in_chans"): POSITIVE,
-    (Architecture, "num_classes"): POSITIVE,
-    (Architecture, "image_size"): POSITIVE,
+    (SESpec, "reduction"): _up_to(MAX_CHANNELS),
+    (Architecture, "num_blocks"): Validator(
+        lambda values: all(0 < value <= MAX_BLOCKS for value in values), f"positive numbers, at most {MAX_BLOCKS}"
+    ),
+    (Architecture, "width_multiplier"): Validator(
+        lambda values: all(0 < value <= MAX_WIDTH for value in values), f"positive numbers, at most {MAX_WIDTH:g}"
+    ),
+    (Architecture, "groups"): _up_to(MAX_CHANNELS),
+    (Architecture, "in_chans"): _up_to(MAX_CHANNELS),
+    (Architecture, "num_classes"): _up_to(MAX_CLASSES),
+    (Architecture, "image_size"): _up_to(MAX_SIDE),
     (Architecture, "options"): Validator(
         _are_valid_options,
         "names of small letters, digits and _, other than the arguments of create() and the architecture's fields",
@@ -147,8 +167,8 @@ VALIDATORS: Mapping[Tuple[type, str], Validator] = {
     (Cost, "train"): POSITIVE,
     (Cost, "deploy"): POSITIVE,
     (PaperResults, "top1"): PERCENT,
-    (Preprocessing, "image_size"): POSITIVE,
-    (Preprocessing, "resize"): POSITIVE,
+    (Preprocessing, "image_size"): _up_to(MAX_SIDE),
+    (Preprocessing, "resize"): _up_to(MAX_SIDE),
     (Preprocessing, "interpolation"): _one_of(INTERPOLATIONS),
     (Preprocessing, "backend"): _one_of(BACKENDS),
     (Preprocessing, "color_order"): _one_of(COLOR_ORDERS),
@@ -160,12 +180,15 @@ VALIDATORS: Mapping[Tuple[type, str], Validator] = {
     (FileSpec, "sha256"): Validator(_matches(r"[0-9a-f]{64}"), "64 lowercase hex digits"),
     (FileSpec, "sha256_prefix"): Validator(_matches(r"[0-9a-f]{8,63}"), "8 to 63 lowercase hex digits"),
     (FileSpec, "sources"): Validator(
-        lambda sources: bool(sources) and all(map(_matches(SOURCE), sources)),
+        lambda sources: 0 < len(sources) <= MAX_LIST_ITEMS and all(map(_matches(SOURCE), sources)),
         "URLs (https:, http:, file:) without credentials, gdrive:<id>, or paths below the registry's folder",
     ),
     (CheckpointSpec, "format"): _one_of(FORMATS),
     (CheckpointSpec, "form"): _one_of(FORMS),
     (CheckpointSpec, "top1"): PERCENT,
     (CheckpointSpec, "top5"): PERCENT,
-    (CheckpointSpec, "num_classes"): POSITIVE,
+    (CheckpointSpec, "num_classes"): _up_to(MAX_CLASSES),
+    (CheckpointSpec, "aliases"): _list_of(MAX_LIST_ITEMS),
+    (CheckpointSpec, "provenance"): _list_of(MAX_LIST_ITEMS),
+    (ModelSpec, "aliases"): _list_of(MAX_LIST_ITEMS),
 }

@@ -14,6 +14,9 @@ import yaml
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 12
+MAX_NODES = 50_000  # the shipped registry has 2,000; PyYAML takes some 600 bytes and 10 us for each
+MAX_TEXT_CHARS = 8192  # of a scalar: the longest of the shipped registry has 225, a signed URL 1,500
+MAX_SHOWN_CHARS = 100  # of a scalar in a message
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Entries = Dict[str, Tuple[yaml.Node, yaml.Node]]
@@ -82,7 +85,7 @@ def compose(data: bytes) -> yaml.Node:
 
 def _check_structure(text: str) -> None:
     """Refuse anchors and aliases (and with them cycles and entity bombs), deep nesting, and a second document."""
-    depth, documents = 0, 0
+    depth, documents, nodes = 0, 0, 0
     event: Any
     for event in yaml.parse(text, Loader=LOADER):
         line = event.start_mark.line + 1
@@ -91,6 +94,11 @@ def _check_structure(text: str) -> None:
                 raise DocumentError("anchors and aliases are not allowed", line, "the values written out")
             if depth >= MAX_DEPTH:
                 raise DocumentError("the nesting is too deep for a registry", line, f"at most {MAX_DEPTH} levels")
+            nodes += 1
+            if nodes > MAX_NODES:
+                raise DocumentError("the file has too many values for a registry", line, f"at most {MAX_NODES}")
+            if max(len(getattr(event, name, None) or "") for name in ("value", "tag")) > MAX_TEXT_CHARS:
+                raise DocumentError("a text is too long for a registry", line, f"at most {MAX_TEXT_CHARS} characters")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -115,7 +123,7 @@ def mapping(node: yaml.Node) -> Entries:
         key = scalar(key_node, str)
         if key in entries:
             first = entries[key][0].start_mark.line + 1
-            fail(key_node, f"duplicate key {key!r}, first at line {first}", "each key once")
+            fail(key_node, f"duplicate key {shorten(key)}, first at line {first}", "each key once")
         entries[key] = (key_node, value_node)
     return entries
 
@@ -137,8 +145,8 @@ def scalar(node: yaml.Node, kind: type) -> Any:
     text = node.value
     if kind is str:
         if node.tag != STR:
-            hint = f'write it in quotes: "{text}"'
-            fail(node, f"YAML reads {text!r} as {describe(node)}", TYPE_NAMES[str], actual=text, hint=hint)
+            hint = f'write it in quotes: "{text}"' if len(text) <= MAX_SHOWN_CHARS else None
+            fail(node, f"YAML reads {shorten(text)} as {describe(node)}", TYPE_NAMES[str], actual=text, hint=hint)
         if not text:
             fail(node, "the string is empty", TYPE_NAMES[str])
         return text
@@ -148,7 +156,7 @@ def scalar(node: yaml.Node, kind: type) -> Any:
         return int(text)
     if kind is float and _is_decimal(node) and math.isfinite(float(text)):
         return float(text)
-    fail(node, f"got {describe(node)} {text!r}", TYPE_NAMES[kind], actual=text)
+    fail(node, f"got {describe(node)} {shorten(text)}", TYPE_NAMES[kind], actual=text)
 
 
 def untyped(node: yaml.Node) -> Any:
@@ -172,7 +180,13 @@ def describe(node: yaml.Node) -> str:
         return "a mapping"
     if isinstance(node, yaml.SequenceNode):
         return "a list"
-    return TAG_NAMES.get(node.tag, f"the tag {node.tag}")
+    return TAG_NAMES.get(node.tag) or f"the tag {node.tag[:MAX_SHOWN_CHARS]}"
+
+
+def shorten(value: Any) -> str:
+    """Return a value for a message, cut off after some hundred characters."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
 
 
 def _kind(node: yaml.Node) -> type:
