@@ -1,6 +1,6 @@
 """The reference: what a network returns in eager mode for two fixed images, which a compiled one must return as well.
 
-Some of the values are kept in the derived cache, so that the eager network runs only once.
+Some of its values are in the derived cache, so that the eager network runs only once.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .compiled_model import Arrays, Runner
 
 MAX_ERROR = 1e-4  # of the output's scale; winograd in float32 differs from direct convolution by up to 6e-6
 PROBES = 2  # different images, so that images that are mixed up are noticed
-MAX_SAMPLES = 2000  # values of each output and image that are kept
+MAX_SAMPLES = 2000  # values of each output and image that are cached
 VERSION = 1  # to be raised whenever the same network would have other probes or samples
 
 Shape = Tuple[int, int, int, int]
 
 
 def probe_images(shape: Shape) -> NDArray[Any]:
-    """Return the images for the comparison, (PROBES, C, H, W) for an input of (N, C, H, W): the same everywhere."""
+    """Return the images of the comparison, (PROBES, C, H, W) for an input of (N, C, H, W): the same everywhere."""
     return np.random.RandomState(0).standard_normal((PROBES, *shape[1:])).astype(np.float32)
 
 

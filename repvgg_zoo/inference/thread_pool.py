@@ -29,7 +29,7 @@ class ThreadPool:
 
         Raises what ``before`` raises, or the first exception of ``task``, once all threads are done with it.
         """
-        self._state.wait()  # a task that an interrupted call left running; nobody asks for its exception any more
+        self._state.wait()  # a task that an interrupted call left running, whose exception has no caller
         before()
         self._state.submit(task)
         error = self._state.wait()

@@ -75,7 +75,7 @@ def distance(reference, output):
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_compiled_networks_give_the_eager_networks_numbers(kind):
+def test_compiled_networks_return_what_eager_ones_do(kind):
     name, options, size = NETWORKS[kind]
     network = small(name, **options)
     x = images(2, network.in_chans, size)
@@ -154,7 +154,7 @@ def test_a_hooked_network_runs_eagerly_with_its_hook():
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 8])
-def test_any_number_of_images_may_be_given(count):
+def test_a_batch_of_any_size_is_accepted(count):
     network = small()
     compiled = repvgg_zoo.compile(network, batch_size=4, image_size=32)
     x = images(8, 3, 32)
@@ -253,7 +253,7 @@ def test_a_name_can_be_compiled_in_any_thread_once_it_was_compiled():
     assert all(np.array_equal(expected, answer) for answer in answers)
 
 
-def test_a_network_cannot_be_compiled_in_another_thread_and_the_error_says_why():
+def test_the_error_says_that_a_network_cannot_be_compiled_in_another_thread():
     network = small()
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(repvgg_zoo.compile, network, image_size=32)
@@ -265,9 +265,9 @@ def test_a_network_cannot_be_compiled_in_another_thread_and_the_error_says_why()
 def test_results_belong_to_the_caller():
     compiled = repvgg_zoo.compile(small(), image_size=32)
     first = compiled(images(1, 3, 32, 1))
-    kept = first.copy()
+    before = first.copy()
     compiled(images(1, 3, 32, 2))
-    assert np.array_equal(first, kept)
+    assert np.array_equal(first, before)
     first[...] = 0  # writable
 
 
@@ -280,7 +280,7 @@ def test_arrays_of_any_strides_are_taken():
     assert np.array_equal(compiled(x)[::-1], compiled(x[::-1]))
 
 
-def test_an_image_that_is_not_finite_spoils_no_other():
+def test_an_image_that_is_not_finite_affects_no_other():
     compiled = repvgg_zoo.compile(small(), batch_size=2, image_size=32)
     x = images(2, 3, 32)
     clean = compiled(x)
@@ -339,7 +339,7 @@ def test_wrong_arguments_are_refused(options):
 
 
 @eagerly
-def test_what_is_no_network_is_refused():
+def test_what_is_not_a_network_is_refused():
     with pytest.raises(ArgumentError, match="name or a MegEngine module"):
         repvgg_zoo.compile(3)
     with pytest.raises(ArgumentError, match="image_size is needed"):
@@ -400,7 +400,7 @@ def test_more_threads_than_cores_are_not_taken(caplog):
     assert "1000 threads" in caplog.text
 
 
-def test_low_memory_gives_the_same_numbers():
+def test_low_memory_returns_the_same_outputs():
     network = small()
     x = images(1, 3, 32)
     compiled = repvgg_zoo.compile(network, image_size=32, low_memory=True)
@@ -409,7 +409,7 @@ def test_low_memory_gives_the_same_numbers():
 
 
 @pytest.mark.parametrize("device", ["xpux", "cpux", "cpu0", "multithread2:0"])
-def test_every_default_device_will_do(device):
+def test_every_default_device_works(device):
     before = mge.get_default_device()
     mge.set_default_device(device)
     try:

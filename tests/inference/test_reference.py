@@ -148,7 +148,7 @@ def test_a_damaged_entry_is_computed_again(filled, cache, damage, caplog):
     path, before = only(cache), references(cache)
     status, content = path.stat(), path.read_bytes()
     path.write_bytes(damage(content))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # no date gives it away
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # the date does not show it
     assert np.array_equal(logits_of(), filled.answer["logits"])
     assert "damaged" in caplog.text
     assert references(cache) != before
