@@ -4,8 +4,8 @@
 them twice, and the memory of the first copy is not given back at once. So the memory of large tensors on the CPU is
 read and written in place, as NumPy arrays that DLPack gives the address for.
 
-The other way round, tensors on an array's own memory, was tried and given up: MegEngine 1.13 takes it through DLPack
-under the name "cpu0" only. Moved to the network's device (``Tensor.to(device, _borrow=True)``), the thread that
+The other direction, tensors on the memory of an array, does not work: MegEngine 1.13 imports it through DLPack as a
+tensor on "cpu0" only. Moved to the network's device (``Tensor.to(device, _borrow=True)``), the thread that
 releases such a tensor waits for itself for ever; passed on by a compiled trace, it is released while queued operators
 still read it.
 """
@@ -185,7 +185,7 @@ def _copy(chunk: Tuple[NDArray[Any], NDArray[Any]]) -> None:
 
 
 def _madvise(array: NDArray[Any], advice: int) -> None:
-    """Advise Linux about the pages that an array lies in; what an older Linux does not know, it ignores."""
+    """Advise Linux about the pages of an array; an older Linux ignores advice that it does not know."""
     address = array.__array_interface__["data"][0]
     first = address // mmap.PAGESIZE * mmap.PAGESIZE
     madvise = ctypes.CDLL(None).madvise

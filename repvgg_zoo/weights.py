@@ -20,9 +20,9 @@ from .reparam.fusion import FUSE_VERSION, fuse
 def load_weights(path: Path, spec: CheckpointSpec, *, deploy: bool, cache_dir: Path) -> Checkpoint:
     """Return the canonical arrays of a verified file, fused if it is a train form and ``deploy`` is asked for.
 
-    ``path`` is what ``fetch_file`` returned for ``spec``. The result is kept in the derived cache below ``cache_dir``,
-    except where the file holds these very arrays, where its digest is not known, and for a plugin's layout, which may
-    change while the file stays the same. Raise what ``load_checkpoint`` and ``fuse`` raise.
+    ``path`` is what ``fetch_file`` returned for ``spec``. The result is stored in the derived cache below
+    ``cache_dir``, except where the file holds these very arrays, where its digest is not known, and for a plugin's
+    layout, which may change while the file stays the same. Raise what ``load_checkpoint`` and ``fuse`` raise.
     """
     form = "deploy" if deploy else spec.form
     stamp = read_stamp(path)

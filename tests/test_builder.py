@@ -95,7 +95,7 @@ def test_a_deploy_file_cannot_become_a_train_network(tmp_path):
 
 
 @pytest.mark.parametrize("deploy", [False, True])
-def test_another_number_of_classes_keeps_the_trunk_starts_a_head_and_says_so(deploy, caplog):
+def test_another_number_of_classes_keeps_the_trunk_and_resets_the_head(deploy, caplog):
     whole = create(DIGITS, pretrained=True, deploy=deploy).state_dict()
     with caplog.at_level(logging.WARNING, "repvgg_zoo"):
         network = create(DIGITS, pretrained=True, deploy=deploy, num_classes=4)
@@ -136,12 +136,12 @@ def test_stem_kernels_that_disagree_on_their_channels_are_refused(branch, in_cha
     arrays = create("RepVGG_A0", **small).state_dict()
     key = f"stage0.{branch}.conv.weight"
     arrays[key] = np.ones((arrays[key].shape[0], 5, *arrays[key].shape[2:]), np.float32)
-    save_file(arrays, tmp_path / "bent.safetensors")
+    save_file(arrays, tmp_path / "wrong.safetensors")
     with pytest.raises(error, match=r"stage0\.rbr_"):
-        create("RepVGG_A0", checkpoint=tmp_path / "bent.safetensors", deploy=deploy, in_chans=in_chans, **small)
+        create("RepVGG_A0", checkpoint=tmp_path / "wrong.safetensors", deploy=deploy, in_chans=in_chans, **small)
 
 
-def test_a_backbone_takes_what_it_needs_of_a_checkpoint_without_a_word(caplog):
+def test_a_backbone_loads_the_part_that_it_has_without_a_warning(caplog):
     with caplog.at_level(logging.INFO, "repvgg_zoo"):
         backbone = create(DIGITS, pretrained=True, features_only=True, out_indices=(1, 2))
     assert caplog.text == ""
@@ -242,7 +242,7 @@ def test_a_missing_tensor_is_named_in_both_forms(tmp_path, key, deploy):
     ],
     ids=lambda value: str(value)[:50] if isinstance(value, dict) else "",
 )
-def test_what_cannot_be_made_says_why(arguments, error, message):
+def test_arguments_that_cannot_work_raise_an_error_with_a_hint(arguments, error, message):
     with pytest.raises(error, match=message) as caught:
         create(**arguments)
     assert caught.value.hint

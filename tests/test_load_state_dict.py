@@ -109,7 +109,7 @@ def test_any_damage_leaves_the_network_bitwise_as_it_was(data, arrays):
     assert snapshot(net) == before
 
 
-def test_kept_keys_may_be_missing_and_stay(arrays):
+def test_keys_that_are_allowed_to_be_missing_keep_their_values(arrays):
     net = network()
     head = {key: value.copy() for key, value in net.state_dict().items() if key.startswith("linear.")}
     trunk = {key: value for key, value in arrays.items() if key not in head}
@@ -121,7 +121,7 @@ def test_kept_keys_may_be_missing_and_stay(arrays):
     assert caught.value.missing == ("linear.bias",)
 
 
-def test_a_kept_key_that_is_there_is_loaded(arrays):
+def test_a_key_that_is_allowed_to_be_missing_is_loaded_if_present(arrays):
     net = network()
     load_state_dict(net, arrays, allow_missing=list(arrays))
     assert np.array_equal(net.linear.weight.numpy(), arrays["linear.weight"])

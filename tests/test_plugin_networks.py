@@ -100,7 +100,7 @@ def test_a_builder_whose_package_is_not_installed_is_named():
     assert caught.value.hint == "install the plug-in"
 
 
-def test_a_builder_is_asked_for_features_only_if_it_can_give_them(plugin):
+def test_a_builder_gets_features_only_if_it_supports_it(plugin):
     images = Tensor(np.zeros((1, 3, 32, 32), np.float32))
     network = repvgg_zoo.create("odd/plain", num_classes=5)
     assert network(images).shape == (1, 5)
@@ -111,7 +111,7 @@ def test_a_builder_is_asked_for_features_only_if_it_can_give_them(plugin):
         repvgg_zoo.create("odd/whole", out_indices=[2])
 
 
-def test_a_head_that_is_megengines_own_is_started_anew(plugin, tmp_path):
+def test_a_head_that_is_megengines_own_is_initialized_again(plugin, tmp_path):
     path = tmp_path / "mine.safetensors"
     repvgg_zoo.save_checkpoint(path, repvgg_zoo.create("odd/mges", num_classes=5))
     network = repvgg_zoo.create("odd/mges", checkpoint=path, num_classes=7)
@@ -126,7 +126,7 @@ def test_a_head_that_is_megengines_own_is_started_anew(plugin, tmp_path):
         ("even/none", ArgumentError, "unknown layout 'even/none': plug-in even is not installed"),
     ],
 )
-def test_a_layout_that_is_not_there_is_told(plugin_with_a_bad_layout, tmp_path, layout, error, message):
+def test_a_layout_that_does_not_exist_is_an_error(plugin_with_a_bad_layout, tmp_path, layout, error, message):
     path = tmp_path / "mine.safetensors"
     network = repvgg_zoo.create("odd/whole")
     for call in (
@@ -139,11 +139,11 @@ def test_a_layout_that_is_not_there_is_told(plugin_with_a_bad_layout, tmp_path, 
     assert not path.exists()
 
 
-def test_a_layout_of_ones_own_saves_and_loads(tmp_path):
-    theirs = replace(LAYOUTS["official"], name="theirs", head_names={"linear": "top"})
+def test_a_layout_of_your_own_saves_and_loads(tmp_path):
+    published = replace(LAYOUTS["official"], name="published", head_names={"linear": "top"})
     network = repvgg_zoo.create("RepVGG_N0", pretrained=True)
-    path = tmp_path / "theirs.safetensors"
-    repvgg_zoo.save_checkpoint(path, network, layout=theirs)
-    checkpoint = repvgg_zoo.load_checkpoint(path, extra_layouts=[theirs])
-    assert checkpoint.layout == "theirs"
+    path = tmp_path / "published.safetensors"
+    repvgg_zoo.save_checkpoint(path, network, layout=published)
+    checkpoint = repvgg_zoo.load_checkpoint(path, extra_layouts=[published])
+    assert checkpoint.layout == "published"
     assert np.array_equal(checkpoint.state_dict["linear.weight"], network.linear.weight.numpy())

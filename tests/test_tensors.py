@@ -1,4 +1,4 @@
-"""MegEngine's memory is read and written in place; an array that was numpy_viewsed outlives its tensor."""
+"""MegEngine's memory is read and written in place; a view outlives its tensor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from repvgg_zoo._tensors import numpy_views, tensors_from_arrays
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_numpy_viewsed_values_are_those_of_the_tensor_and_outlive_it(dtype):
+def test_views_have_the_values_of_the_tensor_and_outlive_it(dtype):
     made = Tensor(np.arange(1 << 16).reshape(256, 256) % 1000, dtype=dtype)
     tensors = {"computed": made + 1, "part of one": made[3:, 1:], "spread": F.broadcast_to(made[:1], (256, 256))}
     expected = {key: tensor.numpy() for key, tensor in tensors.items()}

@@ -124,7 +124,7 @@ def test_whatever_happens_to_the_entry_the_weights_are_right(published, harm):
         assert all(np.array_equal(first[key], again[key]) for key in first)
 
 
-def test_a_place_where_it_cannot_be_written_does_no_harm(published):
+def test_a_folder_that_cannot_be_written_does_no_harm(published):
     published.parent.mkdir(parents=True, exist_ok=True)
     published.write_text("a file where the folder should be")
     assert create()(Tensor(np.zeros((1, 3, 32, 32), np.float32))).shape == (1, 10)

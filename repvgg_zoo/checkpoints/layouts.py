@@ -46,7 +46,7 @@ BLOCK = re.compile(r"(stage0|stage[1-4]\.[0-9]{1,3}|stage(?:1|2|3_first|3_second
 class Layout:
     """One publisher's key names and shapes. Each table maps canonical names to the publisher's.
 
-    ``block_prefixes`` are the prefixes of blocks, in which ``#`` stands for the block's index; ``module_names`` the
+    ``block_prefixes`` are the prefixes of blocks, in which ``#`` is the block's index; ``module_names`` the
     modules inside of a block; ``head_names`` those outside of all blocks; ``tensor_names`` the last part of a key.
     """
 
@@ -148,7 +148,7 @@ def to_canonical_array(layout: Layout, key: str, array: NDArray[Any], in_channel
     """Return a publisher's array in canonical shape.
 
     ``key`` is canonical; ``in_channels`` is the number of input channels of the key's block, if known. An array that is
-    in canonical shape already is returned as it is, whatever the layout. One that cannot be brought into shape is too:
+    in canonical shape already is returned unchanged in any layout. One that cannot be brought into shape is too:
     loading it into a network then reports the expected shape.
     """
     if layout.head_transposed and key == "linear.weight" and array.ndim == 2:

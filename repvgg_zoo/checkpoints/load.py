@@ -83,9 +83,9 @@ def canonicalize(
     payload: Any, *, format: str, path: str, layout: Optional[Layout] = None, extra_layouts: Sequence[Layout] = ()
 ) -> Checkpoint:
     """Return the weights in a file's content by canonical key and in canonical shape; raise LayoutError."""
-    found, skipped = find_state_dict(payload)
-    detected, names = detect_layout(found, [layout] if layout else [*_candidates(format), *extra_layouts])
-    renamed = {names[key]: array for key, array in found.items()}
+    arrays, skipped = find_state_dict(payload)
+    detected, names = detect_layout(arrays, [layout] if layout else [*_candidates(format), *extra_layouts])
+    renamed = {names[key]: array for key, array in arrays.items()}
     form, redundant = detect_form(renamed)
     skipped += [(key, redundant[name]) for key, name in names.items() if name in redundant]
     needed = {key: array for key, array in renamed.items() if key not in redundant}

@@ -39,7 +39,7 @@ def save_checkpoint(
     ``layout`` is "canonical" or a publisher's: "official" (torch's shapes; RepVGGplus too), "timm", "openmmlab",
     "basecls", a plugin's (``acme/name``), or a ``Layout`` of your own. ``format`` is "safetensors" or "megengine" (a
     pickle of NumPy arrays that ``megengine.load`` reads); by default the suffix decides, ``.safetensors`` or ``.pkl``.
-    Values and dtypes are kept exactly. Raises ArgumentError for a layout, format or suffix that cannot be written,
+    Values and dtypes do not change. Raises ArgumentError for a layout, format or suffix that cannot be written,
     LayoutError for keys that the publisher has no name for, PluginError, and OSError from the file system.
     """
     file = Path(os.fspath(path))

@@ -1,4 +1,4 @@
-"""The networks: RepVGG (CVPR 2021) and RepVGGplus, and the blocks they are made of."""
+"""The networks: RepVGG (CVPR 2021) and RepVGGplus, and their blocks."""
 
 from .layers import SEBlock, linear
 from .repvgg import FeatureInfo, RepVGG, RepVGGBlock

@@ -215,7 +215,7 @@ class RepVGGBlock(M.Module):
 class FeatureInfo:
     """One feature map: its stage (0 is the stem), its key in ``extract_features``, its channels, and its reduction.
 
-    ``reduction`` is how many input pixels, along each side, one of its pixels stands for.
+    ``reduction`` is the size of the input over the size of the map, along each side.
     """
 
     index: int

@@ -14,14 +14,14 @@ from ..registry.specs import SESpec
 from .layers import GlobalAvgPool2d, conv2d, global_avg_pool, linear
 from .repvgg import RepVGGBlock, feature_info
 
-# Stage 3 is split in halves, so that a third auxiliary head can stand between them.
+# Stage 3 is split in halves, with an auxiliary head between them.
 STAGES = (("stage0",), ("stage1",), ("stage2",), ("stage3_first", "stage3_second"), ("stage4",))
 
 
 class RepVGGplus(M.Module):
     """Maps (N, in_chans, H, W) to logits (N, num_classes) in eval mode and in the deploy form, for any H and W.
 
-    In training mode it gives a dict as the official code does: ``main`` and the logits of the three auxiliary heads,
+    In training mode it returns a dict as the official code does: ``main`` and the logits of the three auxiliary heads,
     ``stage1_aux``, ``stage2_aux``, ``stage3_first_aux``. Arguments and ``extract_features`` are those of RepVGG.
     """
 
@@ -79,23 +79,23 @@ class RepVGGplus(M.Module):
         return {"main": logits, **auxiliary} if auxiliary else logits
 
     def extract_features(self, x: Tensor) -> Dict[str, Tensor]:
-        """The feature maps named in ``feature_info``: a dict from name to (N, channels, ~H / stride, ~W / stride)."""
-        wanted = {info.index: info.name for info in self.feature_info}
+        """Return the feature maps that ``feature_info`` lists, as ``RepVGG.extract_features`` does."""
+        names_by_stage = {info.index: info.name for info in self.feature_info}
         features = {}
         for index, names in enumerate(STAGES[: self.feature_info[-1].index + 1]):
             for name in names:
                 x = getattr(self, name)(x)
-            if index in wanted:
-                features[wanted[index]] = x
+            if index in names_by_stage:
+                features[names_by_stage[index]] = x
         return features
 
     def switch_to_deploy(self) -> None:
-        """Drops what only training needs, the auxiliary heads; ``to_deploy`` calls it after fusing the blocks."""
+        """Drop the auxiliary heads, which only training needs; ``to_deploy`` calls it after fusing the blocks."""
         self.stage1_aux = self.stage2_aux = self.stage3_first_aux = None
 
 
 class PlusStage(M.Module):
-    """Blocks in a row; the list is named ``blocks`` because the published state keys say so."""
+    """A sequence of blocks; the list is called ``blocks`` because the published keys have that name."""
 
     def __init__(self, in_channels: int, out_channels: int, depth: int, *, stride: int, **options: Any) -> None:
         super().__init__()

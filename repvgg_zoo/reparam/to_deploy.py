@@ -26,7 +26,7 @@ Fused = Tuple[NDArray[Any], NDArray[Any]]
 def to_deploy(module: M.Module, *, inplace: bool = False, check: bool = True) -> M.Module:
     """Re-parameterize every RepVGG block in ``module`` and return the result in eval mode.
 
-    Blocks may be in Sequentials, lists, dicts and other networks; the rest of the module is kept as it is, except
+    Blocks may be in Sequentials, lists, dicts and other networks; the rest of the module stays as it is, except
     parts that only training needs, which a module drops in its own ``switch_to_deploy()`` method. Running statistics
     are fused, in float64, and stored in the model's dtype on its device. Works on a copy unless ``inplace``; blocks
     that are in the deploy form already stay as they are. ``check`` runs each block in both forms on a small random

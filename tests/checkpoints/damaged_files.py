@@ -156,7 +156,7 @@ def damaged() -> List[Row]:
         ("a tensor of shape (0, 2^62, 4)", one_tensor(0, (0, 2**62, 4), (1, 1, 1)), "damaged"),
         ("a tensor of huge strides", one_tensor(0, (2, 3), (2**62, 2**62)), "outside"),
         ("a tensor of complex numbers", zip_file(whole(name("torch", "ComplexFloatStorage")), {}), "ComplexFloat"),
-        ("a storage without a tensor", zip_file(whole(storage("0", "f4", 6)), {"0": bytes(24)}), "no value"),
+        ("a storage without a tensor", zip_file(whole(storage("0", "f4", 6)), {"0": bytes(24)}), "not a value"),
         ("a tensor without a storage", zip_file(whole(tensor(text("0"), 0, (1,), (1,))), {}), "storage"),
         (
             "one storage described twice",

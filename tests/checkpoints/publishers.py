@@ -141,8 +141,8 @@ PUBLISHERS: Dict[str, Names] = {
 class Entry(NamedTuple):
     canonical: str
     canonical_shape: Shape
-    theirs: str
-    their_shape: Shape
+    publisher_key: str
+    publisher_shape: Shape
 
 
 def blocks(variant: Variant) -> Iterator[Block]:
@@ -168,54 +168,55 @@ def entries(publisher: str, variant: Variant, form: str, classes: int = 1000) ->
 
 
 def _entries(names: Names, publisher: str, variant: Variant, form: str, classes: int) -> Iterator[Entry]:
-    def conv(ours: str, theirs: str, b: Block, k: int) -> Iterator[Entry]:
+    def conv(canonical: str, published: str, b: Block, k: int) -> Iterator[Entry]:
         torch = (b.outside, b.inside // b.groups, k, k)
         five = (b.groups, b.outside // b.groups, b.inside // b.groups, k, k) if b.groups > 1 else torch
-        yield Entry(f"{ours}.weight", five, f"{theirs}.weight", five if names.megengine else torch)
+        yield Entry(f"{canonical}.weight", five, f"{published}.weight", five if names.megengine else torch)
 
-    def bias(ours: str, theirs: str, c: int) -> Iterator[Entry]:
-        yield Entry(f"{ours}.bias", (1, c, 1, 1), f"{theirs}.bias", (1, c, 1, 1) if names.megengine else (c,))
+    def bias(canonical: str, published: str, c: int) -> Iterator[Entry]:
+        yield Entry(f"{canonical}.bias", (1, c, 1, 1), f"{published}.bias", (1, c, 1, 1) if names.megengine else (c,))
 
-    def bn(ours: str, theirs: str, c: int) -> Iterator[Entry]:
-        for our_name, their_name in zip(BN, ("weight", "bias", names.mean, names.variance)):
-            yield Entry(f"{ours}.{our_name}", (c,), f"{theirs}.{their_name}", (c,))
+    def bn(canonical: str, published: str, c: int) -> Iterator[Entry]:
+        for name, published_name in zip(BN, ("weight", "bias", names.mean, names.variance)):
+            yield Entry(f"{canonical}.{name}", (c,), f"{published}.{published_name}", (c,))
 
-    def linear(ours: str, theirs: str, width: int) -> Iterator[Entry]:
+    def linear(canonical: str, published: str, width: int) -> Iterator[Entry]:
         shape = (classes, width)
-        yield Entry(f"{ours}.weight", shape, f"{theirs}.weight", shape[::-1] if publisher == "paddleclas" else shape)
-        yield Entry(f"{ours}.bias", (classes,), f"{theirs}.bias", (classes,))
+        transposed = publisher == "paddleclas"
+        yield Entry(f"{canonical}.weight", shape, f"{published}.weight", shape[::-1] if transposed else shape)
+        yield Entry(f"{canonical}.bias", (classes,), f"{published}.bias", (classes,))
 
     outside = 0
     for b in blocks(variant):
         outside = b.outside
         if b.stage == 0:
-            ours, theirs = "stage0", names.stem
+            canonical, published = "stage0", names.stem
         elif variant.plus:
-            ours = theirs = f"stage{b.stage}{b.half}.blocks.{b.within}"
+            canonical = published = f"stage{b.stage}{b.half}.blocks.{b.within}"
         else:
-            ours = f"stage{b.stage}.{b.index}"
-            theirs = names.block.format(s=b.stage, z=b.stage - 1, b=b.index)
+            canonical = f"stage{b.stage}.{b.index}"
+            published = names.block.format(s=b.stage, z=b.stage - 1, b=b.index)
         if form == "train":
-            for our_name, their_name, k in (("rbr_dense", names.dense, 3), ("rbr_1x1", names.pointwise, 1)):
-                yield from conv(f"{ours}.{our_name}.conv", f"{theirs}.{their_name}.conv", b, k)
-                yield from bn(f"{ours}.{our_name}.bn", f"{theirs}.{their_name}.{names.norm}", b.outside)
+            for name, published_name, k in (("rbr_dense", names.dense, 3), ("rbr_1x1", names.pointwise, 1)):
+                yield from conv(f"{canonical}.{name}.conv", f"{published}.{published_name}.conv", b, k)
+                yield from bn(f"{canonical}.{name}.bn", f"{published}.{published_name}.{names.norm}", b.outside)
             if b.identity:
-                yield from bn(f"{ours}.rbr_identity", f"{theirs}.{names.identity}", b.outside)
+                yield from bn(f"{canonical}.rbr_identity", f"{published}.{names.identity}", b.outside)
         else:
-            yield from conv(f"{ours}.rbr_reparam", f"{theirs}{names.reparam}", b, 3)
-            yield from bias(f"{ours}.rbr_reparam", f"{theirs}{names.reparam}", b.outside)
+            yield from conv(f"{canonical}.rbr_reparam", f"{published}{names.reparam}", b, 3)
+            yield from bias(f"{canonical}.rbr_reparam", f"{published}{names.reparam}", b.outside)
         if variant.reduction:
             q = b.outside // variant.reduction
             gate = ".post_se" if variant.plus else ".se"
             flat = publisher == "zcls"
-            for our_name, their_name, shape in (
+            for name, published_name, shape in (
                 (".down", names.down, (q, b.outside, 1, 1)),
                 (".up", names.up, (b.outside, q, 1, 1)),
             ):
-                ours_full = f"{ours}{gate}{our_name}"
-                theirs_full = f"{theirs}{gate}{our_name}" if variant.plus else f"{theirs}{their_name}"
-                yield Entry(f"{ours_full}.weight", shape, f"{theirs_full}.weight", shape[:2] if flat else shape)
-                yield from bias(ours_full, theirs_full, shape[0])
+                module = f"{canonical}{gate}{name}"
+                published_module = f"{published}{gate}{name}" if variant.plus else f"{published}{published_name}"
+                yield Entry(f"{module}.weight", shape, f"{published_module}.weight", shape[:2] if flat else shape)
+                yield from bias(module, published_module, shape[0])
     yield from linear("linear", names.head, outside)
     if variant.plus and form == "train":
         widths = [int(base * factor) for base, factor in zip((64, 128, 256), variant.widths)]
@@ -227,12 +228,12 @@ def _entries(names: Names, publisher: str, variant: Variant, form: str, classes:
 
 def weightless(rows: List[Entry]) -> Dict[str, np.ndarray]:
     """The publisher's file as arrays that take up no memory: one number each, repeated."""
-    return {row.theirs: np.broadcast_to(np.float16(0), row.their_shape) for row in rows}
+    return {row.publisher_key: np.broadcast_to(np.float16(0), row.publisher_shape) for row in rows}
 
 
 def numbered(rows: List[Entry], publisher: str) -> Tuple[Dict[str, np.ndarray], Dict[str, np.ndarray]]:
-    """(canonical, theirs) with a different number in every place; theirs follows the publisher's rule for storing."""
-    canonical, theirs, start = {}, {}, 0
+    """The canonical and the published state dict, with a different number in every place."""
+    canonical, published, start = {}, {}, 0
     for row in rows:
         size = int(np.prod(row.canonical_shape))
         canonical[row.canonical] = np.arange(start, start + size, dtype=np.float64).reshape(row.canonical_shape)
@@ -240,5 +241,5 @@ def numbered(rows: List[Entry], publisher: str) -> Tuple[Dict[str, np.ndarray], 
         stored = canonical[row.canonical]
         if publisher == "paddleclas" and row.canonical == "linear.weight":
             stored = stored.transpose()
-        theirs[row.theirs] = np.array(stored).reshape(row.their_shape)
-    return canonical, theirs
+        published[row.publisher_key] = np.array(stored).reshape(row.publisher_shape)
+    return canonical, published

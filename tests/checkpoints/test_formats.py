@@ -118,7 +118,7 @@ def test_bfloat16_becomes_float32_exactly_in_torch_and_safetensors_files(read):
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f2", "<f4", ">f4", "<f8", ">f8", "<i8", ">i4", "u1", "i1", "?"])
-def test_arrays_of_any_number_type_order_and_shape_come_out_in_native_order(read, dtype):
+def test_arrays_of_any_dtype_order_and_shape_are_read_in_native_order(read, dtype):
     base = np.arange(24).astype(dtype).reshape(2, 3, 4)
     state = {
         "c": base,

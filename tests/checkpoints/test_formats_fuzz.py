@@ -1,4 +1,4 @@
-"""Bent copies of honest files of every format end in a result or in our error, whatever was flipped, cut or inserted.
+"""Mutated files of every format, with bytes flipped, cut or inserted, end in a result or in our error.
 
 REPVGG_ZOO_FUZZ_SECONDS is the time for each format (default 3).
 """
@@ -43,7 +43,7 @@ TOKENS = [bytes([code]) for code in b"(.01245BCFGIJKLMNPQRSTUVX]abcdeghijlopqrst
 ]
 
 
-def bend(random_: random.Random, content: bytes) -> bytes:
+def mutate(random_: random.Random, content: bytes) -> bytes:
     data = bytearray(content)
     for _ in range(random_.choice((1, 1, 1, 2, 4, 16))):
         place, size = random_.randrange(len(data) + 1), random_.choice((1, 1, 2, 4, 8, 64))
@@ -107,7 +107,7 @@ def assert_the_library_reads_the_same(content, tree):
 
 
 @pytest.mark.parametrize("kind", SEEDS)
-def test_bent_files_end_in_a_result_or_our_error_and_run_nothing(tmp_path, monkeypatch, kind, record_property):
+def test_mutated_files_end_in_a_result_or_our_error_and_run_nothing(tmp_path, monkeypatch, kind, record_property):
     monkeypatch.chdir(tmp_path)
     seed = int(os.environ.get("REPVGG_ZOO_FUZZ_SEED", time.time_ns()))
     print(f"REPVGG_ZOO_FUZZ_SEED={seed}")  # shown when it fails; the file itself stays in tmp_path
@@ -116,14 +116,12 @@ def test_bent_files_end_in_a_result_or_our_error_and_run_nothing(tmp_path, monke
     pool, tried, read = list(SEEDS[kind]), 0, 0
     with np.errstate(all="ignore"):
         while time.monotonic() < end:
-            content = bend(random_, random_.choice(pool))
+            content = mutate(random_, random_.choice(pool))
             tried += 1
-            started = time.monotonic()
             if check(tmp_path / "file", content):
                 read += 1
                 if len(pool) < 2000 and len(content) < 10_000:
-                    pool.append(content)  # what is still read is bent further
-            assert time.monotonic() - started < 5
+                    pool.append(content)  # what is still read is mutated further
     record_property("tried", tried)
     print(f"{kind}: {tried} tried, {read} of them read", file=sys.stderr)
     assert tried > 20

@@ -20,7 +20,7 @@ from repvgg_zoo.registry.specs import SESpec
         ({"num_blocks": (2, 2, 4, 1)}, {"blocks": (2, 2, 4, 1)}),
     ],
 )
-def test_what_tells_variants_apart_is_told_from_their_arrays(changed, expected, deploy):
+def test_the_signature_of_a_variant_is_that_of_its_arrays(changed, expected, deploy):
     arrays = repvgg_zoo.create("RepVGG_N0", deploy=deploy, **changed).state_dict()
     names = ("builder", "blocks", "widths", "groups", "has_se")
     usual = dict(zip(names, architecture_signature(repvgg_zoo.model_info("RepVGG_N0").architecture)))
@@ -28,14 +28,14 @@ def test_what_tells_variants_apart_is_told_from_their_arrays(changed, expected, 
 
 
 @pytest.mark.parametrize("deploy", [False, True])
-def test_a_repvggplus_is_told_from_a_repvgg(deploy):
+def test_a_repvggplus_is_distinguished_from_a_repvgg(deploy):
     small = {"num_blocks": (1, 2, 4, 1), "width_multiplier": (0.25, 0.25, 0.25, 0.25)}
     arrays = repvgg_zoo.create("RepVGGplus_L2pse", deploy=deploy, **small).state_dict()
     assert state_dict_signature(arrays) == ("repvggplus", (1, 2, 4, 1), (16, 32, 64, 128), 1, True)
 
 
 @pytest.mark.parametrize("deploy", [False, True])
-def test_a_file_is_known_as_its_variant(tmp_path, deploy):
+def test_a_file_is_identified_as_its_variant(tmp_path, deploy):
     repvgg_zoo.save_checkpoint(tmp_path / "x.safetensors", repvgg_zoo.create("RepVGG_A0", deploy=deploy))
     assert identify_variant(repvgg_zoo.load_checkpoint(tmp_path / "x.safetensors")).name == "RepVGG_A0"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -75,12 +73,12 @@ def test_keys_and_shapes_of_every_variant_become_canonical(publisher, name, form
 @pytest.mark.parametrize(("publisher", "name"), SMALL_CASES)
 def test_every_number_lands_in_its_place(publisher, name, form):
     rows = entries(publisher, SMALL[name], form, classes=10)
-    canonical, theirs = numbered(rows, publisher)
-    checkpoint = read(theirs, publisher)
+    canonical, published = numbered(rows, publisher)
+    checkpoint = read(published, publisher)
     assert list(checkpoint.state_dict) == list(canonical)
     for key, array in canonical.items():
         np.testing.assert_array_equal(checkpoint.state_dict[key], array, err_msg=key, strict=True)
-    changed = {row.canonical for row in rows if row.canonical_shape != row.their_shape}
+    changed = {row.canonical for row in rows if row.canonical_shape != row.publisher_shape}
     assert set(checkpoint.report.reshaped) | set(checkpoint.report.transposed) == changed
     assert checkpoint.report.transposed == (("linear.weight",) if publisher == "paddleclas" else ())
 
@@ -105,23 +103,23 @@ def test_the_canonical_keys_are_those_of_the_networks(name, form):
 
 @pytest.mark.parametrize("publisher", PUBLISHERS)
 @pytest.mark.parametrize("name", ["plain", "g4", "se"])
-def test_a_layout_given_by_name_reads_what_it_would_have_recognised(publisher, name):
+def test_a_layout_passed_by_name_reads_the_same_as_the_detected_one(publisher, name):
     rows = entries(publisher, SMALL[name], "train", classes=10)
-    canonical, theirs = numbered(rows, publisher)
-    checkpoint = read(theirs, publisher, layout=LAYOUTS[publisher])
+    canonical, published = numbered(rows, publisher)
+    checkpoint = read(published, publisher, layout=LAYOUTS[publisher])
     assert checkpoint.layout == publisher
     for key, array in canonical.items():
         np.testing.assert_array_equal(checkpoint.state_dict[key], array, err_msg=key)
 
 
 def test_only_the_format_tells_a_deploy_file_of_paddle():
-    canonical, theirs = numbered(entries("paddleclas", SMALL["plain"], "deploy", classes=10), "paddleclas")
-    assert read(theirs, "paddleclas").state_dict["linear.weight"].shape == canonical["linear.weight"].shape
-    assert read(theirs, "official").layout == "official"
+    canonical, published = numbered(entries("paddleclas", SMALL["plain"], "deploy", classes=10), "paddleclas")
+    assert read(published, "paddleclas").state_dict["linear.weight"].shape == canonical["linear.weight"].shape
+    assert read(published, "official").layout == "official"
 
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS.values() if layout.name != "canonical"])
-def test_names_are_the_same_after_there_and_back(layout):
+def test_keys_survive_the_round_trip_through_a_layout(layout):
     keys = [
         f"{place.replace('#', '12')}.{module}.{tensor}"
         for place in layout.block_prefixes
@@ -135,17 +133,14 @@ def test_names_are_the_same_after_there_and_back(layout):
 
 
 def test_a_layout_of_your_own_is_a_few_tables():
-    theirs = LAYOUTS["timm"]
-    mine = Layout(
-        "mine", theirs.block_prefixes, {**theirs.module_names, "rbr_dense.conv": "conv3.kernel"}, theirs.head_names
-    )
-    canonical, timm = numbered(entries("timm", SMALL["g2"], "train"), "timm")
-    tree = {key.replace("conv_kxk.conv.", "conv3.kernel."): array for key, array in timm.items()}
-    checkpoint = read(tree, "timm", layout=mine)
+    timm = LAYOUTS["timm"]
+    module_names = {**timm.module_names, "rbr_dense.conv": "conv3.kernel"}
+    mine = Layout("mine", timm.block_prefixes, module_names, timm.head_names)
+    canonical, published = numbered(entries("timm", SMALL["g2"], "train"), "timm")
+    payload = {key.replace("conv_kxk.conv.", "conv3.kernel."): array for key, array in published.items()}
+    checkpoint = read(payload, "timm", layout=mine)
     assert checkpoint.layout == "mine"
-    assert {key: array.shape for key, array in checkpoint.state_dict.items()} == {
-        k: v.shape for k, v in canonical.items()
-    }
+    assert shapes(checkpoint.state_dict) == shapes(canonical)
 
 
 # Shapes ------------------------------------------------------------------------------------------------------
@@ -183,10 +178,10 @@ def test_groups_follow_from_the_channels_that_come_in(shape, in_channels, groups
 
 @pytest.mark.parametrize("publisher", ["canonical", "basecls", "official"])
 def test_bn_as_megengine_holds_it_in_memory_is_read_too(publisher):
-    canonical, theirs = numbered(entries(publisher, SMALL["g2"], "train"), publisher)
-    for key in [key for key in theirs if ".bn." in key or ".rbr_identity." in key]:
-        theirs[key] = theirs[key].reshape(1, -1, 1, 1)
-    checkpoint = read(theirs, publisher)
+    canonical, published = numbered(entries(publisher, SMALL["g2"], "train"), publisher)
+    for key in [key for key in published if ".bn." in key or ".rbr_identity." in key]:
+        published[key] = published[key].reshape(1, -1, 1, 1)
+    checkpoint = read(published, publisher)
     for key, array in canonical.items():
         np.testing.assert_array_equal(checkpoint.state_dict[key], array, err_msg=key, strict=True)
 
@@ -206,10 +201,10 @@ def test_the_dtype_of_the_file_is_kept(dtype):
 
 
 def test_reading_copies_nothing_but_a_transposed_head():
-    _, theirs = numbered(entries("official", SMALL["g4"], "deploy"), "official")
-    checkpoint = read(theirs, "official")
+    _, published = numbered(entries("official", SMALL["g4"], "deploy"), "official")
+    checkpoint = read(published, "official")
     for row in entries("official", SMALL["g4"], "deploy"):
-        assert np.shares_memory(checkpoint.state_dict[row.canonical], theirs[row.theirs]), row.canonical
+        assert np.shares_memory(checkpoint.state_dict[row.canonical], published[row.publisher_key]), row.canonical
 
 
 # Wrappers, prefixes, and what is left aside ------------------------------------------------------------------
@@ -228,12 +223,12 @@ STATE = weightless(entries("official", SMALL["g2"], "train"))
         lambda state: {"state_dict": state, "state_dict_ema": {}, "optimizer": {"state": {}}, "arch": "A0"},
     ],
 )
-def test_a_state_is_found_in_a_trainers_file(wrap):
+def test_the_state_dict_is_found_in_a_trainers_file(wrap):
     checkpoint = read(wrap(STATE), "official")
     assert len(checkpoint.state_dict) == len(STATE)
 
 
-def test_what_lies_beside_the_state_is_reported():
+def test_entries_beside_the_state_dict_are_reported():
     checkpoint = read({"model": {"state_dict": STATE, "best": {}}, "epoch": 3, "state_dict_ema": {}}, "official")
     assert dict(checkpoint.report.skipped) == {
         "epoch": "beside model",
@@ -251,7 +246,7 @@ def test_a_dict_that_holds_itself_ends_in_an_error():
 
 @pytest.mark.parametrize("prefix", ["module.", "module.model.", "_orig_mod.", "backbone.", "model.module.backbone."])
 @pytest.mark.parametrize("publisher", PUBLISHERS)
-def test_a_prefix_of_all_keys_is_taken_off(publisher, prefix):
+def test_a_prefix_of_all_keys_is_removed(publisher, prefix):
     rows = entries(publisher, SMALL["g2"], "train")
     tree = {f"{prefix}{key}": array for key, array in weightless(rows).items()}
     assert set(read(tree, publisher).state_dict) == {row.canonical for row in rows}
@@ -264,7 +259,7 @@ def test_a_prefix_of_some_keys_stays_and_is_an_error():
     assert set(caught.value.actual) == {key for key in tree if key.startswith("module.")}
 
 
-def test_counters_and_helpers_are_left_aside_and_reported():
+def test_counters_and_helpers_are_skipped_and_reported():
     helpers = {
         "stage0.rbr_dense.bn.num_batches_tracked": np.array(5),
         "stage1.1.id_tensor": np.zeros((4, 4, 3, 3), np.float32),
@@ -311,7 +306,7 @@ def test_a_wrong_layout_is_refused_with_the_keys_that_it_lacks():
         read(STATE, "official", layout=LAYOUTS["timm"])
 
 
-def test_a_long_list_of_unknown_keys_is_cut_in_the_message_but_not_in_the_data():
+def test_many_unknown_keys_are_cut_in_the_message_but_not_in_the_data():
     strangers = {f"neck.{i}.weight": np.zeros(1) for i in range(30)}
     with pytest.raises(LayoutError, match="and 20 more") as caught:
         read({**STATE, **strangers}, "official")
@@ -347,7 +342,7 @@ def of_blocks(**blocks):
         (of_blocks(stage0=FUSED[:1]), "deploy", []),
     ],
 )
-def test_the_form_of_a_file_and_what_it_has_no_use_for(arrays, form, dropped):
+def test_the_form_of_a_file_and_its_redundant_tensors(arrays, form, dropped):
     found, redundant = detect_form(arrays)
     assert (found, sorted(redundant)) == (form, sorted(dropped))
 
@@ -362,24 +357,24 @@ def test_blocks_of_different_forms_are_named():
 
 
 @pytest.mark.parametrize("publisher", ["paddleclas", "basecls"])
-def test_branches_kept_beside_the_fused_convolution_win_and_the_report_says_so(publisher):
+def test_branches_beside_the_fused_convolution_are_used_and_reported(publisher):
     rows = entries(publisher, SMALL["se"], "train")
     fused = [row for row in entries(publisher, SMALL["se"], "deploy") if "rbr_reparam" in row.canonical]
     checkpoint = read(weightless(rows + fused), publisher)
     assert checkpoint.form == "train"
     assert set(checkpoint.state_dict) == {row.canonical for row in rows}
     assert {key for key, why in checkpoint.report.skipped if "branches are in the file" in why} == {
-        r.theirs for r in fused
+        r.publisher_key for r in fused
     }
 
 
-def test_auxiliary_heads_left_in_a_deploy_file_are_left_aside():
+def test_auxiliary_heads_in_a_deploy_file_are_skipped():
     rows = entries("official", SMALL["plus"], "deploy")
     heads = [row for row in entries("official", SMALL["plus"], "train") if "_aux." in row.canonical]
     checkpoint = read(weightless(rows + heads), "official")
     assert (checkpoint.form, checkpoint.layout) == ("deploy", "official_plus")
     assert set(checkpoint.state_dict) == {row.canonical for row in rows}
-    assert {key for key, _ in checkpoint.report.skipped} == {row.theirs for row in heads}
+    assert {key for key, _ in checkpoint.report.skipped} == {row.publisher_key for row in heads}
 
 
 @pytest.mark.parametrize(
@@ -402,7 +397,5 @@ def test_a_strange_key_neither_reaches_the_terminal_nor_takes_long(key):
     ids=["a prefix often repeated", "many keys"],
 )
 def test_keys_made_to_take_long_do_not(tree, message):
-    started = time.perf_counter()
-    with pytest.raises(LayoutError, match=message):
+    with pytest.raises(LayoutError, match=message):  # without the limits, in minutes
         read(tree, "official")
-    assert time.perf_counter() - started < 2  # about 0.05 s; before there was a limit, minutes

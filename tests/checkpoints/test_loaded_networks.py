@@ -191,7 +191,7 @@ def run(script, *arguments):
     return ended.stdout
 
 
-def test_a_network_goes_to_another_device_on_a_busy_machine(saved):
+def test_a_network_moves_to_another_device_on_a_busy_machine(saved):
     """Tensors on memory that is not MegEngine's own hung here within some thirty rounds."""
     assert run(
         """
@@ -218,7 +218,7 @@ print("ended")
     )
 
 
-def test_building_a_network_to_be_loaded_draws_no_numbers_and_takes_no_memory():
+def test_a_network_built_for_loading_draws_no_numbers_and_no_memory():
     grown = run("""
 from unittest import mock
 import megengine

@@ -43,8 +43,8 @@ def same(one, other) -> bool:
 @pytest.mark.parametrize("suffix", [".safetensors", ".pkl"])
 @pytest.mark.parametrize("form", ["train", "deploy"])
 @pytest.mark.parametrize(("layout", "name"), CASES)
-def test_what_is_saved_is_what_the_publisher_would_store_and_comes_back_exactly(tmp_path, layout, name, form, suffix):
-    canonical, theirs = numbered(entries(layout, SMALL[name], form, classes=10), layout)
+def test_saved_files_are_those_of_the_publisher_and_load_exactly(tmp_path, layout, name, form, suffix):
+    canonical, published = numbered(entries(layout, SMALL[name], form, classes=10), layout)
     path = tmp_path / f"net{suffix}"
     save_checkpoint(path, canonical, layout=layout)
 
@@ -54,7 +54,7 @@ def test_what_is_saved_is_what_the_publisher_would_store_and_comes_back_exactly(
         from safetensors.numpy import load_file
 
         stored = load_file(path)
-    assert same(stored, theirs)
+    assert same(stored, published)
 
     checkpoint = load_checkpoint(path)
     assert same(checkpoint.state_dict, canonical)

@@ -204,9 +204,9 @@ def test_b1g2_with_pretrained_true_comes_from_a_mirror_in_its_publishers_format(
     """A file with the keys and shapes of the published weights, and a registry with its digest."""
     state, raw, random = {}, {}, np.random.RandomState(0)
     for index, row in enumerate(entries("openmmlab", VARIANTS["B1g2"], "train")):
-        size, stride = int(np.prod(row.their_shape)), np.cumprod((1, *row.their_shape[:0:-1]))[::-1].tolist()
+        size, stride = int(np.prod(row.publisher_shape)), np.cumprod((1, *row.publisher_shape[:0:-1]))[::-1].tolist()
         raw[str(index)] = (np.abs(random.standard_normal(size)) * 0.01 + 0.5).astype("<f4").tobytes()
-        state[row.theirs] = tensor(storage(str(index), "f4", size), 0, row.their_shape, stride)
+        state[row.publisher_key] = tensor(storage(str(index), "f4", size), 0, row.publisher_shape, stride)
     body = zip_file(whole(mapping({"state_dict": mapping(state)})), raw)
     digest = hashlib.sha256(body).hexdigest()
     file = repvgg_zoo.model_info("RepVGG_B1g2").checkpoint("openmmlab").file

@@ -39,14 +39,14 @@ def test_any_image_size_gives_one_row_of_logits_for_each_image(se, size):
     ],
     ids=["B", "A"],
 )
-def test_every_second_layer_is_grouped_and_the_stem_and_stage_4_never_are(depths, grouped):
+def test_every_second_layer_is_grouped_but_in_the_stem_and_stage_4(depths, grouped):
     network = RepVGG(depths, (0.25,) * 4, groups=4)
     blocks = {name: m for name, m in network.named_modules() if isinstance(m, RepVGGBlock)}
     assert sorted(name for name, block in blocks.items() if block.groups == 4) == sorted(f"stage{g}" for g in grouped)
     assert {block.groups for block in blocks.values()} == {1, 4}
 
 
-def test_an_identity_branch_stands_where_shape_and_stride_allow_it_and_nowhere_else():
+def test_identity_branches_exist_only_where_shape_and_stride_allow():
     network = RepVGG((2, 2, 2, 1), (1, 1, 1, 1))
     with_identity = {n for n, m in network.named_modules() if isinstance(m, RepVGGBlock) and m.rbr_identity}
     assert with_identity == {"stage1.1", "stage2.1", "stage3.1"}
@@ -128,7 +128,7 @@ class TestFeatures:
 class TestBlock:
     @pytest.mark.parametrize("groups", [1, 2, 4])
     @pytest.mark.parametrize(("out_channels", "stride"), [(8, 1), (16, 2)])
-    def test_the_equivalent_kernel_gives_the_blocks_output_and_passes_gradients(self, groups, out_channels, stride):
+    def test_the_equivalent_kernel_has_the_blocks_output_and_gradients(self, groups, out_channels, stride):
         block = randomised(RepVGGBlock(8, out_channels, stride=stride, groups=groups))
         block.eval()
         x = Tensor(np.random.RandomState(0).randn(2, 8, 9, 7).astype(np.float32))
@@ -205,7 +205,7 @@ def described(layer: M.Module) -> dict:
 
 @every_network
 @pytest.mark.parametrize("init_weights", [True, False])
-def test_layers_are_megengines_and_no_different_from_those_that_it_builds(build, init_weights):
+def test_layers_are_megengines_and_equal_to_those_that_it_builds(build, init_weights):
     for name, layer in build(init_weights=init_weights).named_modules():
         if isinstance(layer, M.Conv2d):
             options = {key: getattr(layer, key) for key in ("kernel_size", "stride", "padding", "groups")}

@@ -24,7 +24,7 @@ def arrays(dtype="float32", **changed):
 @pytest.mark.parametrize(
     ("dtype", "least", "most"), [("float64", 0, 1e-14), ("float32", 1e-9, 1e-6), ("float16", 1e-5, 1e-2)]
 )
-def test_what_is_left_is_the_rounding_of_the_dtype(groups, dtype, least, most):
+def test_the_error_of_a_fusion_is_the_rounding_of_the_dtype(groups, dtype, least, most):
     # The bounds are the dtype's precision (2e-16, 6e-8, 5e-4) with room for sums over a few hundred products.
     train = arrays(dtype, groups=groups)
     errors = fusion_errors(train, fuse_state_dict(train))

@@ -22,7 +22,7 @@ from ..networks import fill, randomised
 
 TINY = {"num_blocks": (1, 3, 4, 1), "width_multiplier": (0.25, 0.25, 0.25, 0.25), "num_classes": 10}
 SES = [None, SESpec("before_relu", 4), SESpec("after_relu", 4)]
-# Float32 rounds to 6e-8; a block adds up to 9 * in_channels products. The checklist's bound for a block (T45).
+# Float32 rounds to 6e-8; a block adds up to 9 * in_channels products.
 BOUND = 1e-5
 
 
@@ -49,7 +49,7 @@ def test_every_kind_of_block_gives_the_same_numbers_in_both_forms(groups, widths
 
 @pytest.mark.parametrize("options", [{}, {"groups": 2}, {"groups": 4}, {"se": SES[1]}, {"se": SES[2]}], ids=str)
 @pytest.mark.parametrize("network", [RepVGG, RepVGGplus])
-def test_the_result_has_exactly_the_tensors_of_a_network_built_for_deployment(network, options):
+def test_the_result_has_exactly_the_tensors_of_the_deploy_form(network, options):
     if network is RepVGGplus and "groups" in options:
         options = {}
     deployed = to_deploy(randomised(network(**TINY, **options)))
@@ -108,7 +108,7 @@ class Nested(M.Module):
         return self.backbone(x)["stage2"]
 
 
-def test_blocks_are_found_wherever_they_are_and_shared_ones_are_converted_once():
+def test_blocks_are_found_at_any_depth_and_shared_ones_converted_once():
     network = randomised(Nested())
     network.eval()
     x = Tensor(np.random.RandomState(0).randn(1, 3, 32, 32).astype(np.float32))
@@ -121,7 +121,7 @@ def test_blocks_are_found_wherever_they_are_and_shared_ones_are_converted_once()
     assert relative(network(x).numpy(), deployed(x).numpy()) <= BOUND
 
 
-def test_a_source_in_training_mode_is_fused_by_its_running_statistics_with_a_warning(caplog):
+def test_training_mode_is_fused_by_running_statistics_with_a_warning(caplog):
     network = randomised(RepVGG(**TINY))
     x = Tensor(np.random.RandomState(0).randn(4, 3, 32, 32).astype(np.float32))
     with caplog.at_level(logging.WARNING, "repvgg_zoo"):
@@ -142,7 +142,7 @@ def test_a_source_in_training_mode_is_fused_by_its_running_statistics_with_a_war
     ],
 )
 @pytest.mark.parametrize("inplace", [False, True])
-def test_weights_that_cannot_be_fused_are_named_and_nothing_is_converted(tensor, value, message, inplace):
+def test_weights_that_cannot_be_fused_are_named_and_left_unchanged(tensor, value, message, inplace):
     network = randomised(RepVGG(**TINY))
     fill(dict(network.named_tensors())[tensor], value)
     before = list(network.state_dict())
@@ -152,7 +152,7 @@ def test_weights_that_cannot_be_fused_are_named_and_nothing_is_converted(tensor,
     assert list(network.state_dict()) == before
 
 
-def test_a_variance_near_zero_is_kept_from_exploding_by_eps_and_fused_exactly():
+def test_a_variance_near_zero_is_fused_exactly():
     block = randomised(RepVGGBlock(8, 8))
     block.eval()
     fill(block.rbr_dense.bn.running_var, 1e-12)
@@ -181,12 +181,12 @@ def test_float16_weights_are_fused_in_float32_and_stored_as_float16():
 
 
 @pytest.mark.parametrize("thing", [M.Conv2d(3, 3, 3), "RepVGG_A0", None])
-def test_a_thing_without_blocks_is_an_argument_error(thing):
+def test_anything_without_blocks_is_an_argument_error(thing):
     with pytest.raises(ArgumentError):
         to_deploy(thing)
 
 
-def test_the_check_catches_a_block_whose_forward_pass_is_not_what_was_fused():
+def test_the_check_catches_a_block_with_another_forward_pass():
     class Scaled(RepVGGBlock):
         def forward_branches(self, x: Tensor) -> Tensor:
             return super().forward_branches(x) * 1.001

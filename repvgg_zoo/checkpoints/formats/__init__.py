@@ -19,11 +19,11 @@ SAVE_AGAIN = (
 def read_file(path: PathLike) -> Tuple[str, Any]:
     """Return the name of a checkpoint file's format and its payload, without any framework and without running code.
 
-    The format, told from the content and not from the suffix, is "safetensors", "megengine" (a pickle of NumPy arrays),
-    "torch" (zip or legacy) or "paddle". The payload is what was saved: as a rule a dict of NumPy arrays by name, which
-    may be nested in further dicts among scalars, text, lists and tuples. Arrays have the file's dtypes in native byte
-    order, but bfloat16 becomes float32. They are read-only views of one private buffer with the file's content, where
-    the format allows that, and not always aligned; changing the file afterwards does not change them.
+    The format, detected from the content and not from the suffix, is "safetensors", "megengine" (a pickle of NumPy
+    arrays), "torch" (zip or legacy) or "paddle". The payload is what was saved: as a rule a dict of NumPy arrays by
+    name, which may be nested in further dicts among scalars, text, lists and tuples. Arrays have the file's dtypes in
+    native byte order, but bfloat16 becomes float32. They are read-only views of one private buffer with the file's
+    content, where the format allows that, and not always aligned; changing the file afterwards does not change them.
     Raises CheckpointFormatError, and UnsafePickleError with the globals that a pickle may not use.
     """
     data = read_buffer(path)

@@ -53,7 +53,7 @@ class Placeholder:
         raise MalformedFile(f"a state for a {type(self).__name__.lower()}, which has none")
 
     def resolve(self) -> Any:
-        raise MalformedFile(f"a {type(self).__name__.lower()} by itself, which is no value")
+        raise MalformedFile(f"a {type(self).__name__.lower()} by itself, which is not a value")
 
 
 class Blocked(Placeholder):

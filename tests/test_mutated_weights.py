@@ -1,4 +1,4 @@
-"""Bent weights, with tensors missing, doubled, renamed or of any shape, end in our error, in both forms alike.
+"""Mutated weights, with tensors missing, doubled, renamed or of any shape, end in our error in both forms.
 
 REPVGG_ZOO_FUZZ_SECONDS is the time for each variant (default 3).
 """
@@ -34,7 +34,7 @@ SIZES = (0, 1, 2, 3, 4, 8, 16, 32)
 State = Dict[str, np.ndarray]
 
 
-def bend(chance: random.Random, state: State) -> None:
+def mutate(chance: random.Random, state: State) -> None:
     for _ in range(chance.randint(1, 3)):
         key, other = chance.choice(list(state)), chance.choice(list(state))
         change = chance.randrange(6)
@@ -56,7 +56,7 @@ def bend(chance: random.Random, state: State) -> None:
 
 
 @pytest.mark.parametrize("kind", VARIANTS)
-def test_bent_weights_end_in_a_network_or_our_error_in_both_forms_alike(tmp_path, kind):
+def test_mutated_weights_end_in_a_network_or_our_error_in_both_forms(tmp_path, kind):
     seed = int(os.environ.get("REPVGG_ZOO_FUZZ_SEED", time.time_ns()))
     print(f"REPVGG_ZOO_FUZZ_SEED={seed}")  # shown when it fails; the file itself stays in tmp_path
     chance = random.Random(seed)
@@ -68,8 +68,10 @@ def test_bent_weights_end_in_a_network_or_our_error_in_both_forms_alike(tmp_path
     while time.monotonic() < end:
         publisher = chance.choice(list(PUBLISHERS) if kind != "plus" else ["canonical", "official"])
         form = chance.choice(("train", "train", "deploy"))
-        state = {row.theirs: np.ones(row.their_shape, np.float32) for row in entries(publisher, small, form, 10)}
-        bend(chance, state)
+        state = {
+            row.publisher_key: np.ones(row.publisher_shape, np.float32) for row in entries(publisher, small, form, 10)
+        }
+        mutate(chance, state)
         save_file(state, path)
         options = chance.choice(OPTIONS)
         results = {}
