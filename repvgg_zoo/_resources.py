@@ -1,4 +1,4 @@
-"""Where registry.yaml and the bundled hub folder lie: inside an installed package, or beside it in a checkout."""
+"""Paths of registry.yaml and the bundled hub folder: inside an installed package, or beside it in a checkout."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def registry_path() -> Path:
-    """The shipped registry.yaml."""
+    """Return the path of the shipped registry.yaml."""
     return _root() / "registry.yaml"
 
 
 def hub_folder() -> Path:
-    """The folder of the checkpoints that this repository publishes itself."""
+    """Return the folder of the checkpoints that this repository publishes."""
     return _root() / "hub"
 
 

@@ -14,7 +14,7 @@ def describe(model: ModelSpec) -> str:
 
     >>> import repvgg_zoo
     >>> print(describe(repvgg_zoo.model_info("RepVGG_N0")).splitlines()[0])
-    RepVGG_N0: an image classifier of the family RepVGG-N (ours, not the paper's)
+    RepVGG_N0: an image classifier of the family RepVGG-N (not from the paper)
     """
     parts = [
         f"{model.name}: an image classifier of the family {model.family}",

@@ -1,1 +1,1 @@
-"""The registry: YAML in, frozen specs out, found by any name."""
+"""The registry: YAML files to frozen specs, listed and looked up by name."""

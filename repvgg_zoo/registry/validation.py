@@ -77,7 +77,7 @@ def is_spec(kind: Any) -> bool:
 def check_spec(spec: Any) -> Optional[Problem]:
     """Return the first problem of fields that do not fit together, or None."""
     if isinstance(spec, FileSpec) and spec.sha256 and spec.sha256_prefix:
-        return Problem("sha256_prefix", "both a whole digest and a prefix are given", "sha256 alone")
+        return Problem("sha256_prefix", "both a full digest and a prefix are set", "sha256 alone")
     if isinstance(spec, Architecture) and spec.options and "/" not in spec.builder:
         message = f"the builder {spec.builder} has no options"
         return Problem("options", message, "options of a plug-in's builder (acme/name)")

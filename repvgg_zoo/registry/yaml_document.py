@@ -129,7 +129,7 @@ def mapping(node: yaml.Node) -> Entries:
 
 
 def sequence(node: yaml.Node, length: Optional[int] = None) -> List[yaml.Node]:
-    """Return the items of a list node, of which there must be ``length``, if it is given."""
+    """Return the items of a list node; there must be ``length`` of them, unless it is None."""
     if not is_sequence(node):
         fail(node, f"got {describe(node)}", "a list")
     items: List[yaml.Node] = node.value
@@ -160,7 +160,7 @@ def scalar(node: yaml.Node, kind: type) -> Any:
 
 
 def untyped(node: yaml.Node) -> Any:
-    """Return a value whose type no spec states: a scalar as YAML reads it, or a tuple of such scalars."""
+    """Return a value without a declared type: a scalar as YAML reads it, or a tuple of such scalars."""
     if is_sequence(node):
         return tuple(scalar(item, _kind(item)) for item in node.value)
     return scalar(node, _kind(node))

@@ -1,4 +1,4 @@
-"""Distributions as an installer leaves them, and processes that have them on sys.path."""
+"""Installed distributions with plug-ins, and processes that have them on sys.path."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ plugin = Plugin(registry=Path(__file__).with_name("{module}.yaml"))
 
 
 def registry(name: str, extra: str = "") -> str:
-    """A registry of one variant; ``extra`` is lines of its entry."""
+    """Return a registry of one variant; ``extra`` is more lines of its entry."""
     return REGISTRY.format(name=name) + textwrap.indent(extra, "    ")
 
 
@@ -46,7 +46,7 @@ def install(
     entry_points: Optional[str] = None,
     info: str = "dist-info",
 ) -> Path:
-    """A distribution with one module, its registry of one variant, ``namespace/RepVGG_Q``, and its metadata."""
+    """Install a module with a registry of one variant, ``namespace/RepVGG_Q``; return its metadata folder."""
     module = module or f"{namespace}_plugin".replace("-", "_")
     distribution = distribution or f"{namespace}-repvgg"
     site.mkdir(parents=True, exist_ok=True)
@@ -65,23 +65,23 @@ def install(
 def run(
     code: str, sites: Sequence[Path] = (), environ: Optional[Mapping[str, str]] = None
 ) -> subprocess.CompletedProcess[str]:
-    """A process with ``sites`` first on sys.path; ``code`` may ``say(value)`` what ``said`` then gives."""
-    start = "import json, sys, repvgg_zoo\nfrom repvgg_zoo.errors import *\ndef say(value): print(json.dumps(value))\n"
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "REPVGG_ZOO"))}
+    """Run ``code`` in a process with ``sites`` first on sys.path; ``emit(value)`` prints a value as JSON."""
+    start = "import json, sys, repvgg_zoo\nfrom repvgg_zoo.errors import *\ndef emit(value): print(json.dumps(value))\n"
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "REPVGG_ZOO"))}
     path = os.pathsep.join(map(str, (*sites, ROOT)))
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", start + textwrap.dedent(code)],
-        env={**kept, "PYTHONPATH": path, **(environ or {})},
+        env={**inherited, "PYTHONPATH": path, **(environ or {})},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done
+    assert process.returncode == 0, process.stderr
+    return process
 
 
-def said(code: str, sites: Sequence[Path] = (), environ: Optional[Mapping[str, str]] = None) -> Any:
-    """What the code says, if it says one thing; else a list of it."""
+def run_json(code: str, sites: Sequence[Path] = (), environ: Optional[Mapping[str, str]] = None) -> Any:
+    """Return the value that the code emits, or a list if there are several."""
     lines = [json.loads(line) for line in run(code, sites, environ).stdout.splitlines()]
     return lines[0] if len(lines) == 1 else lines

@@ -1,4 +1,4 @@
-"""A small registry that is right in every way, for tests that break it one line at a time."""
+"""A small valid registry, for tests that break it one line at a time."""
 
 SAMPLE = """\
 schema: 1

@@ -1,4 +1,4 @@
-"""Names find what they mean, lists keep what their filters say, and nothing of it needs MegEngine."""
+"""Listing, looking up names, and registering; none of it needs MegEngine."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_every_variant_is_listed_in_natural_order():
         ("repvgg-A0_8xb32_in1k", "RepVGG_A0", "openmmlab_own"),
     ],
 )
-def test_a_name_is_found_however_the_community_writes_it(name, variant, tag):
-    model, found = find_model(name)
-    assert (model.name, found) == (variant, tag)
+def test_a_name_is_found_in_all_spellings_of_the_community(name, variant, tag):
+    model, found_tag = find_model(name)
+    assert (model.name, found_tag) == (variant, tag)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_an_unknown_name_comes_with_the_closest_ones(name, suggestion):
 
 
 @pytest.mark.parametrize("name", ["", ".", "RepVGG_A0.", "resnet50", 5, None])
-def test_things_that_are_no_name_are_unknown_models_too(name):
+def test_invalid_names_are_unknown_models_too(name):
     with pytest.raises(UnknownModelError):
         find_model(name)
 
@@ -93,7 +93,7 @@ def test_things_that_are_no_name_are_unknown_models_too(name):
         ({"max_macs": 2_400_000_000, "exclude": "N*"}, ["RepVGG_A0", "RepVGG_A1"]),
     ],
 )
-def test_filters_keep_what_they_say(arguments, expected):
+def test_filters_select_what_they_describe(arguments, expected):
     assert repvgg_zoo.list_models(**arguments) == expected
 
 
@@ -103,13 +103,13 @@ def test_natural_order_counts_numbers_and_puts_short_names_first():
 
 
 @pytest.mark.parametrize("name", ["RepVGG_B2g2", "RepVGG_B3g2"])
-def test_a_variant_that_nobody_trained_says_so(name):
+def test_a_variant_without_weights_has_its_own_error(name):
     with pytest.raises(NoWeightsError, match="no pretrained weights") as caught:
         find_default_checkpoint(name)
     assert len(str(caught.value)) > 100
 
 
-def test_the_default_checkpoint_has_the_strongest_integrity_of_the_official_weights():
+def test_the_default_checkpoint_has_the_strongest_official_integrity():
     rank = ["sha256", "sha256_prefix", "none"].index
     for name in repvgg_zoo.list_models(pretrained=True):
         model = repvgg_zoo.model_info(name)
@@ -206,7 +206,7 @@ def test_listing_and_looking_up_work_where_megengine_is_not_installed():
     assert "DependencyError pip install" in run_isolated(textwrap.dedent(code))
 
 
-def test_importing_reads_no_data_file_opens_no_socket_and_imports_no_framework():
+def test_importing_reads_no_data_opens_no_socket_and_imports_no_framework():
     code = """
         import sys
         events = []

@@ -1,4 +1,4 @@
-"""The options of a plug-in's builder: any names and plain values, checked as far as nobody else can check them."""
+"""The options of a plug-in's builder: any names and plain values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def with_options(text: str, builder: str = "acme/head") -> str:
         ("{}", ()),
     ],
 )
-def test_options_are_read_with_the_types_that_they_look_like(text, value):
+def test_options_have_the_types_of_their_yaml_values(text, value):
     (model,) = parse_registry(with_options(text).encode()).models
     assert model.architecture.options == value
     assert [type(v) for _, v in model.architecture.options] == [type(v) for _, v in value]
@@ -60,18 +60,18 @@ def test_options_are_read_with_the_types_that_they_look_like(text, value):
         ("{a: 1, a: 2}", "duplicate key 'a'"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused_with_their_line(text, message):
+def test_invalid_options_are_refused_with_their_line(text, message):
     with pytest.raises(RegistryError, match="registry:5: ") as caught:
         parse_registry(with_options(text).encode())
     assert message in str(caught.value)
 
 
-def test_our_own_builders_have_no_options():
+def test_the_built_in_builders_have_no_options():
     with pytest.raises(RegistryError, match="the builder repvgg has no options"):
         parse_registry(with_options("{a: 1}", builder="repvgg").encode())
 
 
-def test_no_option_can_have_the_name_of_an_argument():
+def test_no_option_has_the_name_of_an_argument_of_create():
     from repvgg_zoo.builder import create
 
     named = set(inspect.signature(create).parameters) - {"overrides"}
@@ -94,13 +94,13 @@ def test_a_description_names_the_builder_and_its_options():
 
 
 class TestMappings:
-    def test_one_object_may_stand_at_two_places(self):
+    def test_an_object_may_occur_twice(self):
         cost = {"train": 2, "deploy": 1}
         mapping = yaml.safe_load(registry("acme/RepVGG_Q"))
         mapping["variants"]["acme/RepVGG_Q"].update(params=cost, macs=cost)
         assert registry_from_mapping(mapping).models[0].macs.train == 2
 
-    def test_one_that_holds_itself_is_refused(self):
+    def test_a_mapping_that_contains_itself_is_refused(self):
         mapping = yaml.safe_load(registry("acme/RepVGG_Q"))
         mapping["variants"]["acme/RepVGG_Q"]["notes"] = mapping
         with pytest.raises(RegistryError, match="not plain data"):
@@ -108,6 +108,6 @@ class TestMappings:
 
 
 @pytest.mark.parametrize("name", ["acme/", "/Q", "a/b/Q", "acme//Q", "-/Q", "acme/-Q"])
-def test_what_is_no_name_with_a_namespace_is_refused(name):
+def test_an_invalid_name_with_a_namespace_is_refused(name):
     with pytest.raises(RegistryError, match="is not a valid variant name"):
         parse_registry(registry(name).encode())

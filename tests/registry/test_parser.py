@@ -1,4 +1,4 @@
-"""The reader gives frozen specs or one RegistryError that says where and what."""
+"""The parser returns frozen specs or raises one RegistryError with the line and what was expected."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_sample_becomes_frozen_specs_with_defaults_merged(tmp_path):
         model.name = "other"
 
 
-def test_a_publishers_defaults_are_merged_key_by_key_and_placeholders_filled_in():
+def test_defaults_are_merged_key_by_key_and_placeholders_replaced():
     text = SAMPLE.replace(
         "    provenance: [the lab's page]\n",
         """    provenance: [the lab's page]
@@ -98,7 +98,7 @@ MISTAKES = [
     ('sha256_prefix: "89abcdef"', 'sha256_prefix: "89ABCDEF"', "sha256_prefix:", "lowercase hex"),
     ('"0123456789abcdef', '"0123456789abcdeg', "sha256:", "64 lowercase hex"),
     ("89abcdef0123456789abcdef0123456789abcdef", "89abcdef", "sha256:", "64 lowercase hex"),
-    ("size: 5,", 'size: 5, sha256_prefix: "01234567",', "sha256_prefix", "both a whole digest and a prefix"),
+    ("size: 5,", 'size: 5, sha256_prefix: "01234567",', "sha256_prefix", "both a full digest and a prefix"),
     ("size: 5,", "size: -5,", "size: -5", "a positive number"),
     ("num_blocks: [1, 2, 4, 1]", "num_blocks: [1, 2, 4]", "[1, 2, 4],", "4 items"),
     ("num_blocks: [1, 2, 4, 1]", "num_blocks: 8", "num_blocks: 8", "a list"),
@@ -165,7 +165,7 @@ def test_a_mistake_is_one_error_with_file_line_and_what_was_expected(tmp_path, o
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_files_that_are_no_registry_are_refused_before_they_cost_anything(data, line, message):
+def test_files_that_are_not_a_registry_are_refused_early(data, line, message):
     with pytest.raises(RegistryError, match=message) as caught:
         parse_registry(data, path=Path("zoo.yaml"))
     assert caught.value.line == line
@@ -230,6 +230,6 @@ class TestSchema:
         ("old", "new"),
         [("license: MIT", "licence: MIT"), ("groups: 2", "groups: two"), ("[1, 2, 4, 1]", "[1, 2, 4]")],
     )
-    def test_it_refuses_what_the_reader_refuses_by_shape(self, old, new):
+    def test_it_refuses_what_the_parser_refuses_by_type(self, old, new):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(yaml.safe_load(SAMPLE.replace(old, new, 1)), json_schema())

@@ -1,4 +1,4 @@
-"""The model card that this repository offers to MegEngine/Hub follows that hub's rules, and its code runs."""
+"""The model card for MegEngine/Hub follows that hub's rules, and its code runs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_it_is_generated_from_the_registry():
     assert model_card(shipped_registry().models) == TEXT, f"run {COMMAND}"
 
 
-def test_its_file_has_a_name_of_that_hubs_form():
+def test_its_file_name_follows_the_hubs_rule():
     assert re.fullmatch(r"[a-z0-9-]+_vision_repvgg\.md", PATH.name)
 
 
@@ -75,7 +75,7 @@ def test_the_front_matter_has_every_field_and_no_other():
     assert FRONT["github-link"].startswith("https://github.com/")
 
 
-def test_before_the_first_section_stands_one_block_of_code_and_nothing_else():
+def test_only_one_block_of_code_precedes_the_first_section():
     tokens = MARKDOWN.parse("\n".join(SECTIONS[""]))
     assert [(token.type, token.info) for token in tokens] == [("fence", "python")]
     assert tokens[0].content.rstrip().splitlines()[-1] == "model.eval()"
@@ -98,7 +98,7 @@ def test_both_languages_say_the_same_in_code_and_figures():
     assert not re.search(r"[\u4e00-\u9fff]", "\n".join(SECTIONS["en_US"]))
 
 
-def test_the_table_is_that_hubs_and_holds_the_registrys_figures():
+def test_the_table_has_the_hubs_columns_and_the_registrys_results():
     heads, _, *rows = table("en_US")
     assert heads[:3] == ["model", "Top1 acc", "Top5 acc"]
     published = [name for name in repvgg_zoo.list_models(pretrained=True) if name != "RepVGG_N0"]
@@ -110,7 +110,7 @@ def test_the_table_is_that_hubs_and_holds_the_registrys_figures():
         assert float(params.split()[0]) == pytest.approx(repvgg_zoo.model_info(name).params.deploy / 1e6, abs=0.005)
 
 
-def test_every_model_that_its_first_block_names_loads_without_further_ado():
+def test_every_model_in_the_first_block_loads_without_extra_settings():
     named = re.findall(r'"(RepVGG\w+)", pretrained=True', blocks("")[0])
     assert named[0] == "RepVGG_A0" and len(named) == len(set(named))
     for name in named:
@@ -121,11 +121,11 @@ def test_every_model_that_its_first_block_names_loads_without_further_ado():
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_its_code_runs_through_the_real_megengine_hub(language: str, github: GitHub, tmp_path: Path) -> None:
     """As it stands, but for two things that need the internet: the weights are those of the bundled variant, and the
-    picture comes from this disk."""
-    Image.effect_noise((300, 200), 60).save(tmp_path / "picture.jpg")
+    image comes from this disk."""
+    Image.effect_noise((300, 200), 60).save(tmp_path / "image.jpg")
     code = "\n".join([*blocks(""), *blocks(language), 'print("ran to its end")'])
     code = code.replace('"RepVGG_A0"', '"RepVGG_N0"')
-    code, replaced = re.subn(r'"https://data\.megengine[^"]*"', repr((tmp_path / "picture.jpg").as_uri()), code)
+    code, replaced = re.subn(r'"https://data\.megengine[^"]*"', repr((tmp_path / "image.jpg").as_uri()), code)
     assert replaced == 1 and "RepVGG_N0" in code
     done = github.run(tmp_path / "user", "-c", code)
     assert done.returncode == 0, done.stderr
@@ -133,5 +133,5 @@ def test_its_code_runs_through_the_real_megengine_hub(language: str, github: Git
     assert lines[-1] == "ran to its end"
     predictions = [line.split() for line in lines[:5]]
     assert {label for label, _ in predictions} <= set("0123456789")
-    shares = [float(share) for _, share in predictions]
-    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1.000001
+    probabilities = [float(probability) for _, probability in predictions]
+    assert probabilities == sorted(probabilities, reverse=True) and 0 < sum(probabilities) <= 1.000001
