@@ -1,15 +1,18 @@
 """Bundles: checkpoint files and their descriptions, to bring to a machine without a network.
 
-A bundle is a folder (or a zip of one) with ``bundle.yaml`` and the files under their names in the cache. It contains no
+A bundle is a folder (or a zip of one) with ``bundle.json`` and the files under their names in the cache. It contains no
 code. The folder has the form of a cache, so a web server that serves it is a mirror, and naming it in
 REPVGG_ZOO_CACHE_DIRS uses it in place.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 import stat
+import struct
 import uuid
 import zipfile
 from collections import Counter
@@ -20,6 +23,8 @@ from typing import IO, Any, BinaryIO, Callable, Dict, List, Mapping, Optional, P
 
 from .._atomic import atomic_write
 from .._digest import CHUNK_BYTES, hash_file
+from .._files import open_regular_file
+from .._json import parse_json
 from .._settings import ALLOW_UNVERIFIED_ENV, Settings, read_settings
 from ..errors import ArgumentError, BundleError, PathLike, UnverifiedError, ZooError
 from ..registry.specs import FileSpec
@@ -29,9 +34,15 @@ from .filenames import cache_filename, cache_key, sanitize_filename
 from .partial import PartialFile
 from .verify import digest_matches
 
-INDEX = "bundle.yaml"
+INDEX = "bundle.json"
 VERSION = 1
-_MAX_INDEX_BYTES = 4 << 20
+_MAX_INDEX_BYTES = 1 << 20  # 300 bytes for each file
+# Of a zip's directory, which has some 100 bytes for each file; reading it takes ten times as much memory.
+_MAX_DIRECTORY_BYTES = 1 << 20
+_MAX_LISTED = 10  # names in an error
+
+# What zipfile raises for damage: RuntimeError for encryption, NotImplementedError for methods it does not know.
+_ZIP_ERRORS = (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, OverflowError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -114,16 +125,16 @@ def unpack(
         _refuse_unverified(bundle, path, allow)
         cache.prepare(root)
         paths: Dict[str, Path] = {}
-        copies: List[Tuple[str, BundledFile, PartialFile]] = []
-        for name, bundled in bundle.files.items():
+        copies: List[Tuple[BundledFile, PartialFile]] = []
+        for bundled in _distinct_files(bundle, reader, path):
             cached = cache.find(root, bundled.file, writable=True)
             if cached is not None:
-                paths[name] = cached.path
+                paths[bundled.filename] = cached.path
                 continue
-            copies.append((name, bundled, _copy(reader, bundled, root, path, stack)))
-        for name, bundled, partial in copies:
-            paths[name] = _publish(bundled, partial, root)
-        return {name: paths[name] for name in bundle.files}
+            copies.append((bundled, _copy(reader, bundled, root, path, stack)))
+        for bundled, partial in copies:
+            paths[bundled.filename] = _publish(bundled, partial, root)
+        return {name: paths[bundled.filename] for name, bundled in bundle.files.items()}
 
 
 # Writing -----------------------------------------------------------------------------------------------------
@@ -142,9 +153,7 @@ def _index_entry(file: FileSpec, path: Path) -> Dict[str, Any]:
 
 
 def _write_index(path: Path, index: Mapping[str, Any]) -> None:
-    import yaml
-
-    path.write_text(yaml.safe_dump(dict(index), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    path.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_zip(folder: Path, stream: BinaryIO) -> None:
@@ -158,10 +167,16 @@ def _write_zip(folder: Path, stream: BinaryIO) -> None:
 
 
 class _Reader(Protocol):
+    @property
+    def size(self) -> Optional[int]:
+        """The most that all files have together; None where they are files of the disk."""
+
     def open(self, name: str) -> IO[bytes]: ...
 
 
 class _FolderReader:
+    size = None
+
     def __init__(self, path: Path) -> None:
         self._path = path
 
@@ -173,7 +188,8 @@ class _FolderReader:
 
 
 class _ZipReader:
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+    def __init__(self, path: Path, archive: zipfile.ZipFile, size: int) -> None:
+        self.size = size
         self._archive = archive
         names = archive.namelist()
         # Members are read by name and never extracted, so a path could do no harm; but ``pack`` writes no such member.
@@ -192,27 +208,33 @@ class _ZipReader:
         return self._archive.open(info)
 
 
+class _BoundedFile(io.BufferedReader):
+    """A file of which no single read is large: ZipFile reads the directory at once, and other parts in small pieces."""
+
+    def read(self, size: Optional[int] = -1) -> bytes:
+        return super().read(_MAX_DIRECTORY_BYTES if size is None or size < 0 else min(size, _MAX_DIRECTORY_BYTES))
+
+
 def _open(path: Path, stack: ExitStack) -> _Reader:
     try:
         if path.is_dir():
             return _FolderReader(path)
-        return _ZipReader(path, stack.enter_context(zipfile.ZipFile(str(path))))
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        file = stack.enter_context(_BoundedFile(stack.enter_context(open_regular_file(path))))
+        return _ZipReader(path, stack.enter_context(zipfile.ZipFile(file)), os.fstat(file.fileno()).st_size)
+    except (OSError, *_ZIP_ERRORS) as error:
         raise BundleError(
             f"{path} is not a valid bundle: {error}", hint="a bundle is a folder or a .zip written by pack", path=path
         ) from error
 
 
 def _read_index(reader: _Reader) -> Bundle:
-    import yaml
-
     try:
         with reader.open(INDEX) as stream:
             text = stream.read(_MAX_INDEX_BYTES + 1)
         if len(text) > _MAX_INDEX_BYTES:
             raise BundleError(f"{INDEX} is longer than {_MAX_INDEX_BYTES} bytes")
-        data = yaml.safe_load(text)
-    except (OSError, KeyError, ValueError, yaml.YAMLError, RecursionError, zipfile.BadZipFile) as error:
+        data = parse_json(text)
+    except (OSError, KeyError, *_ZIP_ERRORS) as error:
         if isinstance(error, BundleError):
             raise
         raise BundleError(f"{INDEX} cannot be read: {error}", hint="the bundle is damaged or incomplete") from error
@@ -222,6 +244,24 @@ def _read_index(reader: _Reader) -> Bundle:
     if not isinstance(files, dict) or not isinstance(registry, dict):
         raise BundleError(f"{INDEX} lacks its files or its registry entries")
     return Bundle({str(name): _parse_entry(name, entry) for name, entry in files.items()}, registry)
+
+
+def _distinct_files(bundle: Bundle, reader: _Reader, path: Path) -> List[BundledFile]:
+    """Return each file once, whatever number of names it has; raise BundleError if they cannot all be in the bundle."""
+    distinct: Dict[str, BundledFile] = {}
+    for name, bundled in bundle.files.items():
+        first = distinct.setdefault(bundled.filename, bundled)
+        if (first.size, first.sha256, first.file.integrity) != (bundled.size, bundled.sha256, bundled.file.integrity):
+            raise BundleError(f"{INDEX} describes {bundled.filename} in two ways, once as {name!r}", path=path)
+    total = sum(bundled.size for bundled in distinct.values())
+    if reader.size is not None and total > reader.size:
+        raise BundleError(
+            f"the files in {INDEX} have {total} bytes together, and the bundle {reader.size}",
+            path=path,
+            expected=reader.size,
+            actual=total,
+        )
+    return list(distinct.values())
 
 
 def _parse_entry(name: Any, entry: Any) -> BundledFile:
@@ -248,7 +288,7 @@ def _refuse_unverified(bundle: Bundle, path: Path, allow: bool) -> None:
     unverified = [name for name, bundled in bundle.files.items() if bundled.file.integrity == "none"]
     if unverified and not allow:
         raise UnverifiedError(
-            f"the publishers of {', '.join(unverified)} state no digest; only the bundle itself does",
+            f"the publishers of {', '.join(unverified[:_MAX_LISTED])} state no digest; only the bundle itself does",
             hint=f"if you trust who created it, pass allow_unverified=True or set {ALLOW_UNVERIFIED_ENV}=1",
             path=path,
         )
@@ -267,7 +307,9 @@ def _copy(reader: _Reader, bundled: BundledFile, root: Path, path: Path, stack: 
                 if not data:
                     break
                 partial.write(data)
-    except (KeyError, zipfile.BadZipFile, FileNotFoundError) as error:
+    except (KeyError, FileNotFoundError, *_ZIP_ERRORS) as error:
+        if isinstance(error, ZooError):
+            raise
         raise BundleError(f"{bundled.filename} is missing from the bundle or damaged: {error}", path=path) from error
     except OSError as error:
         if isinstance(error, ZooError):

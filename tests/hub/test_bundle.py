@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import stat
 import zipfile
 from pathlib import Path
 from typing import Any, Callable, Dict
 
 import pytest
-import yaml
 
 from repvgg_zoo.errors import ArgumentError, BundleError, DiskFullError, UnverifiedError, ZooError
 from repvgg_zoo.hub import Settings, bundle, cache_filename
@@ -91,9 +91,9 @@ def rezip(target: Path, change: Callable[[Dict[str, bytes]], None]) -> None:
 
 def reindex(change: Callable[[Any], Any]) -> Callable[[Dict[str, bytes]], None]:
     def apply(members: Dict[str, bytes]) -> None:
-        index = yaml.safe_load(members["bundle.yaml"])
+        index = json.loads(members["bundle.json"])
         changed = change(index)
-        members["bundle.yaml"] = yaml.safe_dump(index if changed is None else changed).encode()
+        members["bundle.json"] = json.dumps(index if changed is None else changed).encode()
 
     return apply
 
@@ -104,12 +104,12 @@ TAMPERED: Dict[str, Callable[[Dict[str, bytes]], None]] = {
     "shorter": lambda m: m.update({A0: BODY[:-1]}),
     "longer": lambda m: m.update({A0: BODY + b"x"}),
     "missing-file": lambda m: m.pop(A0) and None,
-    "missing-index": lambda m: m.pop("bundle.yaml") and None,
-    "index-is-garbage": lambda m: m.update({"bundle.yaml": b"\xff\xfe{{{"}),
-    "index-is-a-list": lambda m: m.update({"bundle.yaml": b"[1]"}),
-    "index-runs-code": lambda m: m.update({"bundle.yaml": b"!!python/object/apply:os.system ['touch x']"}),
-    "index-is-huge": lambda m: m.update({"bundle.yaml": b"#" * (5 << 20)}),
-    "index-is-deep": lambda m: m.update({"bundle.yaml": b"[" * 100_000}),
+    "missing-index": lambda m: m.pop("bundle.json") and None,
+    "index-is-garbage": lambda m: m.update({"bundle.json": b"\xff\xfe{{{"}),
+    "index-is-a-list": lambda m: m.update({"bundle.json": b"[1]"}),
+    "index-runs-code": lambda m: m.update({"bundle.json": b"!!python/object/apply:os.system ['touch x']"}),
+    "index-is-huge": lambda m: m.update({"bundle.json": b"#" * (5 << 20)}),
+    "index-is-deep": lambda m: m.update({"bundle.json": b"[" * 100_000}),
     "other-version": reindex(lambda i: i.update(bundle=2)),
     "no-files": reindex(lambda i: i.pop("files") and None),
     "files-of-the-wrong-type": reindex(lambda i: i.update(files=["a"])),
@@ -123,7 +123,7 @@ TAMPERED: Dict[str, Callable[[Dict[str, bytes]], None]] = {
     "empty-prefix": reindex(lambda i: i["files"]["RepVGG_A1.x"].update(sha256_prefix="")),
     "no-source": reindex(lambda i: i["files"]["RepVGG_A2.x"].pop("source") and None),
     "alias-bomb": lambda m: m.update(
-        {"bundle.yaml": b"a: &a [x,x,x,x]\n" + b"".join(b"b%d: &b%d [*a,*a,*a]\n" % (n, n) for n in range(999))}
+        {"bundle.json": b"a: &a [x,x,x,x]\n" + b"".join(b"b%d: &b%d [*a,*a,*a]\n" % (n, n) for n in range(999))}
     ),
 }
 
@@ -153,7 +153,7 @@ def test_a_file_under_the_prefix_of_another_is_refused(zoo: Zoo, server: Server,
         bundle.unpack(target, settings=Settings(cache_dir=tmp_path / "there"), allow_unverified=True)
 
 
-@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/b", "..", "C:\\evil", "a\\..\\evil", "bundle.yaml "])
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/b", "..", "C:\\evil", "a\\..\\evil", "bundle.json "])
 def test_a_zip_with_a_path_outside_the_bundle_is_refused(zoo: Zoo, server: Server, tmp_path: Path, name: str) -> None:
     """Zip-slip."""
     target = packed(zoo, server, tmp_path / "bundle.zip")
@@ -185,7 +185,7 @@ def test_a_member_twice_or_compressed_is_refused(zoo: Zoo, server: Server, tmp_p
         bundle.unpack(twice, settings=Settings(cache_dir=tmp_path / "there"))
     small = tmp_path / "small.zip"
     with zipfile.ZipFile(twice) as old, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as new:
-        new.writestr("bundle.yaml", old.read("bundle.yaml"))
+        new.writestr("bundle.json", old.read("bundle.json"))
     with pytest.raises(BundleError, match="compressed"):
         bundle.read_bundle(small)
 
@@ -256,5 +256,5 @@ def test_packed_files_are_not_executable(zoo: Zoo, server: Server, tmp_path: Pat
     target = packed(zoo, server, tmp_path / "bundle")
     assert {stat.S_IMODE(path.stat().st_mode) & 0o111 for path in target.iterdir()} == {0}
     assert sorted(path.name for path in target.iterdir()) == sorted(
-        ["bundle.yaml", *(cache_filename(file) for file in files(server).values())]
+        ["bundle.json", *(cache_filename(file) for file in files(server).values())]
     )
