@@ -14,18 +14,17 @@ from typing import Dict, List, Sequence, Tuple
 from repvgg_zoo.cli.describe import BACKENDS
 from repvgg_zoo.registry.api import shipped_registry
 from repvgg_zoo.registry.names import natural_key
-from repvgg_zoo.registry.specs import CheckpointSpec, ModelSpec, Preprocessing
+from repvgg_zoo.registry.specs import IMAGENET, CheckpointSpec, ModelSpec, Preprocessing
 
 REPOSITORY = "owner/repvgg_zoo"
 TEMPLATE = Path(__file__).with_name("model_card.md.in")
-DATASET = "ImageNet-1k"
 FIRST = "RepVGG_A0"
 
 
 def model_card(models: Sequence[ModelSpec]) -> str:
     """Return the model card of all variants with ImageNet weights."""
     defaults = [(model, model.checkpoint(model.default)) for model in models if model.default is not None]
-    defaults = [(model, checkpoint) for model, checkpoint in defaults if checkpoint.dataset == DATASET]
+    defaults = [(model, checkpoint) for model, checkpoint in defaults if checkpoint.dataset == IMAGENET]
     defaults.sort(key=lambda pair: natural_key(pair[0].name))
     unverified = [model.name for model, checkpoint in defaults if checkpoint.file.integrity == "none"]
     others = [model.name for model, _ in defaults if model.name not in (FIRST, *unverified)]

@@ -6,9 +6,7 @@ import functools
 from pathlib import Path
 from typing import NamedTuple, Tuple
 
-from ..registry.specs import CheckpointSpec
-
-IMAGENET = "ImageNet-1k"
+from ..registry.specs import IMAGENET, CheckpointSpec
 
 
 class Label(NamedTuple):

@@ -15,6 +15,7 @@ COLOR_ORDERS = ("RGB", "BGR", "L")
 INTERPOLATIONS = ("bilinear", "bicubic")
 BACKENDS = ("pillow", "opencv")
 ROUNDINGS = ("floor", "round")
+IMAGENET = "ImageNet-1k"
 
 # Arguments of a plug-in's builder besides the fields that all variants have: (name, value) pairs.
 Scalar = Union[str, int, float, bool]
@@ -124,7 +125,7 @@ class CheckpointSpec(NamedTuple):
     top1: Optional[float] = None
     top5: Optional[float] = None
     num_classes: int = 1000
-    dataset: str = "ImageNet-1k"
+    dataset: str = IMAGENET
     labels: Tuple[str, ...] = ()
     aliases: Tuple[str, ...] = ()
     notes: Optional[str] = None

@@ -6,7 +6,7 @@ import argparse
 from typing import Any, Dict, List, Optional, Sequence
 
 from ...registry.api import list_models, model_info, top1
-from ...registry.specs import ModelSpec
+from ...registry.specs import IMAGENET, ModelSpec
 from ..console import Result, style, table
 
 HELP = """
@@ -136,7 +136,7 @@ def top1_image_size(model: ModelSpec) -> Optional[int]:
 
 def dataset(model: ModelSpec) -> str:
     """Return the dataset of the variant's top-1; the paper's is ImageNet-1k."""
-    return "ImageNet-1k" if model.default is None else model.checkpoint(model.default).dataset
+    return IMAGENET if model.default is None else model.checkpoint(model.default).dataset
 
 
 def top1_stated_by(model: ModelSpec) -> Optional[str]:
