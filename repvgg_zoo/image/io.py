@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
-from typing import TYPE_CHECKING, Any, BinaryIO, Union
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._files import open_regular_file
 from ..errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -17,6 +20,12 @@ Image = Union[str, "os.PathLike[str]", BinaryIO, "Pillow.Image", NDArray[Any]]
 # Pillow knows some forty formats and recognizes a file by its content, whatever its name: its decoder for EPS starts
 # Ghostscript, and many others are hardly tested. Only these are tried.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+# Sizes are checked before anything is decoded, which takes up to 14 bytes for each pixel. Cameras have up to 61 million
+# pixels, and a photograph at least a byte for 70 of them; drawings of up to 8 million may be as uniform as they like.
+MAX_PIXELS = 1 << 26
+FREE_PIXELS = 1 << 23
+MAX_PIXELS_PER_BYTE = 256
+TILE_TAGS = (322, 323)  # of TIFF: width and length of the tiles, each of which is decoded as a whole
 SUPPORTED_INPUTS = "a path, an open file, a Pillow image, or a uint8 array (H, W, 3) in RGB or (H, W)"
 SUPPORTED_ARRAYS = "uint8 (H, W, 3) in RGB, or (H, W)"
 
@@ -37,12 +46,14 @@ def load_image(image: Any, color_order: str) -> NDArray[Any]:
         hint = "io.BytesIO(data) is an open file" if isinstance(image, (bytes, bytearray, memoryview)) else None
         raise ArgumentError(f"{type(image).__name__} is not an image", expected=SUPPORTED_INPUTS, hint=hint)
     name = repr(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else "the open file"
-    try:
-        file = Pillow.open(image, formats=FORMATS)
-    except Exception as error:
-        raise _read_error(name, error) from error
-    with file:
-        return _decode(file, mode, name)
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(open_regular_file(image)) if isinstance(image, (str, os.PathLike)) else image
+            file = stack.enter_context(Pillow.open(stream, formats=FORMATS))
+            size = _byte_count(stream)
+        except Exception as error:
+            raise _read_error(name, error) from error
+        return _decode(file, mode, name, size)
 
 
 def _from_array(array: NDArray[Any]) -> Pillow.Image:
@@ -67,11 +78,40 @@ def _from_array(array: NDArray[Any]) -> Pillow.Image:
     return Pillow.fromarray(np.ascontiguousarray(pixels))
 
 
-def _decode(image: Pillow.Image, mode: str, name: str) -> NDArray[Any]:
+def _decode(image: Pillow.Image, mode: str, name: str, size: Optional[int] = None) -> NDArray[Any]:
+    _check_pixels(image, name, size)
     try:
         return np.asarray(_to_eight_bits(_apply_exif_orientation(image)).convert(mode))
     except Exception as error:
         raise _read_error(name, error) from error
+
+
+def _byte_count(stream: Any) -> Optional[int]:
+    """Return the length of an open file, or None if it cannot be told."""
+    try:
+        position = stream.tell()
+        end: int = stream.seek(0, os.SEEK_END)
+        stream.seek(position)
+    except Exception:  # whatever an object that Pillow can read from raises
+        return None
+    return end
+
+
+def _check_pixels(image: Pillow.Image, name: str, size: Optional[int]) -> None:
+    """Raise ArgumentError if an image, or a tile of it, declares more pixels than a file of ``size`` bytes may have."""
+    width, height = image.size
+    tags = getattr(image, "tag_v2", {})
+    sides = [value for tag in TILE_TAGS for value in [tags.get(tag, 0)] if isinstance(value, int)]
+    pixels = max(width * height, math.prod(sides) if len(sides) == len(TILE_TAGS) else 0)
+    limit = MAX_PIXELS if size is None else min(MAX_PIXELS, max(FREE_PIXELS, MAX_PIXELS_PER_BYTE * size))
+    if pixels > limit:
+        raise ArgumentError(
+            f"{name} declares {pixels} pixels" + ("" if size is None else f" in {size} bytes") + ", which may be a"
+            " decompression bomb",
+            expected=f"at most {limit}",
+            actual=pixels,
+            hint="make it smaller first; if you trust it, pass its pixels as an array",
+        )
 
 
 def _apply_exif_orientation(image: Pillow.Image) -> Pillow.Image:
@@ -109,7 +149,7 @@ def _read_error(name: str, error: Exception) -> ArgumentError:
         formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         return ArgumentError(f"cannot identify {name} as a {formats} image", expected=FORMATS, actual=name)
     hint = None
-    if type(error).__name__ == "DecompressionBombError":
-        hint = "make it smaller first; if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS"
+    if type(error).__name__.startswith("DecompressionBomb"):  # an error, or a warning that the program makes one
+        hint = "make it smaller first; if you trust it, pass its pixels as an array"
     reason = str(error).partition("\n")[0] or type(error).__name__
     return ArgumentError(f"cannot read {name} as an image: {reason}", actual=name, hint=hint)
