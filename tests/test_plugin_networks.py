@@ -1,4 +1,4 @@
-"""What a plug-in builds is checked, and whatever its code does ends in one of our errors."""
+"""What a plugin builds is checked, and whatever its code does ends in one of our errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from repvgg_zoo.models import RepVGG
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plug-in, odd, with a variant for each builder."""
+    """A plugin, odd, with a variant for each builder."""
     install_odd(tmp_path, monkeypatch, "{}")
 
 
@@ -95,9 +95,9 @@ def test_a_builder_whose_package_is_not_installed_is_named():
     from repvgg_zoo.builder import _build
 
     architecture = repvgg_zoo.model_info("RepVGG_A0").architecture._replace(builder="elsewhere/head")
-    with pytest.raises(RegistryError, match="plug-in elsewhere is not installed") as caught:
+    with pytest.raises(RegistryError, match="plugin elsewhere is not installed") as caught:
         _build(architecture, features_only=False, out_indices=None)
-    assert caught.value.hint == "install the plug-in"
+    assert caught.value.hint == "install the plugin"
 
 
 def test_a_builder_gets_features_only_if_it_supports_it(plugin):
@@ -123,7 +123,7 @@ def test_a_head_that_is_megengines_own_is_initialized_again(plugin, tmp_path):
     [
         ("odd/number", PluginError, "has a int as odd/number, not a Layout"),
         ("odd/none", ArgumentError, "unknown layout 'odd/none': it has odd/number"),
-        ("even/none", ArgumentError, "unknown layout 'even/none': plug-in even is not installed"),
+        ("even/none", ArgumentError, "unknown layout 'even/none': plugin even is not installed"),
     ],
 )
 def test_a_layout_that_does_not_exist_is_an_error(plugin_with_a_bad_layout, tmp_path, layout, error, message):

@@ -1,7 +1,7 @@
 """Listing models and looking them up by name, over the shipped registry and all others.
 
 A name is looked up in the shipped registry and the registered ones, then in the files that ``REPVGG_ZOO_REGISTRY``
-names, then in the plug-in of its namespace; an earlier source never waits for a later one, or fails with it.
+names, then in the plugin of its namespace; an earlier source never waits for a later one, or fails with it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def list_models(
     without, a string those with a checkpoint of that tag. ``min_top1`` is per cent, of the default checkpoint or else
     of the paper; ``max_params`` and ``max_macs`` count the deploy form. Needs no MegEngine.
 
-    Includes plug-ins and the registry files of ``REPVGG_ZOO_REGISTRY``. A broken one is left out with a warning, or
+    Includes plugins and the registry files of ``REPVGG_ZOO_REGISTRY``. A broken one is left out with a warning, or
     raises its error if ``REPVGG_ZOO_PLUGINS=strict``.
 
     >>> import repvgg_zoo
@@ -90,7 +90,7 @@ def model_info(name: str) -> ModelSpec:
     """Return a variant's spec: architecture, parameters, MACs, checkpoints, aliases. Needs no MegEngine.
 
     Raise UnknownModelError, whose ``suggestions`` are the closest names, or PluginError for a name in the namespace of
-    a plug-in that cannot be used.
+    a plugin that cannot be used.
 
     >>> import repvgg_zoo
     >>> repvgg_zoo.model_info("repvgg-a0").params
@@ -177,7 +177,7 @@ def shipped_registry() -> Registry:
 
 
 def full_registry() -> Registry:
-    """Return all registries as one; a broken one is left out with a warning, or raises if plug-ins are strict."""
+    """Return all registries as one; a broken one is left out with a warning, or raises if plugins are strict."""
     registry, failures = load_all_registries()
     for error in failures:
         warn_or_raise(error)
@@ -185,7 +185,7 @@ def full_registry() -> Registry:
 
 
 def load_all_registries() -> Tuple[Registry, List[ZooError]]:
-    """Return all registries as one, and the errors of the files and plug-ins that cannot be used."""
+    """Return all registries as one, and the errors of the files and plugins that cannot be used."""
     registries, file_errors = _with_files(_base())
     failures: List[ZooError] = [*file_errors]
     for claimants in find_plugins().values():
@@ -247,7 +247,7 @@ def _with_files(registries: Registries) -> Tuple[Registries, List[RegistryError]
 
 
 def _with_plugin(registries: Registries, claimants: Tuple[PluginEntryPoint, ...]) -> Registries:
-    """Add the registry of a plug-in; raise PluginError if it cannot be used."""
+    """Add the registry of a plugin; raise PluginError if it cannot be used."""
     point = require_single(claimants)
     plugin = load_plugin(point)
     try:
@@ -260,7 +260,7 @@ def _with_plugin(registries: Registries, claimants: Tuple[PluginEntryPoint, ...]
                         f"{key!r} for {owner}",
                         expected=f"{point.namespace}/...",
                         actual=key,
-                        hint=f"every name and alias of this plug-in starts with {point.namespace}/",
+                        hint=f"every name and alias of this plugin starts with {point.namespace}/",
                     )
         return _merge(registries, registry)
     except RegistryError as error:
@@ -279,11 +279,11 @@ def _unknown_model(
     hints = [f"did you mean {', '.join(close)}?" if close else "repvgg_zoo.list_models() lists all names"]
     namespace, slash, _ = str(name).partition("/")
     if plugin_mode() == "off":
-        hints += [f"plug-ins were not searched ({PLUGINS_ENV}=off)"] if slash else []
+        hints += [f"plugins were not searched ({PLUGINS_ENV}=off)"] if slash else []
     elif slash and normalize_name(namespace) not in plugins:
-        hints.append(f"plug-in {namespace} is not installed")
+        hints.append(f"plugin {namespace} is not installed")
     elif plugins and not slash:
-        hints.append(f"plug-ins have names that start with {', '.join(f'{namespace}/' for namespace in plugins)}")
+        hints.append(f"plugins have names that start with {', '.join(f'{namespace}/' for namespace in plugins)}")
     hints += [f"left out: {failure.message}" for failure in failures]
     error = UnknownModelError(f"unknown model {name!r}", name=str(name), suggestions=close, hint="; ".join(hints))
     error.__cause__ = failures[0] if failures else None

@@ -1,6 +1,6 @@
-"""Plug-ins: installed packages that add variants, layouts and builders, discovered through entry points.
+"""Plugins: installed packages that add variants, layouts and builders, discovered through entry points.
 
-An entry point of the group ``repvgg_zoo.plugins`` has the plug-in's namespace as its name and a ``Plugin`` as its
+An entry point of the group ``repvgg_zoo.plugins`` has the plugin's namespace as its name and a ``Plugin`` as its
 object. Nothing is looked up at import, and failures are not remembered: the next call tries again.
 """
 
@@ -28,7 +28,7 @@ class Plugin:
     """What a package adds; every name in it, and in its registry, starts with its namespace: ``acme/...``.
 
     ``registry`` is the path of a YAML file, or a mapping of the same form. ``builders`` and ``layouts`` map names to
-    objects, or to ``"module:object"``, which is imported when it is needed: the module that holds the plug-in is
+    objects, or to ``"module:object"``, which is imported when it is needed: the module that holds the plugin is
     imported for each listing, and should import no framework.
 
     A builder is called as ``build(architecture, num_classes=, in_chans=, deploy=, init_weights=)``, with
@@ -48,16 +48,16 @@ class Plugin:
 
 
 class PluginEntryPoint(NamedTuple):
-    """The namespace as the plug-in's author writes it, ``"module:object"``, and the distribution with its version."""
+    """The namespace as the plugin's author writes it, ``"module:object"``, and the distribution with its version."""
 
     namespace: str
     value: str
     distribution: str
 
     def error(self, message: str, hint: Optional[str] = None) -> PluginError:
-        """Return a PluginError about this plug-in."""
+        """Return a PluginError about this plugin."""
         return PluginError(
-            f"the plug-in {self.namespace} ({self.distribution}) {message}",
+            f"the plugin {self.namespace} ({self.distribution}) {message}",
             plugin=self.namespace,
             distribution=self.distribution,
             hint=hint or f"report it to the authors of {self.distribution}, or set {PLUGINS_ENV}=off",
@@ -65,28 +65,28 @@ class PluginEntryPoint(NamedTuple):
 
 
 def find_plugins() -> Dict[str, Tuple[PluginEntryPoint, ...]]:
-    """Return the installed plug-ins by normalized namespace; several in one namespace are a conflict.
+    """Return the installed plugins by normalized namespace; several in one namespace are a conflict.
 
-    Plug-ins are not imported. Unreadable metadata of a distribution is logged, or raised as a PluginError if plug-ins
+    Plugins are not imported. Unreadable metadata of a distribution is logged, or raised as a PluginError if plugins
     are strict.
     """
     by_namespace: Dict[str, Dict[str, PluginEntryPoint]] = {}
     if plugin_mode() != "off" and _may_have_plugins():
         for point in _entry_points():
-            # Two distributions that name the same object add the same plug-in, for example a package and its GPU build.
+            # Two distributions that name the same object add the same plugin, for example a package and its GPU build.
             by_namespace.setdefault(normalize_name(point.namespace), {}).setdefault(point.value, point)
     return {namespace: tuple(points.values()) for namespace, points in sorted(by_namespace.items())}
 
 
 def find_plugin(name: str) -> Optional[PluginEntryPoint]:
-    """Return the plug-in that ``name`` belongs to, or None; raise PluginError if several claim its namespace."""
+    """Return the plugin that ``name`` belongs to, or None; raise PluginError if several claim its namespace."""
     namespace, slash, _ = normalize_name(name).partition("/")
     claimants = find_plugins().get(namespace, ()) if slash else ()
     return require_single(claimants) if claimants else None
 
 
 def require_single(claimants: Tuple[PluginEntryPoint, ...]) -> PluginEntryPoint:
-    """Return the only plug-in of a namespace; raise PluginError, which names them all, if there are several."""
+    """Return the only plugin of a namespace; raise PluginError, which names them all, if there are several."""
     if len(claimants) > 1:
         names = " and ".join(sorted(f"{point.distribution} ({point.value})" for point in claimants))
         raise PluginError(
@@ -100,7 +100,7 @@ def require_single(claimants: Tuple[PluginEntryPoint, ...]) -> PluginEntryPoint:
 
 @functools.lru_cache(maxsize=64)
 def load_plugin(point: PluginEntryPoint) -> Plugin:
-    """Import a plug-in and check its names; raise PluginError with the cause.
+    """Import a plugin and check its names; raise PluginError with the cause.
 
     An import cannot be interrupted, so a slow one is waited for and logged.
     """
@@ -109,7 +109,7 @@ def load_plugin(point: PluginEntryPoint) -> Plugin:
     seconds = time.perf_counter() - start
     if seconds > SLOW_SECONDS:
         _warn(
-            "the plug-in %s (%s) took %.1f s to import %s; every listing of models waits for it",
+            "the plugin %s (%s) took %.1f s to import %s; every listing of models waits for it",
             *(point.namespace, point.distribution, seconds, point.value),
         )
     if not isinstance(plugin, Plugin):
@@ -130,9 +130,9 @@ def load_plugin(point: PluginEntryPoint) -> Plugin:
 
 
 def find_builder(name: str) -> Tuple[PluginEntryPoint, Callable[..., Any]]:
-    """Return the builder called ``acme/name`` and its plug-in.
+    """Return the builder called ``acme/name`` and its plugin.
 
-    Raise PluginError if the plug-in cannot be used, or RegistryError if the builder does not exist.
+    Raise PluginError if the plugin cannot be used, or RegistryError if the builder does not exist.
     """
     point, builder = _find_part("builder", name, RegistryError)
     if not callable(builder):
@@ -141,27 +141,27 @@ def find_builder(name: str) -> Tuple[PluginEntryPoint, Callable[..., Any]]:
 
 
 def find_layout(name: str) -> Tuple[PluginEntryPoint, Any]:
-    """Return the layout called ``acme/name`` and its plug-in.
+    """Return the layout called ``acme/name`` and its plugin.
 
-    Raise PluginError if the plug-in cannot be used, or ArgumentError if the layout does not exist.
+    Raise PluginError if the plugin cannot be used, or ArgumentError if the layout does not exist.
     """
     return _find_part("layout", name, ArgumentError)
 
 
 def plugin_layouts(name: str) -> Tuple[str, ...]:
-    """Return the names of the layouts of the plug-in that the variant ``name`` belongs to; raise PluginError."""
+    """Return the names of the layouts of the plugin that the variant ``name`` belongs to; raise PluginError."""
     point = find_plugin(name)
     return () if point is None else tuple(load_plugin(point).layouts)
 
 
 def in_namespace(point: PluginEntryPoint, name: str) -> bool:
-    """Return whether ``name`` is in this plug-in's namespace."""
+    """Return whether ``name`` is in this plugin's namespace."""
     namespace, _, rest = normalize_name(name).partition("/")
     return namespace == normalize_name(point.namespace) and bool(rest)
 
 
 def warn_or_raise(error: ZooError) -> None:
-    """Raise ``error`` if plug-ins are strict, else log it; the same error is logged only once."""
+    """Raise ``error`` if plugins are strict, else log it; the same error is logged only once."""
     if plugin_mode() == "strict":
         raise error
     _warn_once(str(error))
@@ -185,12 +185,12 @@ def _find_part(kind: str, name: str, missing: Callable[..., ZooError]) -> Tuple[
     part = next((value for other, value in parts.items() if normalize_name(other) == key), None)
     if point is None or part is None:
         choices = ", ".join(parts) or "none"
-        reason = f"plug-in {name.partition('/')[0]} is not installed" if point is None else f"it has {choices}"
+        reason = f"plugin {name.partition('/')[0]} is not installed" if point is None else f"it has {choices}"
         raise missing(
             f"unknown {kind} {name!r}: {reason}",
             expected=list(parts),
             actual=name,
-            hint="install the plug-in" if point is None else f"choose from {choices}",
+            hint="install the plugin" if point is None else f"choose from {choices}",
         )
     return point, _import_object(point, part) if isinstance(part, str) else part
 
@@ -200,7 +200,7 @@ def _import_object(point: PluginEntryPoint, value: str) -> Any:
 
     try:
         return EntryPoint(point.namespace, value, GROUP).load()
-    except (Exception, SystemExit) as error:  # whatever the plug-in's code does, except the user's interrupt
+    except (Exception, SystemExit) as error:  # whatever the plugin's code does, except the user's interrupt
         raise point.error(f"fails at {value}: {format_exception(error)}") from error
 
 
@@ -213,7 +213,7 @@ def format_exception(error: BaseException) -> str:
 
 
 def _may_have_plugins() -> bool:
-    """Return whether a distribution on sys.path may have a plug-in.
+    """Return whether a distribution on sys.path may have a plugin.
 
     Importing and asking importlib.metadata takes 45 ms, more than the rest of a listing; this takes 2 ms.
     """
@@ -246,7 +246,7 @@ def _entry_points() -> List[PluginEntryPoint]:
     for candidate in distributions():
         path = getattr(candidate, "_path", "a distribution")
         try:
-            # Few distributions have plug-ins, and reading this file is faster than reading the name.
+            # Few distributions have plugins, and reading this file is faster than reading the name.
             if GROUP not in (candidate.read_text("entry_points.txt") or ""):
                 continue
             name = candidate.metadata["Name"]

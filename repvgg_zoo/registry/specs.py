@@ -17,7 +17,7 @@ BACKENDS = ("pillow", "opencv")
 ROUNDINGS = ("floor", "round")
 IMAGENET = "ImageNet-1k"
 
-# Arguments of a plug-in's builder besides the fields that all variants have: (name, value) pairs.
+# Arguments of a plugin's builder besides the fields that all variants have: (name, value) pairs.
 Scalar = Union[str, int, float, bool]
 Options = Tuple[Tuple[str, Union[Scalar, Tuple[Scalar, ...]]], ...]
 
@@ -33,7 +33,7 @@ class Architecture(NamedTuple):
     """How a variant is built (paper, section 3.4 and table 3).
 
     ``groups`` applies to the layers with an even index, counted from the stem's 0 (paper, section 3.4). ``builder`` is
-    "repvgg", "repvggplus", or a plug-in's (``acme/name``), which may take ``options``: a mapping in the registry file,
+    "repvgg", "repvggplus", or a plugin's (``acme/name``), which may take ``options``: a mapping in the registry file,
     (name, value) pairs here.
     """
 

@@ -80,7 +80,7 @@ def check_spec(spec: Any) -> Optional[Problem]:
         return Problem("sha256_prefix", "both a full digest and a prefix are set", "sha256 alone")
     if isinstance(spec, Architecture) and spec.options and "/" not in spec.builder:
         message = f"the builder {spec.builder} has no options"
-        return Problem("options", message, "options of a plug-in's builder (acme/name)")
+        return Problem("options", message, "options of a plugin's builder (acme/name)")
     if isinstance(spec, Architecture) and is_too_large(spec):
         return Problem("num_blocks", "the network is too large", f"at most {MAX_WEIGHTS} weights in 3x3 kernels")
     if isinstance(spec, Preprocessing):

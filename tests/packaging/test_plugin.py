@@ -122,4 +122,4 @@ except PluginError as error: print(json.dumps([listed, path.stat().st_size, str(
     listed, size, text = json.loads(done.stdout)
     assert (listed, size) == (["acme/RepVGG_M1"], 138920)
     assert "broken (broken-zoo 0.1) fails at broken_zoo:plugin: ModuleNotFoundError" in text
-    assert done.stderr.count("left out: the plug-in broken") == 1
+    assert done.stderr.count("left out: the plugin broken") == 1

@@ -1,4 +1,4 @@
-"""Installed distributions with plug-ins, and processes that have them on sys.path."""
+"""Installed distributions with plugins, and processes that have them on sys.path."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_a_file_takes_precedence_over_a_plugin_with_the_same_name(tmp_path):
     (tmp_path / "mine.yaml").write_text(registry("acme/RepVGG_Q").replace("family: RepVGG-Q", "family: mine"))
     done = run(LIST + "\nemit(repvgg_zoo.model_info('acme/q').family)", [tmp_path], files(tmp_path / "mine.yaml"))
     assert list(map(json.loads, done.stdout.splitlines())) == [["acme/RepVGG_Q"], "mine"]
-    assert "the plug-in acme (acme-repvgg 1.0) has a registry that cannot be used" in done.stderr
+    assert "the plugin acme (acme-repvgg 1.0) has a registry that cannot be used" in done.stderr
 
 
 def test_files_are_read_where_plugins_are_off(tmp_path):

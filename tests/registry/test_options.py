@@ -1,4 +1,4 @@
-"""The options of a plug-in's builder: any names and plain values."""
+"""The options of a plugin's builder: any names and plain values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plug-ins are discovered when needed, and a broken, slow or greedy one does not affect other models."""
+"""Plugins are discovered when needed, and a broken, slow or greedy one does not affect other models."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ BROKEN = {
     "a package it needs is missing": ({"code": "import no_such_thing"}, "no_such_thing", "ModuleNotFoundError"),
     "it is not Python": ({"code": "plugin = ("}, "SyntaxError", "SyntaxError"),
     "it recurses": ({"code": "def f(): f()\nf()"}, "RecursionError", "RecursionError"),
-    "it has no plug-in": ({"code": ""}, "no attribute 'plugin'", "AttributeError"),
+    "it has no plugin": ({"code": ""}, "no attribute 'plugin'", "AttributeError"),
     "it is something else": ({"code": "plugin = 7"}, "has a int at acme_plugin:plugin", "NoneType"),
     "its module is missing": (
         {"entry_points": "[repvgg_zoo.plugins]\nacme = gone:plugin\n"}, "No module named 'gone'", "ModuleNotFoundError",
@@ -142,7 +142,7 @@ def test_a_broken_plugin_is_left_out_and_its_own_names_raise_its_error(tmp_path,
     listed, well, (kind, text, found_cause), strict = map(json.loads, done.stdout.splitlines())
     assert listed == ["RepVGG_A0", "well/RepVGG_Q"] and well == "well/RepVGG_Q"
     warnings = [line for line in done.stderr.splitlines() if "left out: " in line]
-    assert len(warnings) == 1 and "the plug-in acme (acme-repvgg 1.0)" in warnings[0]
+    assert len(warnings) == 1 and "the plugin acme (acme-repvgg 1.0)" in warnings[0]
     assert kind == "PluginError" and message in text and "acme-repvgg 1.0" in text and "\n  hint: " in text
     assert found_cause == cause or cause == "*"
     assert strict == ["acme", "acme-repvgg 1.0"]
@@ -254,7 +254,7 @@ def test_a_slow_plugin_is_logged_and_built_in_names_do_not_wait_for_it(tmp_path)
     """
     done = run(code, [tmp_path])
     assert done.stdout == "false\ntrue\n"
-    assert done.stderr.count("the plug-in acme (acme-repvgg 1.0) took 1.") == 1
+    assert done.stderr.count("the plugin acme (acme-repvgg 1.0) took 1.") == 1
 
 
 @pytest.mark.parametrize(
@@ -301,8 +301,8 @@ def test_an_invalid_mode_is_an_argument_error():
     ("name", "hint"),
     [
         ("acme/RepVGG_QQ", "did you mean acme/RepVGG_Q"),
-        ("acne/RepVGG_Q", "plug-in acne is not installed"),
-        ("RepVGG_Q", "plug-ins have names that start with acme/"),
+        ("acne/RepVGG_Q", "plugin acne is not installed"),
+        ("RepVGG_Q", "plugins have names that start with acme/"),
     ],
 )
 def test_an_unknown_name_has_a_hint_about_plugins(tmp_path, name, hint):
