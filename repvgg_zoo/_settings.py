@@ -1,4 +1,4 @@
-"""All environment variables that the package reads, and the values that they give; read at each call, not at import."""
+"""All environment variables that the package reads, and their values; read at each call, not at import."""
 
 from __future__ import annotations
 

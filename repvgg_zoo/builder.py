@@ -15,7 +15,7 @@ from .adapt import adapt, input_channels
 from .checkpoints import Checkpoint, load_checkpoint
 from .checkpoints.layouts import CLASSIFIERS
 from .errors import ArgumentError, PathLike, RegistryError, StateError, ZooError
-from .hub import fetch_file, read_settings
+from .hub import fetch_verified, read_settings
 from .models import RepVGG, RepVGGplus
 from .models.layers import reset_parameters
 from .registry.api import find_model
@@ -116,8 +116,8 @@ def _load(
 ) -> Optional[Checkpoint]:
     """Return the weights of a file, or of a fetched checkpoint, in the form that is needed; None without either."""
     if selected is not None:
-        path = fetch_file(selected.file, progress=progress)
-        weights = load_weights(path, selected, deploy=deploy, cache_dir=read_settings().cache_dir)
+        fetched = fetch_verified(selected.file, progress=progress)
+        weights = load_weights(fetched, selected, deploy=deploy, cache_dir=read_settings().cache_dir)
     elif file is not None:
         weights = load_checkpoint(file, extra_layouts=plugin_layouts(spec.name))
     else:

@@ -12,40 +12,38 @@ from .checkpoints import Checkpoint, LoadReport, load_checkpoint
 from .checkpoints.formats import safetensors_file
 from .checkpoints.load import CANONICALIZE_VERSION
 from .checkpoints.save import write_safetensors
-from .hub.cache import Stamp, read_stamp
+from .hub import VerifiedFile
 from .registry.specs import CheckpointSpec
 from .reparam.fusion import FUSE_VERSION, fuse
 
 
-def load_weights(path: Path, spec: CheckpointSpec, *, deploy: bool, cache_dir: Path) -> Checkpoint:
+def load_weights(file: VerifiedFile, spec: CheckpointSpec, *, deploy: bool, cache_dir: Path) -> Checkpoint:
     """Return the canonical arrays of a verified file, fused if it is a train form and ``deploy`` is asked for.
 
-    ``path`` is what ``fetch_file`` returned for ``spec``. The result is stored in the derived cache below
-    ``cache_dir``, except where the file holds these very arrays, where its digest is not known, and for a plugin's
-    layout, which may change while the file stays the same. Raise what ``load_checkpoint`` and ``fuse`` raise.
+    ``file`` is what ``fetch_verified`` returned for ``spec``. The result is stored in the derived cache below
+    ``cache_dir``, except where the file holds these very arrays, and for a plugin's layout, which may change while the
+    file stays the same. Raise what ``load_checkpoint`` and ``fuse`` raise.
     """
     form = "deploy" if deploy else spec.form
-    stamp = read_stamp(path)
     is_canonical = (spec.format, spec.layout, spec.form) == ("safetensors", "canonical", form)
-    if stamp is None or is_canonical or "/" in spec.layout:
-        return _compute(path, spec, form, stamp)
+    if is_canonical or "/" in spec.layout:
+        return _compute(file, spec, form)
     parameters = {"layout": spec.layout, "form": form, "fuse": FUSE_VERSION}
-    key = DerivedKey(stamp.sha256, "weights", CANONICALIZE_VERSION, parameters)
+    key = DerivedKey(file.sha256, "weights", CANONICALIZE_VERSION, parameters)
     cache = DerivedCache(cache_dir)
-    checkpoint = _read(cache, key, spec, path)
+    checkpoint = _read(cache, key, spec, file)
     if checkpoint is None:
-        checkpoint = _compute(path, spec, form, stamp)
+        checkpoint = _compute(file, spec, form)
         cache.write(key, lambda stream: write_safetensors(stream, checkpoint.state_dict))
     return checkpoint
 
 
-def _compute(path: Path, spec: CheckpointSpec, form: str, stamp: Optional[Stamp]) -> Checkpoint:
-    checkpoint = load_checkpoint(path, layout=spec.layout)
-    checkpoint = replace(checkpoint, source_sha256=None if stamp is None else stamp.sha256)
+def _compute(file: VerifiedFile, spec: CheckpointSpec, form: str) -> Checkpoint:
+    checkpoint = replace(load_checkpoint(file.path, layout=spec.layout), source_sha256=file.sha256)
     return fuse(checkpoint) if form == "deploy" and checkpoint.form == "train" else checkpoint
 
 
-def _read(cache: DerivedCache, key: DerivedKey, spec: CheckpointSpec, path: Path) -> Optional[Checkpoint]:
+def _read(cache: DerivedCache, key: DerivedKey, spec: CheckpointSpec, file: VerifiedFile) -> Optional[Checkpoint]:
     payload = cache.read(key)
     if payload is None:
         return None
@@ -55,7 +53,7 @@ def _read(cache: DerivedCache, key: DerivedKey, spec: CheckpointSpec, path: Path
         form=key.parameters["form"],
         layout=spec.layout,
         format=spec.format,
-        path=str(path),
+        path=str(file.path),
         report=LoadReport(loaded=tuple(state_dict)),
         source_sha256=key.source,
     )

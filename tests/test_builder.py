@@ -142,6 +142,7 @@ def test_stem_kernels_that_disagree_on_their_channels_are_refused(branch, in_cha
 
 
 def test_a_backbone_loads_the_part_that_it_has_without_a_warning(caplog):
+    repvgg_zoo.fetch(DIGITS)
     with caplog.at_level(logging.INFO, "repvgg_zoo"):
         backbone = create(DIGITS, pretrained=True, features_only=True, out_indices=(1, 2))
     assert caplog.text == ""

@@ -124,6 +124,18 @@ def test_whatever_happens_to_the_entry_the_weights_are_right(published, harm):
         assert all(np.array_equal(first[key], again[key]) for key in first)
 
 
+def test_weights_of_a_read_only_cache_without_stamps_are_stored_once(published, monkeypatch, tmp_path):
+    create()
+    entry_in(published).unlink()
+    (file,) = published.parent.glob("*-t.safetensors")
+    (tmp_path / "shared").mkdir()
+    file.rename(tmp_path / "shared" / file.name)
+    monkeypatch.setenv("REPVGG_ZOO_CACHE_DIRS", str(tmp_path / "shared"))
+    create()
+    assert entry_in(published).exists()
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == [file.name]
+
+
 def test_a_folder_that_cannot_be_written_does_no_harm(published):
     published.parent.mkdir(parents=True, exist_ok=True)
     published.write_text("a file where the folder should be")

@@ -6,8 +6,16 @@ a mirror.
 """
 
 from .._settings import Settings, read_settings
-from .cache import Stamp
-from .fetch import Services, fetch_file
+from .cache import VerifiedFile
+from .fetch import Services, fetch_file, fetch_verified
 from .filenames import cache_filename
 
-__all__ = ["Services", "Settings", "Stamp", "cache_filename", "fetch_file", "read_settings"]
+__all__ = [
+    "Services",
+    "Settings",
+    "VerifiedFile",
+    "cache_filename",
+    "fetch_file",
+    "fetch_verified",
+    "read_settings",
+]

@@ -1,6 +1,6 @@
 """List, remove, prune and verify the files of a cache folder.
 
-Only regular files directly in the folder are considered, and only if the hub itself could have given them their names;
+Only regular files directly in the folder are considered, and only if their names are ones that the hub uses;
 links, subfolders and other people's files are ignored.
 """
 
@@ -171,7 +171,7 @@ def _kind(path: Path) -> Optional[str]:
     if name.endswith(cache.STAMP_SUFFIX) and is_cache_filename(name[: -len(cache.STAMP_SUFFIX)]):
         file = path.with_name(name[: -len(cache.STAMP_SUFFIX)])
         stamp = cache.read_stamp(file)
-        # The stamp of an unverified file is kept without it: it holds the only record of its digest.
+        # The stamp of an unverified file stays although the file is gone: it is the only record of its digest.
         is_record = stamp is not None and stamp.integrity == "none"
         return None if file.exists() or is_record else "stale"
     return "file" if is_cache_filename(name) else None

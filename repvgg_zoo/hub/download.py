@@ -96,9 +96,9 @@ def download(job: Transfer, sources: Sequence[Source]) -> Downloaded:
 
 @dataclass
 class _SourceState:
-    """One source while it is tried: what If-Range may hold, and whether it was asked to send the file from the start.
+    """One source while it is tried: what If-Range may hold, and whether the file was requested from its start again.
 
-    ``requests`` counts the attempts that reached out to it.
+    ``requests`` counts the requests sent to it.
     """
 
     source: Source

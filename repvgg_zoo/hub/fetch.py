@@ -33,7 +33,7 @@ _MAX_LOST_PARTIALS = 3
 
 @dataclass(frozen=True)
 class Services:
-    """What a download uses of the world, for tests to replace; None stands for the real thing."""
+    """The outside world of a download, for tests to replace; None means the real one."""
 
     clock: Clock = SYSTEM_CLOCK
     client: Optional[HttpClient] = None
@@ -69,7 +69,28 @@ def fetch_file(
     settings: Optional[Settings] = None,
     services: Optional[Services] = None,
 ) -> Path:
-    """Return the path of the verified file, from a cache if it is there, else from the first source that has it.
+    """Return the path of a file that :func:`fetch_verified` returns; the arguments and errors are the same."""
+    verified = fetch_verified(
+        file,
+        offline=offline,
+        progress=progress,
+        allow_unverified=allow_unverified,
+        settings=settings,
+        services=services,
+    )
+    return verified.path
+
+
+def fetch_verified(
+    file: FileSpec,
+    *,
+    offline: Optional[bool] = None,
+    progress: Union[bool, Progress, None] = None,
+    allow_unverified: Optional[bool] = None,
+    settings: Optional[Settings] = None,
+    services: Optional[Services] = None,
+) -> VerifiedFile:
+    """Return the verified file and its digest, from a cache if it is there, else from the first source that has it.
 
     A cached file is returned without using the network and without writing anything. None for an argument means what
     the environment says (see :mod:`repvgg_zoo._settings`). The file must not be changed: everybody who uses the cache
@@ -83,11 +104,11 @@ def fetch_file(
     allow = settings.allow_unverified if allow_unverified is None else allow_unverified
     cached = _find(file, settings, allow)
     if cached is not None:
-        return cached.path
+        return cached
     if file.integrity == "none" and not allow:
         raise _unverified_error(file)
     is_offline = settings.offline if offline is None else offline
-    return _fetch_missing(file, settings, is_offline, progress, services or Services()).path
+    return _fetch_missing(file, settings, is_offline, progress, services or Services())
 
 
 def _find(file: FileSpec, settings: Settings, allow_unverified: bool) -> Optional[VerifiedFile]:
@@ -182,7 +203,7 @@ def _download(
             missing = max(0, (file.size or 0) - partial.size)
             raise cache.write_error(root, error, file.name, missing, services.free_bytes(root)) from error
     if verified is not None:
-        logger.info("downloaded %s from %s, SHA-256 %s, to %s", format_size(size), source, sha256, target)
+        logger.info("fetched %s from %s, SHA-256 %s, to %s", format_size(size), source, sha256, target)
     return verified
 
 

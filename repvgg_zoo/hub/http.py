@@ -255,7 +255,7 @@ def gdrive_confirmation(page: str, base: str) -> Optional[str]:
     form.feed(page)
     if form.action is None or "id" not in form.fields:
         return None
-    # Only the parameters come from the page: the host stays the one that was asked.
+    # Only the parameters come from the page: the host stays the one that was requested.
     return urlunsplit((*urlsplit(base)[:3], urlencode(form.fields), ""))
 
 

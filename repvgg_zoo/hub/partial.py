@@ -77,8 +77,8 @@ class PartialFile:
         return self
 
     def __exit__(self, kind: object, error: Optional[BaseException], traceback: object) -> None:
-        # After a failed write the disk needs the space. In any other case the bytes serve the next download: the wrong
-        # ones were discarded at once, and what is here came from a source that broke off or before an interrupt.
+        # After a failed write the disk needs the space. After any other the bytes serve the next download: wrong
+        # ones were discarded at once, so these came from a source that broke off, or before an interrupt.
         disk_failed = isinstance(error, OSError) and not isinstance(error, (DownloadError, IntegrityError))
         if error is None:
             self.close()
@@ -172,7 +172,7 @@ def stale_partials(root: Path, key: Optional[str], own: Optional[Path], clock: C
     """Yield the partial files that no process writes: released, of a dead process of this machine, or long unchanged.
 
     Age is measured against the partial file ``own``, whose time the same file system has just set, so that a wrong
-    clock on a network drive does no harm.
+    clock on a network drive does not matter.
     """
     now = clock.time() if own is None else own.stat().st_mtime
     for path in partial_files(root, key):

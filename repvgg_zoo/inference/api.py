@@ -17,8 +17,7 @@ from .._cpu import lower_sync_thread_priority, usable_cores
 from .._settings import read_settings
 from ..checkpoints.load import CANONICALIZE_VERSION
 from ..errors import ArgumentError
-from ..hub import fetch_file
-from ..hub.cache import read_stamp
+from ..hub import fetch_verified
 from ..registry.api import find_model
 from ..registry.names import find_checkpoint
 from ..registry.specs import CheckpointSpec, ModelSpec
@@ -187,19 +186,18 @@ def _from_name(name: str) -> _Target:
 
     if "/" in spec.architecture.builder:
         return _from_module(network())  # a plugin builds it
-    path = fetch_file(checkpoint.file)
-    stamp = read_stamp(path)  # None if the cache folder cannot be written
+    file = fetch_verified(checkpoint.file)
 
     def weights() -> NetworkWeights:
-        state_dict = load_weights(path, checkpoint, deploy=True, cache_dir=read_settings().cache_dir).state_dict
+        state_dict = load_weights(file, checkpoint, deploy=True, cache_dir=read_settings().cache_dir).state_dict
         state_dict = {key: _as_float32(array) for key, array in state_dict.items()}
-        check_state_dict(state_dict, spec.architecture, checkpoint.num_classes, path)
+        check_state_dict(state_dict, spec.architecture, checkpoint.num_classes, file.path)
         return weights_from_state_dict(state_dict)
 
     return _Target(
         weights,
         network,
-        digest=lambda: None if stamp is None else stamp.sha256,
+        digest=lambda: file.sha256,
         in_chans=spec.architecture.in_chans,
         spec=spec,
         checkpoint=checkpoint,

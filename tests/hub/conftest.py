@@ -1,4 +1,4 @@
-"""What the hub's tests share: a scripted server, a clock that never sleeps, and a cache of one's own."""
+"""Shared by the hub's tests: a scripted server, a clock that never sleeps, and an empty cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OTHER = BODY[:-1] + bytes([BODY[-1] ^ 1])
 
 
 class FakeClock:
-    """Time that passes only when somebody sleeps, and then at once."""
+    """A clock that moves only when somebody sleeps, and then at once."""
 
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
@@ -43,26 +43,26 @@ class FakeClock:
 
 
 class Zoo:
-    """A cache folder, a clock and a loader with short timeouts."""
+    """A cache folder, a clock, and a fetch that uses them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.clock = FakeClock()
 
     def services(self, **changed: Any) -> Services:
-        given = {"clock": self.clock, "client": RequestsClient(20.0, 20.0), "limits": Limits(), **changed}
-        return Services(**given)
+        services = {"clock": self.clock, "client": RequestsClient(20.0, 20.0), "limits": Limits(), **changed}
+        return Services(**services)
 
     def fetch(self, file: FileSpec, *, settings: Optional[Settings] = None, **arguments: Any) -> Path:
         services = arguments.pop("services", None) or self.services()
         return fetch_file(file, settings=settings or Settings(cache_dir=self.root), services=services, **arguments)
 
     def names(self) -> List[str]:
-        """What lies in the cache, but for the tag and locks."""
+        """What is in the cache folder except the tag and locks."""
         if not self.root.exists():
             return []
-        kept = (path.name for path in self.root.iterdir() if path.suffix != ".lock" and path.name != "CACHEDIR.TAG")
-        return sorted(kept)
+        names = (path.name for path in self.root.iterdir() if path.suffix != ".lock" and path.name != "CACHEDIR.TAG")
+        return sorted(names)
 
     def parts(self) -> List[Path]:
         return sorted(self.root.glob("*.part"))
@@ -70,11 +70,11 @@ class Zoo:
 
 def spec(*sources: str, body: bytes = BODY, name: str = "a.bin", **changed: Any) -> FileSpec:
     """A file with a full digest; pass ``sha256=None`` and so on for less."""
-    facts = {"size": len(body), "sha256": hashlib.sha256(body).hexdigest(), **changed}
-    return FileSpec(name, tuple(sources), **facts)
+    fields = {"size": len(body), "sha256": hashlib.sha256(body).hexdigest(), **changed}
+    return FileSpec(name, tuple(sources), **fields)
 
 
-FILE = spec("http://127.0.0.1:1/a.bin")  # nobody listens there
+FILE = spec("http://127.0.0.1:1/a.bin")  # no server listens on port 1
 NAME = cache_filename(FILE)
 
 
@@ -128,7 +128,7 @@ def zoo(tmp_path: Path) -> Zoo:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the machine that runs the tests takes part in them."""
+    """Remove the settings of the machine that runs the tests."""
     for name in list(os.environ):
         if name.startswith("REPVGG_ZOO_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

@@ -10,15 +10,15 @@ from urllib.parse import urlsplit
 
 
 class Proxy:
-    """``asked`` lists what was asked for; ``routes`` maps a tunnel's ``host:port`` to another one."""
+    """``requests`` lists method and target of each request; ``routes`` maps a tunnel's ``host:port`` to another one."""
 
     def __init__(self, routes: Optional[Mapping[str, str]] = None) -> None:
-        self.asked: List[str] = []
-        asked = self.asked
+        self.requests: List[str] = []
+        requests = self.requests
 
         class Handler(BaseHTTPRequestHandler):
             def do_CONNECT(self) -> None:
-                asked.append(f"CONNECT {self.path}")
+                requests.append(f"CONNECT {self.path}")
                 host, _, port = (routes or {}).get(self.path, self.path).rpartition(":")
                 with socket.create_connection((host, int(port)), 5) as far:
                     self.send_response(200)
@@ -29,7 +29,7 @@ class Proxy:
                     back.join(5)
 
             def do_GET(self) -> None:
-                asked.append(f"GET {self.path}")
+                requests.append(f"GET {self.path}")
                 parts = urlsplit(self.path)
                 with socket.create_connection((parts.hostname, parts.port), 5) as far:
                     far.sendall(f"GET {parts.path} HTTP/1.0\r\nHost: {parts.netloc}\r\n\r\n".encode())

@@ -103,7 +103,7 @@ class Server:
         """Wait until every client has closed its connection; AssertionError if that takes too long."""
         deadline = time.monotonic() + seconds
         idle_since = time.monotonic()
-        while time.monotonic() - idle_since < 0.05:  # a connection that was just made is not counted yet
+        while time.monotonic() - idle_since < 0.05:  # a connection that was just opened is not counted yet
             if self._connections:
                 idle_since = time.monotonic()
             assert time.monotonic() < deadline, f"{self._connections} connections are still open"
@@ -175,14 +175,14 @@ class TlsServer(Server):
         super().__init__(context)
 
 
-def _with_range(answer: Answer, asked: Mapping[str, str]) -> Tuple[int, Dict[str, str], bytes]:
+def _with_range(answer: Answer, headers_sent: Mapping[str, str]) -> Tuple[int, Dict[str, str], bytes]:
     headers, body, status = dict(answer.headers), answer.body, answer.status
     if answer.etag:
         headers["ETag"] = answer.etag
-    match = re.fullmatch(r"bytes=(\d+)-", asked.get("Range") or "")
+    match = re.fullmatch(r"bytes=(\d+)-", headers_sent.get("Range") or "")
     if status != 200 or not answer.ranges or match is None:
         return status, headers, body
-    if asked.get("If-Range") not in (None, answer.etag):
+    if headers_sent.get("If-Range") not in (None, answer.etag):
         return status, headers, body
     start, total = int(match.group(1)), len(body)
     if start >= total:

@@ -21,7 +21,7 @@ SHA = hashlib.sha256(BODY).hexdigest()
 
 
 def files(server: Server) -> Dict[str, Any]:
-    """One file of each kind of proof."""
+    """One file of each kind of integrity."""
     other = hashlib.sha256(OTHER).hexdigest()
     return {
         "RepVGG_A0.x": spec(server.serve("/a.bin", Answer(BODY))),
@@ -167,7 +167,7 @@ def test_a_zip_with_a_path_outside_the_bundle_is_refused(zoo: Zoo, server: Serve
 def test_a_hostile_file_name_in_the_index_stays_in_the_cache(
     zoo: Zoo, server: Server, target: Path, tmp_path: Path, name: str
 ) -> None:
-    """The index never says where a file lies; its name is made harmless as everywhere."""
+    """The index never says where a file goes; its name is sanitized as everywhere."""
     packed(zoo, server, target)
     rezip(target, reindex(lambda i: i["files"]["RepVGG_A0.x"].update(name=name)))
     before = {path for path in tmp_path.iterdir() if path.name != "there"}
@@ -177,7 +177,7 @@ def test_a_hostile_file_name_in_the_index_stays_in_the_cache(
 
 
 def test_a_member_twice_or_compressed_is_refused(zoo: Zoo, server: Server, tmp_path: Path) -> None:
-    """Two members of one name are two truths, and a compressed one can be a bomb."""
+    """Of two members of one name each tool reads another, and a compressed one can be a bomb."""
     twice = packed(zoo, server, tmp_path / "twice.zip")
     with zipfile.ZipFile(twice, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr(A0, OTHER)

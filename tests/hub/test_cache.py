@@ -1,4 +1,4 @@
-"""What a cache folder may look like, and what is made of it, and how far a file is trusted."""
+"""Cache folders in any state, and when a file in them is trusted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from typing import Any, Callable, Dict
 import pytest
 
 from repvgg_zoo.errors import ArgumentError, CacheError, IntegrityError, UnverifiedError
-from repvgg_zoo.hub import Settings, cache, cache_manager, fetch_file, read_settings
+from repvgg_zoo.hub import (
+    Settings,
+    cache,
+    cache_filename,
+    cache_manager,
+    fetch_file,
+    fetch_verified,
+    read_settings,
+)
 
 from .conftest import BODY, FILE, NAME, OTHER, NoHttp, Zoo, fill, snapshot, spec
 from .server import Answer, Server
@@ -27,7 +35,7 @@ def test_a_cached_file_uses_no_network_and_writes_nothing(zoo: Zoo) -> None:
 
 
 def test_a_cached_file_opens_nothing_for_writing_and_creates_no_lock(zoo: Zoo) -> None:
-    """As the interpreter's own audit events tell, in a process of its own."""
+    """According to the interpreter's audit events, in a process of its own."""
     import subprocess
 
     fill(zoo.root)
@@ -36,18 +44,18 @@ def test_a_cached_file_opens_nothing_for_writing_and_creates_no_lock(zoo: Zoo) -
         "from pathlib import Path\n"
         "from repvgg_zoo.hub import Settings, fetch_file\n"
         "from repvgg_zoo.registry.specs import FileSpec\n"
-        "seen = []\n"
+        "events = []\n"
         "def watch(event, args):\n"
         "    if event == 'open':\n"
-        "        seen.append((event, args[2]))\n"
+        "        events.append((event, args[2]))\n"
         "    elif event.split('.')[0] in ('os', 'shutil', 'socket', 'fcntl', 'import'):\n"
-        "        seen.append((event, args))\n"
+        "        events.append((event, args))\n"
         f"file = {FILE!r}\n"
         f"settings = Settings(cache_dir=Path({str(zoo.root)!r}))\n"
         "sys.addaudithook(watch)\n"
         "fetch_file(file, settings=settings)\n"
         "writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND\n"
-        "bad = [item for item in seen if item[0] != 'open' or (item[1] or 0) & writing]\n"
+        "bad = [item for item in events if item[0] != 'open' or (item[1] or 0) & writing]\n"
         "print(bad, 'requests' in sys.modules, 'filelock' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -84,7 +92,7 @@ def test_a_file_missing_in_the_read_only_caches_goes_into_the_writable_one(
 
 
 def test_a_cache_that_cannot_be_written_names_the_folder_and_the_variable(zoo: Zoo, server: Server) -> None:
-    """A file stands where the folder should be."""
+    """A file is in place of the folder."""
     zoo.root.write_bytes(b"")
     with pytest.raises(CacheError, match="REPVGG_ZOO_HOME") as caught:
         zoo.fetch(FILE)
@@ -118,22 +126,22 @@ BAD_FILES: Dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("spoil", list(BAD_FILES.values()), ids=list(BAD_FILES))
+@pytest.mark.parametrize("damage", list(BAD_FILES.values()), ids=list(BAD_FILES))
 @pytest.mark.parametrize("size_known", [True, False])
 @pytest.mark.parametrize("stamped", [True, False])
 def test_a_damaged_file_is_noticed_and_replaced(
-    zoo: Zoo, server: Server, spoil: Callable[[Path], None], size_known: bool, stamped: bool
+    zoo: Zoo, server: Server, damage: Callable[[Path], None], size_known: bool, stamped: bool
 ) -> None:
     path = fill(zoo.root, stamped=stamped)
     time.sleep(0.01)  # so that the file system's clock, which ticks in milliseconds, has moved
-    spoil(path)
+    damage(path)
     url = server.serve("/a.bin", Answer(BODY))
     assert zoo.fetch(spec(url, **({} if size_known else {"size": None}))).read_bytes() == BODY
     assert len(server.requests) == 1
 
 
 def test_a_flipped_bit_is_found_by_verify_and_repaired_by_the_next_fetch(zoo: Zoo, server: Server) -> None:
-    """A hit trusts size and time of change, as documented; ``verify`` does not."""
+    """A lookup trusts size and modification time, as documented; ``verify`` does not."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     path = zoo.fetch(file)
     status = path.stat()
@@ -211,6 +219,20 @@ def test_the_folder_is_tagged_as_a_cache(zoo: Zoo, server: Server) -> None:
     assert (zoo.root / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
 
 
+def test_the_digest_is_returned_with_the_file(zoo: Zoo, server: Server, tmp_path: Path) -> None:
+    url = server.serve("/a.bin", Answer(BODY))
+    prefix = str(FILE.sha256)[:8]
+    files = [
+        spec(url),
+        spec(url, sha256=None, sha256_prefix=prefix),
+        spec(url, sha256=None, size=None),
+    ]
+    for file in files:
+        for _ in range(2):  # downloaded, then cached
+            verified = fetch_verified(file, settings=Settings(cache_dir=zoo.root), allow_unverified=True)
+            assert verified == (zoo.root / cache_filename(file), FILE.sha256, file.integrity)
+
+
 def test_a_prefix_verifies_a_file_and_the_full_digest_is_recorded(zoo: Zoo, server: Server) -> None:
     url = server.serve("/a.bin", Answer(BODY))
     file = spec(url, sha256=None, sha256_prefix=str(FILE.sha256)[:8])
@@ -271,9 +293,9 @@ class TestUnverified:
 
 
 def test_an_invalid_digest_is_an_argument_error(zoo: Zoo) -> None:
-    for facts in ({"sha256": "xyz"}, {"sha256": "0" * 63}, {"sha256": None, "sha256_prefix": "abc"}):
+    for fields in ({"sha256": "xyz"}, {"sha256": "0" * 63}, {"sha256": None, "sha256_prefix": "abc"}):
         with pytest.raises(ArgumentError):
-            zoo.fetch(spec("http://127.0.0.1:1/", **facts))
+            zoo.fetch(spec("http://127.0.0.1:1/", **fields))
 
 
 def test_a_digest_in_capitals_is_the_same_digest(zoo: Zoo) -> None:

@@ -1,4 +1,4 @@
-"""Looking after a cache: list, remove, prune, verify, never outside the folder."""
+"""List, remove, prune and verify the files of a cache, and never anything outside the folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_listing_shows_files_partial_and_stale_ones_with_sizes(zoo: Zoo) -> 
     old(zoo.root / f"{key}.released.{'0' * 12}.part")
     old(zoo.root / f"{key}.lock", b"")
     old(zoo.root / f"{key}-gone.bin.stamp", b"{}")
-    (zoo.root / "README.md").write_text("not ours")
+    (zoo.root / "README.md").write_text("not the cache's")
     (zoo.root / f"{key}-folder").mkdir()
     listed = {entry.path.name: (entry.kind, entry.size) for entry in cache_manager.list_files(zoo.root)}
     assert listed == {
@@ -59,7 +59,7 @@ def test_a_file_is_removed_by_cache_name_key_or_own_name(zoo: Zoo, name: str) ->
 )
 def test_nothing_but_the_caches_own_files_can_be_removed(zoo: Zoo, tmp_path: Path, name: str) -> None:
     fill(zoo.root)
-    (zoo.root / "README.md").write_text("not ours")
+    (zoo.root / "README.md").write_text("not the cache's")
     (tmp_path / "precious").write_text("keep me")
     before = snapshot(tmp_path)
     with pytest.raises(ArgumentError, match="nothing was removed"):
@@ -101,16 +101,16 @@ def test_prune_removes_old_partial_and_stale_files_only(zoo: Zoo) -> None:
         old(zoo.root / f".{key}-gone.bin.stamp.{'0' * 8}.tmp"),
         old(zoo.root / f"{key}.lock"),
     ]
-    kept = [
+    remaining = [
         zoo.root / f"{key}.released.{'1' * 12}.part",
         zoo.root / f"{key}.{machine_id()}-{os.getpid()}.{'1' * 12}.part",
         zoo.root / f"{key}.{'0' * 12}-1.{'1' * 12}.part",
     ]
-    for path in kept:
+    for path in remaining:
         path.write_bytes(b"new")
     old(zoo.root / "precious")
     assert sorted(entry.path for entry in cache_manager.prune(zoo.root)) == sorted(gone)
-    assert all(path.exists() for path in [*kept, zoo.root / NAME, zoo.root / "precious"])
+    assert all(path.exists() for path in [*remaining, zoo.root / NAME, zoo.root / "precious"])
 
 
 def test_prune_with_the_known_files_removes_those_of_older_registries(zoo: Zoo, server: Server) -> None:
@@ -129,7 +129,7 @@ def test_the_record_of_an_unverified_file_outlives_it(zoo: Zoo, server: Server) 
 
 
 def test_prune_does_not_disturb_a_running_download(zoo: Zoo, server: Server) -> None:
-    """Even one without any mercy for age."""
+    """Not even if it ignores the age."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     stop = threading.Event()
 
@@ -157,8 +157,8 @@ def test_verify_detects_damage_by_the_name_and_by_the_stamp(zoo: Zoo) -> None:
     unverified = zoo.root / f"u{'0' * 15}-u.bin"
     unverified.write_bytes(BODY)
     cache.write_stamp(unverified, cache.Stamp(len(BODY), unverified.stat().st_mtime_ns, "0" * 64, "none"))
-    found = {item.file.path.name: item.problem for item in cache_manager.verify(zoo.root)}
-    assert "was recorded" in str(found[unverified.name])
+    problems = {item.file.path.name: item.problem for item in cache_manager.verify(zoo.root)}
+    assert "was recorded" in str(problems[unverified.name])
 
 
 def test_verify_refreshes_the_stamp_of_an_intact_file(zoo: Zoo) -> None:

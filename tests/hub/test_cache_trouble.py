@@ -1,4 +1,4 @@
-"""A full disk, refused system calls, links and files in the way of the cache."""
+"""A full disk, refused system calls, and links and files in place of the cache's own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_full_disk_is_noticed_before_the_first_byte(zoo: Zoo, server: Server) 
 def test_a_write_that_fails_midway_is_final_and_cleaned_up(
     zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """The disk says so in the third write; no second request is made."""
+    """The third write fails; no second request is made."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     writes = []
     real = PartialFile.write
@@ -66,7 +66,7 @@ def test_a_real_full_device_is_reported_as_a_full_disk(zoo: Zoo) -> None:
 def test_a_refused_system_call_is_a_cache_error_and_leaves_nothing(
     zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
-    """The tests may run as root, whom no mode stops, so the refusal is put in place of the call."""
+    """Root may do everything, and the tests may run as root, so the call itself is replaced."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
 
     def refuse(*args: Any, **more: Any) -> Any:
@@ -104,13 +104,13 @@ def test_a_partial_file_that_cannot_be_deleted_hides_no_error(
 
 @pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
 @pytest.mark.parametrize("size_known", [True, False])
-@pytest.mark.parametrize("points_to", ["the-right-bytes", "nowhere", "a-folder"])
+@pytest.mark.parametrize("points_to", ["the-same-bytes", "nowhere", "a-folder"])
 def test_a_link_in_place_of_the_file_is_replaced_and_never_followed(
     zoo: Zoo, server: Server, tmp_path: Path, points_to: str, size_known: bool
 ) -> None:
     zoo.root.mkdir()
     outside = tmp_path / "outside"
-    if points_to == "the-right-bytes":
+    if points_to == "the-same-bytes":
         outside.write_bytes(BODY)
     elif points_to == "a-folder":
         outside.mkdir()

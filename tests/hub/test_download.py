@@ -1,4 +1,4 @@
-"""Transfer over HTTP: whole, short, long, wrong, broken and slow bodies; statuses; redirects."""
+"""Downloads over HTTP: whole, short, long, wrong, broken and slow bodies; statuses; redirects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
 def stored(zoo: Zoo) -> list:
-    """What a good end looks like: the file, its stamp, nothing else."""
+    """The cache after a successful download: the file, its stamp, nothing else."""
     name = f"{DIGEST[:16]}-a.bin"
     return [name, f"{name}.stamp"]
 
@@ -132,13 +132,13 @@ def test_wrong_bytes_from_all_sources_end_in_an_error_with_both_digests(zoo: Zoo
     ],
 )
 @pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize("proof", ["sha256", "prefix", "none"])
+@pytest.mark.parametrize("integrity", ["sha256", "prefix", "none"])
 def test_a_message_sent_in_place_of_the_file_is_named(
-    zoo: Zoo, server: Server, body: bytes, words: str, chunked: bool, proof: str
+    zoo: Zoo, server: Server, body: bytes, words: str, chunked: bool, integrity: str
 ) -> None:
     less = {"sha256": {}, "prefix": {"size": None, "sha256": None, "sha256_prefix": DIGEST[:8]}}
-    facts = less.get(proof, {"size": None, "sha256": None})
-    file = spec(server.serve("/a.bin", Answer(body, chunked=chunked)), **facts)
+    fields = less.get(integrity, {"size": None, "sha256": None})
+    file = spec(server.serve("/a.bin", Answer(body, chunked=chunked)), **fields)
     with pytest.raises(DownloadError, match=words):
         zoo.fetch(file, allow_unverified=True)
     assert zoo.names() == []
@@ -155,8 +155,8 @@ def test_a_body_that_is_compressed_without_request_is_decoded(zoo: Zoo, server: 
 
 def test_a_compressed_body_that_breaks_off_is_read_again_from_the_start(zoo: Zoo, server: Server) -> None:
     """A range of a compressed body cannot be appended to plain bytes."""
-    squeezed = Answer(gzip.compress(BODY, 1), headers={"Content-Encoding": "gzip"})
-    file = spec(server.serve("/a.bin", Answer(BODY, cut=1_000_000), squeezed))
+    compressed = Answer(gzip.compress(BODY, 1), headers={"Content-Encoding": "gzip"})
+    file = spec(server.serve("/a.bin", Answer(BODY, cut=1_000_000), compressed))
     assert zoo.fetch(file).read_bytes() == BODY
     assert len(server.requests) == 3
 
@@ -169,7 +169,7 @@ def test_an_unverified_file_without_length_or_chunks_is_refused(zoo: Zoo, server
 
 
 def test_a_slow_drip_that_never_stalls_is_ended(zoo: Zoo, server: Server) -> None:
-    """Slower than the floor over a window, on a clock that the reader itself moves."""
+    """Slower than the minimum speed, on a clock that the reader itself moves."""
     from repvgg_zoo.hub.sources import Source
 
     class Drip:

@@ -1,4 +1,4 @@
-"""Names on disk, however hostile the names that come in."""
+"""File names in the cache, however hostile the names in the registry."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_names_that_differ_in_case_alone_do_not_collide() -> None:
 
 
 def test_two_unverified_files_of_one_name_do_not_collide() -> None:
-    facts = {"size": None, "sha256": None}
-    assert cache_filename(spec("https://a.example/x", **facts)) != cache_filename(spec("https://b.example/x", **facts))
+    one, two = (spec(f"https://{host}.example/x", size=None, sha256=None) for host in "ab")
+    assert cache_filename(one) != cache_filename(two)
 
 
 @pytest.mark.parametrize(

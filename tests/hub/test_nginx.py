@@ -1,4 +1,4 @@
-"""Downloads from a real nginx; all else about HTTP is tested on servers that come with the tests."""
+"""Downloads from a real nginx; the rest of HTTP is tested with a server in Python."""
 
 from __future__ import annotations
 

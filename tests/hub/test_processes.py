@@ -1,4 +1,4 @@
-"""Many threads and processes, lying locks, signals and forks."""
+"""Many threads and processes, broken locks, signals and forks."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_without_working_locks_every_process_gets_the_file(zoo: Zoo, server: Ser
 
 
 def test_a_lock_that_cannot_be_created_is_a_warning(zoo: Zoo, server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """No lock file can be made where a folder has its name."""
+    """No lock file can be created where a folder has its name."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     (zoo.root / f"{DIGEST[:16]}.lock").mkdir(parents=True)
     assert zoo.fetch(file).read_bytes() == BODY
@@ -110,7 +110,7 @@ def test_processes_that_wait_continue_the_download_of_a_killed_one(zoo: Zoo, ser
 
 
 class HeldLock:
-    """A lock that somebody else holds for ever, on a clock."""
+    """A lock that another process always holds."""
 
     def __init__(self, path: object = None) -> None:
         pass
@@ -131,28 +131,28 @@ def test_a_process_that_hangs_is_not_waited_for_forever(zoo: Zoo, server: Server
 
 def test_a_process_that_makes_progress_is_waited_for() -> None:
     clock = FakeClock()
-    seen = iter(range(10**6))
+    markers = iter(range(10**6))
 
-    def activity() -> int:
-        return min(next(seen), 20_000)
+    def progress_marker() -> int:
+        return min(next(markers), 20_000)
 
-    with download_lock(HeldLock, activity, clock, on_wait=lambda: None):
+    with download_lock(HeldLock, progress_marker, clock, on_wait=lambda: None):
         pass
     assert sum(clock.slept) > 20 * STALL_TIMEOUT_S
 
 
 def test_a_process_that_waits_says_once_for_what(zoo: Zoo, server: Server) -> None:
-    """The note names the process, the file and how far it is."""
+    """The message names the process, the file and how much of it there is."""
 
-    class Notes:
+    class Messages:
         def __init__(self) -> None:
-            self.notes: List[str] = []
+            self.messages: List[str] = []
 
         def update(self, name: str, done: int, total: Any) -> None:
             pass
 
         def message(self, text: str) -> None:
-            self.notes.append(text)
+            self.messages.append(text)
 
         def close(self) -> None:
             pass
@@ -161,9 +161,9 @@ def test_a_process_that_waits_says_once_for_what(zoo: Zoo, server: Server) -> No
     zoo.root.mkdir()
     other = zoo.root / f"{DIGEST[:16]}.{'0' * 12}-4242.{'0' * 12}.part"
     other.write_bytes(BODY[:1_000_000])
-    notes = Notes()
-    zoo.fetch(file, progress=notes, services=zoo.services(make_lock=HeldLock))
-    assert notes.notes == ["waiting for process 4242, which downloads a.bin (1.0 MB of 3.0 MB so far)"]
+    progress = Messages()
+    zoo.fetch(file, progress=progress, services=zoo.services(make_lock=HeldLock))
+    assert progress.messages == ["waiting for process 4242, which downloads a.bin (1.0 MB of 3.0 MB so far)"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

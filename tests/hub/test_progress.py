@@ -125,8 +125,8 @@ def test_a_download_is_logged_with_source_size_digest_and_path(
     with caplog.at_level(logging.INFO, "repvgg_zoo"):
         path = zoo.fetch(file)
         zoo.fetch(file)
-    lines = [line for line in caplog.messages if line.startswith("downloaded ")]
-    assert lines == [f"downloaded 3.0 MB from {server.url()}, SHA-256 {file.sha256}, to {path}"]
+    lines = [line for line in caplog.messages if line.startswith("fetched ")]
+    assert lines == [f"fetched 3.0 MB from {server.url()}, SHA-256 {file.sha256}, to {path}"]
 
 
 @pytest.mark.parametrize(

@@ -45,13 +45,13 @@ def test_no_credential_goes_to_another_origin_or_into_a_message(
             zoo.fetch(spec(secret))
     finally:
         other.close()
-    given = base64.b64encode(b"me:s@cret").decode()
-    assert server.requests[0].headers["Authorization"] == f"Basic {given}"
+    credentials = base64.b64encode(b"me:s@cret").decode()
+    assert server.requests[0].headers["Authorization"] == f"Basic {credentials}"
     assert other.requests
     assert all("Authorization" not in request.headers for request in other.requests)
-    said = str(caught.value) + repr(caught.value.__dict__) + caplog.text
-    assert "s%40cret" not in said
-    assert "s@cret" not in said
+    output = str(caught.value) + repr(caught.value.__dict__) + caplog.text
+    assert "s%40cret" not in output
+    assert "s@cret" not in output
 
 
 def test_a_redirect_loop_ends(zoo: Zoo, server: Server) -> None:
@@ -106,7 +106,7 @@ def test_a_file_is_downloaded_through_a_connect_proxy_over_tls(
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tls_server.ca))
         monkeypatch.setenv("https_proxy", proxy.url)
         assert zoo.fetch(file).read_bytes() == BODY
-        assert proxy.asked == [f"CONNECT localhost:{tls_server.port}"]
+        assert proxy.requests == [f"CONNECT localhost:{tls_server.port}"]
     finally:
         proxy.close()
 
@@ -117,7 +117,7 @@ def test_a_file_is_downloaded_through_a_plain_proxy(zoo: Zoo, server: Server, mo
     try:
         monkeypatch.setenv("http_proxy", proxy.url)
         assert zoo.fetch(spec(url)).read_bytes() == BODY
-        assert proxy.asked == [f"GET {url}"]
+        assert proxy.requests == [f"GET {url}"]
     finally:
         proxy.close()
 
@@ -195,7 +195,7 @@ PAGE = """<html><body><form id="download-form" action="https://elsewhere.example
 
 
 class Drive:
-    """A stand-in for Google Drive: the page first, the file only to who sends the page's parameters."""
+    """A stand-in for Google Drive: a page first, and the file only for the page's parameters."""
 
     @staticmethod
     def settings(zoo: Zoo, server: Server) -> Settings:

@@ -1,4 +1,4 @@
-"""Resume, in one run and across killed runs, and part files that other processes left."""
+"""Resume, in one run and across killed runs, and partial files that other processes left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HALF = len(BODY) // 2
 
 
 def leave_part(zoo: Zoo, body: bytes, owner: str = "released", age: float = 0.0) -> Path:
-    """A part file as another process would have left it."""
+    """A partial file as another process would have left it."""
     zoo.root.mkdir(parents=True, exist_ok=True)
     path = zoo.root / f"{KEY}.{owner}.{os.urandom(6).hex()}.part"
     path.write_bytes(body)
@@ -104,33 +104,33 @@ def test_a_416_without_a_size_restarts_once_from_zero(zoo: Zoo, server: Server) 
     assert "Range" not in server.requests[1].headers
 
 
-@pytest.mark.parametrize("proof", ["sha256", "none"])
+@pytest.mark.parametrize("integrity", ["sha256", "none"])
 @pytest.mark.parametrize("validator", ["etag", "date"])
 def test_a_file_that_changes_between_attempts_is_read_from_the_start(
-    zoo: Zoo, server: Server, proof: str, validator: str
+    zoo: Zoo, server: Server, integrity: str, validator: str
 ) -> None:
-    """If-Range makes the server send the new file as a whole."""
+    """If-Range makes the server send all of the new file."""
 
     def version(body: bytes, name: str, **more: Any) -> Answer:
         if validator == "etag":
             return Answer(body, etag=f'"{name}"', **more)
         return Answer(body, headers={"Last-Modified": name}, **more)
 
-    facts = {} if proof == "sha256" else {"size": None, "sha256": None}
+    fields = {} if integrity == "sha256" else {"size": None, "sha256": None}
     url = server.serve("/a.bin", version(OTHER, "old", cut=HALF), version(BODY, "new"))
-    assert zoo.fetch(spec(url, **facts), allow_unverified=True).read_bytes() == BODY
+    assert zoo.fetch(spec(url, **fields), allow_unverified=True).read_bytes() == BODY
     assert server.requests[1].headers["If-Range"] == ('"old"' if validator == "etag" else "old")
 
 
 def test_an_unverified_file_is_not_resumed_without_a_validator(zoo: Zoo, server: Server) -> None:
-    """A weak ETag is none."""
+    """A weak ETag does not count."""
     url = server.serve("/a.bin", Answer(OTHER, etag='W/"x"', cut=HALF), Answer(BODY))
     assert zoo.fetch(spec(url, size=None, sha256=None), allow_unverified=True).read_bytes() == BODY
     assert "Range" not in server.requests[1].headers
 
 
 OWNERS = {
-    "given-up": lambda: ("released", 0.0),
+    "released": lambda: ("released", 0.0),
     "dead-process": lambda: (f"{machine_id()}-{dead_pid()}", 0.0),
     "other-machine-long-ago": lambda: (f"{'0' * 12}-1", partial.STALE_SECONDS + 60),
     "living-pid-long-ago": lambda: (f"{machine_id()}-1", partial.STALE_SECONDS + 60),
@@ -141,20 +141,20 @@ OWNERS = {
 def test_a_stale_partial_file_is_claimed_by_exactly_one_process(zoo: Zoo, owner: Any) -> None:
     name, age = owner()
     leave_part(zoo, BODY[:HALF], name, age)
-    mine = [PartialFile(zoo.root, KEY) for _ in range(8)]
-    start = threading.Barrier(len(mine))
+    partials = [PartialFile(zoo.root, KEY) for _ in range(8)]
+    start = threading.Barrier(len(partials))
 
     def claim(part: PartialFile) -> None:
         start.wait()
         part.resume_from_stale(FakeClock(), len(BODY), 1 << 40)
 
-    threads = [threading.Thread(target=claim, args=(part,)) for part in mine]
+    threads = [threading.Thread(target=claim, args=(part,)) for part in partials]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(part.size for part in mine) == [0] * 7 + [HALF]
-    for part in mine:
+    assert sorted(part.size for part in partials) == [0] * 7 + [HALF]
+    for part in partials:
         part.discard()
     assert zoo.parts() == []
 
@@ -197,7 +197,7 @@ def test_a_download_of_a_killed_process_is_resumed(zoo: Zoo, server: Server) -> 
 
 
 def test_a_process_whose_partial_file_was_claimed_starts_again(zoo: Zoo, server: Server) -> None:
-    """If a claimer is wrong about a process being dead, the victim loses time and nothing else."""
+    """If a process was taken for dead by mistake, it loses time and nothing else."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     stolen = []
 

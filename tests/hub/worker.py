@@ -1,4 +1,4 @@
-"""A process that fetches one file: ``python -m tests.hub.worker JSON``; prints the digest of what it was given.
+"""A process that fetches one file: ``python -m tests.hub.worker JSON``; prints the digest of the file that it gets.
 
 JSON: ``root``, ``source``, ``size``, ``sha256``, and ``locks``: "real", "lying" (flock succeeds for everyone) or
 "missing" (flock raises ENOSYS).
