@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Mapping, NamedTuple, Optional, Tuple
+from typing import Dict, Mapping, NamedTuple, Optional, Tuple
 
 from .errors import ArgumentError
 
+PREFIX = "REPVGG_ZOO_"
 HOME_ENV = "REPVGG_ZOO_HOME"  # the cache folder
 CACHE_DIRS_ENV = "REPVGG_ZOO_CACHE_DIRS"  # read-only cache folders
 MIRROR_ENV = "REPVGG_ZOO_MIRROR"
@@ -90,6 +91,18 @@ def registry_files() -> Tuple[Path, ...]:
     """Return the absolute paths of the user's registry files."""
     names = _split(os.environ.get(REGISTRY_ENV, ""), os.pathsep)
     return tuple(Path(os.path.abspath(os.path.expanduser(name))) for name in names)  # noqa: PTH100, PTH111 - as below
+
+
+def package_variables(environ: Optional[Mapping[str, str]] = None) -> Dict[str, str]:
+    """Return all environment variables with the prefix of this package, known or not."""
+    env = os.environ if environ is None else environ
+    return {name: env[name] for name in sorted(env) if name.startswith(PREFIX)}
+
+
+def terminal_styles_allowed(environ: Optional[Mapping[str, str]] = None) -> bool:
+    """Return whether a terminal may show colors: NO_COLOR is not set, and TERM is not ``dumb``."""
+    env = os.environ if environ is None else environ
+    return not env.get("NO_COLOR") and env.get("TERM") != "dumb"
 
 
 def is_first_local_rank(environ: Optional[Mapping[str, str]] = None) -> bool:

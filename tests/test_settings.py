@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from pathlib import Path
 
 import pytest
 
+import repvgg_zoo
 from repvgg_zoo._settings import read_settings
 from repvgg_zoo.errors import ArgumentError
 
@@ -78,3 +80,14 @@ def test_an_invalid_setting_is_an_argument_error_with_a_hint(name: str, value: s
         read_settings({name: value})
     assert caught.value.hint
     assert caught.value.actual == value
+
+
+PACKAGE = Path(repvgg_zoo.__file__).parent
+WRITERS = {"cli/megengine_setup.py"}  # sets a variable for MegEngine
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_only_one_module_reads_the_environment(path: Path) -> None:
+    names = {node.attr for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute)}
+    allowed = path.name == "_settings.py" or path.relative_to(PACKAGE).as_posix() in WRITERS
+    assert allowed or not names & {"environ", "getenv", "environb"}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any, Callable, Iterable, List, Mapping, NamedTuple, Optional, Sequence, TextIO
+
+from .._settings import terminal_styles_allowed
 
 _STYLES = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1", "dim": "2"}
 
@@ -57,9 +58,7 @@ def style(text: str, name: str, stream: Optional[TextIO] = None) -> str:
 
 def supports_styles(stream: Optional[TextIO]) -> bool:
     """Return whether the stream is a terminal with styles and NO_COLOR is not set."""
-    return (
-        stream is not None and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
-    )
+    return stream is not None and terminal_styles_allowed() and stream.isatty()
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> List[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
-import stat
 from pathlib import Path
 from typing import Dict, Mapping
 
+from .._files import open_regular_file
 from .http import Response, SourceError
 
 
@@ -14,22 +16,20 @@ def open_file(path: Path, headers: Mapping[str, str]) -> Response:
     """Open a file at the offset that the Range header asks for; raises SourceError."""
     byte_range = re.fullmatch(r"bytes=(\d+)-", headers.get("Range", ""))
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block, a device never end
-            raise SourceError("it is not a regular file", retryable=False)
-        return _FileResponse(path, int(byte_range.group(1)) if byte_range else 0)
+        return _FileResponse(open_regular_file(path), int(byte_range.group(1)) if byte_range else 0)
     except (OSError, ValueError) as error:
         raise SourceError(getattr(error, "strerror", None) or str(error), retryable=False) from error
 
 
 class _FileResponse:
-    def __init__(self, path: Path, start: int) -> None:
-        size = path.stat().st_size
+    def __init__(self, stream: io.FileIO, start: int) -> None:
+        size = os.fstat(stream.fileno()).st_size
         self.headers: Dict[str, str] = {"Content-Length": str(max(0, size - start))}
         self.status = 200
         if start:
             self.status = 206 if start < size else 416
             self.headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}" if start < size else f"bytes */{size}"
-        self._stream = path.open("rb", buffering=0)
+        self._stream = stream
         self._stream.seek(start)
 
     def read(self, limit: int) -> bytes:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import List, Optional
 
 from ..._digest import hash_file
 from ..._resources import hub_folder
-from ..._settings import VARIABLES, read_settings
+from ..._settings import PREFIX, VARIABLES, package_variables, read_settings
 from ...errors import PluginError, ZooError
 from ..console import pluralize
 from ..parser import closest
 from .finding import Finding, fail, ok, warn
 
-PREFIX = "REPVGG_ZOO_"
 KNOWN = (*VARIABLES, "REPVGG_ZOO_PYTHON")  # the last one is read by ./dev
 
 
 def check_environment() -> List[Finding]:
     """Check our environment variables: which are set, which have invalid values, and which do not exist."""
     findings = []
-    for name in sorted(name for name in os.environ if name.startswith(PREFIX)):
+    variables = package_variables()
+    for name in variables:
         if name not in KNOWN and not name.startswith(f"{PREFIX}TEST_"):
             close = closest(name, [known.lower() for known in KNOWN])
             fix = f"unset {name}" + (f" (did you mean {close.upper()}?)" if close else "")
@@ -30,7 +29,7 @@ def check_environment() -> List[Finding]:
         read_settings()
     except ZooError as error:
         return [*findings, fail("environment", error.message, error.hint)]
-    set_variables = ", ".join(name for name in KNOWN if os.environ.get(name))
+    set_variables = ", ".join(name for name in KNOWN if variables.get(name))
     return [*findings, ok("environment", set_variables or "no variable of repvgg-zoo is set")]
 
 
