@@ -29,6 +29,8 @@ def policies():
     return [os.sched_getscheduler(int(t)) for t in threads
             if open(f"/proc/self/task/{t}/comm").read().strip() == "CompNodeSync"]
 
+while not policies():  # the thread has just started and names itself
+    pass
 before = policies()
 ACTION
 print(json.dumps([before, policies()]))
