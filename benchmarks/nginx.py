@@ -51,7 +51,7 @@ def find_nginx() -> Optional[str]:
 class Nginx:
     """Started by the constructor, stopped by ``close``; ``ca`` is the authority's certificate.
 
-    Serves ``big.bin``, a file of ``size`` random bytes, and whatever else lies in ``home``'s folder ``files``.
+    Serves ``big.bin``, a file of ``size`` random bytes, and the other files in the folder ``files`` of ``home``.
     """
 
     def __init__(self, home: Path, size: int = 8_000_000) -> None:

@@ -98,12 +98,12 @@ class DerivedCache:
 
     def entries(self) -> List[DerivedEntry]:
         """Return all entries, whatever their state, sorted by path."""
-        found = []
+        entries = []
         for path in sorted(self.folder.glob(f"*{SUFFIX}")) if self.folder.is_dir() else ():
             with suppress(OSError):
                 status = path.lstat()
-                found.append(DerivedEntry(path, path.name.partition("-")[0], status.st_size, status.st_mtime))
-        return found
+                entries.append(DerivedEntry(path, path.name.partition("-")[0], status.st_size, status.st_mtime))
+        return entries
 
     def prune(self) -> List[DerivedEntry]:
         """Delete all entries and return those that were deleted."""

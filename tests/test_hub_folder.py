@@ -12,8 +12,8 @@ DIGITS = find_default_checkpoint("RepVGG_N0.digits").file
 
 
 def test_it_can_be_imported_as_a_bundle(tmp_path):
-    found = bundle.unpack(hub_folder(), settings=Settings(cache_dir=tmp_path))
-    assert {name: path.name for name, path in found.items()} == {"RepVGG_N0.digits": cache_filename(DIGITS)}
+    paths = bundle.unpack(hub_folder(), settings=Settings(cache_dir=tmp_path))
+    assert {name: path.name for name, path in paths.items()} == {"RepVGG_N0.digits": cache_filename(DIGITS)}
     assert fetch_file(DIGITS, offline=True, settings=Settings(cache_dir=tmp_path)) == tmp_path / cache_filename(DIGITS)
 
 

@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
     [("numpy", "1.21.2", "2"), ("cv2", "4.5.5.64", "4.12"), ("filelock", "3.12", None), ("PIL", "9.1", None)],
 )
 def test_a_range_is_found_by_distribution_or_module(name, lower, upper):
-    found = requirement(name)
-    assert (found.lower, found.upper) == (lower, upper)
-    assert requirement(found.name) == requirement(found.import_name) == found
+    result = requirement(name)
+    assert (result.lower, result.upper) == (lower, upper)
+    assert requirement(result.name) == requirement(result.import_name) == result
 
 
 def test_every_requirement_reads_as_in_pyproject_toml():

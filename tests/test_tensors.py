@@ -17,11 +17,11 @@ from repvgg_zoo._tensors import numpy_views, tensors_from_arrays
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_views_have_the_values_of_the_tensor_and_outlive_it(dtype):
-    made = Tensor(np.arange(1 << 16).reshape(256, 256) % 1000, dtype=dtype)
-    tensors = {"computed": made + 1, "part of one": made[3:, 1:], "spread": F.broadcast_to(made[:1], (256, 256))}
+    source = Tensor(np.arange(1 << 16).reshape(256, 256) % 1000, dtype=dtype)
+    tensors = {"computed": source + 1, "part of one": source[3:, 1:], "spread": F.broadcast_to(source[:1], (256, 256))}
     expected = {key: tensor.numpy() for key, tensor in tensors.items()}
     arrays = numpy_views(tensors)
-    del tensors, made
+    del tensors, source
     gc.collect()
     megengine._full_sync()
     for key, array in arrays.items():
@@ -71,9 +71,9 @@ def resident(): return 1024 * int(open('/proc/self/status').read().split('VmRSS:
 def values(): return [(np.ones(1 << 20, np.float32), like) for _ in range(16)]  # 64 MB
 like = Tensor(0.0)
 tensors_from_arrays(values())[0].numpy(), empty_like((1,), like).numpy()
-given = values()
+pairs = values()
 before = resident()
-kept = {made}
+result = {made}
 print((resident() - before) / (16 << 22))
 """
 
@@ -81,8 +81,8 @@ print((resident() - before) / (16 << 22))
 @pytest.mark.parametrize(
     ("made", "least", "most"),
     [
-        ("tensors_from_arrays(given)", 0.8, 1.15),  # MegEngine's own way makes a second copy, and gives it back late
-        ("empty_like((1 << 24,), like)\nkept[0].numpy()", -0.1, 0.1),  # a MegEngine that fills it would be noticed
+        ("tensors_from_arrays(pairs)", 0.8, 1.15),  # MegEngine's own way makes a second copy, and gives it back late
+        ("empty_like((1 << 24,), like)\nresult[0].numpy()", -0.1, 0.1),  # a MegEngine that fills it would be noticed
     ],
 )
 def test_memory_grows_by_what_is_written_and_by_nothing_before(made, least, most):

@@ -288,7 +288,7 @@ _ALL = (
         head_names={"linear": "linear"},
         megengine_shapes=True,
     ),
-    # The SE block is the fused convolution's neighbour here, so "0" and "1" are part of what is inside a block.
+    # The SE block is the fused convolution's neighbor here, so "0" and "1" are part of what is inside a block.
     Layout(
         name="zcls",
         block_prefixes=_prefixes("backbone.stage0", "backbone.{}.#", STAGES),

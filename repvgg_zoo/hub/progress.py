@@ -52,7 +52,7 @@ class BarProgress:
         self._bar: Any = None
 
     def update(self, name: str, done: int, total: Optional[int]) -> None:
-        with suppress(OSError, ValueError):  # a terminal that was closed is no reason to stop a download
+        with suppress(OSError, ValueError):  # a closed terminal does not stop a download
             if self._bar is not None and done < self._bar.n:  # the download starts again
                 self._close()
             if self._bar is None:

@@ -87,7 +87,7 @@ def _decode(image: Pillow.Image, mode: str, name: str, size: Optional[int] = Non
 
 
 def _byte_count(stream: Any) -> Optional[int]:
-    """Return the length of an open file, or None if it cannot be told."""
+    """Return the length of an open file, or None if it is unknown."""
     try:
         position = stream.tell()
         end: int = stream.seek(0, os.SEEK_END)

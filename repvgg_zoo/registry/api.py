@@ -55,7 +55,7 @@ def list_models(
 
     ``filter`` and ``exclude`` are wildcards, one or several (``"B1*"``, ``["*g2", "*g4"]``), compared without case,
     ``-``, ``_`` and with or without ``RepVGG``. ``pretrained=True`` keeps variants with weights, ``False`` those
-    without, a string those with a checkpoint of that tag. ``min_top1`` is per cent, of the default checkpoint or else
+    without, a string those with a checkpoint of that tag. ``min_top1`` is percent, of the default checkpoint or else
     of the paper; ``max_params`` and ``max_macs`` count the deploy form. Needs no MegEngine.
 
     Includes plugins and the registry files of ``REPVGG_ZOO_REGISTRY``. A broken one is left out with a warning, or
@@ -128,7 +128,7 @@ def find_default_checkpoint(name: str) -> CheckpointSpec:
 
 
 def top1(model: ModelSpec) -> Optional[float]:
-    """Return the top-1 accuracy in per cent of the default checkpoint, or else of the paper."""
+    """Return the top-1 accuracy in percent of the default checkpoint, or else of the paper."""
     if model.default is not None and model.checkpoint(model.default).top1 is not None:
         return model.checkpoint(model.default).top1
     return None if model.paper is None else model.paper.top1

@@ -56,7 +56,7 @@ class Cost(NamedTuple):
 
 
 class PaperResults(NamedTuple):
-    """Results of a variant in the paper or the official README; ``top1`` in per cent."""
+    """Results of a variant in the paper or the official README; ``top1`` in percent."""
 
     top1: float
     source: str
@@ -106,7 +106,7 @@ class CheckpointSpec(NamedTuple):
     """Published weights of one variant; ``variant`` and ``tag`` are its keys in the registry.
 
     ``layout`` names the publisher's keys, ``form`` is train or deploy, ``official_weights`` says whether these are the
-    paper authors' weights (whoever converted them). ``top1`` and ``top5`` are per cent under ``preprocessing``, on the
+    paper authors' weights (whoever converted them). ``top1`` and ``top5`` are percent under ``preprocessing``, on the
     validation set of ``dataset``. ``labels`` are the names of the classes in the order of the logits; those of
     ImageNet-1k may be left out. ``provenance`` lists where the stated values were read.
     """

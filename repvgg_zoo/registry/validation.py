@@ -125,7 +125,7 @@ def _list_of(limit: int) -> Validator:
 
 POSITIVE = Validator(lambda value: value > 0, "a positive number")
 ALL_POSITIVE = Validator(lambda values: all(value > 0 for value in values), "positive numbers")
-PERCENT = Validator(lambda value: 0 < value <= 100, "per cent, above 0 and at most 100")
+PERCENT = Validator(lambda value: 0 < value <= 100, "percent, above 0 and at most 100")
 SOURCE = r"https?://[^\s@]+|file:///\S+|gdrive:[\w-]{10,}|(?!/|~)(?!.*(^|/)\.\.(/|$))[^:\\\s]+"
 # Names are sorted by the numbers in them; a number of thousands of digits takes long, or is refused by Python.
 NAME = r"([A-Za-z0-9][A-Za-z0-9_-]{0,59}/)?[A-Za-z0-9][A-Za-z0-9_-]{0,59}"

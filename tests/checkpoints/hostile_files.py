@@ -30,14 +30,14 @@ def runs_code(protocol: int, wrap: Any = lambda value: value) -> bytes:
 def array_call(
     shape: bytes, dtype: str = "f4", data: bytes = b"C\0", fortran: bytes = b"\x89", order: str = "<"
 ) -> bytes:
-    made = (
+    array = (
         name("numpy.core.multiarray", "_reconstruct")
         + group(name("numpy", "ndarray"), group(integer(0)), b"C\x01b")
         + b"R"
     )
     kind = name("numpy", "dtype") + group(text(dtype), b"\x89", b"\x88") + b"R"
     kind += group(integer(3), text(order), b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00") + b"b"
-    return made + group(integer(1), shape, kind, fortran, data) + b"b"
+    return array + group(integer(1), shape, kind, fortran, data) + b"b"
 
 
 def executing() -> List[Row]:

@@ -82,8 +82,8 @@ def test_any_one_distribution_of_opencv_is_accepted(versions, status):
 def test_an_import_that_fails_hangs_or_crashes_is_reported(tmp_path, monkeypatch, body, problem, fix):
     (tmp_path / "frame_work.py").write_text(body)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    _, found = python.time_import("frame_work", 1.0 if "sleep" in body else 30.0)
-    assert found is not None and problem in found and fix in python.import_fix(found)
+    _, error = python.time_import("frame_work", 1.0 if "sleep" in body else 30.0)
+    assert error is not None and problem in error and fix in python.import_fix(error)
 
 
 def test_a_python_without_wheels_is_a_failure(monkeypatch):
@@ -227,13 +227,13 @@ def test_the_doctor_needs_none_of_the_packages_that_it_checks():
 
 def test_an_unreadable_registry_and_a_broken_plugin_are_failures(tmp_path, monkeypatch):
     site = tmp_path / "site"
-    install(site, "acme", code="raise RuntimeError('no licence')")
+    install(site, "acme", code="raise RuntimeError('no license')")
     monkeypatch.setenv("REPVGG_ZOO_REGISTRY", str(tmp_path / "mine.yaml"))
     monkeypatch.syspath_prepend(str(site))
     findings = {finding.name: finding for finding in settings.check_registry() if finding.status == FAIL}
     assert "mine.yaml" in findings["registry"].text
     plugin = findings["plugins"]
-    assert "acme" in plugin.text and "no licence" in plugin.text and plugin.fix
+    assert "acme" in plugin.text and "no license" in plugin.text and plugin.fix
 
 
 def test_plugins_are_counted_and_their_variables_are_known(tmp_path, monkeypatch):

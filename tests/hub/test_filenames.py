@@ -58,7 +58,7 @@ def test_a_hostile_name_becomes_a_harmless_file_in_the_cache(zoo: Zoo, server: S
     assert [item.name for item in zoo.root.parent.iterdir()] == ["cache"]
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a busy machine must not fail the test
 @given(st.text())
 def test_every_name_becomes_one_that_is_valid_on_every_file_system(name: str) -> None:
     """Windows forbids a trailing dot or space, some characters, and device names (the key stands before those)."""

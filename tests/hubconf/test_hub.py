@@ -75,11 +75,11 @@ def test_the_code_that_ran_is_the_hubs_and_no_residue_is_left(seen: Dict[str, An
 
 def test_the_same_over_ssh(github: GitHub, tmp_path: Path) -> None:
     bare_repository(tmp_path, github.home / "gitconfig")
-    asked = len(github.proxy.requests)
+    count = len(github.proxy.requests)
     seen = tour(github, tmp_path / "user", options={"protocol": "SSH"}, load=False)
     assert sorted(seen["list"]) == sorted(repvgg_zoo.list_models())
     assert (seen["train"], seen["deploy"]) == (358, 358)
-    assert len(github.proxy.requests) == asked
+    assert len(github.proxy.requests) == count
 
 
 def test_the_example_of_a_page_runs(github: GitHub, tmp_path: Path) -> None:

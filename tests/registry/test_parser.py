@@ -68,7 +68,7 @@ def test_a_relative_source_is_a_file_beside_the_registry(tmp_path):
 X2 = "family: RepVGG-X\n    architecture: {num_blocks: [1, 2, 4, 1], width_multiplier: [1, 1, 1, 2.5]}"
 # (what is replaced, by what, a fragment on the line that the error must name, a part of the message)
 MISTAKES = [
-    ("    license: MIT\n", "    licence: MIT\n", "licence: MIT", "unknown field 'licence'"),
+    ("    license: MIT\n", "    licens: MIT\n", "licens: MIT", "unknown field 'licens'"),
     ("    family: RepVGG-X\n    architecture", "    architecture", "architecture: {num", "'family' is missing"),
     ("        publisher: B\n", "", "file: {name: x1.pth", "'publisher' is missing"),
     ("groups: 2}", "groups: two}", "groups: two", "a whole number"),
@@ -84,7 +84,7 @@ MISTAKES = [
     ("top1: 71.5", "top1: .nan", "top1: .nan", "a number"),
     ("mean: [0.5, ", "mean: [1e999, ", "1e999", "a number"),
     ("top1: 71.5", 'top1: "71.5"', 'top1: "71.5"', "a number"),
-    ("top1: 71.5", "top1: 715", "top1: 715", "per cent"),
+    ("top1: 71.5", "top1: 715", "top1: 715", "percent"),
     ("publisher: A Lab", "publisher: no", "publisher: no", "a boolean"),
     ("publisher: A Lab", "publisher: on", "publisher: on", "a boolean"),
     ("publisher: A Lab", "publisher: 2021-09-09", "publisher: 2021-09-09", "a timestamp"),
@@ -228,7 +228,7 @@ class TestSchema:
 
     @pytest.mark.parametrize(
         ("old", "new"),
-        [("license: MIT", "licence: MIT"), ("groups: 2", "groups: two"), ("[1, 2, 4, 1]", "[1, 2, 4]")],
+        [("license: MIT", "licens: MIT"), ("groups: 2", "groups: two"), ("[1, 2, 4, 1]", "[1, 2, 4]")],
     )
     def test_it_refuses_what_the_parser_refuses_by_type(self, old, new):
         with pytest.raises(jsonschema.ValidationError):

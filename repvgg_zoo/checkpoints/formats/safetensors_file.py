@@ -66,26 +66,30 @@ def read(data: Union[Buffer, memoryview]) -> Dict[str, np.ndarray[Any, Any]]:
 
 
 def _tensor(body: memoryview, name: str, entry: Any) -> np.ndarray[Any, Any]:
-    shown = ascii(name[:100])
+    printable = ascii(name[:100])
     if len(name) > MAX_KEY_CHARS:
         raise MalformedFile(f"a tensor's name has {len(name)} characters")
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
-        raise MalformedFile(f"tensor {shown} lacks dtype, shape or data_offsets")
+        raise MalformedFile(f"tensor {printable} lacks dtype, shape or data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise MalformedFile(f"tensor {shown} has dtype {ascii(dtype)[:20]}; only real numbers of 8 to 64 bits are read")
+        raise MalformedFile(
+            f"tensor {printable} has dtype {ascii(dtype)[:20]}; only real numbers of 8 to 64 bits are read"
+        )
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise MalformedFile(f"tensor {shown} has a shape or offsets that are not lists of lengths")
+        raise MalformedFile(f"tensor {printable} has a shape or offsets that are not lists of lengths")
     if len(shape) > MAX_AXES:  # their product would be a number of millions of digits
-        raise MalformedFile(f"tensor {shown} has {len(shape)} dimensions")
+        raise MalformedFile(f"tensor {printable} has {len(shape)} dimensions")
     start, end = offsets
     if not start <= end <= len(body) or math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize != end - start:
-        raise MalformedFile(f"tensor {shown} has offsets outside the data or of another size than its shape and dtype")
+        raise MalformedFile(
+            f"tensor {printable} has offsets outside the data or of another size than its shape and dtype"
+        )
     try:
         array = native_order(np.frombuffer(body[start:end], DTYPES[dtype]))
         return (widen_bfloat16(array) if dtype == "BF16" else array).reshape(shape)
     except (ValueError, OverflowError) as error:  # more or longer axes than NumPy has
-        raise MalformedFile(f"tensor {shown}: {error}") from error
+        raise MalformedFile(f"tensor {printable}: {error}") from error
 
 
 def _are_sizes(value: Any) -> bool:
