@@ -22,6 +22,7 @@ from repvgg_zoo.errors import CheckpointFormatError
 from tests.checkpoints import damaged_files
 from tests.checkpoints import hostile_files as hostile
 from tests.checkpoints import torch_files as write
+from tests.fuzz.cost import MAX_INPUT_BYTES, mutate
 
 SEEDS = {
     "torch zip": [write.good_zip(), write.good_zip(method=8), write.good_zip(extra=[("archive/byteorder", b"big")])],
@@ -41,30 +42,6 @@ TOKENS = [bytes([code]) for code in b"(.01245BCFGIJKLMNPQRSTUVX]abcdeghijlopqrst
     *(b"cos\nsystem\n", b"cnumpy\ndtype\n", b"c_codecs\nencode\n", b"ccollections\nOrderedDict\n"),
     *(b'"BF16"', b'"F64"', b"[0,0]", b"18446744073709551615", b"-1", b"{", b"}", b"[", b"]"),
 ]
-
-
-def mutate(random_: random.Random, content: bytes) -> bytes:
-    data = bytearray(content)
-    for _ in range(random_.choice((1, 1, 1, 2, 4, 16))):
-        place, size = random_.randrange(len(data) + 1), random_.choice((1, 1, 2, 4, 8, 64))
-        change = random_.randrange(7)
-        if change == 0 and place < len(data):
-            data[place] ^= 1 << random_.randrange(8)
-        elif change == 1 and place < len(data):
-            data[place] = random_.randrange(256)
-        elif change == 2:
-            del data[place : place + size]
-        elif change == 3:
-            data[place:place] = random_.choice(TOKENS)
-        elif change == 4:
-            token = random_.choice(TOKENS)
-            data[place : place + len(token)] = token
-        elif change == 5:
-            start = random_.randrange(len(data) + 1)
-            data[place:place] = data[start : start + size]
-        elif random_.random() < 0.2:
-            del data[place:]
-    return bytes(data)
 
 
 def holds_only_plain_values(value, depth=0):
@@ -116,7 +93,7 @@ def test_mutated_files_end_in_a_result_or_our_error_and_run_nothing(tmp_path, mo
     pool, tried, read = list(SEEDS[kind]), 0, 0
     with np.errstate(all="ignore"):
         while time.monotonic() < end:
-            content = mutate(random_, random_.choice(pool))
+            content = mutate(random_, random_.choice(pool), TOKENS)[:MAX_INPUT_BYTES]
             tried += 1
             if check(tmp_path / "file", content):
                 read += 1
