@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import typing
 from pathlib import Path
-from typing import Any, Container, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Collection, Container, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import yaml
 
@@ -93,7 +93,7 @@ class _Parser:
     def __init__(self, folder: Optional[Path]) -> None:
         self.folder = folder
         self.work = 0
-        # A publisher's nodes are part of each of its checkpoints, but are parsed only once.
+        # A publisher's nodes are part of each of its checkpoints, but are read only once.
         self._values: Dict[yaml.Node, Any] = {}
 
     def models(self, root: yaml.Node) -> Tuple[ModelSpec, ...]:
@@ -160,12 +160,14 @@ class _Parser:
         return spec
 
     def field(self, node: yaml.Node, name: str, field: Field) -> Any:
-        if field.optional and node.tag == NULL:
-            return None
-        value = self.value(node, field.kind)
+        """Return the valid value of a field."""
+        if node not in self._values:
+            value = None if field.optional and node.tag == NULL else self.value(node, field.kind)
+            if value is not None and field.validator is not None and not field.validator.is_valid(value):
+                fail(node, f"{name} is {shorten(value)}", field.validator.expected, actual=value)
+            self._values[node] = value
+        value = self._values[node]
         self.spend(node, 100 * len(value) if isinstance(value, tuple) else 100)
-        if field.validator is not None and not field.validator.is_valid(value):
-            fail(node, f"{name} is {shorten(value)}", field.validator.expected, actual=value)
         return value
 
     def spend(self, node: yaml.Node, size: int) -> None:
@@ -177,11 +179,6 @@ class _Parser:
         """Return the value of ``node`` as ``kind``: a scalar type, a tuple type, options, or a spec."""
         if kind in TYPE_NAMES:
             return scalar(node, kind)
-        if node not in self._values:
-            self._values[node] = self._value(node, kind)
-        return self._values[node]
-
-    def _value(self, node: yaml.Node, kind: Any) -> Any:
         if kind == Options:
             return tuple((name, untyped(value)) for name, (_, value) in mapping(node).items())
         if typing.get_origin(kind) is tuple:
@@ -213,8 +210,9 @@ def _fill_placeholders(spec: CheckpointSpec) -> CheckpointSpec:
     values = {"{variant}": spec.variant, "{name}": name, "{stem}": os.path.splitext(name)[0]}  # noqa: PTH122 - faster
 
     def fill(text: str) -> str:
-        for placeholder, value in values.items():
-            text = text.replace(placeholder, value)
+        if "{" in text:
+            for placeholder, value in values.items():
+                text = text.replace(placeholder, value)
         return text
 
     file = spec.file._replace(sources=tuple(map(fill, spec.file.sources)))
@@ -223,6 +221,8 @@ def _fill_placeholders(spec: CheckpointSpec) -> CheckpointSpec:
 
 def _with_file_sources(spec: CheckpointSpec, entries: Entries, folder: Optional[Path]) -> CheckpointSpec:
     """Make sources without a scheme, which are files beside the registry, absolute paths."""
+    if all(":" in source for source in spec.file.sources):
+        return spec
     sources = list(spec.file.sources)
     for index, source in enumerate(sources):
         if ":" not in source:
@@ -248,12 +248,12 @@ def _check_name_conflicts(models: Sequence[ModelSpec], keys: Sequence[yaml.Node]
                 fail(node, f"the name {key!r} belongs to {owners[key]} and to {owner}", "unique names")
 
 
-def _check_fields(entries: Entries, fields: Iterable[str], *, exclude: Container[str] = ()) -> None:
-    known = [name for name in fields if name not in exclude]
+def _check_fields(entries: Entries, fields: Collection[str], *, exclude: Container[str] = ()) -> None:
     for key, (key_node, _) in entries.items():
-        if key not in known:
+        if key not in fields or key in exclude:
             import difflib  # a valid registry does not need it
 
+            known = [name for name in fields if name not in exclude]
             close = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else None
             fail(key_node, f"unknown field {shorten(key)}", ", ".join(known), actual=key, hint=hint)

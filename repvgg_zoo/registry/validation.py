@@ -108,7 +108,8 @@ def default_tag(checkpoints: Sequence[CheckpointSpec]) -> str:
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:
-    return lambda value: re.fullmatch(pattern, value) is not None
+    fullmatch = re.compile(pattern).fullmatch
+    return lambda value: fullmatch(value) is not None
 
 
 def _one_of(choices: Sequence[str]) -> Validator:
@@ -145,6 +146,7 @@ def _are_valid_options(options: Options) -> bool:
     return all(re.fullmatch(r"[a-z][a-z0-9_]*", name) and name not in RESERVED_OPTIONS for name, _ in options)
 
 
+_is_source = _matches(SOURCE)
 VALIDATORS: Mapping[Tuple[type, str], Validator] = {
     (ModelSpec, "name"): Validator(_matches(NAME), "letters, digits, - and _, with an optional namespace/"),
     (CheckpointSpec, "tag"): Validator(_matches(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}"), "letters, digits, - and _"),
@@ -180,7 +182,7 @@ VALIDATORS: Mapping[Tuple[type, str], Validator] = {
     (FileSpec, "sha256"): Validator(_matches(r"[0-9a-f]{64}"), "64 lowercase hex digits"),
     (FileSpec, "sha256_prefix"): Validator(_matches(r"[0-9a-f]{8,63}"), "8 to 63 lowercase hex digits"),
     (FileSpec, "sources"): Validator(
-        lambda sources: 0 < len(sources) <= MAX_LIST_ITEMS and all(map(_matches(SOURCE), sources)),
+        lambda sources: 0 < len(sources) <= MAX_LIST_ITEMS and all(map(_is_source, sources)),
         "URLs (https:, http:, file:) without credentials, gdrive:<id>, or paths below the registry's folder",
     ),
     (CheckpointSpec, "format"): _one_of(FORMATS),

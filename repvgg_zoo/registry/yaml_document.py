@@ -97,7 +97,8 @@ def _check_structure(text: str) -> None:
             nodes += 1
             if nodes > MAX_NODES:
                 raise DocumentError("the file has too many values for a registry", line, f"at most {MAX_NODES}")
-            if max(len(getattr(event, name, None) or "") for name in ("value", "tag")) > MAX_TEXT_CHARS:
+            text_chars = len(event.value) if isinstance(event, yaml.ScalarEvent) else 0
+            if text_chars > MAX_TEXT_CHARS or len(getattr(event, "tag", None) or "") > MAX_TEXT_CHARS:
                 raise DocumentError("a text is too long for a registry", line, f"at most {MAX_TEXT_CHARS} characters")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
