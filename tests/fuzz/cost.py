@@ -43,7 +43,7 @@ class Cost(NamedTuple):
 
 class Result(NamedTuple):
     tried: int
-    kept: int
+    additions: int
     worst_memory: Cost
     worst_time: Cost
 
@@ -54,7 +54,7 @@ def fuzz(reader: Reader, folder: Path, seconds: float, seed: int) -> Result:
     run = reader.make_run(folder)
     pools: List[List[object]] = [[], []]
     worst = [Cost(0, 0.0, 1), Cost(0, 0.0, 1)]
-    tried = kept = 0
+    tried = additions = 0
     run(reader.seeds[0])  # imports what it needs
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -75,10 +75,10 @@ def fuzz(reader: Reader, folder: Path, seconds: float, seed: int) -> Result:
                 pool.append((ratio, content))
                 pool.sort(key=lambda item: -item[0])  # type: ignore[index]
                 del pool[POOL:]
-                kept += 1
+                additions += 1
                 if pool[0] == (ratio, content):
                     worst[index] = cost
-    return Result(tried, kept, *worst)
+    return Result(tried, additions, *worst)
 
 
 def measure(run: Callable[[bytes], Optional[int]], content: bytes, in_c: bool) -> Cost:
@@ -151,7 +151,7 @@ def main() -> None:
     result = fuzz(READERS[name], folder, seconds, seed)
     memory, slowest = result.worst_memory, result.worst_time
     print(
-        f"{name}: {result.tried} inputs, {result.kept} kept; most memory {memory.bytes} bytes for {memory.size}, "
+        f"{name}: {result.tried} inputs, {result.additions} kept; most memory {memory.bytes} bytes for {memory.size}, "
         f"{memory.bytes / memory.size:.1f} a byte; most time {slowest.seconds:.3f} s for {slowest.size} bytes"
     )
 

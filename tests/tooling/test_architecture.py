@@ -18,6 +18,8 @@ LAYERS = (
         "_cpu",
         "_digest",
         "_file_state",
+        "_files",
+        "_json",
         "_requirements",
         "_resources",
         "_settings",
