@@ -13,6 +13,7 @@ from typing import Any, Collection, Container, Dict, List, Mapping, Optional, Se
 
 import yaml
 
+from .._files import open_regular_file
 from ..errors import RegistryError
 from .names import lookup_keys
 from .specs import CheckpointSpec, ModelSpec, Options, Registry
@@ -45,7 +46,7 @@ def load_registry(path: Union[str, Path]) -> Registry:
     """Read a registry file; raise RegistryError if it cannot be read or is not valid."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular_file(path) as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error

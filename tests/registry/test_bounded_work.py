@@ -6,6 +6,7 @@ and large to build or to use (blocks, channels, pixels), and lists that a publis
 
 from __future__ import annotations
 
+import os
 import time
 import tracemalloc
 
@@ -15,7 +16,7 @@ import repvgg_zoo
 from repvgg_zoo._resources import registry_path
 from repvgg_zoo.errors import ArgumentError, RegistryError
 from repvgg_zoo.registry import parser
-from repvgg_zoo.registry.parser import parse_registry, registry_from_mapping
+from repvgg_zoo.registry.parser import load_registry, parse_registry, registry_from_mapping
 from repvgg_zoo.registry.yaml_document import MAX_NODES, MAX_TEXT_CHARS
 
 from .sample import SAMPLE
@@ -125,6 +126,13 @@ def test_the_shipped_registry_uses_a_small_part_of_what_is_allowed(monkeypatch):
     parse_registry(data, path=registry_path())
     assert data.count(b"\n") * 20 < MAX_NODES
     assert max(map(len, data.splitlines())) * 8 < MAX_TEXT_CHARS
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["FIFO", "device"])
+def test_a_registry_that_is_not_a_regular_file_is_refused_at_once(tmp_path, make):
+    make(tmp_path / "zoo.yaml")
+    with pytest.raises(RegistryError, match="not a regular file"):
+        load_registry(tmp_path / "zoo.yaml")
 
 
 def test_numbers_of_any_length_in_a_mapping_are_a_registry_error():
