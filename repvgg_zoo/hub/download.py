@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
-from .._digest import CHUNK_BYTES
 from ..errors import DownloadError, IntegrityError, ZooError
 from ..registry.specs import FileSpec
 from .clock import SYSTEM_CLOCK, Clock
@@ -30,6 +29,9 @@ from .partial import PartialFile
 from .progress import NullProgress, Progress
 from .sources import Source
 from .verify import digest_matches, expected_digest, sniff_placeholder
+
+# Every read allocates this much, of which TLS fills 16 KiB; from 128 KiB on, malloc may map and unmap pages each time.
+READ_BYTES = 96 << 10
 
 logger = logging.getLogger("repvgg_zoo.hub")
 
@@ -227,7 +229,7 @@ def _read_body(job: Transfer, response: Response, total: Optional[int]) -> None:
     while True:
         try:
             # One byte more than expected, to see whether the body ends where it should.
-            data = response.read(CHUNK_BYTES if expected is None else min(CHUNK_BYTES, expected - partial.size + 1))
+            data = response.read(READ_BYTES if expected is None else min(READ_BYTES, expected - partial.size + 1))
         except SourceError:
             if partial.size == expected:
                 return
