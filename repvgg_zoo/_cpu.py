@@ -48,11 +48,10 @@ def lower_sync_thread_priority() -> None:
     """
     if "megengine" not in sys.modules or sys.platform != "linux" or read_switch(KEEP_THREAD_PRIORITY_ENV):
         return
-    with suppress(OSError):  # no /proc, a thread that has ended meanwhile, or a sandbox that forbids it
-        for task in Path("/proc/self/task").iterdir():
-            if (task / "comm").read_text().strip() != SYNC_THREAD:
-                continue
+    tasks = Path("/proc/self/task")
+    for task in tasks.iterdir() if tasks.is_dir() else ():
+        with suppress(OSError):  # the thread has ended meanwhile, or a sandbox forbids it
             thread = int(task.name)
-            if os.sched_getscheduler(thread) != os.SCHED_IDLE:
+            if (task / "comm").read_text().strip() == SYNC_THREAD and os.sched_getscheduler(thread) != os.SCHED_IDLE:
                 os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
                 logger.debug("MegEngine's thread %s got idle priority", SYNC_THREAD)

@@ -25,9 +25,14 @@ import repvgg_zoo
 (mge.Tensor([1.0]) + 1).numpy()  # from now on the thread polls
 
 def policies():
-    threads = os.listdir("/proc/self/task")
-    return [os.sched_getscheduler(int(t)) for t in threads
-            if open(f"/proc/self/task/{t}/comm").read().strip() == "CompNodeSync"]
+    result = []
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            if open(f"/proc/self/task/{thread}/comm").read().strip() == "CompNodeSync":
+                result.append(os.sched_getscheduler(int(thread)))
+        except FileNotFoundError:  # a thread of a compiled network that ended meanwhile
+            pass
+    return result
 
 while not policies():  # the thread has just started and names itself
     pass

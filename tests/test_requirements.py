@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -49,7 +50,13 @@ def test_an_installed_package_reads_its_own_metadata(tmp_path):
         from repvgg_zoo._requirements import requirements
         print(*requirements().values())
     """
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}  # before the package that is installed here
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=str(tmp_path), capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=str(tmp_path),
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.stdout == "numpy>=1.21.2,<2 pillow>=9.1\n", done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,7 @@ def test_compare_takes_a_file_and_finds_its_variant(run):
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is no banner with a GPU")
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="MegEngine for Python 3.8 prints it whatever the device")
 def test_megengine_prints_no_banner_without_a_gpu(monkeypatch):
     monkeypatch.delenv("MGE_DEFAULT_DEVICE")
     result = piped("compare", "RepVGG_N0")
