@@ -45,7 +45,7 @@ def _read(descriptor: int, size: int, offset: int, *, hashed: bool) -> Tuple[mem
 
     def read_chunk(start: int) -> bytes:
         chunk = buffer[start : start + CHUNK_BYTES]
-        _read_into(descriptor, chunk, offset + start)
+        read_into(descriptor, chunk, offset + start)
         return hashlib.sha256(chunk).digest() if hashed else b""
 
     starts = range(0, size, CHUNK_BYTES)
@@ -58,7 +58,8 @@ def _read(descriptor: int, size: int, offset: int, *, hashed: bool) -> Tuple[mem
     return buffer, hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def _read_into(descriptor: int, chunk: memoryview, offset: int) -> None:
+def read_into(descriptor: int, chunk: memoryview, offset: int) -> None:
+    """Fill ``chunk`` with the bytes of a file from ``offset`` on; raise EOFError if it is shorter."""
     position = 0
     while position < len(chunk):
         if hasattr(os, "preadv"):

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
 
 from ._atomic import atomic_write, remove_stale_temp_files
 from ._buffers import read_and_hash, read_file
+from ._file_array import FileRegion
 from ._file_state import FileState, only_this_user_writes
 
 FOLDER = "derived"
@@ -28,6 +29,8 @@ STAMP_SUFFIX = ".stamp"
 FORMAT = "repvgg_zoo derived 1"
 HEADER_BYTES = 512  # also the alignment of the payload
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+_DAMAGED = (EOFError, ValueError, TypeError, LookupError, RecursionError)
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +79,24 @@ class DerivedCache:
             return None
         try:
             payload = _read_entry(descriptor, key, path)
-        except (OSError, EOFError, ValueError, TypeError, LookupError, RecursionError) as error:
+        except (OSError, *_DAMAGED) as error:
             logger.warning("%s is damaged and will be computed again: %s", path, error)
             return None
         finally:
             os.close(descriptor)
         return payload
+
+    def open_checked(self, key: DerivedKey) -> Optional[FileRegion]:
+        """Return the payload where it lies, if it was checked before and only this user can write to it, else None."""
+        path = self._path(key)
+        try:
+            region = FileRegion(os.open(path, _OPEN_FLAGS), path, HEADER_BYTES)
+            if only_this_user_writes(path.parent) and _read_stamp(path) == region.state:
+                _check_header(region.descriptor, key)
+                return region
+        except (OSError, *_DAMAGED):
+            pass  # `read` reports it
+        return None
 
     def write(self, key: DerivedKey, write: Callable[[BinaryIO], object]) -> bool:
         """Store what ``write`` writes to a stream as the entry's payload; return whether that worked."""
@@ -121,12 +136,8 @@ class DerivedCache:
 
 
 def _read_entry(descriptor: int, key: DerivedKey, path: Path) -> memoryview:
+    header = _check_header(descriptor, key)
     status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("not a regular file")
-    header: Dict[str, Any] = json.loads(os.read(descriptor, HEADER_BYTES))
-    if header["format"] != FORMAT or header["key"] != key.digest():
-        raise ValueError("it is of another format or key")
     size, state = status.st_size - HEADER_BYTES, FileState.of(status)
     is_private = only_this_user_writes(path.parent)
     if is_private and _read_stamp(path) == state:
@@ -139,6 +150,16 @@ def _read_entry(descriptor: int, key: DerivedKey, path: Path) -> memoryview:
     if is_private:
         _write_stamp(path, state)
     return payload
+
+
+def _check_header(descriptor: int, key: DerivedKey) -> Mapping[str, str]:
+    """Return the header of an entry; raise what a damaged file raises if it is not one of this key."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise ValueError("not a regular file")
+    header: Dict[str, str] = json.loads(os.read(descriptor, HEADER_BYTES))
+    if header["format"] != FORMAT or header["key"] != key.digest():
+        raise ValueError("it is of another format or key")
+    return header
 
 
 def _stamp_path(path: Path) -> Path:

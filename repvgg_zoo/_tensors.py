@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-import mmap
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Collection, Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Collection, Dict, Iterator, List, Mapping, Sequence, Tuple, Union
 
 import megengine
 import megengine.functional as F
@@ -28,14 +26,13 @@ from megengine.utils.dlpack import to_dlpack
 from numpy.typing import NDArray
 
 from ._cpu import usable_cores
+from ._file_array import FileArray
 from .checkpoints.layouts import same_shape
 from .errors import StateError
 
 ZERO_COPY_MIN_BYTES = 1 << 16  # smaller tensors are copied sooner than their address is found
 COPY_CHUNK_BYTES = 1 << 22
-HUGE_PAGE_BYTES = 1 << 21
 MAX_COPY_THREADS = 8  # a copy waits for memory, which a few cores keep busy
-MADV_HUGEPAGE, MADV_POPULATE_WRITE = 14, 23  # include/uapi/asm-generic/mman-common.h
 
 Shape = Tuple[int, ...]
 MAX_LISTED = 10  # problems in the message of an error
@@ -83,7 +80,7 @@ def numpy_views(tensors: Mapping[str, Tensor]) -> Dict[str, NDArray[Any]]:
 def tensors_from_arrays(values: Sequence[Tuple[NDArray[Any], Tensor]]) -> List[Tensor]:
     """Return a new tensor for each array, with the dtype and device of the tensor beside it.
 
-    Large ones are copied once, by several threads.
+    Large ones are copied once, by several threads; those that are still in a file (FileArray) are read in place.
     """
     large = [_supports_zero_copy(array.shape, like) for array, like in values]
     tensors = [
@@ -158,39 +155,25 @@ def _supports_zero_copy(shape: Sequence[int], like: Tensor) -> bool:
 
 
 def _small_tensor(array: NDArray[Any], like: Tensor) -> Tensor:
-    if array.dtype == like.dtype:
-        values = np.asarray(array, order="C")
-    else:
-        with np.errstate(over="ignore"):
-            values = array.astype(like.dtype, order="C")
+    with np.errstate(over="ignore"):
+        values = np.asarray(array, order="C").astype(like.dtype, copy=False)
     return Tensor(values, device=like.device, no_cache=True)  # otherwise MegEngine holds on to a copy
 
 
 def _chunks(target: NDArray[Any], source: NDArray[Any]) -> Iterator[Tuple[NDArray[Any], NDArray[Any]]]:
     """Cut both along their first axis, so that no core is left with a large tensor while the others are done."""
-    if sys.platform == "linux" and target.nbytes >= 2 * HUGE_PAGE_BYTES:
-        _madvise(target, MADV_HUGEPAGE)
     rows = max(1, COPY_CHUNK_BYTES * len(target) // target.nbytes)
     for first in range(0, len(target), rows):
         yield target[first : first + rows], source[first : first + rows]
 
 
-def _copy(chunk: Tuple[NDArray[Any], NDArray[Any]]) -> None:
+def _copy(chunk: Tuple[NDArray[Any], Union[NDArray[Any], FileArray]]) -> None:
     target, source = chunk
-    if sys.platform == "linux":
-        # Linux 5.14 or newer prefaults all pages at once instead of one by one, in a third of the time.
-        _madvise(target, MADV_POPULATE_WRITE)
+    if isinstance(source, FileArray) and source.dtype == target.dtype:
+        source.read_into(target)
+        return
     with np.errstate(over="ignore"):
-        np.copyto(target, source, casting="unsafe")
-
-
-def _madvise(array: NDArray[Any], advice: int) -> None:
-    """Advise Linux about the pages of an array; an older Linux ignores advice that it does not know."""
-    address = array.__array_interface__["data"][0]
-    first = address // mmap.PAGESIZE * mmap.PAGESIZE
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    madvise(first, address + array.nbytes - first, advice)
+        np.copyto(target, np.asarray(source), casting="unsafe")
 
 
 def _state_error(

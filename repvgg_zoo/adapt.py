@@ -59,6 +59,7 @@ def adapt_input_conv(kernel: NDArray[Any], in_chans: int) -> NDArray[Any]:
     One channel gets the sum of all, so that a gray image gives what its three equal channels gave; otherwise the old
     channels are repeated in order and scaled by old / new, which keeps the scale of the output.
     """
+    kernel = np.asarray(kernel)
     old = kernel.shape[1]
     if in_chans == 1:
         adapted = kernel.sum(axis=1, keepdims=True, dtype=np.float64)

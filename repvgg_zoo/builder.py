@@ -117,7 +117,7 @@ def _load(
     """Return the weights of a file, or of a fetched checkpoint, in the form that is needed; None without either."""
     if selected is not None:
         fetched = fetch_verified(selected.file, progress=progress)
-        weights = load_weights(fetched, selected, deploy=deploy, cache_dir=read_settings().cache_dir)
+        weights = load_weights(fetched, selected, deploy=deploy, cache_dir=read_settings().cache_dir, lazy=True)
     elif file is not None:
         weights = load_checkpoint(file, extra_layouts=plugin_layouts(spec.name))
     else:

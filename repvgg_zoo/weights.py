@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Optional
+from typing import Any, Dict, Optional, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ._derived_cache import DerivedCache, DerivedKey
+from ._file_array import FileArray
 from .checkpoints import Checkpoint, LoadReport, load_checkpoint
 from .checkpoints.formats import safetensors_file
 from .checkpoints.load import CANONICALIZE_VERSION
@@ -16,9 +20,15 @@ from .hub import VerifiedFile
 from .registry.specs import CheckpointSpec
 from .reparam.fusion import FUSE_VERSION, fuse
 
+MAX_READ_AT_ONCE = 1 << 14  # numbers of an array that is not left in the file: BN statistics, biases, stems
 
-def load_weights(file: VerifiedFile, spec: CheckpointSpec, *, deploy: bool, cache_dir: Path) -> Checkpoint:
+
+def load_weights(
+    file: VerifiedFile, spec: CheckpointSpec, *, deploy: bool, cache_dir: Path, lazy: bool = False
+) -> Checkpoint:
     """Return the canonical arrays of a verified file, fused if it is a train form and ``deploy`` is asked for.
+
+    With ``lazy`` they may be FileArrays, whose values are read when they are copied.
 
     ``file`` is what ``fetch_verified`` returned for ``spec``. The result is stored in the derived cache below
     ``cache_dir``, except where the file holds these very arrays, and for a plugin's layout, which may change while the
@@ -31,11 +41,23 @@ def load_weights(file: VerifiedFile, spec: CheckpointSpec, *, deploy: bool, cach
     parameters = {"layout": spec.layout, "form": form, "fuse": FUSE_VERSION}
     key = DerivedKey(file.sha256, "weights", CANONICALIZE_VERSION, parameters)
     cache = DerivedCache(cache_dir)
-    checkpoint = _read(cache, key, spec, file)
-    if checkpoint is None:
+    state_dict = _open(cache, key) if lazy else None
+    if state_dict is None:
+        payload = cache.read(key)
+        state_dict = None if payload is None else safetensors_file.read(payload)
+    if state_dict is None:
         checkpoint = _compute(file, spec, form)
         cache.write(key, lambda stream: write_safetensors(stream, checkpoint.state_dict))
-    return checkpoint
+        return checkpoint
+    return Checkpoint(
+        state_dict=MappingProxyType(state_dict),
+        form=form,
+        layout=spec.layout,
+        format=spec.format,
+        path=str(file.path),
+        report=LoadReport(loaded=tuple(state_dict)),
+        source_sha256=file.sha256,
+    )
 
 
 def _compute(file: VerifiedFile, spec: CheckpointSpec, form: str) -> Checkpoint:
@@ -43,17 +65,17 @@ def _compute(file: VerifiedFile, spec: CheckpointSpec, form: str) -> Checkpoint:
     return fuse(checkpoint) if form == "deploy" and checkpoint.form == "train" else checkpoint
 
 
-def _read(cache: DerivedCache, key: DerivedKey, spec: CheckpointSpec, file: VerifiedFile) -> Optional[Checkpoint]:
-    payload = cache.read(key)
-    if payload is None:
+def _open(cache: DerivedCache, key: DerivedKey) -> Optional[Dict[str, NDArray[Any]]]:
+    """Return an entry's arrays with the large ones still in the file, or None if the entry has to be checked first."""
+    region = cache.open_checked(key)
+    if region is None:
         return None
-    state_dict = safetensors_file.read(payload)
-    return Checkpoint(
-        state_dict=MappingProxyType(state_dict),
-        form=key.parameters["form"],
-        layout=spec.layout,
-        format=spec.format,
-        path=str(file.path),
-        report=LoadReport(loaded=tuple(state_dict)),
-        source_sha256=key.source,
-    )
+    size = safetensors_file.header_bytes(region.read(0, 8))
+    entries = safetensors_file.read_header(region.read(0, size), region.size)
+    arrays = {
+        name: FileArray(region, entry.start, entry.shape, np.dtype(safetensors_file.DTYPES[entry.dtype]))
+        for name, entry in entries.items()
+    }
+    return {
+        name: cast(Any, array) if array.size > MAX_READ_AT_ONCE else np.asarray(array) for name, array in arrays.items()
+    }

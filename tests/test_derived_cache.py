@@ -14,6 +14,7 @@ import pytest
 
 from repvgg_zoo._derived_cache import HEADER_BYTES, DerivedCache, DerivedKey
 from repvgg_zoo._file_state import FileState
+from repvgg_zoo.errors import CacheError
 
 KEY = DerivedKey("a" * 64, "weights", 1, {"layout": "timm", "form": "deploy"})
 SIZES = [0, 1, 4096, (4 << 20) - 1, 4 << 20, (9 << 20) + 7]
@@ -197,3 +198,43 @@ def test_prune_removes_all_entries_and_nothing_else(cache):
     assert [entry.step for entry in cache.entries()] == ["compile", "weights"]
     assert {entry.path for entry in cache.prune()} == set(paths)
     assert [path.name for path in cache.folder.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX permissions")
+def test_an_entry_is_left_in_its_file_only_once_its_digest_was_checked(cache):
+    payload = os.urandom((5 << 20) + 3)
+    path = store(cache, payload)
+    assert cache.open_checked(KEY) is None
+    cache.read(KEY)
+    region = cache.open_checked(KEY)
+    assert bytes(region.read(0, region.size)) == payload
+    assert bytes(region.read(7, 9)) == payload[7:16]
+    cache.folder.chmod(0o777)
+    assert cache.open_checked(KEY) is None
+    cache.folder.chmod(0o700)
+    replace_by_a_copy(path)
+    assert cache.open_checked(KEY) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX permissions")
+@pytest.mark.parametrize(
+    "change", [lambda path: os.truncate(path, HEADER_BYTES + 2), lambda path: flip(path, HEADER_BYTES)]
+)
+def test_an_entry_that_changes_while_it_is_read_is_an_error_with_its_path(cache, change):
+    path = store(cache)
+    cache.read(KEY)
+    region = cache.open_checked(KEY)
+    change(path)
+    with pytest.raises(CacheError, match="changed while it was read") as caught:
+        region.read(0, 7)
+    assert caught.value.path == str(path)
+    assert cache.read(KEY) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX permissions")
+def test_an_entry_that_is_deleted_while_it_is_read_can_still_be_read(cache):
+    store(cache)
+    cache.read(KEY)
+    region = cache.open_checked(KEY)
+    cache.prune()
+    assert bytes(region.read(0, 7)) == b"payload"

@@ -197,7 +197,7 @@ def damaged() -> List[Row]:
         ),
         ("a safetensors file cut in its header", safe[:20], "no known format"),
         ("a safetensors file cut in its data", safe[:-1], "outside the data"),
-        ("a safetensors file with bytes to spare", safe + b"x", "bytes of data"),
+        ("a safetensors file with bytes to spare", safe + b"x", "its tensors end at byte"),
         ("a safetensors header that is not JSON", write.safetensors_file(b"{nonsense"), "JSON"),
         (
             "a safetensors header with a length beyond the file",

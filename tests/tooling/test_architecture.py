@@ -26,6 +26,7 @@ LAYERS = (
         "_sniff",
         "errors",
     ),
+    ("_file_array",),
     ("_derived_cache",),
     ("registry",),
     ("hub",),

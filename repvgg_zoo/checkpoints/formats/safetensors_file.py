@@ -7,7 +7,7 @@ shapes, offsets without holes or overlaps) are repeated here; the tests hold the
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Union
+from typing import Any, Dict, NamedTuple, Tuple, Union
 
 import numpy as np
 
@@ -35,6 +35,15 @@ DTYPES = {
 }
 
 
+class Entry(NamedTuple):
+    """A tensor of the header; ``start`` and ``end`` are bytes of the file."""
+
+    dtype: str
+    shape: Tuple[int, ...]
+    start: int
+    end: int
+
+
 def is_safetensors(data: Buffer) -> bool:
     """Return whether the file begins with the length of a header that fits into it, and then with a JSON object."""
     return data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8
@@ -42,30 +51,42 @@ def is_safetensors(data: Buffer) -> bool:
 
 def read(data: Union[Buffer, memoryview]) -> Dict[str, np.ndarray[Any, Any]]:
     """Return the tensors by name; bfloat16 becomes float32. Raises MalformedFile."""
+    view = memoryview(data)
+    entries = read_header(view[: header_bytes(view)], len(view))
+    return {name: _view(view, name, entry) for name, entry in entries.items()}
+
+
+def header_bytes(data: Union[Buffer, memoryview]) -> int:
+    """Return how many bytes the header takes, its length before it included; raise MalformedFile if that is absurd."""
     size = int.from_bytes(data[:8], "little")
     if size > MAX_HEADER_BYTES:
         raise MalformedFile(f"its header of {size} bytes is larger than that of any checkpoint")
+    return 8 + size
+
+
+def read_header(data: memoryview, file_size: int) -> Dict[str, Entry]:
+    """Return where in a file of ``file_size`` bytes each tensor lies; ``data`` is its header. Raises MalformedFile."""
     try:
-        header = parse_json(bytes(data[8 : 8 + size]))
+        header = parse_json(bytes(data[8:]))
     except ValueError as error:
         raise MalformedFile(f"its header is not valid JSON ({str(error)[:100]})") from error
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise MalformedFile("its metadata is not a table of texts")
-    body = memoryview(data)[8 + size :]
-    tensors = {name: _tensor(body, name, entry) for name, entry in header.items()}
-    ranges = sorted(tuple(entry["data_offsets"]) for entry in header.values())
-    end = 0
-    for start, stop in ranges:
+    size = file_size - len(data)
+    entries = {name: _entry(len(data), size, name, entry) for name, entry in header.items()}
+    end = len(data)
+    for start, stop in sorted((entry.start, entry.end) for entry in entries.values()):
         if start != end:
-            raise MalformedFile(f"its tensors leave a hole or overlap at byte {end} of the data")
+            raise MalformedFile(f"its tensors leave a hole or overlap at byte {end}")
         end = stop
-    if end != len(body):
-        raise MalformedFile(f"its tensors end at byte {end} of {len(body)} bytes of data")
-    return tensors
+    if end != file_size:
+        raise MalformedFile(f"its tensors end at byte {end} of {file_size}")
+    return entries
 
 
-def _tensor(body: memoryview, name: str, entry: Any) -> np.ndarray[Any, Any]:
+def _entry(header_size: int, size: int, name: str, entry: Any) -> Entry:
+    """Return a tensor's entry, checked against the ``size`` bytes of data that follow the header."""
     printable = ascii(name[:100])
     if len(name) > MAX_KEY_CHARS:
         raise MalformedFile(f"a tensor's name has {len(name)} characters")
@@ -81,15 +102,19 @@ def _tensor(body: memoryview, name: str, entry: Any) -> np.ndarray[Any, Any]:
     if len(shape) > MAX_AXES:  # their product would be a number of millions of digits
         raise MalformedFile(f"tensor {printable} has {len(shape)} dimensions")
     start, end = offsets
-    if not start <= end <= len(body) or math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize != end - start:
+    if not start <= end <= size or math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize != end - start:
         raise MalformedFile(
             f"tensor {printable} has offsets outside the data or of another size than its shape and dtype"
         )
+    return Entry(dtype, tuple(shape), header_size + start, header_size + end)
+
+
+def _view(data: memoryview, name: str, entry: Entry) -> np.ndarray[Any, Any]:
     try:
-        array = native_order(np.frombuffer(body[start:end], DTYPES[dtype]))
-        return (widen_bfloat16(array) if dtype == "BF16" else array).reshape(shape)
+        array = native_order(np.frombuffer(data[entry.start : entry.end], DTYPES[entry.dtype]))
+        return (widen_bfloat16(array) if entry.dtype == "BF16" else array).reshape(entry.shape)
     except (ValueError, OverflowError) as error:  # more or longer axes than NumPy has
-        raise MalformedFile(f"tensor {printable}: {error}") from error
+        raise MalformedFile(f"tensor {name[:100]!a}: {error}") from error
 
 
 def _are_sizes(value: Any) -> bool:
