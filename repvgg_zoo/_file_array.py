@@ -50,7 +50,7 @@ class FileRegion:
     def _error(self, reason: str) -> CacheError:
         return CacheError(
             f"{self.path} changed while it was read: {reason}",
-            hint="try again; it is computed anew when its content is no longer what was written",
+            hint="try again; it is computed again when its content is no longer what was written",
             path=str(self.path),
         )
 
