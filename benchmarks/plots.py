@@ -125,7 +125,7 @@ def scaling(rows: Sequence[Row]) -> Any:
     by_size.set_ylim(bottom=0)
     by_size.set(xlabel="pixels on a side (batch 1)")
     handles, labels = by_size.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="uppercenter", bbox_to_anchor=(0.5, 0), ncol=4, frameon=False)
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4, frameon=False)
     figure.suptitle(rows[0]["variant"])
     return figure
 
