@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Dict, Mapping, NamedTuple, Optional, Tuple
 
+from ._redact import mask_credentials
+from ._urls import MIRROR_URL
 from .errors import ArgumentError
 
 PREFIX = "REPVGG_ZOO_"
@@ -16,8 +18,12 @@ REWRITE_ENV = "REPVGG_ZOO_REWRITE"
 OFFLINE_ENV = "REPVGG_ZOO_OFFLINE"
 ALLOW_UNVERIFIED_ENV = "REPVGG_ZOO_ALLOW_UNVERIFIED"
 PROGRESS_ENV = "REPVGG_ZOO_PROGRESS"
+CREDENTIALS_ENV = "REPVGG_ZOO_CREDENTIALS"  # headers for private hosts: hub/credentials.py
+CREDENTIALS_FILE_ENV = "REPVGG_ZOO_CREDENTIALS_FILE"
 REGISTRY_ENV = "REPVGG_ZOO_REGISTRY"  # registry files besides the shipped one
 PLUGINS_ENV = "REPVGG_ZOO_PLUGINS"
+HF_ENDPOINT_ENV = "HF_ENDPOINT"  # these two as huggingface_hub reads them
+HF_TOKEN_ENV = "HF_TOKEN"
 KEEP_THREAD_PRIORITY_ENV = "REPVGG_ZOO_KEEP_THREAD_PRIORITY"  # on: MegEngine's threads are left alone
 
 # All of the above, for whoever looks for misspelled ones.
@@ -27,6 +33,7 @@ VARIABLES: Tuple[str, ...] = tuple(value for name, value in sorted(globals().ite
 _LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "MV2_COMM_WORLD_LOCAL_RANK")
 _YES = ("1", "true", "yes", "on")
 _NO = ("0", "false", "no", "off")
+HF_ENDPOINT = "https://huggingface.co"
 PLUGIN_MODES = ("on", "strict", "off")
 
 
@@ -35,7 +42,8 @@ class Settings(NamedTuple):
 
     ``cache_dir`` is the folder that is written to; ``read_only_cache_dirs`` are searched before it and never written.
     ``mirrors`` are URLs or folders that serve files under their cache file names; ``url_rewrites`` are pairs of URL
-    prefixes (old, new). ``progress`` is None if it depends on whether there is a terminal.
+    prefixes (old, new). ``progress`` is None if it depends on whether there is a terminal. ``hf_endpoint`` is the
+    server of ``hf://`` sources.
     """
 
     cache_dir: Path
@@ -45,6 +53,7 @@ class Settings(NamedTuple):
     offline: bool = False
     allow_unverified: bool = False
     progress: Optional[bool] = None
+    hf_endpoint: str = HF_ENDPOINT
 
 
 def read_settings(environ: Optional[Mapping[str, str]] = None) -> Settings:
@@ -54,11 +63,35 @@ def read_settings(environ: Optional[Mapping[str, str]] = None) -> Settings:
     return Settings(
         cache_dir=_cache_dir(env),
         read_only_cache_dirs=tuple(_folder(CACHE_DIRS_ENV, folder) for folder in read_only),
-        mirrors=_split(env.get(MIRROR_ENV, "")),
+        mirrors=tuple(_url_or_folder(MIRROR_ENV, mirror) for mirror in _split(env.get(MIRROR_ENV, ""))),
         url_rewrites=tuple(_url_rewrite(rule) for rule in _split(env.get(REWRITE_ENV, ""))),
         offline=read_switch(OFFLINE_ENV, env) or False,
         allow_unverified=read_switch(ALLOW_UNVERIFIED_ENV, env) or False,
         progress=read_switch(PROGRESS_ENV, env),
+        hf_endpoint=_hf_endpoint(env),
+    )
+
+
+class Secrets(NamedTuple):
+    """What the environment says about credentials; not part of Settings, which are printed and passed around."""
+
+    credentials: str
+    credentials_file: Optional[Path]
+    hf_token: str
+    hf_endpoint: str
+
+    def __repr__(self) -> str:
+        return "Secrets(...)"
+
+
+def read_secrets(environ: Optional[Mapping[str, str]] = None) -> Secrets:
+    """Return the credentials as they are written in the environment; raises ArgumentError for an invalid path."""
+    env = os.environ if environ is None else environ
+    return Secrets(
+        credentials=env.get(CREDENTIALS_ENV, ""),
+        credentials_file=_credentials_file(env.get(CREDENTIALS_FILE_ENV, "")),
+        hf_token=env.get(HF_TOKEN_ENV, "").strip(),
+        hf_endpoint=_hf_endpoint(env),
     )
 
 
@@ -121,6 +154,21 @@ def _cache_dir(env: Mapping[str, str]) -> Path:
     return _folder(HOME_ENV, "~/.cache/megengine/repvgg_zoo")
 
 
+def _credentials_file(value: str) -> Optional[Path]:
+    expanded = Path(os.path.expanduser(value))  # noqa: PTH111 - as in _folder
+    if value and ("\0" in value or not expanded.is_absolute()):
+        # Without the value: it may be the credential itself.
+        raise ArgumentError(
+            f"{CREDENTIALS_FILE_ENV} is not an absolute path",
+            hint=f"write the path of a file; the entries themselves go into {CREDENTIALS_ENV}",
+        )
+    return expanded if value else None
+
+
+def _hf_endpoint(env: Mapping[str, str]) -> str:
+    return env.get(HF_ENDPOINT_ENV, "").rstrip("/") or HF_ENDPOINT
+
+
 def _folder(variable: str, value: str) -> Path:
     expanded = os.path.expanduser(value)  # noqa: PTH111 - Path.expanduser raises where this leaves the "~" in place
     if "\0" in expanded or expanded.startswith("~"):
@@ -137,6 +185,20 @@ def _split(value: str, separator: Optional[str] = None) -> Tuple[str, ...]:
     return tuple(part.strip() for part in value.split(separator) if part.strip())
 
 
+def _url_or_folder(variable: str, value: str) -> str:
+    folder = os.path.expanduser(value)  # noqa: PTH111 - as in _folder
+    if MIRROR_URL.fullmatch(value) or os.path.isabs(folder):  # noqa: PTH117 - Path has no "~" of another user
+        return folder
+    printed = mask_credentials(value).partition("?")[0]
+    raise ArgumentError(
+        f"{variable} contains {printed!r}, which is neither a URL nor an absolute folder",
+        hint="write https://host/folder, or the folder's absolute path; the entries are separated by spaces, so "
+        "a folder with a space in its name is written as a URL: file:///My%20Drive/zoo",
+        expected="a URL or an absolute folder",
+        actual=printed,
+    )
+
+
 def _url_rewrite(rule: str) -> Tuple[str, str]:
     old, equals, new = rule.partition("=")
     if not (old and equals and new):
@@ -146,4 +208,4 @@ def _url_rewrite(rule: str) -> Tuple[str, str]:
             expected="old-prefix=new-prefix",
             actual=rule,
         )
-    return old, new
+    return old, _url_or_folder(REWRITE_ENV, new)

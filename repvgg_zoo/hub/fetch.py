@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Hashable, Optional, Sequence, Tuple, Union
 
+from .._redact import redact
 from .._settings import ALLOW_UNVERIFIED_ENV, CACHE_DIRS_ENV, MIRROR_ENV, OFFLINE_ENV, Settings, read_settings
 from ..errors import CacheError, DownloadError, OfflineError, UnverifiedError, ZooError
 from ..registry.specs import FileSpec
@@ -161,6 +162,7 @@ def _download(
     file: FileSpec, settings: Settings, sources: Sequence[Source], report: Progress, services: Services
 ) -> Optional[VerifiedFile]:
     """Download into a partial file and publish it; return None if another process took it away in the meantime."""
+    from .credentials import read_credentials
     from .download import Limits, Transfer, download
     from .http import RequestsClient
     from .partial import PartialFile
@@ -176,11 +178,12 @@ def _download(
         if free < size:
             raise cache.disk_full(root, file.name, size, free)
 
+    client = services.client or RequestsClient(credentials=read_credentials())
     try:
         partial = PartialFile(root, cache_key(file), resumable=resumable)
     except OSError as error:
         raise cache.unusable(root, error) from error
-    with partial, closing(services.client or RequestsClient()) as client:
+    with partial, closing(client):
         try:
             if resumable:
                 partial.resume_from_stale(services.clock, file.size, services.free_bytes(root))
@@ -270,8 +273,6 @@ def _describe_other_download(root: Path, file: FileSpec) -> str:
 
 
 def _unverified_error(file: FileSpec) -> UnverifiedError:
-    from .sources import redact
-
     return UnverifiedError(
         f"the publisher of {file.name} states no digest, so the file cannot be verified",
         hint=f"pass allow_unverified=True or set {ALLOW_UNVERIFIED_ENV}=1; "

@@ -8,17 +8,22 @@ from __future__ import annotations
 import email.utils
 import re
 from html.parser import HTMLParser
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
 from urllib.parse import unquote, urlencode, urljoin, urlsplit, urlunsplit
 
+from .._redact import redact
+from .._urls import Origin, origin
 from .clock import Clock
-from .sources import Source, redact
+from .credentials import Credentials
+from .sources import Source
 
 MAX_REDIRECTS = 10
 RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _PERMANENT_TLS_ERRORS = re.compile(
     "CERTIFICATE_VERIFY_FAILED|certificate verify|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL"
 )
+
+Auth = Union[Tuple[str, str], Callable[[Any], Any]]  # what requests takes: user and password, or a change of a request
 
 
 class SourceError(Exception):
@@ -74,8 +79,11 @@ class RequestsClient:
     Proxies, NO_PROXY and CA bundles come from the usual environment variables, as requests reads them.
     """
 
-    def __init__(self, connect_timeout: float = 15.0, read_timeout: float = 30.0) -> None:
+    def __init__(
+        self, connect_timeout: float = 15.0, read_timeout: float = 30.0, credentials: Optional[Credentials] = None
+    ) -> None:
         self._timeout = (connect_timeout, read_timeout)
+        self._credentials: Credentials = credentials or {}
         self._session: Any = None
 
     def get(self, source: Source, headers: Mapping[str, str]) -> Response:
@@ -96,10 +104,11 @@ class RequestsClient:
             self._session = None
 
     def _follow(self, url: str, headers: Mapping[str, str]) -> Response:
-        url, auth = split_credentials(url)
-        origin = _origin(url)
+        url, inline = split_credentials(url)
+        first = origin(url)
+        auth = inline or self._header_auth(first)
         for _ in range(MAX_REDIRECTS):
-            response = self._send(url, headers, auth if _origin(url) == origin else None)
+            response = self._send(url, headers, auth if origin(url) == first else None)
             if response.status_code not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
                 return _RequestsResponse(response)
             response.close()
@@ -111,11 +120,23 @@ class RequestsClient:
             if new not in ("http", "https") or (old == "https" and new == "http"):
                 raise SourceError(f"a redirect from {old} to {new} was refused ({redact(target)})", retryable=False)
             url, inline = split_credentials(target)
-            if inline is not None and _origin(url) == origin:
+            if inline is not None and origin(url) == first:
                 auth = inline
         raise SourceError(f"more than {MAX_REDIRECTS} redirects", retryable=False)
 
-    def _send(self, url: str, headers: Mapping[str, str], auth: Optional[Tuple[str, str]]) -> Any:
+    def _header_auth(self, address: Origin) -> Optional[Auth]:
+        """Return what adds the headers of an origin to a request; as requests' auth it also keeps .netrc out."""
+        headers = self._credentials.get(address)
+        if headers is None:
+            return None
+
+        def add_headers(request: Any) -> Any:
+            request.headers.update({header.name: header.value for header in headers})
+            return request
+
+        return add_headers
+
+    def _send(self, url: str, headers: Mapping[str, str], auth: Optional[Auth]) -> Any:
         import requests
 
         if self._session is None:
@@ -271,11 +292,6 @@ class _FirstForm(HTMLParser):
             self.action = values.get("action", "")
         elif tag == "input" and self.action is not None and values.get("name"):
             self.fields[values["name"]] = values.get("value", "")
-
-
-def _origin(url: str) -> Tuple[str, Optional[str], Optional[int]]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _reason(error: BaseException) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Tuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
-from .._settings import Settings
+from .._redact import mask_credentials, redact
+from .._settings import HF_ENDPOINT_ENV, Settings
+from .._urls import HF_URL, join_url
 from ..errors import ArgumentError
 from ..registry.specs import FileSpec
 from .filenames import cache_filename
@@ -18,7 +21,7 @@ GDRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=
 
 @dataclass(frozen=True)
 class Source:
-    """One place that serves a file: a ``url``, or a ``path`` on this machine."""
+    """One place that serves a file: a ``url`` (https:, http: or s3:), or a ``path`` on this machine."""
 
     url: str = ""
     path: Optional[Path] = None
@@ -34,30 +37,10 @@ def sources_of(file: FileSpec, settings: Settings) -> Tuple[Source, ...]:
     """Return the sources to try, best first; raises ArgumentError for a source of an unknown kind."""
     sources: List[Source] = []
     for root in settings.mirrors:
-        sources.append(_parse(rewrite_url(f"{root.rstrip('/')}/{cache_filename(file)}", settings)))
+        sources.append(_parse(join_url(root, cache_filename(file)), settings))
     for text in file.sources:
-        is_gdrive = text.startswith("gdrive:")
-        url = GDRIVE + quote(text[len("gdrive:") :], safe="") if is_gdrive else text
-        sources.append(_parse(rewrite_url(url, settings), is_gdrive))
+        sources.append(_parse(text, settings))
     return tuple(dict.fromkeys(sources))
-
-
-def redact(url: str) -> str:
-    """Return a URL for a log: without user, password, query and fragment.
-
-    >>> from repvgg_zoo.hub.sources import redact
-    >>> redact("https://me:secret@host.example/a.bin?token=x")
-    'https://host.example/a.bin?…'
-    """
-    if "://" not in url:  # gdrive:<id> or a path
-        return url
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "(an invalid URL)"
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-    return f"{parts.scheme}://{host}{port}{parts.path}{'?…' if parts.query else ''}"
 
 
 def rewrite_url(url: str, settings: Settings) -> str:
@@ -68,19 +51,38 @@ def rewrite_url(url: str, settings: Settings) -> str:
     return url
 
 
-def _parse(text: str, is_gdrive: bool = False) -> Source:
+def hf_url(text: str, endpoint: str) -> Optional[str]:
+    """Return the https: URL of ``hf://owner/repo@revision/path``, or None if the text is not one."""
+    match = re.fullmatch(HF_URL, text)
+    if match is None:
+        return None
+    if not re.match(r"https?://[^/\s]", endpoint):
+        raise ArgumentError(
+            f"{HF_ENDPOINT_ENV} is {redact(endpoint)!r}", hint="write a URL, such as https://huggingface.co"
+        )
+    revision = unquote(match["revision"] or "main")
+    return f"{endpoint}/{match['repo']}/resolve/{quote(revision, safe='')}/{quote(unquote(match['path']))}"
+
+
+def _parse(text: str, settings: Settings) -> Source:
+    is_gdrive = text.startswith("gdrive:")
+    if is_gdrive:
+        text = GDRIVE + quote(text[len("gdrive:") :], safe="")
+    text = rewrite_url(hf_url(text, settings.hf_endpoint) or text, settings)
     if text.lower().startswith(("https://", "http://")):
         return Source(url=text, is_gdrive=is_gdrive)
     if text.lower().startswith("file:"):
         parts = urlsplit(text)
         if parts.netloc not in ("", "localhost"):
-            raise ArgumentError(f"{text!r} names a file on another host", hint="write file:///path", actual=text)
-        return Source(path=Path(url2pathname(parts.path)))
-    if Path(text).is_absolute():
+            printed = mask_credentials(text)
+            raise ArgumentError(f"{printed!r} names a file on another host", hint="write file:///path", actual=printed)
+        if parts.path.startswith("/"):
+            return Source(path=Path(url2pathname(parts.path)))
+    elif Path(text).is_absolute():
         return Source(path=Path(text))
     raise ArgumentError(
-        f"{text!r} is not a valid source",
-        hint="a source is an https:, http: or file: URL, gdrive:<id>, or an absolute path",
+        f"{mask_credentials(text)!r} is not a valid source",
+        hint="a source is an https:, http: or file: URL, hf://owner/repo/path, gdrive:<id>, or an absolute path",
         expected="a URL or an absolute path",
-        actual=text,
+        actual=mask_credentials(text),
     )

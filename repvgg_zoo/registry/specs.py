@@ -85,7 +85,8 @@ class Preprocessing(NamedTuple):
 class FileSpec(NamedTuple):
     """A file, its integrity data, and the sources that serve it, best first.
 
-    A source is a URL (``https:``, ``http:``, ``file:``), ``gdrive:<id>``, or a path relative to the registry file.
+    A source is a URL (``https:``, ``http:``, ``file:``), ``hf://owner/repo@revision/path`` (without a revision: main),
+    ``s3://bucket/key``, ``gdrive:<id>``, or a path relative to the registry file.
     Integrity is ``sha256`` (64 hex digits, with ``size`` in bytes), ``sha256_prefix`` (8 or more hex digits that the
     publisher put into the file's name: detects damage, not tampering), or neither.
     """

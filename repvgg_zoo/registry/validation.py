@@ -7,6 +7,7 @@ import re
 import typing
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+from .._urls import HF_URL, S3_URL
 from .architecture import MAX_BLOCKS, MAX_WEIGHTS, MAX_WIDTH, is_too_large
 from .specs import (
     BACKENDS,
@@ -127,7 +128,11 @@ def _list_of(limit: int) -> Validator:
 POSITIVE = Validator(lambda value: value > 0, "a positive number")
 ALL_POSITIVE = Validator(lambda values: all(value > 0 for value in values), "positive numbers")
 PERCENT = Validator(lambda value: 0 < value <= 100, "percent, above 0 and at most 100")
-SOURCE = r"https?://[^\s@]+|file:///\S+|gdrive:[\w-]{10,}|(?!/|~)(?!.*(^|/)\.\.(/|$))[^:\\\s]+"
+# Credentials before the host are refused; an "@" after it is part of a path, such as package@version.
+SOURCE = (
+    r"https?://[^\\\s@/?#]+([/?#]\S*)?|file:///\S+|gdrive:[\w-]{10,}|(?!/|~)(?!.*(^|/)\.\.(/|$))[^:\\\s]+"
+    rf"|{HF_URL}|{S3_URL}"
+)
 # Names are sorted by the numbers in them; a number of thousands of digits takes long, or is refused by Python.
 NAME = r"([A-Za-z0-9][A-Za-z0-9_-]{0,59}/)?[A-Za-z0-9][A-Za-z0-9_-]{0,59}"
 MAX_SIDE = 4096  # of a network's input and what an image is resized to, in pixels
@@ -183,7 +188,8 @@ VALIDATORS: Mapping[Tuple[type, str], Validator] = {
     (FileSpec, "sha256_prefix"): Validator(_matches(r"[0-9a-f]{8,63}"), "8 to 63 lowercase hex digits"),
     (FileSpec, "sources"): Validator(
         lambda sources: 0 < len(sources) <= MAX_LIST_ITEMS and all(map(_is_source, sources)),
-        "URLs (https:, http:, file:) without credentials, gdrive:<id>, or paths below the registry's folder",
+        "URLs (https:, http:, file:) without credentials, hf://owner/repo@revision/path, s3://bucket/key, gdrive:<id>, "
+        "or paths below the registry's folder",
     ),
     (CheckpointSpec, "format"): _one_of(FORMATS),
     (CheckpointSpec, "form"): _one_of(FORMS),

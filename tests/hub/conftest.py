@@ -130,5 +130,5 @@ def zoo(tmp_path: Path) -> Zoo:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove the settings of the machine that runs the tests."""
     for name in list(os.environ):
-        if name.startswith("REPVGG_ZOO_") or name.lower().endswith("_proxy"):
+        if name.startswith(("REPVGG_ZOO_", "HF_", "AWS_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

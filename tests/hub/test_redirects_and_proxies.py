@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from repvgg_zoo._redact import redact
 from repvgg_zoo.errors import ArgumentError, DownloadError
 from repvgg_zoo.hub import Settings
-from repvgg_zoo.hub.sources import redact, sources_of
+from repvgg_zoo.hub.sources import sources_of
 
 from .conftest import BODY, Zoo, spec
 from .proxy import Proxy

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 from urllib.parse import urlsplit
 
+from ..._redact import redact
 from ..._settings import MIRROR_ENV, Settings, read_settings
 from ...hub.filenames import is_cache_filename
-from ...hub.sources import redact, rewrite_url, sources_of
+from ...hub.sources import rewrite_url, sources_of
 from ...registry.specs import FileSpec
 from ..common import all_checkpoints
 from ..console import pluralize

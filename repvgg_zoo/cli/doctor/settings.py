@@ -9,6 +9,7 @@ from ..._digest import hash_file
 from ..._resources import hub_folder
 from ..._settings import PREFIX, VARIABLES, package_variables, read_settings
 from ...errors import PluginError, ZooError
+from ...hub.credentials import read_credentials
 from ..console import pluralize
 from ..parser import closest
 from .finding import Finding, fail, ok, warn
@@ -27,6 +28,7 @@ def check_environment() -> List[Finding]:
             findings.append(warn("environment", f"{name} is set, but does not exist", fix))
     try:
         read_settings()
+        read_credentials()
     except ZooError as error:
         return [*findings, fail("environment", error.message, error.hint)]
     set_variables = ", ".join(name for name in KNOWN if variables.get(name))
