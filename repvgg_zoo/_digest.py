@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
@@ -10,11 +11,15 @@ CHUNK_BYTES = 1 << 20
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hex digits; raises OSError."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(CHUNK_BYTES))
     with path.open("rb", buffering=0) as stream:
-        while True:
-            count = stream.readinto(buffer)
-            if not count:
-                return digest.hexdigest()
-            digest.update(buffer[:count])
+        return hash_descriptor(stream.fileno())
+
+
+def hash_descriptor(descriptor: int) -> str:
+    """Return the SHA-256 of what is left to read of an open file as 64 hex digits; raises OSError."""
+    digest = hashlib.sha256()
+    while True:
+        data = os.read(descriptor, CHUNK_BYTES)
+        if not data:
+            return digest.hexdigest()
+        digest.update(data)

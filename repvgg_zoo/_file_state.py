@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 
 class FileState(NamedTuple):
@@ -27,10 +28,17 @@ def only_this_user_writes(folder: Path) -> bool:
 
     Only in such a folder does a note about a file's state say something: elsewhere anybody could have written it.
     """
-    if not hasattr(os, "getuid"):  # Windows, whose st_ctime is the time of creation as well
-        return False
     try:
         status = folder.stat()
     except OSError:
         return False
-    return status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return hasattr(os, "getuid") and foreign_access(status) is None  # Windows says neither, nor a time of change
+
+
+def foreign_access(status: os.stat_result) -> Optional[str]:
+    """Return why somebody else may write in a folder of this status, or None; for POSIX systems."""
+    if status.st_uid != os.getuid():
+        return f"it belongs to user {status.st_uid}, not to {os.getuid()}"
+    if status.st_mode & 0o022:
+        return f"others can write to it ({stat.filemode(status.st_mode)})"
+    return None

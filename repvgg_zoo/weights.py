@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ._derived_cache import DerivedCache, DerivedKey
 from ._file_array import FileArray
+from ._file_state import only_this_user_writes
 from .checkpoints import Checkpoint, LoadReport, load_checkpoint
 from .checkpoints.formats import safetensors_file
 from .checkpoints.load import CANONICALIZE_VERSION
@@ -61,7 +62,10 @@ def load_weights(
 
 
 def _compute(file: VerifiedFile, spec: CheckpointSpec, form: str) -> Checkpoint:
-    checkpoint = replace(load_checkpoint(file.path, layout=spec.layout), source_sha256=file.sha256)
+    # Where others can write, the file may be another one by now.
+    sha256 = None if only_this_user_writes(file.path.parent) else file.sha256
+    checkpoint = load_checkpoint(file.path, layout=spec.layout, sha256=sha256)
+    checkpoint = replace(checkpoint, source_sha256=file.sha256)
     return fuse(checkpoint) if form == "deploy" and checkpoint.form == "train" else checkpoint
 
 

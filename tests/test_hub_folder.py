@@ -20,7 +20,7 @@ def test_it_can_be_imported_as_a_bundle(tmp_path):
 def test_it_serves_as_a_read_only_cache_in_place(tmp_path):
     settings = Settings(cache_dir=tmp_path / "unused", read_only_cache_dirs=(hub_folder(),))
     assert fetch_file(DIGITS, offline=True, settings=settings) == hub_folder() / cache_filename(DIGITS)
-    assert not (tmp_path / "unused").exists()
+    assert sorted(path.name for path in (tmp_path / "unused").iterdir()) == ["CACHEDIR.TAG", "stamps"]
 
 
 def test_every_checkpoint_of_this_repository_is_in_it():

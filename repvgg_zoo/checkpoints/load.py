@@ -56,20 +56,25 @@ KERNELS = ("rbr_dense.conv.weight", "rbr_1x1.conv.weight", "rbr_reparam.weight")
 
 
 def load_checkpoint(
-    path: PathLike, *, layout: Union[str, Layout, None] = None, extra_layouts: Sequence[Union[str, Layout]] = ()
+    path: PathLike,
+    *,
+    layout: Union[str, Layout, None] = None,
+    extra_layouts: Sequence[Union[str, Layout]] = (),
+    sha256: Optional[str] = None,
 ) -> Checkpoint:
     """Read a checkpoint file of any known format and layout; needs neither MegEngine nor torch nor Paddle.
 
     The arrays have memory of their own: the file may be changed or deleted afterwards. ``layout`` is detected from the
     keys unless it is passed, by name or as a ``Layout`` of your own; ``extra_layouts`` are tried after ours, such as
-    those of a plugin (``acme/name``). Raises CheckpointFormatError for a damaged or unknown encoding, UnsafePickleError
-    for a pickle that asks for code, LayoutError for keys that fit no layout or not the one passed, ArgumentError for a
-    layout that does not exist, and PluginError.
+    those of a plugin (``acme/name``). With ``sha256``, 64 lowercase hex digits, the bytes that are read must have that
+    digest. Raises IntegrityError if they do not, CheckpointFormatError for a damaged or unknown encoding,
+    UnsafePickleError for a pickle that asks for code, LayoutError for keys that fit no layout or not the one passed,
+    ArgumentError for a layout that does not exist, and PluginError.
     """
     chosen = None if layout is None else get_layout(layout)
     extra = [get_layout(name) for name in extra_layouts]
     file = os.fspath(path)
-    format, payload = read_file(file)
+    format, payload = read_file(file, sha256)
     try:
         checkpoint = canonicalize(payload, format=format, path=file, layout=chosen, extra_layouts=extra)
         _check_memory(checkpoint.state_dict)

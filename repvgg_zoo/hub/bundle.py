@@ -23,6 +23,7 @@ from typing import IO, Any, BinaryIO, Callable, Dict, List, Mapping, Optional, P
 
 from .._atomic import atomic_write
 from .._digest import CHUNK_BYTES, hash_file
+from .._file_state import FileState
 from .._files import open_regular_file
 from .._json import parse_json
 from .._settings import ALLOW_UNVERIFIED_ENV, Settings, read_settings
@@ -127,7 +128,7 @@ def unpack(
         paths: Dict[str, Path] = {}
         copies: List[Tuple[BundledFile, PartialFile]] = []
         for bundled in _distinct_files(bundle, reader, path):
-            cached = cache.find(root, bundled.file, writable=True)
+            cached = cache.find(root, bundled.file, home=root)
             if cached is not None:
                 paths[bundled.filename] = cached.path
                 continue
@@ -296,8 +297,8 @@ def _refuse_unverified(bundle: Bundle, path: Path, allow: bool) -> None:
 
 def _copy(reader: _Reader, bundled: BundledFile, root: Path, path: Path, stack: ExitStack) -> PartialFile:
     """Copy one file into a partial file and verify it; ``stack`` deletes the copy if the import fails."""
-    stamp = cache.read_stamp(root / bundled.filename)
-    if bundled.file.integrity == "none" and stamp is not None and stamp.sha256 != bundled.sha256:
+    stamp = cache.read_stamp(cache.stamp_path(root / bundled.filename, root))
+    if bundled.file.integrity != "sha256" and stamp is not None and stamp.sha256 != bundled.sha256:
         raise _mismatch(bundled, path, stamp.sha256, bundled.sha256)
     try:
         partial = stack.enter_context(PartialFile(root, cache_key(bundled.file), resumable=False))
@@ -327,11 +328,10 @@ def _copy(reader: _Reader, bundled: BundledFile, root: Path, path: Path, stack: 
 def _publish(bundled: BundledFile, partial: PartialFile, root: Path) -> Path:
     target = root / bundled.filename
     try:
-        status = partial.path.stat()
-        cache.publish(partial.path, target)
+        stamp = cache.Stamp(bundled.sha256, bundled.file.integrity, FileState.of(partial.path.stat()))
+        cache.publish(partial.path, target, stamp)
     except OSError as error:
         raise cache.write_error(root, error, bundled.file.name, 0) from error
-    cache.write_stamp(target, cache.Stamp(status.st_size, status.st_mtime_ns, bundled.sha256, bundled.file.integrity))
     return target
 
 

@@ -1,25 +1,31 @@
 """The cache: a flat folder of verified files, each with a stamp that makes the next lookup cheap.
 
-A stamp is a small JSON file beside its file. While the file has the size and modification time that the stamp records,
-its digest is trusted and nothing is hashed, written or requested. Nothing in the folder refers to its own path, so it
-can be moved, copied to another machine, or served by any web server as a mirror.
+A stamp is a small JSON file with a digest and the state that the file had when it was hashed (device, inode, size,
+times). While the file has that state, nothing is hashed, written or requested. Stamps are read and written only in the
+user's own cache folder, and count only while nobody else can write there: beside its files, and in its folder `stamps`
+for the files of read-only cache folders, whose owners could write anything. Nothing in the folder refers to its own
+path, so it can be moved, copied to another machine, or served by any web server as a mirror; its files are then hashed
+once.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
 import shutil
 import stat
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Optional
 
 from .._atomic import atomic_write
-from .._digest import hash_file
-from .._settings import HOME_ENV
+from .._digest import hash_descriptor
+from .._file_state import FileState, foreign_access, only_this_user_writes
+from .._settings import CACHE_DIRS_ENV, HOME_ENV
 from ..errors import CacheError, DiskFullError
 from ..registry.specs import FileSpec
 from .clock import SYSTEM_CLOCK, Clock
@@ -27,7 +33,8 @@ from .filenames import cache_filename
 from .verify import digest_matches
 
 STAMP_SUFFIX = ".stamp"
-STAMP_VERSION = 1
+STAMP_VERSION = 2
+STAMPS_FOLDER = "stamps"
 TAG = """Signature: 8a477f597d28d172789f06886806bc55
 # This folder is a cache of repvgg_zoo; backup programs may skip it. See https://bford.info/cachedir/
 """
@@ -48,67 +55,102 @@ class VerifiedFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Stamp:
-    """The state of a file when it was last hashed; ``integrity`` is what the digest was compared with."""
+    """The digest of a file, and its state when it was hashed; ``integrity`` is what the digest was compared with."""
 
-    size: int
-    mtime_ns: int
     sha256: str
     integrity: str
+    state: FileState
     version: int = STAMP_VERSION
 
-    def is_current(self, status: os.stat_result) -> bool:
-        """Return whether a file with this status has not changed since it was stamped."""
-        return (self.size, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
+def find(root: Path, file: FileSpec, *, home: Path, allow_unverified: bool = False) -> Optional[VerifiedFile]:
+    """Return the verified file in the cache folder ``root``, or None if it is missing or damaged; never raise for it.
 
-def find(root: Path, file: FileSpec, *, writable: bool, allow_unverified: bool = False) -> Optional[VerifiedFile]:
-    """Return the verified file in a cache folder, or None if it is missing or damaged; never raises for what is there.
-
-    With a current stamp this takes two small system calls. Otherwise the file is hashed, and stamped if ``writable``. A
-    file of which nothing is known is returned only if its digest was recorded before, or under ``allow_unverified``.
+    ``home`` is the user's own cache folder, ``root`` that or a read-only one. With a current stamp this takes a few
+    small system calls. Otherwise the file is hashed and stamped. Without a current stamp, a file without a published
+    digest is returned only under ``allow_unverified``, and so is one in a read-only folder of which only a prefix of
+    the digest is published. The recorded digest of such a file stays valid: with another one it is damaged.
     """
     path = root / cache_filename(file)
     try:
-        status = path.lstat()
+        descriptor = os.open(path, _READ_FLAGS)
     except (OSError, ValueError):
         return None
-    # A link could point anywhere, and a folder or pipe is not a file.
-    if not stat.S_ISREG(status.st_mode) or (file.size is not None and status.st_size != file.size):
-        return None
-    stamp = read_stamp(path)
-    if stamp is not None and stamp.is_current(status):
-        return VerifiedFile(path, stamp.sha256, file.integrity) if digest_matches(file, stamp.sha256) else None
-    unknown = file.integrity == "none" and stamp is None
-    if unknown and not allow_unverified:
-        return None
-    sha256 = _hash_and_compare(path, file, stamp)
-    if sha256 is None:
-        return None
-    if unknown:
-        logger.warning("the digest of %s was not recorded; it is used because unverified files are allowed", path)
-    if writable:
-        write_stamp(path, Stamp(status.st_size, status.st_mtime_ns, sha256, file.integrity))
-    return VerifiedFile(path, sha256, file.integrity)
-
-
-def _hash_and_compare(path: Path, file: FileSpec, stamp: Optional[Stamp]) -> Optional[str]:
-    """Return the digest of a file, or None if it is not the one of the registry, or of the stamp where that is all."""
     try:
-        sha256 = hash_file(path)
+        is_vouched_for = file.integrity == "sha256" or (file.integrity == "sha256_prefix" and root == home)
+        return _find(path, descriptor, file, home, is_vouched_for or allow_unverified)
     except OSError as error:
         logger.warning("cannot read %s: %s", path, error)
         return None
-    pinned = stamp.sha256 if stamp is not None and file.integrity == "none" else sha256
-    if digest_matches(file, sha256) and sha256 == pinned:
-        return sha256
-    logger.warning("%s is damaged and will be downloaded again", path)
-    return None
+    finally:
+        os.close(descriptor)
+
+
+def _find(path: Path, descriptor: int, file: FileSpec, home: Path, allowed: bool) -> Optional[VerifiedFile]:
+    stamp_file = stamp_path(path, home)
+    status = os.fstat(descriptor)
+    # A link could point anywhere, and a folder or pipe is not a file.
+    if not stat.S_ISREG(status.st_mode) or (file.size is not None and status.st_size != file.size):
+        return None
+    stamp, state = read_stamp(stamp_file), FileState.of(status)
+    if stamp is not None and stamp.state == state and only_this_user_writes(stamp_file.parent):
+        return VerifiedFile(path, stamp.sha256, file.integrity) if digest_matches(file, stamp.sha256) else None
+    if not allowed:
+        return None
+    sha256 = hash_descriptor(descriptor)
+    pinned = stamp.sha256 if stamp is not None and file.integrity != "sha256" else sha256
+    if not digest_matches(file, sha256) or sha256 != pinned or FileState.of(os.fstat(descriptor)) != state:
+        logger.warning("%s is damaged and will be downloaded again", path)
+        return None
+    warn_if_weak(file, sha256)
+    with suppress(CacheError):  # then the file is hashed at each use
+        prepare(home)
+        write_stamp(stamp_file, Stamp(sha256, file.integrity, state))
+    return VerifiedFile(path, sha256, file.integrity)
+
+
+def warn_if_weak(file: FileSpec, sha256: str) -> None:
+    """Log what a new file without a full published digest means; ``sha256`` is the digest that is now recorded."""
+    if file.integrity == "sha256_prefix":
+        logger.warning(
+            "only %d digits of the SHA-256 of %s are published, which shows damage but not tampering; from now on it "
+            "must be %s",
+            len(file.sha256_prefix or ""),
+            file.name,
+            sha256,
+        )
+    elif file.integrity == "none":
+        logger.warning(
+            "no digest of %s is published; it is used because that was allowed, and from now on its SHA-256 must be %s",
+            file.name,
+            sha256,
+        )
+
+
+def check_home(home: Path) -> None:
+    """Raise CacheError if somebody else owns the user's cache folder or can write to it; it need not exist."""
+    try:
+        status = home.stat()
+    except OSError:
+        return  # it does not exist yet, or the first use of it says what is wrong
+    reason = foreign_access(status) if hasattr(os, "getuid") and stat.S_ISDIR(status.st_mode) else None
+    if reason is None:
+        return
+    raise CacheError(
+        f"the cache folder {home} is not used, because {reason}: they could change files after their verification",
+        hint=f"run `chmod go-w` on it if it is yours, or set {HOME_ENV} to a new folder, which may be inside this one; "
+        f"to share its files, name it in {CACHE_DIRS_ENV}, where it is only read",
+        path=home,
+        expected=f"a folder of user {os.getuid()} to which nobody else can write",
+        actual=reason,
+    )
 
 
 def prepare(root: Path) -> None:
-    """Create the cache folder; raises CacheError if that is not possible."""
+    """Create the cache folder, to which only this user can write; raises CacheError if that is not possible."""
+    check_home(root)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o755, parents=True, exist_ok=True)
         tag = root / "CACHEDIR.TAG"
         if not tag.exists():
             tag.write_text(TAG, encoding="ascii")
@@ -116,8 +158,10 @@ def prepare(root: Path) -> None:
         raise unusable(root, error) from error
 
 
-def publish(partial: Path, target: Path, clock: Clock = SYSTEM_CLOCK) -> None:
-    """Rename a finished partial file to its name in the cache, so that readers see all of it or none.
+def publish(partial: Path, target: Path, stamp: Stamp, clock: Clock = SYSTEM_CLOCK) -> None:
+    """Rename a verified partial file to its name in the cache, so that readers see all of it or none, and stamp it.
+
+    ``stamp.state`` is the partial file's; renaming changes the time of change alone.
 
     On Windows this fails while a reader or a virus scanner has the old file open, so it is tried again for about two
     seconds. There is no fsync: the common file systems grow a file only when its bytes are on disk, so after a power
@@ -126,41 +170,48 @@ def publish(partial: Path, target: Path, clock: Clock = SYSTEM_CLOCK) -> None:
     for attempt in range(1, _REPLACE_ATTEMPTS + 1):
         try:
             partial.replace(target)
-            return
+            break
         except PermissionError:
             if attempt == _REPLACE_ATTEMPTS:
                 raise
             clock.sleep(0.05 + 0.1 * clock.jitter())
+    state = FileState.of(target.stat())
+    if state[:-1] == stamp.state[:-1]:  # else another process published it as well, and stamps it
+        write_stamp(stamp_path(target, target.parent), replace(stamp, state=state))
 
 
 # Stamps -------------------------------------------------------------------------------------------------------
 
 
-def stamp_path(path: Path) -> Path:
-    """Return the path of a file's stamp."""
-    return path.with_name(path.name + STAMP_SUFFIX)
+def stamp_path(path: Path, home: Path) -> Path:
+    """Return the path of a file's stamp in the user's own cache folder ``home``."""
+    if path.parent == home:
+        return path.with_name(path.name + STAMP_SUFFIX)
+    key = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+    return home / STAMPS_FOLDER / f"{key}{STAMP_SUFFIX}"
 
 
-def read_stamp(path: Path) -> Optional[Stamp]:
-    """Return the stamp of a file, or None if it is missing, damaged, or of an unknown version."""
+def read_stamp(stamp_file: Path) -> Optional[Stamp]:
+    """Return a stamp, or None if it is missing, damaged, or of an unknown version."""
     try:
-        descriptor = os.open(stamp_path(path), _READ_FLAGS)
+        descriptor = os.open(stamp_file, _READ_FLAGS)
         with os.fdopen(descriptor, "rb") as stream:
-            stamp = Stamp(**json.loads(stream.read(4096)))
-    except (OSError, ValueError, TypeError, RecursionError):
+            fields = json.loads(stream.read(4096))
+        stamp = Stamp(**{**fields, "state": FileState(*fields["state"])})
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
-    numbers_ok = all(type(number) is int for number in (stamp.size, stamp.mtime_ns, stamp.version))
-    digest_ok = isinstance(stamp.sha256, str) and len(stamp.sha256) == 64
-    return stamp if numbers_ok and digest_ok and stamp.version == STAMP_VERSION else None
+    is_valid = all(type(number) is int for number in (*stamp.state, stamp.version)) and isinstance(stamp.sha256, str)
+    return stamp if is_valid and len(stamp.sha256) == 64 and stamp.version == STAMP_VERSION else None
 
 
-def write_stamp(path: Path, stamp: Stamp) -> None:
-    """Write the stamp of a file; if that fails, the file is hashed at each use."""
-    text = json.dumps(asdict(stamp)).encode("ascii")
+def write_stamp(stamp_file: Path, stamp: Stamp) -> None:
+    """Write a stamp; if that fails, the file is hashed at each use."""
+    text = json.dumps({**asdict(stamp), "state": list(stamp.state)}).encode("ascii")
     try:
-        atomic_write(stamp_path(path), lambda stream: stream.write(text), fsync=False)
+        stamp_file.parent.mkdir(mode=0o755, exist_ok=True)
+        atomic_write(stamp_file, lambda stream: stream.write(text), fsync=False)
     except OSError as error:
-        logger.debug("no stamp for %s: %s", path, error)
+        logger.debug("%s was not written: %s", stamp_file, error)
 
 
 # Errors -------------------------------------------------------------------------------------------------------

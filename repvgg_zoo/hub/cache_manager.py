@@ -14,6 +14,7 @@ from typing import Collection, Iterable, List, Optional
 
 from .._atomic import TEMP_SUFFIX
 from .._digest import hash_file
+from .._file_state import FileState
 from ..errors import ArgumentError
 from ..registry.specs import FileSpec
 from . import cache
@@ -122,10 +123,11 @@ def verify(root: Path, *, dry_run: bool = False) -> List[VerifyResult]:
     for file in list_files(root):
         if file.kind != "file":
             continue
-        status = file.path.lstat()
+        state = FileState.of(file.path.lstat())
         sha256 = hash_file(file.path)
         key = file.path.name.split("-")[0]
-        stamp = cache.read_stamp(file.path)
+        stamp_file = cache.stamp_path(file.path, root)
+        stamp = cache.read_stamp(stamp_file)
         problem = None
         if not key.startswith("u") and not sha256.startswith(key):
             problem = f"its SHA-256 is {sha256}, but its name says {key}…"
@@ -135,9 +137,9 @@ def verify(root: Path, *, dry_run: bool = False) -> List[VerifyResult]:
         if dry_run or stamp is None:
             continue
         if problem is not None:
-            cache.write_stamp(file.path, replace(stamp, mtime_ns=-1))  # the time of no file
-        elif not stamp.is_current(status):
-            cache.write_stamp(file.path, replace(stamp, size=status.st_size, mtime_ns=status.st_mtime_ns))
+            cache.write_stamp(stamp_file, replace(stamp, state=state._replace(ctime_ns=-1)))  # the time of no file
+        elif stamp.state != state:
+            cache.write_stamp(stamp_file, replace(stamp, state=state))
     return results
 
 
@@ -151,7 +153,7 @@ def _cached_file(path: Path) -> Optional[CachedFile]:
     kind = _kind(path)
     if kind is None:
         return None
-    stamp = cache.read_stamp(path) if kind == "file" else None
+    stamp = cache.read_stamp(cache.stamp_path(path, path.parent)) if kind == "file" else None
     return CachedFile(
         path=path,
         kind=kind,
@@ -170,9 +172,9 @@ def _kind(path: Path) -> Optional[str]:
         return "stale"
     if name.endswith(cache.STAMP_SUFFIX) and is_cache_filename(name[: -len(cache.STAMP_SUFFIX)]):
         file = path.with_name(name[: -len(cache.STAMP_SUFFIX)])
-        stamp = cache.read_stamp(file)
-        # The stamp of an unverified file stays although the file is gone: it is the only record of its digest.
-        is_record = stamp is not None and stamp.integrity == "none"
+        stamp = cache.read_stamp(path)
+        # The stamp of a file without a full digest stays although the file is gone: it is the only record of it.
+        is_record = stamp is not None and stamp.integrity != "sha256"
         return None if file.exists() or is_record else "stale"
     return "file" if is_cache_filename(name) else None
 
@@ -189,7 +191,7 @@ def _remove(files: List[CachedFile], dry_run: bool) -> List[CachedFile]:
             if not dry_run:
                 file.path.unlink()
                 if file.kind == "file":
-                    cache.stamp_path(file.path).unlink()
+                    cache.stamp_path(file.path, file.path.parent).unlink()
         except FileNotFoundError:  # another process was faster, or there was no stamp
             pass
         except OSError as error:

@@ -58,7 +58,7 @@ class Transfer:
     """One file to download, and what the download works with.
 
     ``ensure_free_space`` is called with the number of bytes still to come before the first of them is read.
-    ``pinned_sha256`` is the digest that was recorded when an unverified file was first downloaded.
+    ``pinned_sha256`` is the digest that was recorded when a file without a full published digest was first downloaded.
     """
 
     file: FileSpec
@@ -272,17 +272,14 @@ def _verify(job: Transfer) -> str:
     """Return the digest of the complete file; raises SourceError if it is not the expected one."""
     partial, file = job.partial, job.file
     sha256 = partial.digest()
-    if file.integrity == "none" and job.pinned_sha256:
-        matches = sha256 == job.pinned_sha256
-    else:
-        matches = digest_matches(file, sha256)
+    matches = digest_matches(file, sha256) and job.pinned_sha256 in (None, sha256)
     placeholder = sniff_placeholder(partial.head())
     if placeholder is not None and (file.integrity == "none" or not matches):
         size = partial.size
         partial.reset()
         raise SourceError(f"{placeholder} of {size} bytes came instead of the file", retryable=False)
     if not matches:
-        expected = expected_digest(file) or job.pinned_sha256
+        expected = job.pinned_sha256 or expected_digest(file)
         raise SourceError(f"its SHA-256 is {sha256}, not {expected}", retryable=False, mismatch=(expected, sha256))
     return sha256
 

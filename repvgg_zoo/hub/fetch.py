@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Hashable, Optional, Sequence, Tuple, Union
 
+from .._file_state import FileState
 from .._redact import redact
 from .._settings import ALLOW_UNVERIFIED_ENV, CACHE_DIRS_ENV, MIRROR_ENV, OFFLINE_ENV, Settings, read_settings
 from ..errors import CacheError, DownloadError, OfflineError, UnverifiedError, ZooError
@@ -102,6 +103,7 @@ def fetch_verified(
     happens, no file has its final name before it is verified.
     """
     settings = read_settings() if settings is None else settings
+    cache.check_home(settings.cache_dir)
     allow = settings.allow_unverified if allow_unverified is None else allow_unverified
     cached = _find(file, settings, allow)
     if cached is not None:
@@ -109,19 +111,25 @@ def fetch_verified(
     if file.integrity == "none" and not allow:
         raise _unverified_error(file)
     is_offline = settings.offline if offline is None else offline
-    return _fetch_missing(file, settings, is_offline, progress, services or Services())
+    return _fetch_missing(file, settings, is_offline, allow, progress, services or Services())
 
 
 def _find(file: FileSpec, settings: Settings, allow_unverified: bool) -> Optional[VerifiedFile]:
-    for root in settings.read_only_cache_dirs:
-        cached = cache.find(root, file, writable=False, allow_unverified=allow_unverified)
+    home = settings.cache_dir
+    for root in (*settings.read_only_cache_dirs, home):
+        cached = cache.find(root, file, home=home, allow_unverified=allow_unverified)
         if cached is not None:
             return cached
-    return cache.find(settings.cache_dir, file, writable=True, allow_unverified=allow_unverified)
+    return None
 
 
 def _fetch_missing(
-    file: FileSpec, settings: Settings, offline: bool, progress: Union[bool, Progress, None], services: Services
+    file: FileSpec,
+    settings: Settings,
+    offline: bool,
+    allow_unverified: bool,
+    progress: Union[bool, Progress, None],
+    services: Services,
 ) -> VerifiedFile:
     from .locks import FileLock, download_lock
     from .progress import choose_progress
@@ -129,10 +137,17 @@ def _fetch_missing(
 
     root, key = settings.cache_dir, cache_key(file)
     sources = sources_of(file, settings)
+    refused = _refused_sources(file, sources, root, allow_unverified)
+    sources = tuple(source for source in sources if source not in refused)
+    not_asked = tuple(
+        f"{source.label} could send another file, because only a prefix of the digest is published; "
+        f"set {ALLOW_UNVERIFIED_ENV}=1 if you trust it"
+        for source in refused
+    )
     if offline:
         sources = tuple(source for source in sources if source.path is not None)
         if not sources:
-            raise _offline_error(file, settings, ())
+            raise _offline_error(file, settings, not_asked)
     cache.prepare(root)
     report = choose_progress(progress, settings.progress, clock=services.clock)
     make_lock = services.make_lock or FileLock
@@ -144,18 +159,32 @@ def _fetch_missing(
             on_wait=lambda: _send_message(_describe_other_download(root, file), report),
         ):
             for _ in range(_MAX_LOST_PARTIALS):
-                verified = _find(file, settings, True) or _download(file, settings, sources, report, services)
+                verified = _find(file, settings, allow_unverified) or _download(
+                    file, settings, sources, report, services
+                )
                 if verified is not None:
                     return verified
     except DownloadError as error:
         if offline:
-            raise _offline_error(file, settings, error.attempts) from error
+            raise _offline_error(file, settings, (*error.attempts, *not_asked)) from error
+        if not_asked:
+            error.hint = "; ".join(not_asked)
         raise
     finally:
         report.close()
     raise CacheError(
         f"another program keeps deleting unfinished files from {root}", hint="find and stop that program", path=root
     )
+
+
+def _refused_sources(
+    file: FileSpec, sources: Sequence[Source], root: Path, allow_unverified: bool
+) -> Tuple[Source, ...]:
+    """Return the mirrors and rewritten URLs that may not serve a file, since a forged one would have its prefix too."""
+    if allow_unverified or file.integrity != "sha256_prefix":
+        return ()
+    is_pinned = cache.read_stamp(cache.stamp_path(root / cache_filename(file), root)) is not None
+    return () if is_pinned else tuple(source for source in sources if source.is_substitute)
 
 
 def _download(
@@ -170,7 +199,7 @@ def _download(
 
     root = settings.cache_dir
     target = root / cache_filename(file)
-    stamp = cache.read_stamp(target)
+    stamp = cache.read_stamp(cache.stamp_path(target, root))
     resumable = file.integrity != "none"  # only a digest shows that two pieces belong to one file
 
     def ensure_free_space(size: int) -> None:
@@ -195,7 +224,7 @@ def _download(
                 progress=report,
                 limits=services.limits or Limits(),
                 ensure_free_space=ensure_free_space,
-                pinned_sha256=stamp.sha256 if stamp is not None and not resumable else None,
+                pinned_sha256=stamp.sha256 if stamp is not None and file.integrity != "sha256" else None,
             )
             sha256, source = download(job, sources)
             size = partial.size
@@ -206,6 +235,8 @@ def _download(
             missing = max(0, (file.size or 0) - partial.size)
             raise cache.write_error(root, error, file.name, missing, services.free_bytes(root)) from error
     if verified is not None:
+        if stamp is None:
+            cache.warn_if_weak(file, sha256)
         logger.info("fetched %s from %s, SHA-256 %s, to %s", format_size(size), source, sha256, target)
     return verified
 
@@ -215,18 +246,17 @@ def _publish(
 ) -> Optional[VerifiedFile]:
     partial.close()
     try:
-        status = partial.path.stat()
-        cache.publish(partial.path, target, services.clock)
+        stamp = cache.Stamp(sha256, file.integrity, FileState.of(partial.path.stat()))
+        cache.publish(partial.path, target, stamp, services.clock)
     except FileNotFoundError:
         return None
     except PermissionError:
         # Windows, and a reader has the old file open: if that one is intact by now, nothing is missing.
-        cached = cache.find(target.parent, file, writable=True, allow_unverified=True)
+        cached = cache.find(target.parent, file, home=target.parent, allow_unverified=True)
         if cached is None:
             raise
         partial.discard()
         return cached
-    cache.write_stamp(target, cache.Stamp(status.st_size, status.st_mtime_ns, sha256, file.integrity))
     return VerifiedFile(target, sha256, file.integrity)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import List, Optional, Tuple
 from urllib.parse import quote, unquote, urlsplit
@@ -21,11 +21,15 @@ GDRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=
 
 @dataclass(frozen=True)
 class Source:
-    """One place that serves a file: a ``url`` (https:, http: or s3:), or a ``path`` on this machine."""
+    """One place that serves a file: a ``url`` (https:, http: or s3:), or a ``path`` on this machine.
+
+    ``is_substitute`` says that the user's settings chose it in place of what the registry states.
+    """
 
     url: str = ""
     path: Optional[Path] = None
     is_gdrive: bool = False
+    is_substitute: bool = False
 
     @property
     def label(self) -> str:
@@ -37,9 +41,11 @@ def sources_of(file: FileSpec, settings: Settings) -> Tuple[Source, ...]:
     """Return the sources to try, best first; raises ArgumentError for a source of an unknown kind."""
     sources: List[Source] = []
     for root in settings.mirrors:
-        sources.append(_parse(join_url(root, cache_filename(file)), settings))
+        sources.append(replace(_parse(join_url(root, cache_filename(file)), settings), is_substitute=True))
+    defaults = Settings(cache_dir=settings.cache_dir)
     for text in file.sources:
-        sources.append(_parse(text, settings))
+        source = _parse(text, settings)
+        sources.append(replace(source, is_substitute=source != _parse(text, defaults)))
     return tuple(dict.fromkeys(sources))
 
 

@@ -35,7 +35,7 @@ from .plugins import (
     require_single,
     warn_or_raise,
 )
-from .specs import CheckpointSpec, ModelSpec, Registry
+from .specs import INTEGRITY_LEVELS, CheckpointSpec, FileSpec, ModelSpec, Registry
 
 Patterns = Union[None, str, Iterable[str]]
 RegistrySource = Union[str, "os.PathLike[str]", Mapping[str, Any]]
@@ -198,7 +198,7 @@ def load_all_registries() -> Tuple[Registry, List[ZooError]]:
 
 @functools.lru_cache(maxsize=32)
 def merge_registries(registries: Registries) -> Registry:
-    """Return several registries as one; raise RegistryError if two claim the same name."""
+    """Return several registries as one; raise RegistryError if two claim the same name, or a digest gets lost."""
     if len(registries) == 1:
         return registries[0]
     owners: Dict[str, Tuple[str, Registry]] = {}
@@ -214,7 +214,32 @@ def merge_registries(registries: Registries) -> Registry:
                         actual=key,
                         hint="put your variants into a namespace, for example acme/RepVGG_X",
                     )
+    _refuse_weaker_files(registries)
     return Registry(models=tuple(model for registry in registries for model in registry.models))
+
+
+def _refuse_weaker_files(registries: Registries) -> None:
+    """Raise RegistryError if a registry describes a file of an earlier one with less of its digest."""
+    strongest: Dict[str, Tuple[CheckpointSpec, Registry]] = {}
+    for registry in registries:
+        for checkpoint in (checkpoint for model in registry.models for checkpoint in model.checkpoints):
+            for source in checkpoint.file.sources:
+                known, owner = strongest.get(source, (checkpoint, registry))
+                if _level(checkpoint.file) >= _level(known.file):
+                    strongest[source] = checkpoint, registry
+                elif owner is not registry:
+                    raise RegistryError(
+                        f"{registry.path or 'the mapping'}: {checkpoint.name} is the file of {known.name} in "
+                        f"{owner.path or 'a mapping'}, but its {known.file.integrity} is missing",
+                        path=registry.path,
+                        expected=known.file.integrity,
+                        actual=checkpoint.file.integrity,
+                        hint="copy sha256 and size from there; a digest that is known must not get lost",
+                    )
+
+
+def _level(file: FileSpec) -> int:
+    return INTEGRITY_LEVELS.index(file.integrity)
 
 
 # Registration is the only state that a process keeps; the lock makes check and append one step.

@@ -15,6 +15,7 @@ COLOR_ORDERS = ("RGB", "BGR", "L")
 INTERPOLATIONS = ("bilinear", "bicubic")
 BACKENDS = ("pillow", "opencv")
 ROUNDINGS = ("floor", "round")
+INTEGRITY_LEVELS = ("none", "sha256_prefix", "sha256")  # weakest first
 IMAGENET = "ImageNet-1k"
 
 # Arguments of a plugin's builder besides the fields that all variants have: (name, value) pairs.
@@ -99,7 +100,7 @@ class FileSpec(NamedTuple):
 
     @property
     def integrity(self) -> str:
-        """``"sha256"``, ``"sha256_prefix"`` or ``"none"``."""
+        """``"sha256"``, ``"sha256_prefix"`` or ``"none"``; INTEGRITY_LEVELS has their order."""
         return "sha256" if self.sha256 else "sha256_prefix" if self.sha256_prefix else "none"
 
 

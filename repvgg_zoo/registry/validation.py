@@ -14,6 +14,7 @@ from .specs import (
     COLOR_ORDERS,
     FORMATS,
     FORMS,
+    INTEGRITY_LEVELS,
     INTERPOLATIONS,
     ROUNDINGS,
     SE_POSITIONS,
@@ -104,8 +105,7 @@ def check_spec(spec: Any) -> Optional[Problem]:
 
 def default_tag(checkpoints: Sequence[CheckpointSpec]) -> str:
     """Return the tag with the strongest integrity among the official weights, or among all; ties go to the first."""
-    strength = {"sha256": 0, "sha256_prefix": 1, "none": 2}
-    return min(checkpoints, key=lambda c: (not c.official_weights, strength[c.file.integrity])).tag
+    return max(checkpoints, key=lambda c: (c.official_weights, INTEGRITY_LEVELS.index(c.file.integrity))).tag
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:

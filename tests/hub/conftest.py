@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
 
+from repvgg_zoo._file_state import FileState
 from repvgg_zoo.hub import Services, Settings, cache, cache_filename, fetch_file
 from repvgg_zoo.hub.download import Limits
 from repvgg_zoo.hub.http import RequestsClient
@@ -94,9 +95,18 @@ def fill(root: Path, body: bytes = BODY, stamped: bool = True) -> Path:
     path = root / NAME
     path.write_bytes(body)
     if stamped:
-        status = path.stat()
-        cache.write_stamp(path, cache.Stamp(len(body), status.st_mtime_ns, FILE.sha256 or "", "sha256"))
+        plant_stamp(path, FILE.sha256 or "")
     return path
+
+
+def stamp_file(path: Path) -> Path:
+    """The stamp beside a file of the user's own cache."""
+    return cache.stamp_path(path, path.parent)
+
+
+def plant_stamp(path: Path, sha256: str, integrity: str = "sha256") -> None:
+    """Write a current stamp with any digest beside a file."""
+    cache.write_stamp(stamp_file(path), cache.Stamp(sha256, integrity, FileState.of(path.stat())))
 
 
 def snapshot(root: Path) -> Dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict
 
 import pytest
 
+from repvgg_zoo._file_state import FileState
 from repvgg_zoo.errors import ArgumentError, CacheError, IntegrityError, UnverifiedError
 from repvgg_zoo.hub import (
     Settings,
@@ -23,7 +24,7 @@ from repvgg_zoo.hub import (
     read_settings,
 )
 
-from .conftest import BODY, FILE, NAME, OTHER, NoHttp, Zoo, fill, snapshot, spec
+from .conftest import BODY, FILE, NAME, OTHER, NoHttp, Zoo, fill, plant_stamp, snapshot, spec, stamp_file
 from .server import Answer, Server
 
 
@@ -64,7 +65,7 @@ def test_a_cached_file_opens_nothing_for_writing_and_creates_no_lock(zoo: Zoo) -
 
 def test_a_cached_file_is_returned_from_a_read_only_folder(zoo: Zoo) -> None:
     path = fill(zoo.root)
-    for item in (path, cache.stamp_path(path), zoo.root):
+    for item in (path, stamp_file(path), zoo.root):
         item.chmod(0o555 if item.is_dir() else 0o444)
     try:
         assert fetch_file(FILE, settings=Settings(cache_dir=zoo.root), services=zoo.services(client=NoHttp())) == path
@@ -72,13 +73,16 @@ def test_a_cached_file_is_returned_from_a_read_only_folder(zoo: Zoo) -> None:
         zoo.root.chmod(0o755)
 
 
-def test_a_file_in_a_read_only_cache_needs_no_writable_cache(zoo: Zoo, tmp_path: Path) -> None:
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_file_in_a_read_only_cache_needs_no_writable_cache(zoo: Zoo, tmp_path: Path, writable: bool) -> None:
     path = fill(tmp_path / "shared", stamped=False)
     before = snapshot(tmp_path / "shared")
-    settings = Settings(cache_dir=zoo.root, read_only_cache_dirs=(tmp_path / "absent", tmp_path / "shared"))
-    assert zoo.fetch(FILE, settings=settings) == path
+    home = zoo.root if writable else tmp_path / "a-file" / "home"
+    (tmp_path / "a-file").write_bytes(b"")
+    settings = Settings(cache_dir=home, read_only_cache_dirs=(tmp_path / "absent", tmp_path / "shared"))
+    for _ in range(2):
+        assert zoo.fetch(FILE, settings=settings) == path
     assert snapshot(tmp_path / "shared") == before
-    assert not zoo.root.exists()
 
 
 def test_a_file_missing_in_the_read_only_caches_goes_into_the_writable_one(
@@ -141,34 +145,26 @@ def test_a_damaged_file_is_noticed_and_replaced(
 
 
 def test_a_flipped_bit_is_found_by_verify_and_repaired_by_the_next_fetch(zoo: Zoo, server: Server) -> None:
-    """A lookup trusts size and modification time, as documented; ``verify`` does not."""
+    """Size and modification time do not show it; the time of change, which no program can set, does."""
     file = spec(server.serve("/a.bin", Answer(BODY)))
     path = zoo.fetch(file)
     status = path.stat()
     path.write_bytes(OTHER)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert zoo.fetch(file) == path
-    assert path.read_bytes() == OTHER
-    assert [finding.problem is not None for finding in cache_manager.verify(zoo.root, dry_run=True)] == [True]
-    assert zoo.fetch(file).read_bytes() == OTHER
-    cache_manager.verify(zoo.root)
+    assert [finding.problem is not None for finding in cache_manager.verify(zoo.root)] == [True]
     assert zoo.fetch(file).read_bytes() == BODY
 
 
+STATE = [1, 2, len(BODY), 3, 4]
 STAMPS: Dict[str, bytes] = {
     "empty": b"",
     "garbage": b"\x00\xff\x80garbage",
     "not-an-object": b"[1, 2]",
-    "missing-fields": b'{"size": 1}',
-    "wrong-types": json.dumps(
-        {"size": "1", "mtime_ns": None, "sha256": 7, "integrity": "sha256", "version": 1}
-    ).encode(),
-    "other-version": json.dumps(
-        {"size": len(BODY), "mtime_ns": 0, "sha256": "0" * 64, "integrity": "sha256", "version": 2}
-    ).encode(),
-    "from-the-future": json.dumps(
-        {"size": len(BODY), "mtime_ns": 2**62, "sha256": "0" * 64, "integrity": "sha256", "version": 1}
-    ).encode(),
+    "missing-fields": b'{"sha256": "1"}',
+    "wrong-types": json.dumps({"state": ["1"] * 5, "sha256": 7, "integrity": "sha256", "version": 2}).encode(),
+    "short-state": json.dumps({"state": [1], "sha256": "0" * 64, "integrity": "sha256", "version": 2}).encode(),
+    "other-version": json.dumps({"state": STATE, "sha256": "0" * 64, "integrity": "sha256", "version": 3}).encode(),
+    "other-file": json.dumps({"state": STATE, "sha256": "0" * 64, "integrity": "sha256", "version": 2}).encode(),
     "deep": b"[" * 4000,
     "huge": b" " * 100_000,
 }
@@ -178,25 +174,24 @@ STAMPS: Dict[str, bytes] = {
 def test_a_file_with_an_invalid_stamp_is_hashed_and_stamped_again(zoo: Zoo, text: Any) -> None:
     path = fill(zoo.root, stamped=False)
     if text is not None:
-        cache.stamp_path(path).write_bytes(text)
+        stamp_file(path).write_bytes(text)
     assert zoo.fetch(FILE, services=zoo.services(client=NoHttp())) == path
-    stamp = cache.read_stamp(path)
+    stamp = cache.read_stamp(stamp_file(path))
     assert stamp is not None
-    assert stamp.mtime_ns == path.stat().st_mtime_ns
+    assert stamp.state == FileState.of(path.stat())
     assert stamp.sha256 == FILE.sha256
 
 
 def test_a_stamp_with_another_digest_is_not_trusted(zoo: Zoo, server: Server) -> None:
     path = fill(zoo.root)
-    status = path.stat()
-    cache.write_stamp(path, cache.Stamp(len(BODY), status.st_mtime_ns, "0" * 64, "sha256"))
+    plant_stamp(path, "0" * 64)
     zoo.fetch(spec(server.serve("/a.bin", Answer(BODY))))
     assert len(server.requests) == 1
 
 
 def test_a_folder_in_place_of_a_stamp_does_no_harm(zoo: Zoo) -> None:
     path = fill(zoo.root, stamped=False)
-    cache.stamp_path(path).mkdir()
+    stamp_file(path).mkdir()
     assert zoo.fetch(FILE, services=zoo.services(client=NoHttp())) == path
     assert zoo.names() == [NAME, NAME + ".stamp"]
 
@@ -238,7 +233,7 @@ def test_a_prefix_verifies_a_file_and_the_full_digest_is_recorded(zoo: Zoo, serv
     file = spec(url, sha256=None, sha256_prefix=str(FILE.sha256)[:8])
     path = zoo.fetch(file)
     assert path.name == f"{str(FILE.sha256)[:8]}-a.bin"
-    stamp = cache.read_stamp(path)
+    stamp = cache.read_stamp(stamp_file(path))
     assert stamp is not None
     assert (stamp.sha256, stamp.integrity) == (FILE.sha256, "sha256_prefix")
 
@@ -280,7 +275,7 @@ class TestUnverified:
     def test_whose_record_was_lost_is_not_returned_unless_allowed(self, zoo: Zoo, server: Server) -> None:
         file = self.file(server, Answer(BODY))
         path = zoo.fetch(file, allow_unverified=True)
-        cache.stamp_path(path).unlink()
+        stamp_file(path).unlink()
         with pytest.raises(UnverifiedError):
             zoo.fetch(file)
         assert zoo.fetch(file, allow_unverified=True, services=zoo.services(client=NoHttp())) == path

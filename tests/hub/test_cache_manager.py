@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from repvgg_zoo._file_state import FileState
 from repvgg_zoo.errors import ArgumentError
 from repvgg_zoo.hub import Settings, cache, cache_filename, cache_manager
 from repvgg_zoo.hub.partial import machine_id
 
-from .conftest import BODY, FILE, NAME, OTHER, Zoo, fill, snapshot, spec
+from .conftest import BODY, FILE, NAME, OTHER, Zoo, fill, plant_stamp, snapshot, spec, stamp_file
 from .server import Answer, Server
 
 OLD = time.time() - 30 * 86400
@@ -125,7 +126,7 @@ def test_the_record_of_an_unverified_file_outlives_it(zoo: Zoo, server: Server) 
     path = zoo.fetch(file, allow_unverified=True)
     path.unlink()
     cache_manager.prune(zoo.root, days=0)
-    assert cache.read_stamp(path) is not None
+    assert cache.read_stamp(stamp_file(path)) is not None
 
 
 def test_prune_does_not_disturb_a_running_download(zoo: Zoo, server: Server) -> None:
@@ -156,7 +157,7 @@ def test_verify_detects_damage_by_the_name_and_by_the_stamp(zoo: Zoo) -> None:
     assert "its name says" in finding.problem
     unverified = zoo.root / f"u{'0' * 15}-u.bin"
     unverified.write_bytes(BODY)
-    cache.write_stamp(unverified, cache.Stamp(len(BODY), unverified.stat().st_mtime_ns, "0" * 64, "none"))
+    plant_stamp(unverified, "0" * 64, "none")
     problems = {item.file.path.name: item.problem for item in cache_manager.verify(zoo.root)}
     assert "was recorded" in str(problems[unverified.name])
 
@@ -165,9 +166,9 @@ def test_verify_refreshes_the_stamp_of_an_intact_file(zoo: Zoo) -> None:
     path = fill(zoo.root)
     os.utime(path)
     assert [finding.problem for finding in cache_manager.verify(zoo.root)] == [None]
-    stamp = cache.read_stamp(path)
+    stamp = cache.read_stamp(stamp_file(path))
     assert stamp is not None
-    assert stamp.mtime_ns == path.stat().st_mtime_ns
+    assert stamp.state == FileState.of(path.stat())
 
 
 def test_a_cache_folder_is_a_mirror(zoo: Zoo, tmp_path: Path) -> None:

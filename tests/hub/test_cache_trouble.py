@@ -13,7 +13,7 @@ from repvgg_zoo.errors import CacheError, DiskFullError, IntegrityError
 from repvgg_zoo.hub import cache
 from repvgg_zoo.hub.partial import PartialFile
 
-from .conftest import BODY, FILE, NAME, OTHER, NoHttp, Zoo, fill, spec
+from .conftest import BODY, FILE, NAME, OTHER, NoHttp, Zoo, fill, spec, stamp_file
 from .server import Answer, Server
 
 
@@ -127,21 +127,21 @@ def test_a_link_in_place_of_the_stamp_is_replaced_and_never_followed(zoo: Zoo, t
     path = fill(zoo.root, stamped=False)
     precious = tmp_path / "precious"
     precious.write_text("keep me")
-    cache.stamp_path(path).symlink_to(precious)
+    stamp_file(path).symlink_to(precious)
     zoo.fetch(FILE, services=zoo.services(client=NoHttp()))
     assert precious.read_text() == "keep me"
-    assert not cache.stamp_path(path).is_symlink()
+    assert not stamp_file(path).is_symlink()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
 def test_a_stamp_behind_a_link_is_not_trusted(zoo: Zoo, tmp_path: Path) -> None:
     path = fill(zoo.root)
     elsewhere = tmp_path / "elsewhere"
-    cache.stamp_path(path).rename(elsewhere)
-    cache.stamp_path(path).symlink_to(elsewhere)
-    assert cache.read_stamp(path) is None
+    stamp_file(path).rename(elsewhere)
+    stamp_file(path).symlink_to(elsewhere)
+    assert cache.read_stamp(stamp_file(path)) is None
     assert zoo.fetch(FILE, services=zoo.services(client=NoHttp())) == path
-    assert cache.read_stamp(path) is not None
+    assert cache.read_stamp(stamp_file(path)) is not None
 
 
 def test_a_hard_linked_file_is_replaced_and_not_written_through(zoo: Zoo, server: Server, tmp_path: Path) -> None:

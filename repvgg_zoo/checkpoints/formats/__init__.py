@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Tuple
+import hashlib
+import os
+from typing import Any, Optional, Tuple
 
-from ...errors import CheckpointFormatError, PathLike, UnsafePickleError
+from ...errors import CheckpointFormatError, IntegrityError, PathLike, UnsafePickleError
 from . import numpy_pickle, safetensors_file, torch_legacy, torch_zip
 from .file_buffer import Buffer, MalformedFile, read_buffer
 
@@ -16,7 +18,7 @@ SAVE_AGAIN = (
 )
 
 
-def read_file(path: PathLike) -> Tuple[str, Any]:
+def read_file(path: PathLike, sha256: Optional[str] = None) -> Tuple[str, Any]:
     """Return the name of a checkpoint file's format and its payload, without any framework and without running code.
 
     The format, detected from the content and not from the suffix, is "safetensors", "megengine" (a pickle of NumPy
@@ -24,9 +26,12 @@ def read_file(path: PathLike) -> Tuple[str, Any]:
     name, which may be nested in further dicts among scalars, text, lists and tuples. Arrays have the file's dtypes in
     native byte order, but bfloat16 becomes float32. They are read-only views of one private buffer with the file's
     content, where the format allows that, and not always aligned; changing the file afterwards does not change them.
-    Raises CheckpointFormatError, and UnsafePickleError with the globals that a pickle may not use.
+    Raises CheckpointFormatError, UnsafePickleError with the globals that a pickle may not use, and IntegrityError if
+    the bytes that were read do not have the digest ``sha256``, if one is passed.
     """
     data = read_buffer(path)
+    if sha256 is not None:
+        _compare_digest(path, data, sha256)
     try:
         return _read(data)
     except UnsafePickleError as error:
@@ -43,6 +48,18 @@ def read_file(path: PathLike) -> Tuple[str, Any]:
             hint=f"if it was downloaded, compare its size and digest with the publisher's; otherwise: {SAVE_AGAIN}",
             path=path,
         ) from error
+
+
+def _compare_digest(path: PathLike, data: Buffer, expected: str) -> None:
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != expected:
+        raise IntegrityError(
+            f"{os.fspath(path)} changed after it was verified",
+            hint="somebody else can write in its folder; copy the file into a folder of yours",
+            path=path,
+            expected=expected,
+            actual=actual,
+        )
 
 
 def _read(data: Buffer) -> Tuple[str, Any]:
