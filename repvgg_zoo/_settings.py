@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Dict, Mapping, NamedTuple, Optional, Tuple
 
@@ -24,6 +25,9 @@ REGISTRY_ENV = "REPVGG_ZOO_REGISTRY"  # registry files besides the shipped one
 PLUGINS_ENV = "REPVGG_ZOO_PLUGINS"
 HF_ENDPOINT_ENV = "HF_ENDPOINT"  # these two as huggingface_hub reads them
 HF_TOKEN_ENV = "HF_TOKEN"
+TIMEOUT_ENV = "REPVGG_ZOO_TIMEOUT"  # seconds to connect
+STALL_TIMEOUT_ENV = "REPVGG_ZOO_STALL_TIMEOUT"  # seconds in which (almost) no bytes arrive
+RETRIES_ENV = "REPVGG_ZOO_RETRIES"  # of one source, after failures in a row
 KEEP_THREAD_PRIORITY_ENV = "REPVGG_ZOO_KEEP_THREAD_PRIORITY"  # on: MegEngine's threads are left alone
 
 # All of the above, for whoever looks for misspelled ones.
@@ -44,6 +48,7 @@ class Settings(NamedTuple):
     ``mirrors`` are URLs or folders that serve files under their cache file names; ``url_rewrites`` are pairs of URL
     prefixes (old, new). ``progress`` is None if it depends on whether there is a terminal. ``hf_endpoint`` is the
     server of ``hf://`` sources.
+    ``timeout`` and ``stall_timeout`` are in seconds; ``retries`` are those of one source after failures in a row.
     """
 
     cache_dir: Path
@@ -54,6 +59,9 @@ class Settings(NamedTuple):
     allow_unverified: bool = False
     progress: Optional[bool] = None
     hf_endpoint: str = HF_ENDPOINT
+    timeout: float = 15.0
+    stall_timeout: float = 30.0
+    retries: int = 3
 
 
 def read_settings(environ: Optional[Mapping[str, str]] = None) -> Settings:
@@ -69,6 +77,9 @@ def read_settings(environ: Optional[Mapping[str, str]] = None) -> Settings:
         allow_unverified=read_switch(ALLOW_UNVERIFIED_ENV, env) or False,
         progress=read_switch(PROGRESS_ENV, env),
         hf_endpoint=_hf_endpoint(env),
+        timeout=_number(TIMEOUT_ENV, env, 15.0, 0.1, 3600),
+        stall_timeout=_number(STALL_TIMEOUT_ENV, env, 30.0, 0.1, 3600),
+        retries=int(_number(RETRIES_ENV, env, 3, 0, 100, whole=True)),
     )
 
 
@@ -144,6 +155,30 @@ def is_first_local_rank(environ: Optional[Mapping[str, str]] = None) -> bool:
     return all(env.get(variable, "0") in ("", "0") for variable in _LOCAL_RANKS)
 
 
+def ca_bundle_setting(environ: Optional[Mapping[str, str]] = None) -> Tuple[str, str]:
+    """Return the variable from which requests takes the trusted certificates, and its value; both empty if unset."""
+    env = os.environ if environ is None else environ
+    variable = next((name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if env.get(name)), "")
+    return variable, env.get(variable, "")
+
+
+def proxy_variable(scheme: str, environ: Optional[Mapping[str, str]] = None) -> Optional[str]:
+    """Return the variable that sets the proxy for URLs of a scheme, or None: some systems have a setting for that."""
+    env = os.environ if environ is None else environ
+    names = (f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY")
+    return next((name for name in names if env.get(name)), None)
+
+
+def netrc_path(environ: Optional[Mapping[str, str]] = None) -> Optional[Path]:
+    """Return the user's .netrc file: $NETRC, ~/.netrc or ~/_netrc; None if it does not exist."""
+    env = os.environ if environ is None else environ
+    for name in (env["NETRC"],) if env.get("NETRC") else ("~/.netrc", "~/_netrc"):
+        path = os.path.expanduser(name)  # noqa: PTH111 - Path.expanduser raises where there is no home
+        if os.path.isfile(path):  # noqa: PTH113 - as above
+            return Path(path)
+    return None
+
+
 def _cache_dir(env: Mapping[str, str]) -> Path:
     if env.get(HOME_ENV):
         return _folder(HOME_ENV, env[HOME_ENV])
@@ -181,6 +216,18 @@ def _folder(variable: str, value: str) -> Path:
     return Path(os.path.abspath(expanded))  # noqa: PTH100 - resolve() would follow the user's links
 
 
+def _number(
+    variable: str, env: Mapping[str, str], default: float, low: float, high: float, whole: bool = False
+) -> float:
+    text = env.get(variable, "").strip()
+    if not text:
+        return default
+    if re.fullmatch(r"[0-9]{1,9}" if whole else r"[0-9]{1,9}(\.[0-9]{1,9})?", text) and low <= float(text) <= high:
+        return float(text)
+    expected = f"a {'whole number' if whole else 'number of seconds'} from {low:g} to {high:g}"
+    raise ArgumentError(f"{variable} is {text!r}", hint=f"use {expected}", expected=expected, actual=text)
+
+
 def _split(value: str, separator: Optional[str] = None) -> Tuple[str, ...]:
     return tuple(part.strip() for part in value.split(separator) if part.strip())
 
@@ -202,10 +249,11 @@ def _url_or_folder(variable: str, value: str) -> str:
 def _url_rewrite(rule: str) -> Tuple[str, str]:
     old, equals, new = rule.partition("=")
     if not (old and equals and new):
+        masked = mask_credentials(rule)
         raise ArgumentError(
-            f"{REWRITE_ENV} contains {rule!r}, which is not a valid rewrite rule",
+            f"{REWRITE_ENV} contains {masked!r}, which is not a valid rewrite rule",
             hint="write old-prefix=new-prefix, several separated by spaces",
             expected="old-prefix=new-prefix",
-            actual=rule,
+            actual=masked,
         )
     return old, _url_or_folder(REWRITE_ENV, new)

@@ -207,11 +207,12 @@ def _download(
         if free < size:
             raise cache.disk_full(root, file.name, size, free)
 
-    client = services.client or RequestsClient(credentials=read_credentials())
+    client = services.client or RequestsClient(settings.timeout, settings.stall_timeout, read_credentials())
     try:
         partial = PartialFile(root, cache_key(file), resumable=resumable)
     except OSError as error:
         raise cache.unusable(root, error) from error
+    limits = services.limits or Limits(max_attempts=1 + settings.retries, speed_window=settings.stall_timeout)
     with partial, closing(client):
         try:
             if resumable:
@@ -222,7 +223,7 @@ def _download(
                 client=client,
                 clock=services.clock,
                 progress=report,
-                limits=services.limits or Limits(),
+                limits=limits,
                 ensure_free_space=ensure_free_space,
                 pinned_sha256=stamp.sha256 if stamp is not None and file.integrity != "sha256" else None,
             )

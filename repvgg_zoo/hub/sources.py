@@ -34,7 +34,7 @@ class Source:
     @property
     def label(self) -> str:
         """The name in messages and logs, without credentials."""
-        return str(self.path) if self.path is not None else redact(self.url)
+        return redact(self.url if self.path is None else str(self.path))
 
 
 def sources_of(file: FileSpec, settings: Settings) -> Tuple[Source, ...]:

@@ -14,6 +14,7 @@ from typing import Any, Collection, Container, Dict, List, Mapping, Optional, Se
 import yaml
 
 from .._files import open_regular_file
+from .._redact import mask_credentials
 from ..errors import RegistryError
 from .names import lookup_keys
 from .specs import CheckpointSpec, ModelSpec, Options, Registry
@@ -75,7 +76,7 @@ def parse_registry(data: bytes, *, path: Optional[Path] = None) -> Registry:
             path=path,
             line=error.line,
             expected=error.expected,
-            actual=error.actual,
+            actual=mask_credentials(error.actual),
             hint=error.hint,
         ) from None
     return Registry(models=models, path=None if path is None else str(path))

@@ -12,6 +12,8 @@ from typing import Any, Dict, List, Mapping, NoReturn, Optional, Tuple
 
 import yaml
 
+from .._redact import mask_credentials
+
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 12
 MAX_NODES = 50_000  # the shipped registry has 2,000; PyYAML takes some 600 bytes and 10 us for each
@@ -185,8 +187,8 @@ def describe(node: yaml.Node) -> str:
 
 
 def shorten(value: Any) -> str:
-    """Return a value for a message, cut off after some hundred characters."""
-    text = repr(value)
+    """Return a value for a message, without credentials, cut off after some hundred characters."""
+    text = repr(mask_credentials(value))
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
 
 
