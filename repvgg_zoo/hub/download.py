@@ -7,7 +7,8 @@ A body with the wrong digest is discarded and requested once more, then the next
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -23,15 +24,18 @@ from .http import (
     content_range,
     is_encoded,
     range_validator,
-    status_error,
 )
 from .partial import PartialFile
-from .progress import NullProgress, Progress
+from .progress import NullProgress, Progress, format_size
+from .refusal import status_error
 from .sources import Source
 from .verify import digest_matches, expected_digest, sniff_placeholder
 
 # Every read allocates this much, of which TLS fills 16 KiB; from 128 KiB on, malloc may map and unmap pages each time.
 READ_BYTES = 96 << 10
+
+MAX_UNKNOWN_SIZE = 4_000_000_000  # of a file whose size the registry does not state; far more than any checkpoint has
+TOUCH_INTERVAL_S = 30.0  # shorter than other processes wait for one that shows no sign of life
 
 logger = logging.getLogger("repvgg_zoo.hub")
 
@@ -41,16 +45,20 @@ class Limits:
     """When to retry and when to give up; times in seconds, sizes in bytes.
 
     ``max_attempts`` counts failures in a row at one source; ``reset_after_bytes`` new bytes start the count again. The
-    pauses between attempts grow from ``initial_backoff`` to ``max_backoff``. A transfer slower than ``min_speed`` bytes
-    a second over ``speed_window`` seconds counts as broken.
+    pauses between attempts grow from ``initial_backoff`` to ``max_backoff``; a server may ask for up to
+    ``max_retry_after``. A transfer slower than ``min_speed`` bytes a second over ``speed_window`` seconds counts as
+    broken; if all transfers from a source are that slow on average, the next source is tried. ``max_unknown_size``
+    bounds a file whose size the registry does not state.
     """
 
     max_attempts: int = 4
     initial_backoff: float = 0.5
     max_backoff: float = 60.0
+    max_retry_after: float = 600.0
     reset_after_bytes: int = 1 << 20
-    min_speed: float = 512.0
+    min_speed: float = 1000.0
     speed_window: float = 30.0
+    max_unknown_size: int = MAX_UNKNOWN_SIZE
 
 
 @dataclass
@@ -86,33 +94,46 @@ def download(job: Transfer, sources: Sequence[Source]) -> Downloaded:
     """
     attempts: List[str] = []
     mismatch: Optional[Tuple[Source, Any, Any]] = None
-    for source in sources:
+    states = deque(_SourceState(source, _Retries(job), _SpeedGuard(job.limits, job.clock)) for source in sources)
+    while states:
+        state = states.popleft()
+        _wait_until_ready(job, state)
         try:
-            return _download_from(job, _SourceState(source), attempts)
+            return _download_from(job, state, attempts)
+        except _AskedToWait as asked:
+            _tell(job, f"{state.source.label}: {asked}" + ("; other sources are tried first" if states else ""))
+            states.append(state)
         except SourceError as error:
-            logger.info("%s from %s failed: %s", job.file.name, source.label, error)
+            logger.info("%s from %s failed: %s", job.file.name, state.source.label, error)
             if error.mismatch is not None:
-                mismatch = (source, *error.mismatch)
+                mismatch = (state.source, *error.mismatch)
     raise _failure(job.file, sources, attempts, mismatch)
+
+
+class _AskedToWait(Exception):
+    """A server asks for a longer pause than one between two attempts."""
 
 
 @dataclass
 class _SourceState:
     """One source while it is tried: what If-Range may hold, and whether the file was requested from its start again.
 
-    ``requests`` counts the requests sent to it.
+    ``requests`` counts the requests sent to it. It is not tried before ``ready_at``.
     """
 
     source: Source
+    retries: _Retries
+    speed: _SpeedGuard
     validator: Optional[str] = None
     restarted: bool = False
     requests: int = 0
+    ready_at: Optional[float] = None
 
 
 def _download_from(job: Transfer, state: _SourceState, attempts: List[str]) -> Downloaded:
     """Try one source until it has sent the file; raises its last SourceError if that cannot succeed."""
     partial = job.partial
-    retries = _Retries(job.limits, job.clock, partial.size)
+    state.retries.begin(partial.size)
     while True:
         try:
             if partial.size == 0 or partial.size != job.file.size:
@@ -128,24 +149,47 @@ def _download_from(job: Transfer, state: _SourceState, attempts: List[str]) -> D
                     raise
                 # An old partial file or a broken HTTP cache may be the cause: request it once more, past all caches.
                 state.restarted, state.validator = True, None
-                retries.restart()
+                state.retries.begin(0)
                 continue
-            delay = retries.delay(error, partial.size)
+            delay = state.retries.delay(error, partial.size)
             if delay is None:
                 raise
-            job.clock.sleep(delay)
+            state.ready_at = job.clock.monotonic() + delay
+            if delay > job.limits.max_backoff:
+                raise _AskedToWait(str(error)) from error
+            if error.retry_after:
+                _tell(job, f"{state.source.label}: {error}")
+            _wait_until_ready(job, state)
+
+
+def _tell(job: Transfer, text: str) -> None:
+    logger.info("%s", text)
+    job.progress.message(text)
+
+
+def _wait_until_ready(job: Transfer, state: _SourceState) -> None:
+    """Wait as long as it was agreed, and show other processes meanwhile that this one is alive."""
+    if state.ready_at is None:
+        return
+    remaining = state.ready_at - job.clock.monotonic()
+    while remaining > 0:
+        pause = min(remaining, TOUCH_INTERVAL_S)
+        job.partial.touch()
+        job.clock.sleep(pause)
+        remaining -= pause
+    state.ready_at = None
 
 
 class _Retries:
     """Counts the failures in a row at one source."""
 
-    def __init__(self, limits: Limits, clock: Clock, size: int) -> None:
-        self._limits, self._clock = limits, clock
-        self._failures, self._last_size = 0, size
+    def __init__(self, job: Transfer) -> None:
+        self._limits, self._clock = job.limits, job.clock
+        self._failures, self._last_size = 0, 0
 
-    def restart(self) -> None:
-        """Take note that the file is read from its start again."""
-        self._last_size = 0
+    def begin(self, size: int) -> None:
+        """Take note that the file is read from byte ``size`` on."""
+        self._last_size = size
 
     def delay(self, error: SourceError, size: int) -> Optional[float]:
         """Return how many seconds to wait before the next attempt, or None if there should not be one.
@@ -158,7 +202,7 @@ class _Retries:
         self._failures += 1
         backoff = min(limits.max_backoff, limits.initial_backoff * 2.0 ** (self._failures - 1))
         delay = max(backoff * (0.5 + 0.5 * self._clock.jitter()), error.retry_after or 0.0)
-        if not error.retryable or self._failures >= limits.max_attempts or delay > limits.max_backoff:
+        if not error.retryable or self._failures >= limits.max_attempts or delay > limits.max_retry_after:
             return None
         return delay
 
@@ -176,19 +220,24 @@ def _request(job: Transfer, state: _SourceState) -> None:
     if state.restarted:
         headers["Cache-Control"] = "no-cache"
     state.requests += 1
-    response = job.client.get(source, headers) if source.path is None else open_file(source.path, headers)
+    state.speed.begin()  # before the request: a server can drip its headers as well
     try:
-        total = _accept(job, response)
-        state.validator = range_validator(response)
-        if response.status != 416:
-            _read_body(job, response, total)
+        response = job.client.get(source, headers) if source.path is None else open_file(source.path, headers)
+        with closing(response):
+            total = _accept(job, response, source)
+            state.validator = range_validator(response)
+            if response.status != 416:
+                _read_body(job, response, total, state.speed)
     finally:
-        response.close()
+        state.speed.end()
 
 
-def _accept(job: Transfer, response: Response) -> Optional[int]:
+def _accept(job: Transfer, response: Response, source: Source) -> Optional[int]:
     """Check status, range and size before the body; return the size of the whole file if the server states it."""
     partial, file = job.partial, job.file
+    if response.status in (200, 206) and is_encoded(response):
+        # Five kilobytes can be gigabytes of compressed zeros, and no byte range fits the file.
+        raise SourceError("it compresses the file although that was not requested", retryable=False)
     if response.status == 200:
         if partial.size:  # the server does not support ranges, or the file has changed (If-Range)
             partial.reset()
@@ -199,7 +248,7 @@ def _accept(job: Transfer, response: Response) -> Optional[int]:
             )
     elif response.status == 206:
         first, total = content_range(response)
-        if first != partial.size or is_encoded(response):
+        if first != partial.size:
             partial.reset()
             raise SourceError("the server sent another range than requested", retryable=True)
     elif response.status == 416 and partial.size:
@@ -208,7 +257,9 @@ def _accept(job: Transfer, response: Response) -> Optional[int]:
             partial.reset()
             raise SourceError(f"the server has no bytes after {partial.size}", retryable=True)
     else:
-        raise status_error(response, job.clock)
+        raise status_error(response, job.clock, source)
+    if file.size is None and total is not None and total > job.limits.max_unknown_size:
+        raise _too_large(job)
     if file.size is not None and total is not None and total != file.size:
         placeholder = sniff_placeholder(response.read(512))
         partial.reset()
@@ -218,30 +269,32 @@ def _accept(job: Transfer, response: Response) -> Optional[int]:
     return total
 
 
-def _read_body(job: Transfer, response: Response, total: Optional[int]) -> None:
+def _read_body(job: Transfer, response: Response, total: Optional[int], speed: _SpeedGuard) -> None:
     """Append the body to the partial file; raises SourceError if it is shorter or longer than the file."""
     partial, name = job.partial, job.file.name
     expected = total if job.file.size is None else job.file.size
+    limit = job.limits.max_unknown_size if expected is None else expected
     if expected is not None:
         job.ensure_free_space(expected - partial.size)
     job.progress.update(name, partial.size, expected)
-    speed = _SpeedGuard(job.limits, job.clock, partial.size)
     while True:
         try:
             # One byte more than expected, to see whether the body ends where it should.
-            data = response.read(READ_BYTES if expected is None else min(READ_BYTES, expected - partial.size + 1))
+            data = response.read(min(READ_BYTES, limit - partial.size + 1))
         except SourceError:
             if partial.size == expected:
                 return
             raise
         if not data:
             break
-        if expected is not None and partial.size + len(data) > expected:
+        if partial.size + len(data) > limit:
             partial.reset()
+            if expected is None:
+                raise _too_large(job)
             raise SourceError(f"the body is longer than {expected} bytes", retryable=False, mismatch=(expected, "more"))
         partial.write(data)
         job.progress.update(name, partial.size, expected)
-        speed.check(partial.size)
+        speed.check(len(data))
     if expected is not None and partial.size < expected:
         placeholder = sniff_placeholder(partial.head())
         if placeholder is not None:
@@ -250,22 +303,44 @@ def _read_body(job: Transfer, response: Response, total: Optional[int]) -> None:
         raise SourceError(f"the body ended after {partial.size} of {expected} bytes", retryable=True)
 
 
-class _SpeedGuard:
-    """Ends a transfer that drips: silence is noticed by the client's timeout, a byte now and then is not."""
+def _too_large(job: Transfer) -> SourceError:
+    limit = format_size(job.limits.max_unknown_size)
+    return SourceError(f"it sends more than {limit}, and the registry states no size", retryable=False)
 
-    def __init__(self, limits: Limits, clock: Clock, size: int) -> None:
+
+class _SpeedGuard:
+    """Ends transfers that drip: silence is noticed by the client's timeout, a byte now and then is not.
+
+    One guard watches all transfers from a source. A connection that becomes slow is worth another attempt; a source
+    that is slow on average is not.
+    """
+
+    def __init__(self, limits: Limits, clock: Clock) -> None:
         self._limits, self._clock = limits, clock
-        self._since, self._size = clock.monotonic(), size
+        self._seconds, self._bytes = 0.0, 0  # of all windows that ended
+        self._since, self._arrived = 0.0, 0  # of the current one
+
+    def begin(self) -> None:
+        """Begin a window, with a transfer or after another window."""
+        self._since, self._arrived = self._clock.monotonic(), 0
+
+    def end(self) -> None:
+        """End a window; the pause before the next transfer does not count."""
+        self._seconds += self._clock.monotonic() - self._since
+        self._bytes += self._arrived
 
     def check(self, size: int) -> None:
-        """Raise SourceError if too few bytes arrived in the last window; ``size`` is how many there are in all."""
-        now = self._clock.monotonic()
-        seconds, arrived = now - self._since, size - self._size
+        """Take note of ``size`` new bytes; raises SourceError if too few arrived in the last window, or in all."""
+        self._arrived += size
+        seconds = self._clock.monotonic() - self._since
         if seconds < self._limits.speed_window:
             return
-        if arrived < self._limits.min_speed * self._limits.speed_window:
-            raise SourceError(f"only {arrived} bytes came in {seconds:.0f} seconds", retryable=True)
-        self._since, self._size = now, size
+        total = (self._bytes + self._arrived, self._seconds + seconds, False)
+        for arrived, duration, retryable in (total, (self._arrived, seconds, True)):
+            if arrived < self._limits.min_speed * duration:
+                raise SourceError(f"only {arrived} bytes came in {duration:.0f} seconds", retryable=retryable)
+        self.end()
+        self.begin()
 
 
 def _verify(job: Transfer) -> str:

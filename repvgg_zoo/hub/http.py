@@ -1,27 +1,26 @@
-"""HTTP over requests: one guarded GET with its redirects, and errors in words.
+"""HTTP over requests: one guarded GET with its redirects, header fields and URLs.
 
 ``requests`` is imported only when a file must be downloaded.
 """
 
 from __future__ import annotations
 
-import email.utils
 import re
 from html.parser import HTMLParser
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
 from urllib.parse import unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 from .._redact import redact
 from .._urls import Origin, origin
-from .clock import Clock
+from .addresses import scope_of
 from .credentials import Credentials
+from .netrc_file import netrc_credentials
 from .sources import Source
 
+if TYPE_CHECKING:
+    from .connection import Connections
+
 MAX_REDIRECTS = 10
-RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-_PERMANENT_TLS_ERRORS = re.compile(
-    "CERTIFICATE_VERIFY_FAILED|certificate verify|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL"
-)
 
 Auth = Union[Tuple[str, str], Callable[[Any], Any]]  # what requests takes: user and password, or a change of a request
 
@@ -74,24 +73,31 @@ class HttpClient(Protocol):
 
 
 class RequestsClient:
-    """The client over requests; its session lives for one download, so forked processes share no connection.
+    """The client over requests; its connections live for one GET, so forked processes share none.
 
-    Proxies, NO_PROXY and CA bundles come from the usual environment variables, as requests reads them.
+    ``scope_of`` returns the scope of an IP address, see ``hub/addresses.py``.
     """
 
     def __init__(
-        self, connect_timeout: float = 15.0, read_timeout: float = 30.0, credentials: Optional[Credentials] = None
+        self,
+        connect_timeout: float = 15.0,
+        read_timeout: float = 30.0,
+        credentials: Optional[Credentials] = None,
+        scope_of: Callable[[str], int] = scope_of,
     ) -> None:
-        self._timeout = (connect_timeout, read_timeout)
+        self._timeout, self._scope_of = (connect_timeout, read_timeout), scope_of
         self._credentials: Credentials = credentials or {}
-        self._session: Any = None
+        self._connections: Optional[Connections] = None
 
     def get(self, source: Source, headers: Mapping[str, str]) -> Response:
-        """Send one GET. https is never redirected to http, and credentials are never sent to another origin."""
+        """Send one GET.
+
+        https is never redirected to http, a public host never to a private network, and credentials are never sent to
+        another origin than the source's.
+        """
         response = self._follow(source.url, headers)
         if source.is_gdrive and response.headers.get("Content-Type", "").startswith("text/html"):
-            page = response.read(1 << 18)
-            response.close()
+            page = read_start(response, 1 << 18, reads=64)
             confirmed = gdrive_confirmation(page.decode("utf-8", "replace"), source.url)
             if confirmed is None:
                 raise SourceError("Google Drive answers with a page, often because of its quota", retryable=False)
@@ -99,21 +105,25 @@ class RequestsClient:
         return response
 
     def close(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        if self._connections is not None:
+            self._connections.close()
+            self._connections = None
 
     def _follow(self, url: str, headers: Mapping[str, str]) -> Response:
+        from .connection import Connections
+
+        self.close()
+        connections = self._connections = Connections(self._timeout, self._scope_of)
         url, inline = split_credentials(url)
         first = origin(url)
-        auth = inline or self._header_auth(first)
+        auth: Optional[Auth] = inline or self._header_auth(first) or netrc_credentials(url)
         for _ in range(MAX_REDIRECTS):
-            response = self._send(url, headers, auth if origin(url) == first else None)
+            response = connections.send(url, headers, auth if origin(url) == first else None)
             if response.status_code not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
-                return _RequestsResponse(response)
+                return _RequestsResponse(response, connections)
             response.close()
             try:
-                target = urljoin(url, response.headers["Location"])
+                target = urljoin(url, _decode_location(response.headers["Location"]))
                 old, new = urlsplit(url).scheme, urlsplit(target).scheme
             except ValueError as error:
                 raise SourceError("a redirect to an invalid URL", retryable=False) from error
@@ -125,7 +135,7 @@ class RequestsClient:
         raise SourceError(f"more than {MAX_REDIRECTS} redirects", retryable=False)
 
     def _header_auth(self, address: Origin) -> Optional[Auth]:
-        """Return what adds the headers of an origin to a request; as requests' auth it also keeps .netrc out."""
+        """Return what adds the headers of an origin to a request."""
         headers = self._credentials.get(address)
         if headers is None:
             return None
@@ -136,58 +146,42 @@ class RequestsClient:
 
         return add_headers
 
-    def _send(self, url: str, headers: Mapping[str, str], auth: Optional[Auth]) -> Any:
-        import requests
-
-        if self._session is None:
-            self._session = requests.Session()
-        errors = requests.exceptions
-        sent = {"Accept-Encoding": "identity", "User-Agent": "repvgg_zoo", **headers}
-        try:
-            return self._session.get(
-                url, headers=sent, auth=auth, stream=True, allow_redirects=False, timeout=self._timeout
-            )
-        except errors.SSLError as error:
-            permanent = _PERMANENT_TLS_ERRORS.search(str(error)) is not None
-            raise SourceError(_tls_reason(error), retryable=not permanent) from error
-        except errors.ProxyError as error:
-            raise SourceError(f"the proxy failed: {_reason(error)}", retryable=" 407 " not in str(error)) from error
-        except errors.Timeout as error:
-            raise SourceError("no answer in time", retryable=True) from error
-        except errors.ConnectionError as error:
-            raise SourceError(f"no connection: {_reason(error)}", retryable=True) from error
-        except (errors.RequestException, ValueError) as error:  # an invalid URL, header or proxy setting
-            raise SourceError(f"the request cannot be sent: {_reason(error)}", retryable=False) from error
-
 
 class _RequestsResponse:
-    def __init__(self, response: Any) -> None:
-        import http.client
+    def __init__(self, response: Any, connections: Connections) -> None:
+        from .connection import BROKEN, reason_of
 
-        import urllib3.exceptions
-
-        self._broken = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
-        self._response = response
+        self._broken, self._reason_of = BROKEN, reason_of
+        self._response, self._connections = response, connections
         self.status: int = response.status_code
         self.headers: Mapping[str, str] = response.headers
         raw = response.raw
         # read1 returns what one receive gives, so a slow drip is seen and not hidden in a long read. urllib3 1.26,
         # which botocore and so MegEngine need on Python 3.8 and 3.9, has it only on the http.client response within.
         self._read1 = getattr(raw, "read1", None) or raw._fp.read1
-        self._encoded = is_encoded(self)  # although identity was requested
 
     def read(self, limit: int) -> bytes:
+        self._connections.start_call()
         try:
-            if self._encoded:
-                return bytes(self._response.raw.read(limit, decode_content=True))
             return bytes(self._read1(limit))
         except self._broken as error:
             stalled = "timed out" in str(error)
-            reason = "no bytes arrived in time" if stalled else f"the connection broke: {_reason(error)}"
+            reason = "no bytes arrived in time" if stalled else f"the connection broke: {self._reason_of(error)}"
             raise SourceError(reason, retryable=True) from error
 
     def close(self) -> None:
         self._response.close()
+
+
+def read_start(response: Response, limit: int, reads: int = 8) -> bytes:
+    """Return the first bytes of a body, at most ``limit`` and what arrives in some reads; raises SourceError."""
+    data = b""
+    for _ in range(reads):
+        piece = response.read(limit - len(data)) if len(data) < limit else b""
+        if not piece:
+            break
+        data += piece
+    return data
 
 
 # Header fields ------------------------------------------------------------------------------------------------
@@ -212,42 +206,21 @@ def content_range(response: Response) -> ContentRange:
 
 def content_length(response: Response) -> Optional[int]:
     """Return the size of the body, or None if the server does not state it."""
-    if is_encoded(response):
-        return None  # it counts the compressed bytes
     value = response.headers.get("Content-Length", "")
     return int(value) if re.fullmatch(r"\d{1,15}", value) else None
 
 
 def is_encoded(response: Response) -> bool:
-    """Return whether the body is compressed."""
-    return response.headers.get("Content-Encoding", "identity").lower() != "identity"
+    """Return whether the body is compressed, or transferred in another way than in chunks."""
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    transfer = response.headers.get("Transfer-Encoding", "").strip().lower()
+    return encoding not in ("", "identity") or transfer not in ("", "identity", "chunked")
 
 
 def range_validator(response: Response) -> Optional[str]:
     """Return what If-Range may hold: a strong ETag, else the date of the last change (RFC 9110, section 13.1.5)."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")
-
-
-def status_error(response: Response, clock: Clock) -> SourceError:
-    """Return the error for a status other than 200, 206 or 416."""
-    return SourceError(
-        f"the server answers {response.status}",
-        retryable=response.status in RETRYABLE_STATUS,
-        retry_after=parse_retry_after(response.headers.get("Retry-After"), clock),
-    )
-
-
-def parse_retry_after(value: Optional[str], clock: Clock) -> Optional[float]:
-    """Return the seconds that a Retry-After header asks for, as a number or a date; None if it is not valid."""
-    if value is None:
-        return None
-    if re.fullmatch(r"\s*\d{1,9}\s*", value):
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - clock.time())
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 # URLs and pages -----------------------------------------------------------------------------------------------
@@ -294,20 +267,9 @@ class _FirstForm(HTMLParser):
             self.fields[values["name"]] = values.get("value", "")
 
 
-def _reason(error: BaseException) -> str:
-    """Return the innermost cause in a few words: requests and urllib3 wrap it in layers that repeat the URL."""
-    cause = error
-    for _ in range(10):
-        inner = getattr(cause, "reason", None) or next((a for a in cause.args if isinstance(a, BaseException)), None)
-        if not isinstance(inner, BaseException):
-            break
-        cause = inner
-    text = re.sub(r"\b\w+://\S+", "(URL)", str(cause)) or type(cause).__name__
-    return re.split(r">: |\): ", text)[-1][:200]
-
-
-def _tls_reason(error: BaseException) -> str:
-    return (
-        f"TLS failed: {_reason(error)}; behind a company proxy set REQUESTS_CA_BUNDLE to its certificate, "
-        "or set REPVGG_ZOO_MIRROR to a mirror that is reachable"
-    )
+def _decode_location(value: str) -> str:
+    """Return a Location header, which requests decodes as Latin-1, as the UTF-8 that servers send."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value

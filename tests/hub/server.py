@@ -8,6 +8,7 @@ import ssl
 import struct
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -188,3 +189,33 @@ def _with_range(answer: Answer, headers_sent: Mapping[str, str]) -> Tuple[int, D
     if start >= total:
         return 416, {**headers, "Content-Range": f"bytes */{total}"}, b""
     return 206, {**headers, "Content-Range": f"bytes {start}-{total - 1}/{total}"}, body[start:]
+
+
+class RawServer:
+    """Answers each connection, after the request's headers, with what ``write`` sends on the socket."""
+
+    def __init__(self, write: Callable[[socket.socket], None]) -> None:
+        self.requests = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._write = write
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/a.bin"
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            self.requests += 1
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            received = b""
+            while b"\r\n\r\n" not in received:
+                received += connection.recv(1 << 16)
+            self._write(connection)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.utils
-import gzip
 import hashlib
 import os
 import stat
@@ -143,22 +142,6 @@ def test_a_message_sent_in_place_of_the_file_is_named(
         zoo.fetch(file, allow_unverified=True)
     assert zoo.names() == []
     assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize("size_known", [True, False])
-def test_a_body_that_is_compressed_without_request_is_decoded(zoo: Zoo, server: Server, size_known: bool) -> None:
-    answer = Answer(gzip.compress(BODY, 1), headers={"Content-Encoding": "gzip"})
-    file = spec(server.serve("/a.bin", answer), **({} if size_known else {"size": None}))
-    assert zoo.fetch(file).read_bytes() == BODY
-    assert server.requests[0].headers["Accept-Encoding"] == "identity"
-
-
-def test_a_compressed_body_that_breaks_off_is_read_again_from_the_start(zoo: Zoo, server: Server) -> None:
-    """A range of a compressed body cannot be appended to plain bytes."""
-    compressed = Answer(gzip.compress(BODY, 1), headers={"Content-Encoding": "gzip"})
-    file = spec(server.serve("/a.bin", Answer(BODY, cut=1_000_000), compressed))
-    assert zoo.fetch(file).read_bytes() == BODY
-    assert len(server.requests) == 3
 
 
 def test_an_unverified_file_without_length_or_chunks_is_refused(zoo: Zoo, server: Server) -> None:

@@ -1,0 +1,85 @@
+"""What a server says when it refuses a request: its status, its reason in a few words, and how long to wait."""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import re
+from typing import Iterator, Optional
+from urllib.parse import urlsplit
+
+from .clock import Clock
+from .http import Response, SourceError, is_encoded, read_start, split_credentials
+from .sources import Source
+
+RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+EXPLAINED_STATUS = frozenset({401, 403, 429})
+MAX_BODY_BYTES = 2048  # of the body of an error, in which the reason is searched
+MAX_WORDS_CHARS = 160
+
+_CREDENTIALS_HINT = "if the file needs credentials, put them into ~/.netrc or into the URL of the mirror"
+
+
+def status_error(response: Response, clock: Clock, source: Source) -> SourceError:
+    """Return the error for a status other than 200, 206 or 416."""
+    status, retryable = response.status, response.status in RETRYABLE_STATUS
+    retry_after = parse_retry_after(response.headers.get("Retry-After"), clock)
+    reason = f"the server answers {status}"
+    if status in EXPLAINED_STATUS:
+        words = _server_words(response, source)
+        reason += f' ("{words}")' if words else ""
+    if retryable and retry_after:
+        reason += f" and asks to wait {retry_after:.0f} s"
+    if status in (401, 403):
+        reason += f"; {_CREDENTIALS_HINT}"
+    return SourceError(reason, retryable=retryable, retry_after=retry_after)
+
+
+def parse_retry_after(value: Optional[str], clock: Clock) -> Optional[float]:
+    """Return the seconds that a Retry-After header asks for, as a number or a date; None if it is not valid."""
+    if value is None:
+        return None
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - clock.time())
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _server_words(response: Response, source: Source) -> str:
+    """Return the server's reason as one short line of printable characters, without the source's credentials."""
+    words = response.headers.get("X-Error-Message") or _body_words(response)
+    words = words or response.headers.get("WWW-Authenticate", "")
+    for secret in _secrets(source):
+        words = words.replace(secret, "…")
+    words = " ".join("".join(char if char.isprintable() else " " for char in words).split())
+    return words if len(words) <= MAX_WORDS_CHARS else f"{words[:MAX_WORDS_CHARS]}…"
+
+
+def _body_words(response: Response) -> str:
+    kind = response.headers.get("Content-Type", "text/plain").lower()
+    if is_encoded(response) or not re.search("text|json|xml", kind):
+        return ""
+    try:
+        text = read_start(response, MAX_BODY_BYTES).decode("utf-8", "replace")
+    except SourceError:
+        return ""
+    if "html" in kind or re.match(r"\s*<(!doctype html|html)", text, re.IGNORECASE):
+        title = re.search(r"<title>([^<]*)", text, re.IGNORECASE)
+        return title.group(1) if title else ""
+    return re.sub(r"<[^<>]*>", " ", text)  # XML, as S3 answers
+
+
+def _secrets(source: Source) -> Iterator[str]:
+    """Yield what the source's URL holds that a server may repeat in its reason, and that is not for a log."""
+    _, credentials = split_credentials(source.url)
+    if credentials is not None:
+        user, password = credentials
+        yield base64.b64encode(f"{user}:{password}".encode()).decode()
+        if password:
+            yield password
+    query = urlsplit(source.url).query
+    if query:
+        yield query
+    yield from (value for _, _, value in (part.partition("=") for part in query.split("&")) if len(value) > 7)
