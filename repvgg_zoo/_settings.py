@@ -71,7 +71,7 @@ def read_settings(environ: Optional[Mapping[str, str]] = None) -> Settings:
     return Settings(
         cache_dir=_cache_dir(env),
         read_only_cache_dirs=tuple(_folder(CACHE_DIRS_ENV, folder) for folder in read_only),
-        mirrors=tuple(_url_or_folder(MIRROR_ENV, mirror) for mirror in _split(env.get(MIRROR_ENV, ""))),
+        mirrors=tuple(_url_or_folder(MIRROR_ENV, mirror, mirror) for mirror in _split(env.get(MIRROR_ENV, ""))),
         url_rewrites=tuple(_url_rewrite(rule) for rule in _split(env.get(REWRITE_ENV, ""))),
         offline=read_switch(OFFLINE_ENV, env) or False,
         allow_unverified=read_switch(ALLOW_UNVERIFIED_ENV, env) or False,
@@ -232,11 +232,11 @@ def _split(value: str, separator: Optional[str] = None) -> Tuple[str, ...]:
     return tuple(part.strip() for part in value.split(separator) if part.strip())
 
 
-def _url_or_folder(variable: str, value: str) -> str:
+def _url_or_folder(variable: str, value: str, entry: str) -> str:
     folder = os.path.expanduser(value)  # noqa: PTH111 - as in _folder
     if MIRROR_URL.fullmatch(value) or os.path.isabs(folder):  # noqa: PTH117 - Path has no "~" of another user
         return folder
-    printed = mask_credentials(value).partition("?")[0]
+    printed = mask_credentials(entry).partition("?")[0]
     raise ArgumentError(
         f"{variable} contains {printed!r}, which is neither a URL nor an absolute folder",
         hint="write https://host/folder, or the folder's absolute path; the entries are separated by spaces, so "
@@ -256,4 +256,4 @@ def _url_rewrite(rule: str) -> Tuple[str, str]:
             expected="old-prefix=new-prefix",
             actual=masked,
         )
-    return old, _url_or_folder(REWRITE_ENV, new)
+    return old, _url_or_folder(REWRITE_ENV, new, rule)

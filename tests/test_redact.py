@@ -80,6 +80,7 @@ WAYS = {
     "a source": lambda url: sources_of(file_with(url), Settings(cache_dir=Path("/c"))),
     "a mirror": lambda url: sources_of(file_with("/a.bin"), Settings(cache_dir=Path("/c"), mirrors=(url,))),
     "a rewrite rule": lambda url: read_settings({"REPVGG_ZOO_HOME": "/c", "REPVGG_ZOO_REWRITE": url}),
+    "a mirror's variable": lambda url: read_settings({"REPVGG_ZOO_HOME": "/c", "REPVGG_ZOO_MIRROR": url}),
     "a fetch": fetch_with,
 }
 
