@@ -256,4 +256,5 @@ def _url_rewrite(rule: str) -> Tuple[str, str]:
             expected="old-prefix=new-prefix",
             actual=masked,
         )
-    return old, _url_or_folder(REWRITE_ENV, new, rule)
+    # The "=" of a rule without one may be that of a signature in a query.
+    return old, _url_or_folder(REWRITE_ENV, new, rule if "?" in old else new)
