@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import sys
@@ -10,11 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Dict
 
+from ._log import get_logger
 from ._settings import KEEP_THREAD_PRIORITY_ENV, read_switch
 
 SYNC_THREAD = "CompNodeSync"
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def usable_cores() -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import stat
 from contextlib import suppress
@@ -22,6 +21,7 @@ from ._atomic import atomic_write, remove_stale_temp_files
 from ._buffers import read_and_hash, read_file
 from ._file_array import FileRegion
 from ._file_state import FileState, only_this_user_writes
+from ._log import get_logger
 
 FOLDER = "derived"
 SUFFIX = ".derived"
@@ -32,7 +32,7 @@ _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLO
 
 _DAMAGED = (EOFError, ValueError, TypeError, LookupError, RecursionError)
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

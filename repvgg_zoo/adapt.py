@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Iterable, List, Mapping, Optional, Tuple
@@ -10,6 +9,7 @@ from typing import Any, Iterable, List, Mapping, Optional, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ._log import get_logger
 from .checkpoints import Checkpoint
 from .checkpoints.layouts import CLASSIFIERS
 
@@ -18,7 +18,7 @@ ADAPT_VERSION = 1
 
 STEM_KERNELS = ("stage0.rbr_dense.conv.weight", "stage0.rbr_1x1.conv.weight", "stage0.rbr_reparam.weight")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def adapt(

@@ -30,6 +30,8 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, Optional, Sequence, Tuple, Type, Union
 
+from ._escape import escape_message
+
 PathLike = Union[str, "os.PathLike[str]"]
 
 
@@ -37,7 +39,8 @@ class ZooError(Exception):
     """Base class of all errors that repvgg_zoo raises for its users.
 
     Attributes: ``message`` (one sentence), ``hint`` (what to do), and, where they apply, ``path``, ``url``,
-    ``expected`` and ``actual``. ``str(error)`` shows the message, then the hint on a line of its own.
+    ``expected`` and ``actual``. ``str(error)`` shows the message, then the hint on a line of its own. Message and hint
+    are escaped, as they may quote a file or a server; the other attributes are not.
     """
 
     def __init__(
@@ -50,9 +53,9 @@ class ZooError(Exception):
         expected: Any = None,
         actual: Any = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = escape_message(message)
+        self.hint = None if hint is None else escape_message(hint)
+        super().__init__(self.message)
         self.path = None if path is None else os.fspath(path)
         self.url = url
         self.expected = expected

@@ -18,21 +18,23 @@ import sys
 from typing import Any, List, Optional, Sequence, Tuple
 
 from . import errors
-from .console import emit
+from .console import emit, flush, print_line, print_text, reserved_stdout
 from .parser import COMMANDS, ArgumentParser, command_parser, top_help, unknown_command
 
 __all__ = ["main"]
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run one command line (by default the process's own) and return its exit code; raises nothing."""
+    """Run one command line and return its exit code; raises nothing.
+
+    Without arguments it is the process's own, and then nothing else is printed on stdout until the process ends.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with errors.handled(arguments) as outcome:
+    with reserved_stdout(until_exit=argv is None), errors.handled(arguments) as outcome:
         try:
             outcome.exit_code = _run(arguments)
         finally:
-            if sys.stdout is not None:  # it is None if the caller has closed it
-                sys.stdout.flush()  # a closed pipe is noticed here, where it is handled
+            flush()  # a closed pipe is noticed here, where it is handled
     return outcome.exit_code
 
 
@@ -42,7 +44,7 @@ def _run(arguments: List[str]) -> int:
     if arguments[0] in ("-V", "--version"):
         from .. import __version__
 
-        print(f"repvgg-zoo {__version__}")
+        print_line(f"repvgg-zoo {__version__}")
         return 0
     module, parser = _command(arguments[0])
     args = parser.parse_args(arguments[1:])
@@ -55,7 +57,7 @@ def _help(names: List[str]) -> int:
     if names:
         _command(names[0])[1].print_help()
     else:
-        print(top_help(), end="")
+        print_text(top_help())
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import List
 
+from .._escape import escape
 from ..registry.specs import Architecture, CheckpointSpec, FileSpec, ModelSpec, Preprocessing
 
 BACKENDS = {"pillow": "Pillow", "opencv": "OpenCV"}
@@ -25,7 +26,8 @@ def describe(model: ModelSpec) -> str:
         ARGUMENTS,
         format_example(model),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    return "\n".join(map(escape, text.split("\n")))
 
 
 def format_architecture(architecture: Architecture) -> str:

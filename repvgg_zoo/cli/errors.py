@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Dict, Iterator, List, Mapping, Tuple, Type
 
 from .. import errors
-from .console import print_json, style
+from .._escape import escape_message
+from .console import flush, print_error, print_json, style
 
 EX_SOFTWARE = 70  # as in sysexits.h
 EXIT_SIGINT, EXIT_SIGPIPE = 130, 141  # 128 plus the number of the signal, as in shells
@@ -57,21 +56,17 @@ def handled(arguments: List[str]) -> Iterator[Outcome]:
     try:
         yield outcome
     except SystemExit as error:  # argparse's --help
-        outcome.exit_code = error.code if isinstance(error.code, int) else 0
+        failed = error.code is not None  # a plugin's sys.exit("why")
+        outcome.exit_code = error.code if isinstance(error.code, int) else EX_SOFTWARE if failed else 0
     except BrokenPipeError:
-        # The reader (head, less) has closed the pipe. Python's flush at exit must not fail a second time.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        outcome.exit_code = EXIT_SIGPIPE
+        outcome.exit_code = EXIT_SIGPIPE  # the reader (head, less) has closed the pipe
     except KeyboardInterrupt as error:
-        print(f"\n{error}" if str(error) else "\ninterrupted", file=sys.stderr)
+        print_error("")
+        print_error(str(error) or "interrupted")
         outcome.exit_code = EXIT_SIGINT
     except Exception as error:
         outcome.exit_code = exit_code(error)
-        if "--traceback" in arguments:
-            import traceback
-
-            traceback.print_exc()
-        report(error, as_json="--json" in arguments)
+        report(error, as_json="--json" in arguments, with_traceback="--traceback" in arguments)
 
 
 def exit_code(error: BaseException) -> int:
@@ -79,20 +74,40 @@ def exit_code(error: BaseException) -> int:
     return next((code for family, code in EXIT_CODES if isinstance(error, family)), EX_SOFTWARE)
 
 
-def report(error: Exception, *, as_json: bool) -> None:
-    """Print the error: as one JSON document on stdout, or as a few lines on stderr."""
-    payload = to_dict(error)
+def report(error: Exception, *, as_json: bool, with_traceback: bool = False) -> None:
+    """Print the error: as one JSON document on stdout, or as a few lines on stderr; raises nothing."""
+    if with_traceback:
+        import traceback
+
+        with suppress(Exception):
+            for line in "".join(traceback.format_exception(type(error), error, error.__traceback__)).split("\n")[:-1]:
+                print_error(line)
+    try:
+        payload = to_dict(error)
+    except Exception:  # its own text or data cannot be read
+        payload = {"type": type(error).__name__, "message": type(error).__name__, "hint": None}
     if as_json:
-        print_json({"error": payload})
-        return
-    print(f"{style('error', 'red', sys.stderr)}: {payload['message']}", file=sys.stderr)
+        with suppress(Exception):  # if stdout is full, the text may still be seen
+            print_json({"error": payload})
+            flush()
+            return
+    for line in to_lines(payload):
+        print_error(line)
+
+
+def to_lines(payload: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of text of an error: its message, its path and URL where it does not say them, its hint."""
+    message = escape_message(payload["message"])
+    first, *rest = message.split("\n")
+    yield f"{style('error', 'red', on_stderr=True)}: {first}"
+    yield from rest
     for key in ("path", "url"):
-        if payload.get(key) and payload[key] not in payload["message"]:
-            print(f"{key}:  {payload[key]}", file=sys.stderr)
+        if payload.get(key) and escape_message(str(payload[key])) not in message:
+            yield f"{key}:  {payload[key]}"
     if payload["hint"]:
-        print(f"{style('hint', 'cyan', sys.stderr)}:  {payload['hint']}", file=sys.stderr)
+        yield f"{style('hint', 'cyan', on_stderr=True)}:  {payload['hint']}"
     if payload.get("usage"):
-        print(f"usage: {payload['usage']}", file=sys.stderr)
+        yield f"usage: {payload['usage']}"
 
 
 def to_dict(error: Exception) -> Dict[str, Any]:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, List, Mapping, NamedTuple, NoReturn, Optional, Sequence
 
 from ..errors import ArgumentError
-from .console import Result
+from .console import Result, print_text
 from .errors import EXIT_CODE_MEANINGS
 
 PROGRAM = "repvgg-zoo"
@@ -60,6 +60,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         return super().parse_args(args, argparse.Namespace(json=False, traceback=False))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        print_text(message)  # argparse prints nothing but help here
 
     def error(self, message: str) -> NoReturn:
         usage = " ".join(self.format_usage().split())[len("usage: ") :]

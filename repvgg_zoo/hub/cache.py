@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import logging
 import os
 import shutil
 import stat
@@ -25,6 +24,7 @@ from typing import NamedTuple, Optional
 from .._atomic import atomic_write
 from .._digest import hash_descriptor
 from .._file_state import FileState, foreign_access, only_this_user_writes
+from .._log import get_logger
 from .._settings import CACHE_DIRS_ENV, HOME_ENV
 from ..errors import CacheError, DiskFullError
 from ..registry.specs import FileSpec
@@ -42,7 +42,7 @@ _REPLACE_ATTEMPTS = 20
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link, and no pipe blocks
 _NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
-logger = logging.getLogger("repvgg_zoo.hub")
+logger = get_logger("repvgg_zoo.hub")
 
 
 class VerifiedFile(NamedTuple):

@@ -7,7 +7,6 @@ log or representation.
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 import re
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
 from .._files import open_regular_file
+from .._log import get_logger
 from .._settings import CREDENTIALS_ENV, CREDENTIALS_FILE_ENV, HF_ENDPOINT_ENV, HF_TOKEN_ENV, read_secrets
 from .._urls import Origin, origin
 from ..errors import ArgumentError
@@ -25,7 +25,7 @@ _ENTRY_HINT = "write one entry a line, such as: https://files.example Authorizat
 # Those that a download sets itself, or that change where a request ends.
 _OWN_HEADERS = ("accept-encoding", "cache-control", "connection", "content-length", "host", "if-range", "range", "te")
 
-logger = logging.getLogger("repvgg_zoo.hub")
+logger = get_logger("repvgg_zoo.hub")
 
 
 @dataclass(frozen=True)

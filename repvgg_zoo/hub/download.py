@@ -6,12 +6,12 @@ A body with the wrong digest is discarded and requested once more, then the next
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, deque
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
+from .._log import get_logger
 from ..errors import DownloadError, IntegrityError, ZooError
 from ..registry.specs import FileSpec
 from .clock import SYSTEM_CLOCK, Clock
@@ -37,7 +37,7 @@ READ_BYTES = 96 << 10
 MAX_UNKNOWN_SIZE = 4_000_000_000  # of a file whose size the registry does not state; far more than any checkpoint has
 TOUCH_INTERVAL_S = 30.0  # shorter than other processes wait for one that shows no sign of life
 
-logger = logging.getLogger("repvgg_zoo.hub")
+logger = get_logger("repvgg_zoo.hub")
 
 
 @dataclass(frozen=True)

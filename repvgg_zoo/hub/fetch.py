@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Hashable, Optional, Sequence, Tuple, Union
 
+from .._escape import escape
 from .._file_state import FileState
+from .._log import get_logger
 from .._redact import redact
 from .._settings import ALLOW_UNVERIFIED_ENV, CACHE_DIRS_ENV, MIRROR_ENV, OFFLINE_ENV, Settings, read_settings
 from ..errors import CacheError, DownloadError, OfflineError, UnverifiedError, ZooError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from .progress import Progress
     from .sources import Source
 
-logger = logging.getLogger("repvgg_zoo.hub")
+logger = get_logger("repvgg_zoo.hub")
 
 _MAX_LOST_PARTIALS = 3
 
@@ -278,7 +279,7 @@ def _progress_marker(root: Path, key: str) -> Hashable:
 
 def _send_message(text: str, report: Progress) -> None:
     logger.info("%s", text)
-    report.message(text)
+    report.message(escape(text))
 
 
 def _describe_other_download(root: Path, file: FileSpec) -> str:

@@ -6,17 +6,17 @@ download goes on without it; partial files and verification keep the cache corre
 
 from __future__ import annotations
 
-import logging
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Hashable, Iterator, Optional, Protocol
 
+from .._log import get_logger
 from .clock import Clock
 
 NOTIFY_AFTER_S = 3.0  # after this long a process says what it waits for
 STALL_TIMEOUT_S = 90.0  # longer than any pause between two attempts of a download that is alive
 
-logger = logging.getLogger("repvgg_zoo.hub")
+logger = get_logger("repvgg_zoo.hub")
 
 
 class Lock(Protocol):

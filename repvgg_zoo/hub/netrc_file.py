@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Optional, Tuple
 from urllib.parse import urlsplit
 
+from .._log import get_logger
 from .._settings import netrc_path
 
-logger = logging.getLogger("repvgg_zoo.hub")
+logger = get_logger("repvgg_zoo.hub")
 
 
 def netrc_credentials(url: str) -> Optional[Tuple[str, str]]:

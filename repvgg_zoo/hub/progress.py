@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from contextlib import suppress
 from typing import Any, Mapping, Optional, Protocol, TextIO, Union
 
+from .._log import get_logger
 from .._settings import is_first_local_rank
 from .clock import SYSTEM_CLOCK, Clock
 from .filenames import sanitize_filename
@@ -15,7 +15,7 @@ from .filenames import sanitize_filename
 LOG_INTERVAL_S = 30.0
 _NUMBERS_WIDTH = 56  # what tqdm's percentage, a short bar, sizes, times and rate take of a line
 
-logger = logging.getLogger("repvgg_zoo.hub")
+logger = get_logger("repvgg_zoo.hub")
 
 
 class Progress(Protocol):

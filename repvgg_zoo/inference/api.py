@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import sys
 import threading
 import warnings
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._cpu import lower_sync_thread_priority, usable_cores
+from .._log import get_logger
 from .._settings import read_settings
 from ..checkpoints.load import CANONICALIZE_VERSION
 from ..errors import ArgumentError
@@ -43,7 +43,7 @@ ImageSize = Union[int, Tuple[int, int]]
 
 COMPILE_LOCK = threading.Lock()  # one at a time: each takes several times the memory of the weights
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def compile(

@@ -173,9 +173,9 @@ def _warn_once(message: str) -> None:
 
 
 def _warn(message: str, *values: object) -> None:
-    import logging  # here, because listing models without a warning does not need it
+    from .._log import get_logger  # here, because listing models without a warning does not need it
 
-    logging.getLogger("repvgg_zoo.plugins").warning(message, *values)
+    get_logger("repvgg_zoo.plugins").warning(message, *values)
 
 
 def _find_part(kind: str, name: str, missing: Callable[..., ZooError]) -> Tuple[PluginEntryPoint, Any]:

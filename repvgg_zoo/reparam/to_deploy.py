@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Tuple
 
@@ -13,12 +12,13 @@ import numpy as np
 from megengine import Parameter, Tensor
 from numpy.typing import NDArray
 
+from .._log import get_logger
 from .._tensors import numpy_views, tensors_from_arrays
 from ..errors import ArgumentError, EquivalenceError
 from ..models import RepVGGBlock
 from .fusion import BLOCK_BOUNDS, fuse_block, raise_if_invalid, relative_error, validate_block
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Fused = Tuple[NDArray[Any], NDArray[Any]]
 

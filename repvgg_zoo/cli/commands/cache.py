@@ -60,7 +60,7 @@ def run_where(args: argparse.Namespace) -> Result:
         "exists": settings.cache_dir.is_dir(),
         "read_only": settings.read_only_cache_dirs,
     }
-    return Result(payload, lambda payload: [str(payload["cache"])])
+    return Result(payload, lambda payload: [payload["cache"]])
 
 
 def run_ls(args: argparse.Namespace) -> Result:

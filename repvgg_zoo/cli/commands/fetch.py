@@ -7,7 +7,7 @@ from typing import Any, Dict, List
 
 from ...registry.api import find_default_checkpoint
 from ..common import add_checkpoint_names, fetch
-from ..console import Result
+from ..console import Result, print_path
 
 HELP = """
 Downloads checkpoints that are not in the cache yet, verifies them, and prints
@@ -34,5 +34,5 @@ def run(args: argparse.Namespace) -> Result:
         size, integrity = path.stat().st_size, checkpoint.file.integrity
         rows.append({"name": checkpoint.name, "path": path, "size": size, "integrity": integrity})
         if not args.json:
-            print(path, flush=True)  # at once, as the next one may take minutes
+            print_path(path)  # at once, as the next one may take minutes
     return Result(rows, lambda _: [])
