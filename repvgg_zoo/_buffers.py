@@ -1,6 +1,6 @@
 """Read files into private memory on all cores, hashed on the way if asked.
 
-What is read here cannot change afterwards, whatever happens to the file. A memory map would follow the file: another
+What was read cannot change afterwards, whatever happens to the file (a FileRegion reads when it is asked). A memory map would follow the file: another
 writer changes the arrays, and a truncation ends the process with SIGBUS.
 """
 
@@ -9,15 +9,54 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import List, Tuple
 
 from ._cpu import usable_cores
+from ._file_state import FileState
+from .errors import CacheError
 
 CHUNK_BYTES = 4 << 20
 HUGE_PAGE_BYTES = 2 << 20
 MAX_THREADS = 8  # reading waits for memory, which a few cores keep busy
+
+
+class FileRegion:
+    """The bytes of an open file from ``offset`` on, read when they are needed; closed with its last user."""
+
+    def __init__(self, descriptor: int, path: Path, offset: int) -> None:
+        self.descriptor = descriptor
+        self.path = path
+        self.offset = offset
+        self.state = FileState.of(os.fstat(descriptor))
+        self.size = self.state.size - offset
+        weakref.finalize(self, os.close, descriptor)
+
+    def read(self, start: int, size: int) -> memoryview:
+        """Return ``size`` bytes from ``start`` on; raise CacheError as ``read_into`` does."""
+        buffer = memoryview(bytearray(size))
+        self.read_into(buffer, start)
+        return buffer
+
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill ``buffer`` with the bytes from ``start`` on; raise CacheError if the file is not what it was."""
+        try:
+            _read_into(self.descriptor, buffer, self.offset + start)
+            state = FileState.of(os.fstat(self.descriptor))
+        except (OSError, EOFError) as error:
+            raise self._error(str(error)) from error
+        if state[:-1] != self.state[:-1]:  # all but ctime, which deleting the file sets as well
+            raise self._error("another process wrote to it")
+
+    def _error(self, reason: str) -> CacheError:
+        return CacheError(
+            f"{self.path} changed while it was read: {reason}",
+            hint="try again; it is computed again when its content is no longer what was written",
+            path=str(self.path),
+        )
 
 
 def read_file(descriptor: int, size: int, offset: int = 0) -> memoryview:
@@ -45,7 +84,7 @@ def _read(descriptor: int, size: int, offset: int, *, hashed: bool) -> Tuple[mem
 
     def read_chunk(start: int) -> bytes:
         chunk = buffer[start : start + CHUNK_BYTES]
-        read_into(descriptor, chunk, offset + start)
+        _read_into(descriptor, chunk, offset + start)
         return hashlib.sha256(chunk).digest() if hashed else b""
 
     starts = range(0, size, CHUNK_BYTES)
@@ -58,7 +97,7 @@ def _read(descriptor: int, size: int, offset: int, *, hashed: bool) -> Tuple[mem
     return buffer, hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def read_into(descriptor: int, chunk: memoryview, offset: int) -> None:
+def _read_into(descriptor: int, chunk: memoryview, offset: int) -> None:
     """Fill ``chunk`` with the bytes of a file from ``offset`` on; raise EOFError if it is shorter."""
     position = 0
     while position < len(chunk):

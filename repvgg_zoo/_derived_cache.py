@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
 
 from ._atomic import atomic_write, remove_stale_temp_files
-from ._buffers import read_and_hash, read_file
-from ._file_array import FileRegion
+from ._buffers import FileRegion, read_and_hash, read_file
 from ._file_state import FileState, only_this_user_writes
 from ._log import get_logger
 

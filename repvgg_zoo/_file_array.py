@@ -7,52 +7,12 @@ all is never asked for: to get that from the system takes longer than the copy.
 from __future__ import annotations
 
 import math
-import os
-import weakref
-from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._buffers import read_into
-from ._file_state import FileState
-from .errors import CacheError
-
-
-class FileRegion:
-    """The bytes of an open file from ``offset`` on, read when they are needed; closed with its last user."""
-
-    def __init__(self, descriptor: int, path: Path, offset: int) -> None:
-        self.descriptor = descriptor
-        self.path = path
-        self.offset = offset
-        self.state = FileState.of(os.fstat(descriptor))
-        self.size = self.state.size - offset
-        weakref.finalize(self, os.close, descriptor)
-
-    def read(self, start: int, size: int) -> memoryview:
-        """Return ``size`` bytes from ``start`` on; raise CacheError as ``read_into`` does."""
-        buffer = memoryview(bytearray(size))
-        self.read_into(buffer, start)
-        return buffer
-
-    def read_into(self, buffer: memoryview, start: int) -> None:
-        """Fill ``buffer`` with the bytes from ``start`` on; raise CacheError if the file is not what it was."""
-        try:
-            read_into(self.descriptor, buffer, self.offset + start)
-            state = FileState.of(os.fstat(self.descriptor))
-        except (OSError, EOFError) as error:
-            raise self._error(str(error)) from error
-        if state[:-1] != self.state[:-1]:  # all but ctime, which deleting the file sets as well
-            raise self._error("another process wrote to it")
-
-    def _error(self, reason: str) -> CacheError:
-        return CacheError(
-            f"{self.path} changed while it was read: {reason}",
-            hint="try again; it is computed again when its content is no longer what was written",
-            path=str(self.path),
-        )
+from ._buffers import FileRegion
 
 
 class FileArray:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from megengine import Tensor
 
-from repvgg_zoo._file_array import FileArray, FileRegion
+from repvgg_zoo._buffers import FileRegion
+from repvgg_zoo._file_array import FileArray
 from repvgg_zoo._tensors import tensors_from_arrays
 
 
