@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 from .._log import get_logger
-from ..errors import DownloadError, IntegrityError, ZooError
+from ..errors import DependencyError, DownloadError, IntegrityError, ZooError
 from ..registry.specs import FileSpec
 from .clock import SYSTEM_CLOCK, Clock
 from .file_transport import open_file
@@ -94,6 +94,7 @@ def download(job: Transfer, sources: Sequence[Source]) -> Downloaded:
     """
     attempts: List[str] = []
     mismatch: Optional[Tuple[Source, Any, Any]] = None
+    missing: List[DependencyError] = []
     states = deque(_SourceState(source, _Retries(job), _SpeedGuard(job.limits, job.clock)) for source in sources)
     while states:
         state = states.popleft()
@@ -107,6 +108,11 @@ def download(job: Transfer, sources: Sequence[Source]) -> Downloaded:
             logger.info("%s from %s failed: %s", job.file.name, state.source.label, error)
             if error.mismatch is not None:
                 mismatch = (state.source, *error.mismatch)
+        except DependencyError as error:  # another source may need nothing that is missing
+            attempts.append(f"{state.source.label}: {error.message} ({error.hint})")
+            missing.append(error)
+    if missing and len(missing) == len(sources):
+        raise missing[0]
     raise _failure(job.file, sources, attempts, mismatch)
 
 

@@ -15,6 +15,7 @@ from .._urls import Origin, origin
 from .addresses import scope_of
 from .credentials import Credentials
 from .netrc_file import netrc_credentials
+from .s3 import S3Error, S3Signer, bucket_region
 from .sources import Source
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class RequestsClient:
         self._timeout, self._scope_of = (connect_timeout, read_timeout), scope_of
         self._credentials: Credentials = credentials or {}
         self._connections: Optional[Connections] = None
+        self._s3: Optional[S3Signer] = None
 
     def get(self, source: Source, headers: Mapping[str, str]) -> Response:
         """Send one GET.
@@ -95,6 +97,8 @@ class RequestsClient:
         https is never redirected to http, a public host never to a private network, and credentials are never sent to
         another origin than the source's.
         """
+        if source.url.startswith("s3:"):
+            return self._get_s3_object(source.url, headers)
         response = self._follow(source.url, headers)
         if source.is_gdrive and response.headers.get("Content-Type", "").startswith("text/html"):
             page = read_start(response, 1 << 18, reads=64)
@@ -109,14 +113,29 @@ class RequestsClient:
             self._connections.close()
             self._connections = None
 
-    def _follow(self, url: str, headers: Mapping[str, str]) -> Response:
+    def _get_s3_object(self, url: str, headers: Mapping[str, str]) -> Response:
+        self._s3 = self._s3 or S3Signer()
+        try:
+            response = self._follow(self._s3.sign(url), headers, signed=True)
+            if response.status in (301, 400):
+                region = bucket_region(response.headers, read_start(response, 4096))
+                if region is not None and self._s3.use_region(region):
+                    response = self._follow(self._s3.sign(url), headers, signed=True)
+        except S3Error as error:
+            raise SourceError(str(error), retryable=False) from error
+        return response
+
+    def _follow(self, url: str, headers: Mapping[str, str], *, signed: bool = False) -> Response:
+        """Follow redirects; a ``signed`` URL gets no credential, which would make it invalid."""
         from .connection import Connections
 
         self.close()
         connections = self._connections = Connections(self._timeout, self._scope_of)
         url, inline = split_credentials(url)
         first = origin(url)
-        auth: Optional[Auth] = inline or self._header_auth(first) or netrc_credentials(url)
+        auth: Optional[Auth] = inline
+        if not signed:
+            auth = auth or self._header_auth(first) or netrc_credentials(url)
         for _ in range(MAX_REDIRECTS):
             response = connections.send(url, headers, auth if origin(url) == first else None)
             if response.status_code not in (301, 302, 303, 307, 308) or "Location" not in response.headers:

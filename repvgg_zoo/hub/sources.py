@@ -11,7 +11,7 @@ from urllib.request import url2pathname
 
 from .._redact import mask_credentials, redact
 from .._settings import HF_ENDPOINT_ENV, Settings
-from .._urls import HF_URL, join_url
+from .._urls import HF_URL, S3_URL, join_url
 from ..errors import ArgumentError
 from ..registry.specs import FileSpec
 from .filenames import cache_filename
@@ -75,6 +75,8 @@ def _parse(text: str, settings: Settings) -> Source:
     if is_gdrive:
         text = GDRIVE + quote(text[len("gdrive:") :], safe="")
     text = rewrite_url(hf_url(text, settings.hf_endpoint) or text, settings)
+    if re.fullmatch(S3_URL, text):
+        return Source(url=text)
     if text.lower().startswith(("https://", "http://")):
         return Source(url=text, is_gdrive=is_gdrive)
     if text.lower().startswith("file:"):
@@ -88,7 +90,8 @@ def _parse(text: str, settings: Settings) -> Source:
         return Source(path=Path(text))
     raise ArgumentError(
         f"{mask_credentials(text)!r} is not a valid source",
-        hint="a source is an https:, http: or file: URL, hf://owner/repo/path, gdrive:<id>, or an absolute path",
+        hint="a source is an https:, http: or file: URL, hf://owner/repo/path, s3://bucket/key, gdrive:<id>, "
+        "or an absolute path",
         expected="a URL or an absolute path",
         actual=mask_credentials(text),
     )

@@ -184,6 +184,28 @@ def test_doctor_network_shows_each_server_without_credentials(run, folder, monke
     assert [check["name"] for check in offline.json["checks"]].count("mirror") == 4
 
 
+def test_every_kind_of_mirror_is_probed(run, folder, monkeypatch, server):
+    run("bundle", "pack", "my drive", "RepVGG_N0")
+    drive = (folder / "my drive").as_uri()
+    monkeypatch.setenv(
+        "REPVGG_ZOO_MIRROR", f"hf://acme/zoo {drive} s3://acme-models/zoo {server.url('/zoo?sig=secret')}"
+    )
+    monkeypatch.setenv("HF_ENDPOINT", server.url("/hub"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url("/s3"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    result = run("doctor", "network")
+    lines = [line for line in result.out.splitlines() if "mirror" in line]
+    assert [
+        word in line
+        for word, line in zip(
+            ("hf://acme/zoo answers", "1 checkpoint file", "s3://acme-models/zoo answers", "/zoo?… answers"), lines
+        )
+    ] == [True] * 4
+    assert "secret" not in result.out
+    paths = {request.path for request in server.requests}
+    assert {"/hub/", "/zoo?sig=secret", "/s3/acme-models/zoo/CACHEDIR.TAG"} <= paths
+
+
 def test_a_silent_host_is_not_waited_for_longer_than_the_timeout(server):
     server.gate = lambda: time.sleep(3)
     start = time.monotonic()

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from ..._redact import redact
 from ..._settings import MIRROR_ENV, Settings, read_settings
+from ..._urls import join_url
+from ...errors import DependencyError
 from ...hub.filenames import is_cache_filename
+from ...hub.s3 import S3Error, S3Signer
 from ...hub.sources import rewrite_url, sources_of
 from ...registry.specs import FileSpec
 from ..common import all_checkpoints
@@ -76,8 +80,14 @@ def summarize(count: int, silent: int) -> Finding:
 
 def mirrors(settings: Settings) -> List[Server]:
     """Return the mirrors, after the rewrite rules."""
-    addresses = [rewrite_url(mirror, settings) for mirror in settings.mirrors]
-    return [Server("mirror", address, redact(address)) for address in addresses]
+    servers = []
+    for mirror in settings.mirrors:
+        address = rewrite_url(mirror, settings)
+        label = redact(address)
+        if address.startswith("hf:"):  # of which only the server can be probed, as a repository has no listing
+            address = rewrite_url(f"{settings.hf_endpoint}/", settings)
+        servers.append(Server("mirror", address, label))
+    return servers
 
 
 def hosts(files: Sequence[FileSpec], settings: Settings) -> List[Server]:
@@ -86,7 +96,7 @@ def hosts(files: Sequence[FileSpec], settings: Settings) -> List[Server]:
     servers: Dict[str, Server] = {}
     for file in files:
         for source in sources_of(file, without_mirrors):
-            if source.path is None:
+            if source.path is None and not source.url.startswith("s3:"):  # whose hosts AWS's configuration decides on
                 parts = urlsplit(source.url)
                 address = f"{parts.scheme}://{parts.netloc}/"
                 servers.setdefault(address, Server("host", address, redact(address)))
@@ -101,7 +111,7 @@ def probe(servers: Sequence[Server], timeout: float = TIMEOUT_SECONDS) -> List[A
         import requests  # noqa: F401
 
     def probe_one(server: Server) -> None:
-        ok, text = _probe_folder(server.address) if _is_folder(server.address) else _probe_url(server.address, timeout)
+        ok, text = _probe(server.address, timeout)
         answers[server] = Answer(server, ok, f"{server.label} {text}")
 
     # Daemons, because a DNS lookup can hang for much longer than the timeout of the request.
@@ -116,6 +126,15 @@ def probe(servers: Sequence[Server], timeout: float = TIMEOUT_SECONDS) -> List[A
         in_time.get(server, Answer(server, False, f"{server.label} does not answer within {timeout:g} s"))
         for server in servers
     ]
+
+
+def _probe(address: str, timeout: float) -> Tuple[bool, str]:
+    if address.startswith("s3:"):
+        try:
+            address = S3Signer().sign(join_url(address, "CACHEDIR.TAG"))
+        except (DependencyError, S3Error) as error:
+            return False, f"cannot be used: {getattr(error, 'hint', None) or error}"
+    return _probe_folder(address) if _is_folder(address) else _probe_url(address, timeout)
 
 
 def _probe_url(url: str, timeout: float) -> Tuple[bool, str]:
@@ -139,11 +158,11 @@ def _probe_url(url: str, timeout: float) -> Tuple[bool, str]:
 
 
 def _is_folder(address: str) -> bool:
-    return not address.lower().startswith(("http://", "https://"))
+    return not address.lower().startswith(("http://", "https://", "s3://"))
 
 
 def _probe_folder(address: str) -> Tuple[bool, str]:
-    path = Path(urlsplit(address).path if address.lower().startswith("file:") else address)
+    path = Path(url2pathname(urlsplit(address).path) if address.lower().startswith("file:") else address)
     try:
         count = sum(is_cache_filename(file.name) for file in path.iterdir())
     except OSError as error:
