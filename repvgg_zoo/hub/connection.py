@@ -46,7 +46,7 @@ class Connections:
         self._timeout, self._scope_of = timeout, scope_of
         self._source_scope: Optional[int] = None
         self._deadline = 0.0
-        self._session = requests.Session()
+        self._session = _Session()
         adapter = _Adapter(self)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
@@ -111,6 +111,11 @@ class Connections:
     def close(self) -> None:
         """Close every connection."""
         self._session.close()
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> Optional[str]:
+        return None  # else requests reads the whole body of a redirect, decoded, although it does not follow it
 
 
 class _Adapter(HTTPAdapter):

@@ -230,7 +230,7 @@ def _request(job: Transfer, state: _SourceState) -> None:
     try:
         response = job.client.get(source, headers) if source.path is None else open_file(source.path, headers)
         with closing(response):
-            total = _accept(job, response, source)
+            total = _accept(job, response)
             state.validator = range_validator(response)
             if response.status != 416:
                 _read_body(job, response, total, state.speed)
@@ -238,7 +238,7 @@ def _request(job: Transfer, state: _SourceState) -> None:
         state.speed.end()
 
 
-def _accept(job: Transfer, response: Response, source: Source) -> Optional[int]:
+def _accept(job: Transfer, response: Response) -> Optional[int]:
     """Check status, range and size before the body; return the size of the whole file if the server states it."""
     partial, file = job.partial, job.file
     if response.status in (200, 206) and is_encoded(response):
@@ -263,7 +263,7 @@ def _accept(job: Transfer, response: Response, source: Source) -> Optional[int]:
             partial.reset()
             raise SourceError(f"the server has no bytes after {partial.size}", retryable=True)
     else:
-        raise status_error(response, job.clock, source)
+        raise status_error(response, job.clock)
     if file.size is None and total is not None and total > job.limits.max_unknown_size:
         raise _too_large(job)
     if file.size is not None and total is not None and total != file.size:

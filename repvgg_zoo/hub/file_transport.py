@@ -22,6 +22,8 @@ def open_file(path: Path, headers: Mapping[str, str]) -> Response:
 
 
 class _FileResponse:
+    secrets = ()
+
     def __init__(self, stream: io.FileIO, start: int) -> None:
         size = os.fstat(stream.fileno()).st_size
         self.headers: Dict[str, str] = {"Content-Length": str(max(0, size - start))}

@@ -5,10 +5,24 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
-from urllib.parse import unquote, urlencode, urljoin, urlsplit, urlunsplit
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    Union,
+)
+from urllib.parse import parse_qsl, unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 from .._redact import redact
 from .._urls import Origin, origin
@@ -22,6 +36,8 @@ if TYPE_CHECKING:
     from .connection import Connections
 
 MAX_REDIRECTS = 10
+# Of a request; the values of all others may be secrets.
+PUBLIC_HEADERS = ("accept", "accept-encoding", "cache-control", "connection", "if-range", "range", "user-agent")
 
 Auth = Union[Tuple[str, str], Callable[[Any], Any]]  # what requests takes: user and password, or a change of a request
 
@@ -51,6 +67,10 @@ class Response(Protocol):
     """A response whose body is read in pieces."""
 
     status: int
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """What was sent in confidence: a server may repeat it, but it must not be in a message."""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -179,6 +199,17 @@ class _RequestsResponse:
         # which botocore and so MegEngine need on Python 3.8 and 3.9, has it only on the http.client response within.
         self._read1 = getattr(raw, "read1", None) or raw._fp.read1
 
+    @property
+    def secrets(self) -> Sequence[str]:
+        request = self._response.request
+        headers = [value for name, value in request.headers.items() if name.lower() not in PUBLIC_HEADERS]
+        query = urlsplit(request.url).query
+        parts = [part for value in headers for part in value.split()] + [value for _, value in parse_qsl(query)]
+        passwords = [_password(value) for value in headers if value.startswith("Basic ")]
+        # Short parts are words such as "Bearer" or "v1".
+        secrets = {*headers, *passwords, query, *(part for part in parts if len(part) > 7)} - {""}
+        return sorted(secrets, key=len, reverse=True)
+
     def read(self, limit: int) -> bytes:
         self._connections.start_call()
         try:
@@ -192,7 +223,7 @@ class _RequestsResponse:
         self._response.close()
 
 
-def read_start(response: Response, limit: int, reads: int = 8) -> bytes:
+def read_start(response: Response, limit: int, reads: int = 4) -> bytes:
     """Return the first bytes of a body, at most ``limit`` and what arrives in some reads; raises SourceError."""
     data = b""
     for _ in range(reads):
@@ -284,6 +315,14 @@ class _FirstForm(HTMLParser):
             self.action = values.get("action", "")
         elif tag == "input" and self.action is not None and values.get("name"):
             self.fields[values["name"]] = values.get("value", "")
+
+
+def _password(basic: str) -> str:
+    """Return the password of an Authorization header, or nothing."""
+    try:
+        return base64.b64decode(basic[len("Basic ") :]).partition(b":")[2].decode()
+    except ValueError:
+        return ""
 
 
 def _decode_location(value: str) -> str:

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import base64
 import email.utils
 import re
-from typing import Iterator, Optional
-from urllib.parse import urlsplit
+from typing import Optional
 
+from .._settings import CREDENTIALS_ENV
 from .clock import Clock
-from .http import Response, SourceError, is_encoded, read_start, split_credentials
-from .sources import Source
+from .http import Response, SourceError, is_encoded, read_start
 
 RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 EXPLAINED_STATUS = frozenset({401, 403, 429})
 MAX_BODY_BYTES = 2048  # of the body of an error, in which the reason is searched
 MAX_WORDS_CHARS = 160
 
-_CREDENTIALS_HINT = "if the file needs credentials, put them into ~/.netrc or into the URL of the mirror"
+_CREDENTIALS_HINT = f"if it asks for credentials, set {CREDENTIALS_ENV} or write them to ~/.netrc"
 
 
-def status_error(response: Response, clock: Clock, source: Source) -> SourceError:
+def status_error(response: Response, clock: Clock) -> SourceError:
     """Return the error for a status other than 200, 206 or 416."""
     status, retryable = response.status, response.status in RETRYABLE_STATUS
     retry_after = parse_retry_after(response.headers.get("Retry-After"), clock)
     reason = f"the server answers {status}"
     if status in EXPLAINED_STATUS:
-        words = _server_words(response, source)
+        words = _server_words(response)
         reason += f' ("{words}")' if words else ""
     if retryable and retry_after:
         reason += f" and asks to wait {retry_after:.0f} s"
@@ -47,11 +45,11 @@ def parse_retry_after(value: Optional[str], clock: Clock) -> Optional[float]:
         return None
 
 
-def _server_words(response: Response, source: Source) -> str:
-    """Return the server's reason as one short line of printable characters, without the source's credentials."""
+def _server_words(response: Response) -> str:
+    """Return the server's reason as one short line of printable characters, without what was sent in confidence."""
     words = response.headers.get("X-Error-Message") or _body_words(response)
     words = words or response.headers.get("WWW-Authenticate", "")
-    for secret in _secrets(source):
+    for secret in response.secrets:
         words = words.replace(secret, "…")
     words = " ".join("".join(char if char.isprintable() else " " for char in words).split())
     return words if len(words) <= MAX_WORDS_CHARS else f"{words[:MAX_WORDS_CHARS]}…"
@@ -69,17 +67,3 @@ def _body_words(response: Response) -> str:
         title = re.search(r"<title>([^<]*)", text, re.IGNORECASE)
         return title.group(1) if title else ""
     return re.sub(r"<[^<>]*>", " ", text)  # XML, as S3 answers
-
-
-def _secrets(source: Source) -> Iterator[str]:
-    """Yield what the source's URL holds that a server may repeat in its reason, and that is not for a log."""
-    _, credentials = split_credentials(source.url)
-    if credentials is not None:
-        user, password = credentials
-        yield base64.b64encode(f"{user}:{password}".encode()).decode()
-        if password:
-            yield password
-    query = urlsplit(source.url).query
-    if query:
-        yield query
-    yield from (value for _, _, value in (part.partition("=") for part in query.split("&")) if len(value) > 7)

@@ -54,6 +54,14 @@ def test_a_compressed_transfer_is_refused(zoo: Zoo) -> None:
             zoo.fetch(spec(server.url, size=None, sha256=None), allow_unverified=True)
 
 
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+def test_the_body_of_a_redirect_is_not_read(zoo: Zoo, server: Server, encoding: Optional[str]) -> None:
+    headers = {"Location": server.serve("/a.bin", Answer(BODY)), **({"Content-Encoding": encoding} if encoding else {})}
+    moved = server.serve("/moved", Answer(gzip.compress(BODY * 20, 1), status=302, headers=headers, chunked=True))
+    assert zoo.fetch(spec(moved)).read_bytes() == BODY
+    assert server.sent < 10 * len(BODY)
+
+
 @pytest.mark.parametrize("integrity", ["sha256", "none"])
 def test_an_endless_body_of_unknown_size_stops_at_a_bound(zoo: Zoo, server: Server, integrity: str) -> None:
     fields = {"size": None} if integrity == "sha256" else {"size": None, "sha256": None}
