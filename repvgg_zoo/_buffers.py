@@ -1,7 +1,7 @@
 """Read files into private memory on all cores, hashed on the way if asked.
 
-What was read cannot change afterwards, whatever happens to the file (a FileRegion reads when it is asked). A memory map would follow the file: another
-writer changes the arrays, and a truncation ends the process with SIGBUS.
+What was read cannot change afterwards, whatever happens to the file; a FileRegion reads when it is asked. A memory map
+would follow the file: another writer changes the arrays, and a truncation ends the process with SIGBUS.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import mmap
 import os
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from typing import List, Tuple
+from typing import Callable, List, Tuple
 
 from ._cpu import usable_cores
 from ._file_state import FileState
 from .errors import CacheError
 
 CHUNK_BYTES = 4 << 20
-HUGE_PAGE_BYTES = 2 << 20
 MAX_THREADS = 8  # reading waits for memory, which a few cores keep busy
 
 
@@ -65,18 +63,26 @@ def read_file(descriptor: int, size: int, offset: int = 0) -> memoryview:
 
 
 def read_and_hash(descriptor: int, size: int, offset: int = 0) -> Tuple[memoryview, str]:
-    """Do the same and return the bytes and their digest: SHA-256 over the SHA-256 of each 4 MB chunk."""
+    """Do the same and return the bytes and their digest, which is the one of ``hash_chunks``."""
     return _read(descriptor, size, offset, hashed=True)
 
 
+def hash_chunks(descriptor: int, size: int, offset: int = 0) -> str:
+    """Return SHA-256 over the SHA-256 of each 4 MB chunk, which all cores compute; raise as ``read_file`` does."""
+
+    def hash_chunk(start: int) -> bytes:
+        chunk = memoryview(bytearray(min(CHUNK_BYTES, size - start)))
+        _read_into(descriptor, chunk, offset + start)
+        return hashlib.sha256(chunk).digest()
+
+    return _combine(_for_each_chunk(hash_chunk, size))
+
+
 def allocate(size: int) -> memoryview:
-    """Return ``size`` writable bytes; large ones are asked for in huge pages, which are quicker to fill."""
-    if size < 2 * HUGE_PAGE_BYTES or not hasattr(mmap, "MAP_PRIVATE"):
+    """Return ``size`` writable bytes, all zero."""
+    if size < CHUNK_BYTES or not hasattr(mmap, "MAP_PRIVATE"):
         return memoryview(bytearray(size))
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(AttributeError, OSError):  # not Linux, or a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))  # which takes no pass of zeros
 
 
 def _read(descriptor: int, size: int, offset: int, *, hashed: bool) -> Tuple[memoryview, str]:
@@ -87,14 +93,21 @@ def _read(descriptor: int, size: int, offset: int, *, hashed: bool) -> Tuple[mem
         _read_into(descriptor, chunk, offset + start)
         return hashlib.sha256(chunk).digest() if hashed else b""
 
+    return buffer, _combine(_for_each_chunk(read_chunk, size))
+
+
+def _for_each_chunk(function: Callable[[int], bytes], size: int) -> List[bytes]:
+    """Call a function with the start of each chunk, in several threads; return the results in order."""
     starts = range(0, size, CHUNK_BYTES)
     threads = min(usable_cores(), MAX_THREADS, len(starts))
     if threads > 1 and hasattr(os, "preadv"):
         with ThreadPoolExecutor(threads) as pool:
-            digests: List[bytes] = list(pool.map(read_chunk, starts))
-    else:
-        digests = [read_chunk(start) for start in starts]
-    return buffer, hashlib.sha256(b"".join(digests)).hexdigest()
+            return list(pool.map(function, starts))
+    return [function(start) for start in starts]
+
+
+def _combine(digests: List[bytes]) -> str:
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _read_into(descriptor: int, chunk: memoryview, offset: int) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
 
 from ._atomic import atomic_write, remove_stale_temp_files
-from ._buffers import FileRegion, read_and_hash, read_file
+from ._buffers import FileRegion, hash_chunks, read_and_hash, read_file
 from ._file_state import FileState, only_this_user_writes
 from ._log import get_logger
 
@@ -182,7 +182,7 @@ def _write_entry(stream: BinaryIO, key: DerivedKey, write: Callable[[BinaryIO], 
     write(stream)
     stream.flush()
     size = stream.tell() - HEADER_BYTES
-    _, digest = read_and_hash(stream.fileno(), size, HEADER_BYTES)
+    digest = hash_chunks(stream.fileno(), size, HEADER_BYTES)
     header = json.dumps({"format": FORMAT, "key": key.digest(), "sha256": digest}).encode()
     assert len(header) <= HEADER_BYTES
     stream.seek(0)

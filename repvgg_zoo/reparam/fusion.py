@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -14,6 +15,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .._cpu import usable_cores
 from ..checkpoints import Checkpoint
 from ..checkpoints.layouts import AUXILIARY_HEADS, BLOCK, BN_TENSORS, as_vector, has_identity
 from ..errors import EquivalenceError, FormError
@@ -68,13 +70,15 @@ def fuse_state_dict(state_dict: Mapping[str, NDArray[Any]]) -> Dict[str, NDArray
         for key, value in state_dict.items()
         if not key.startswith(heads) and removed.isdisjoint(key[: match.end()] for match in _BRANCH.finditer(key))
     }
-    problems: List[str] = []
-    for prefix in prefixes:
+
+    def validate(prefix: str) -> List[str]:
         block = BLOCK.fullmatch(prefix)
-        problems += validate_block(state_dict, prefix, identity=has_identity(block.group(1)) if block else None)
-    raise_if_invalid(problems)
-    for prefix in prefixes:
-        fused[f"{prefix}rbr_reparam.weight"], fused[f"{prefix}rbr_reparam.bias"] = fuse_block(state_dict, prefix)
+        return validate_block(state_dict, prefix, identity=has_identity(block.group(1)) if block else None)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        raise_if_invalid([problem for problems in pool.map(validate, prefixes) for problem in problems])
+        for prefix, (kernel, bias) in zip(prefixes, pool.map(lambda prefix: fuse_block(state_dict, prefix), prefixes)):
+            fused[f"{prefix}rbr_reparam.weight"], fused[f"{prefix}rbr_reparam.bias"] = kernel, bias
     return fused
 
 
