@@ -56,6 +56,9 @@ class Connections:
         proxy = _proxy_of(url)
         if proxy is not None and self._source_scope is None:
             self._source_scope = PUBLIC
+        if proxy is not None and callable(auth) and url.startswith("http:"):
+            reason = f"the {proxy} could read the credentials of this host; add the host to no_proxy"
+            raise SourceError(reason, retryable=False)
         sent = {"Accept-Encoding": "identity", "User-Agent": "repvgg_zoo", **headers}
         errors = requests.exceptions
         via = f" ({proxy})" if proxy else ""

@@ -139,7 +139,8 @@ class RequestsClient:
             response = self._follow(self._s3.sign(url), headers, signed=True)
             if response.status in (301, 400):
                 region = bucket_region(response.headers, read_start(response, 4096))
-                if region is not None and self._s3.use_region(region):
+                if region is not None:
+                    self._s3.use_region(region)
                     response = self._follow(self._s3.sign(url), headers, signed=True)
         except S3Error as error:
             raise SourceError(str(error), retryable=False) from error

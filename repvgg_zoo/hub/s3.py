@@ -50,11 +50,9 @@ class S3Signer:
         except (BotoCoreError, ValueError) as error:
             raise S3Error(f"the AWS configuration: {error}") from error
 
-    def use_region(self, region: str) -> bool:
-        """Sign for this region from now on; return whether that is a change."""
-        is_new = region != self._region
+    def use_region(self, region: str) -> None:
+        """Sign for this region from now on."""
         self._region, self._client = region, None
-        return is_new
 
     def _create_client(self) -> Any:
         from botocore import UNSIGNED

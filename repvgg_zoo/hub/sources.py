@@ -75,6 +75,7 @@ def _parse(text: str, settings: Settings) -> Source:
     if is_gdrive:
         text = GDRIVE + quote(text[len("gdrive:") :], safe="")
     text = rewrite_url(hf_url(text, settings.hf_endpoint) or text, settings)
+    text = hf_url(text, settings.hf_endpoint) or text  # a rule may lead to a repository
     if re.fullmatch(S3_URL, text):
         return Source(url=text)
     if text.lower().startswith(("https://", "http://")):

@@ -135,6 +135,30 @@ def test_a_secret_is_in_no_log_error_or_representation(
     assert SECRET not in output + repr(read_credentials()) + repr(read_secrets())
 
 
+@pytest.mark.parametrize("status", [401, 403, 429])
+def test_a_secret_that_the_server_repeats_is_not_printed(
+    zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    monkeypatch.setenv("REPVGG_ZOO_CREDENTIALS", f"{server.url('')} X-Key: {SECRET}\n{server.url('')} {BEARER}")
+    server.serve("/a.bin", Answer(f"not valid: {SECRET}, Bearer {SECRET}".encode(), status=status))
+    with caplog.at_level(logging.DEBUG), pytest.raises(DownloadError, match="not valid: …") as caught:
+        fetch(zoo, server.url())
+    assert SECRET not in str(caught.value) + repr(caught.value.__dict__) + caplog.text
+
+
+def test_a_header_over_http_does_not_go_through_a_proxy(
+    zoo: Zoo, server: Server, other: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPVGG_ZOO_CREDENTIALS", f"{server.url('')} {BEARER}")
+    monkeypatch.setenv("http_proxy", other.url(""))
+    with pytest.raises(DownloadError, match=r"proxy of http_proxy .*no_proxy"):
+        fetch(zoo, server.serve("/a.bin", Answer(BODY)))
+    assert other.requests == []
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    fetch(zoo, server.url())
+    assert SECRET in repr(server.requests)
+
+
 @pytest.mark.parametrize(
     "entry",
     [

@@ -53,6 +53,16 @@ def test_a_repository_can_be_a_mirror_and_rules_apply_to_the_url(zoo: Zoo) -> No
     assert first.url == f"https://near.example/acme/zoo/resolve/v1/files/{NAME}"
 
 
+def test_a_rewrite_rule_may_lead_to_a_repository_or_a_bucket(zoo: Zoo) -> None:
+    rules = (("https://files.example/", "hf://acme/zoo@v1/"), ("https://huggingface.co/", "s3://acme-models/hf/"))
+    settings = Settings(cache_dir=zoo.root, url_rewrites=rules)
+    sources = sources_of(spec("https://files.example/x/a.bin", "hf://acme/repvgg/a.bin"), settings)
+    assert [source.url for source in sources] == [
+        "https://huggingface.co/acme/zoo/resolve/v1/x/a.bin",
+        "s3://acme-models/hf/acme/repvgg/resolve/main/a.bin",
+    ]
+
+
 @pytest.mark.parametrize("source", ["hf://acme/a.bin", "hf://acme/repvgg/../a.bin", "hf://acme/repvgg/a.bin?x=1"])
 def test_a_text_that_names_no_file_of_a_repository_is_refused(zoo: Zoo, source: str) -> None:
     with pytest.raises(ArgumentError, match="not a valid source") as caught:

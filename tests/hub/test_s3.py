@@ -146,6 +146,19 @@ def test_each_request_is_signed_and_a_broken_body_resumed(zoo: Zoo, scripted: Se
         assert "Authorization" not in request.headers
 
 
+def test_a_signed_url_gets_no_other_credential(
+    zoo: Zoo, scripted: Server, with_keys: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """S3 refuses a request that is signed in two ways."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("REPVGG_ZOO_CREDENTIALS", f"{scripted.url('')} Authorization: Bearer secret")
+    scripted.serve("/acme-models/a.bin", Answer(BODY))
+    zoo.fetch(spec("s3://acme-models/a.bin"), services=zoo.services(client=None))
+    assert "X-Amz-Signature=" in scripted.requests[0].path
+    assert "Authorization" not in scripted.requests[0].headers
+
+
 @pytest.mark.parametrize(
     "answer",
     [
