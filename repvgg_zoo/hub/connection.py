@@ -24,7 +24,8 @@ from .addresses import PUBLIC, SCOPE_NAMES
 from .http import Auth, SourceError
 
 _PERMANENT_TLS_ERRORS = re.compile(
-    "CERTIFICATE_VERIFY_FAILED|certificate verify|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL"
+    r"CERTIFICATE_VERIFY_FAILED|certificate verify|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL"
+    r"|\[X509|unknown error|\[Errno (2|13)\]"  # a bundle that is not one, or cannot be read
 )
 # The port is optional, as in curl; a "/", "?" or "#" in a password would end the host.
 _PROXY = re.compile(

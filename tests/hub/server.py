@@ -50,14 +50,14 @@ class Server:
     ``sent`` counts the bytes of all bodies.
     """
 
-    def __init__(self, tls: Optional[ssl.SSLContext] = None) -> None:
+    def __init__(self, tls: Optional[ssl.SSLContext] = None, address: str = "127.0.0.1") -> None:
         self.requests: List[Request] = []
         self.sent = 0
         self._scripts: Dict[str, List[Answer]] = {}
         self._lock = threading.Lock()
         self.gate: Callable[[], None] = lambda: None
         self._stop = threading.Event()
-        self._tls = tls
+        self._tls, self._address = tls, address
         self._connections = 0
         owner = self
 
@@ -85,7 +85,7 @@ class Server:
             def handle_error(self, request: object, client_address: object) -> None:
                 pass  # clients that hang up are part of the tests
 
-        self._server = Quiet(("127.0.0.1", 0), Handler)
+        self._server = Quiet((address, 0), Handler)
         self.port = self._server.server_address[1]
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
@@ -93,7 +93,7 @@ class Server:
         self._thread.start()
 
     def url(self, path: str = "/a.bin") -> str:
-        scheme, host = ("http", "127.0.0.1") if self._tls is None else ("https", "localhost")
+        scheme, host = ("http", self._address) if self._tls is None else ("https", "localhost")
         return f"{scheme}://{host}:{self.port}{path}"
 
     def serve(self, path: str, *answers: Answer) -> str:
