@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import time
@@ -21,9 +22,11 @@ def atomic_write(path: PathLike, write: Callable[[BinaryIO], object], *, fsync: 
     A reader sees the old file or the new one, never a part of it, and a failure leaves the old file untouched and
     nothing beside it. The new file gets the permissions that the umask allows. Without ``fsync`` a power failure may
     leave a file that is too short, which is for callers who can tell and write it again. Raise what ``write`` raises,
-    and OSError.
+    and OSError, also if the path is a folder, a FIFO or a device: root could replace even /dev/null.
     """
     target = Path(path)
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "it exists and is not a regular file", str(target))
     temp = target.with_name(f".{target.name}.{secrets.token_hex(4)}{TEMP_SUFFIX}")
     stream = temp.open("x+b")  # unlike the tempfile module's, with the permissions that the umask gives
     try:

@@ -20,11 +20,13 @@ from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
 from ._atomic import atomic_write, remove_stale_temp_files
 from ._buffers import FileRegion, hash_chunks, read_and_hash, read_file
 from ._file_state import FileState, only_this_user_writes
+from ._files import open_regular_file
 from ._log import get_logger
 
 FOLDER = "derived"
 SUFFIX = ".derived"
 STAMP_SUFFIX = ".stamp"
+STAMP_BYTES = 512  # more than five numbers take
 FORMAT = "repvgg_zoo derived 1"
 HEADER_BYTES = 512  # also the alignment of the payload
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -55,12 +57,16 @@ class DerivedKey:
 
 @dataclass(frozen=True)
 class DerivedEntry:
-    """One file of the derived cache; ``size`` in bytes, ``mtime`` in seconds since 1970."""
+    """One file of the derived cache; ``size`` in bytes, ``mtime`` in seconds since 1970.
+
+    ``source`` is that of its key, or empty if its header is damaged.
+    """
 
     path: Path
     step: str
     size: int
     mtime: float
+    source: str = ""
 
 
 class DerivedCache:
@@ -116,7 +122,8 @@ class DerivedCache:
         for path in sorted(self.folder.glob(f"*{SUFFIX}")) if self.folder.is_dir() else ():
             with suppress(OSError):
                 status = path.lstat()
-                entries.append(DerivedEntry(path, path.name.partition("-")[0], status.st_size, status.st_mtime))
+                step, source = path.name.partition("-")[0], _read_source(path)
+                entries.append(DerivedEntry(path, step, status.st_size, status.st_mtime, source))
         return entries
 
     def prune(self) -> List[DerivedEntry]:
@@ -161,13 +168,26 @@ def _check_header(descriptor: int, key: DerivedKey) -> Mapping[str, str]:
     return header
 
 
+def _read_source(path: Path) -> str:
+    try:
+        descriptor = os.open(path, _OPEN_FLAGS)
+        try:
+            is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            return str(json.loads(os.read(descriptor, HEADER_BYTES))["source"]) if is_regular else ""
+        finally:
+            os.close(descriptor)
+    except (OSError, *_DAMAGED):
+        return ""
+
+
 def _stamp_path(path: Path) -> Path:
     return path.with_name(path.name + STAMP_SUFFIX)
 
 
 def _read_stamp(path: Path) -> Optional[FileState]:
     try:
-        return FileState(*json.loads(_stamp_path(path).read_bytes()))
+        with open_regular_file(_stamp_path(path)) as stream:
+            return FileState(*json.loads(stream.read(STAMP_BYTES)))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
 
@@ -183,7 +203,8 @@ def _write_entry(stream: BinaryIO, key: DerivedKey, write: Callable[[BinaryIO], 
     stream.flush()
     size = stream.tell() - HEADER_BYTES
     digest = hash_chunks(stream.fileno(), size, HEADER_BYTES)
-    header = json.dumps({"format": FORMAT, "key": key.digest(), "sha256": digest}).encode()
+    fields = {"format": FORMAT, "key": key.digest(), "sha256": digest, "source": key.source}
+    header = json.dumps(fields).encode()
     assert len(header) <= HEADER_BYTES
     stream.seek(0)
     stream.write(header.ljust(HEADER_BYTES))

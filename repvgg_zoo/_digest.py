@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
+
+from ._files import open_regular_file
 
 CHUNK_BYTES = 1 << 20
 
 
 def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits; raises OSError."""
-    with path.open("rb", buffering=0) as stream:
+    """Return the SHA-256 of a file as 64 hex digits; raises OSError, also for what is not a regular file."""
+    try:
+        stream = open_regular_file(path)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+    with stream:
         return hash_descriptor(stream.fileno())
 
 

@@ -21,3 +21,13 @@ def open_regular_file(path: PathLike) -> io.FileIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def describe_file_type(mode: int) -> str:
+    """Return what a path is, from the ``st_mode`` of its status, such as "a folder".
+
+    >>> describe_file_type(os.lstat("/").st_mode)
+    'a folder'
+    """
+    names = {stat.S_IFREG: "a regular file", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link", stat.S_IFIFO: "a FIFO"}
+    return names.get(stat.S_IFMT(mode), "a device or socket")

@@ -158,8 +158,9 @@ def _write_index(path: Path, index: Mapping[str, Any]) -> None:
 
 
 def _write_zip(folder: Path, stream: BinaryIO) -> None:
-    # Weights do not compress; stored members can be read by any tool and take no time.
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+    # Weights do not compress; stored members can be read by any tool and take no time. A zip has no dates before 1980,
+    # and a machine without a clock starts in 1970.
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
         for path in sorted(folder.iterdir()):
             archive.write(str(path), path.name)
 
@@ -183,9 +184,12 @@ class _FolderReader:
 
     def open(self, name: str) -> IO[bytes]:
         path = self._path / name
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise BundleError(f"{name} in the bundle is not a regular file", path=path)
-        return path.open("rb")
+        if stat.S_ISLNK(path.lstat().st_mode):
+            raise BundleError(f"{name} in the bundle is a link, not a regular file", path=path)
+        try:
+            return open_regular_file(path)
+        except ValueError as error:
+            raise BundleError(f"{name} in the bundle cannot be read: {error}", path=path) from error
 
 
 class _ZipReader:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
+from ..._atomic import atomic_write
 from ...errors import ArgumentError
 from ...registry.api import find_default_checkpoint
 from ..common import add_fetch_options, fetch
@@ -59,9 +60,13 @@ def run(args: argparse.Namespace) -> Result:
                 rows.append({"image": image, "predictions": [], "error": error.message})
     output_image: Optional[Path] = args.output_image if rows[0]["predictions"] else None
     if output_image is not None:
+        from PIL import Image
+
         from ..draw import draw_predictions
 
-        draw_predictions(rows[0]["image"], rows[0]["predictions"], checkpoint.name).save(output_image)
+        figure = draw_predictions(rows[0]["image"], rows[0]["predictions"], checkpoint.name)
+        image_format = Image.registered_extensions()[output_image.suffix.lower()]
+        atomic_write(output_image, lambda stream: figure.save(stream, image_format))
     payload = {"model": checkpoint.name, "images": rows, "output_image": output_image}
     return Result(payload, render, int(any(row["error"] for row in rows)))
 
