@@ -39,6 +39,10 @@ _YES = ("1", "true", "yes", "on")
 _NO = ("0", "false", "no", "off")
 HF_ENDPOINT = "https://huggingface.co"
 PLUGIN_MODES = ("on", "strict", "off")
+# Not printed: tokens, and URLs, which may contain a password.
+_SECRET = (CREDENTIALS_ENV, CREDENTIALS_FILE_ENV, HF_TOKEN_ENV, HF_ENDPOINT_ENV, MIRROR_ENV, REWRITE_ENV)
+_QUOTES = ("'", '"')
+_UNEXPANDED = re.compile(r"\$\w|\$\{|%\w+%")  # at the start of a path
 
 
 class Settings(NamedTuple):
@@ -67,12 +71,12 @@ class Settings(NamedTuple):
 def read_settings(environ: Optional[Mapping[str, str]] = None) -> Settings:
     """Return the current settings; raises ArgumentError if a variable has an invalid value."""
     env = os.environ if environ is None else environ
-    read_only = _split(env.get(CACHE_DIRS_ENV, ""), os.pathsep)
+    read_only = _split(_value(CACHE_DIRS_ENV, env), os.pathsep)
     return Settings(
         cache_dir=_cache_dir(env),
-        read_only_cache_dirs=tuple(_folder(CACHE_DIRS_ENV, folder) for folder in read_only),
-        mirrors=tuple(_url_or_folder(MIRROR_ENV, mirror, mirror) for mirror in _split(env.get(MIRROR_ENV, ""))),
-        url_rewrites=tuple(_url_rewrite(rule) for rule in _split(env.get(REWRITE_ENV, ""))),
+        read_only_cache_dirs=tuple(_path(CACHE_DIRS_ENV, folder) for folder in read_only),
+        mirrors=tuple(_url_or_folder(MIRROR_ENV, mirror, mirror) for mirror in _split(_value(MIRROR_ENV, env))),
+        url_rewrites=tuple(_url_rewrite(rule) for rule in _split(_value(REWRITE_ENV, env))),
         offline=read_switch(OFFLINE_ENV, env) or False,
         allow_unverified=read_switch(ALLOW_UNVERIFIED_ENV, env) or False,
         progress=read_switch(PROGRESS_ENV, env),
@@ -99,16 +103,16 @@ def read_secrets(environ: Optional[Mapping[str, str]] = None) -> Secrets:
     """Return the credentials as they are written in the environment; raises ArgumentError for an invalid path."""
     env = os.environ if environ is None else environ
     return Secrets(
-        credentials=env.get(CREDENTIALS_ENV, ""),
-        credentials_file=_credentials_file(env.get(CREDENTIALS_FILE_ENV, "")),
-        hf_token=env.get(HF_TOKEN_ENV, "").strip(),
+        credentials=_value(CREDENTIALS_ENV, env),
+        credentials_file=_credentials_file(_value(CREDENTIALS_FILE_ENV, env)),
+        hf_token=_value(HF_TOKEN_ENV, env).strip(),
         hf_endpoint=_hf_endpoint(env),
     )
 
 
 def read_switch(variable: str, environ: Optional[Mapping[str, str]] = None) -> Optional[bool]:
     """Return whether a variable is on or off, or None if it is not set; raises ArgumentError for any other value."""
-    value = (os.environ if environ is None else environ).get(variable, "").strip().lower()
+    value = _value(variable, os.environ if environ is None else environ).strip().lower()
     if not value:
         return None
     if value in _YES or value in _NO:
@@ -123,7 +127,7 @@ def read_switch(variable: str, environ: Optional[Mapping[str, str]] = None) -> O
 
 def plugin_mode() -> str:
     """Return "on" (the default), "strict" or "off"; raises ArgumentError for any other value."""
-    mode = os.environ.get(PLUGINS_ENV, "").strip().lower() or "on"
+    mode = _value(PLUGINS_ENV, os.environ).strip().lower() or "on"
     if mode not in PLUGIN_MODES:
         raise ArgumentError(
             f"{PLUGINS_ENV} is {mode!r}", expected=PLUGIN_MODES, actual=mode, hint=f"use {', '.join(PLUGIN_MODES)}"
@@ -133,8 +137,7 @@ def plugin_mode() -> str:
 
 def registry_files() -> Tuple[Path, ...]:
     """Return the absolute paths of the user's registry files."""
-    names = _split(os.environ.get(REGISTRY_ENV, ""), os.pathsep)
-    return tuple(Path(os.path.abspath(os.path.expanduser(name))) for name in names)  # noqa: PTH100, PTH111 - as below
+    return tuple(_path(REGISTRY_ENV, name) for name in _split(_value(REGISTRY_ENV, os.environ), os.pathsep))
 
 
 def package_variables(environ: Optional[Mapping[str, str]] = None) -> Dict[str, str]:
@@ -180,17 +183,19 @@ def netrc_path(environ: Optional[Mapping[str, str]] = None) -> Optional[Path]:
 
 
 def _cache_dir(env: Mapping[str, str]) -> Path:
-    if env.get(HOME_ENV):
-        return _folder(HOME_ENV, env[HOME_ENV])
+    home = _value(HOME_ENV, env)
+    if home:
+        return _path(HOME_ENV, home)
     # MegEngine's own rule: $MGE_HOME, else $XDG_CACHE_HOME/megengine, else ~/.cache/megengine.
     for variable, below in (("MGE_HOME", ""), ("XDG_CACHE_HOME", "megengine")):
-        if env.get(variable):
-            return _folder(variable, env[variable]) / below / "repvgg_zoo"
-    return _folder(HOME_ENV, "~/.cache/megengine/repvgg_zoo")
+        value = _value(variable, env)
+        if value:
+            return _path(variable, value) / below / "repvgg_zoo"
+    return _path(HOME_ENV, "~/.cache/megengine/repvgg_zoo")
 
 
 def _credentials_file(value: str) -> Optional[Path]:
-    expanded = Path(os.path.expanduser(value))  # noqa: PTH111 - as in _folder
+    expanded = Path(os.path.expanduser(value))  # noqa: PTH111 - as in _path
     if value and ("\0" in value or not expanded.is_absolute()):
         # Without the value: it may be the credential itself.
         raise ArgumentError(
@@ -201,25 +206,50 @@ def _credentials_file(value: str) -> Optional[Path]:
 
 
 def _hf_endpoint(env: Mapping[str, str]) -> str:
-    return env.get(HF_ENDPOINT_ENV, "").rstrip("/") or HF_ENDPOINT
+    return _value(HF_ENDPOINT_ENV, env).rstrip("/") or HF_ENDPOINT
 
 
-def _folder(variable: str, value: str) -> Path:
+def _value(variable: str, env: Mapping[str, str]) -> str:
+    """Return the value of a variable, "" if it is not set; raise ArgumentError for what a broken file has put into it.
+
+    Files of variables, such as those of Docker and systemd, are not read as a shell reads them: quotes and the line
+    ends of Windows become part of the value.
+    """
+    value = env.get(variable, "")
+    bare = value.strip(" \t\n")
+    if not bare.isprintable() and any(ord(character) < 32 and character not in "\t\n" for character in bare):
+        problem = "contains a control character"
+        hint = "remove it where the variable is set"
+        if "\r" in bare:
+            problem = "contains a carriage return"
+            hint = "give the file that sets it the line ends of Unix: sed -i 's/\\r$//' FILE"
+    elif bare.startswith(_QUOTES) or bare.endswith(_QUOTES):
+        problem, hint = "contains quotes", f"set {variable} without them: not every file of variables is a shell script"
+    else:
+        return value
+    printed = None if variable in _SECRET else value
+    text = f"{variable} {problem}" + ("" if printed is None else f": {printed!r}")
+    raise ArgumentError(text, hint=hint, expected="a value without it", actual=printed)
+
+
+def _path(variable: str, value: str) -> Path:
     expanded = os.path.expanduser(value)  # noqa: PTH111 - Path.expanduser raises where this leaves the "~" in place
-    if "\0" in expanded or expanded.startswith("~"):
-        raise ArgumentError(
-            f"{variable} is not a valid folder: {value!r}",
-            hint=f"set {HOME_ENV} to an absolute path",
-            expected="a path",
-            actual=value,
-        )
-    return Path(os.path.abspath(expanded))  # noqa: PTH100 - resolve() would follow the user's links
+    hint = f"set {variable} to an absolute path"
+    if _UNEXPANDED.match(value):
+        hint += "; nothing has replaced the variable in it"
+    elif value != value.strip():
+        hint += " without spaces around it"
+    elif not expanded.startswith("~"):
+        return Path(os.path.abspath(expanded))  # noqa: PTH100 - resolve() would follow the user's links
+    elif value.startswith("~/"):
+        hint = f"set {HOME_ENV} to an absolute path; this user has no home folder"
+    raise ArgumentError(f"{variable} is not a valid path: {value!r}", hint=hint, expected="a path", actual=value)
 
 
 def _number(
     variable: str, env: Mapping[str, str], default: float, low: float, high: float, whole: bool = False
 ) -> float:
-    text = env.get(variable, "").strip()
+    text = _value(variable, env).strip()
     if not text:
         return default
     if re.fullmatch(r"[0-9]{1,9}" if whole else r"[0-9]{1,9}(\.[0-9]{1,9})?", text) and low <= float(text) <= high:
@@ -233,7 +263,7 @@ def _split(value: str, separator: Optional[str] = None) -> Tuple[str, ...]:
 
 
 def _url_or_folder(variable: str, value: str, entry: str) -> str:
-    folder = os.path.expanduser(value)  # noqa: PTH111 - as in _folder
+    folder = os.path.expanduser(value)  # noqa: PTH111 - as in _path
     if MIRROR_URL.fullmatch(value) or os.path.isabs(folder):  # noqa: PTH117 - Path has no "~" of another user
         return folder
     printed = mask_credentials(entry).partition("?")[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import repvgg_zoo
-from repvgg_zoo._settings import read_settings
+from repvgg_zoo._settings import plugin_mode, read_settings, registry_files
 from repvgg_zoo.errors import ArgumentError
 
 HOMES = [
@@ -80,6 +80,71 @@ def test_an_invalid_setting_is_an_argument_error_with_a_hint(name: str, value: s
         read_settings({name: value})
     assert caught.value.hint
     assert caught.value.actual == value
+
+
+PATHS = ("REPVGG_ZOO_HOME", "MGE_HOME", "XDG_CACHE_HOME", "REPVGG_ZOO_CACHE_DIRS", "REPVGG_ZOO_REGISTRY")
+OTHERS = ("REPVGG_ZOO_MIRROR", "REPVGG_ZOO_REWRITE", "REPVGG_ZOO_OFFLINE", "REPVGG_ZOO_PROGRESS", "REPVGG_ZOO_PLUGINS")
+
+
+def read_all(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*PATHS, *OTHERS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    read_settings(), registry_files(), plugin_mode()
+
+
+@pytest.mark.parametrize("variable", [*PATHS, *OTHERS])
+@pytest.mark.parametrize(
+    ("template", "problem", "cure"),
+    [
+        ("{}\r", "carriage return", "sed -i"),
+        ('"{}"', "contains quotes", "without them"),
+        ("'{}'", "contains quotes", "without them"),
+        ("'{}", "contains quotes", "without them"),
+        (' "{}" ', "contains quotes", "without them"),
+        ("{}\x1b[0m", "control character", "remove it"),
+    ],
+)
+def test_a_value_that_a_file_of_variables_garbled_is_refused_with_the_cure(
+    monkeypatch: pytest.MonkeyPatch, variable: str, template: str, problem: str, cure: str
+) -> None:
+    """The kind: Docker's --env-file, systemd and Windows editors leave in a value what a shell would take out."""
+    value = {"REPVGG_ZOO_MIRROR": "https://me:secret@a.example", "REPVGG_ZOO_REWRITE": "https://a.example/=https://me:secret@b.example/"}.get(variable, "/data")
+    value = {"REPVGG_ZOO_OFFLINE": "1", "REPVGG_ZOO_PROGRESS": "1", "REPVGG_ZOO_PLUGINS": "on"}.get(variable, value)
+    read_all(variable, value, monkeypatch)
+    with pytest.raises(ArgumentError, match=f"{variable} contains.*") as caught:
+        read_all(variable, template.format(value), monkeypatch)
+    assert problem in caught.value.message and cure in str(caught.value.hint)
+    assert "secret" not in f"{caught.value} {caught.value.actual}"
+
+
+@pytest.mark.parametrize("variable", PATHS)
+@pytest.mark.parametrize("value", ["${HOME}/zoo", "$HOME/zoo", "%USERPROFILE%\\zoo"])
+def test_a_variable_inside_a_path_that_nothing_replaced_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    with pytest.raises(ArgumentError, match=f"{variable} is not a valid path") as caught:
+        read_all(variable, value, monkeypatch)
+    assert "nothing has replaced" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("value", ["/data/zoo ", " /data/zoo", "/data/zoo\n"])
+def test_white_space_around_the_cache_folder_is_refused(value: str) -> None:
+    with pytest.raises(ArgumentError, match="REPVGG_ZOO_HOME") as caught:
+        read_settings({"REPVGG_ZOO_HOME": value})
+    assert "without spaces" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("folder", ["/o'neil/zoo", "/data/two words", "/data/zoo-ü", "/price/$5"])
+def test_unusual_folders_are_valid(folder: str) -> None:
+    assert read_settings({"REPVGG_ZOO_HOME": folder}).cache_dir == Path(folder)
+
+
+def test_several_mirrors_may_stand_on_lines_of_their_own() -> None:
+    settings = read_settings(
+        {"REPVGG_ZOO_HOME": "/data", "REPVGG_ZOO_MIRROR": "https://a.example\nhttps://b.example\n"}
+    )
+    assert settings.mirrors == ("https://a.example", "https://b.example")
 
 
 PACKAGE = Path(repvgg_zoo.__file__).parent
