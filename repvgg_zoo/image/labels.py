@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import NamedTuple, Tuple
 
+from .._resources import read_text
 from ..registry.specs import IMAGENET, CheckpointSpec
 
 
@@ -31,6 +31,5 @@ def imagenet() -> Tuple[Label, ...]:
     >>> imagenet()[207]
     Label(name='golden retriever', synset='n02099601')
     """
-    text = Path(__file__).with_name("imagenet-1k.txt").read_text(encoding="utf-8")
-    rows = (line.partition(" ") for line in text.splitlines() if not line.startswith("#"))
+    rows = (line.partition(" ") for line in read_text("image/imagenet-1k.txt").splitlines() if not line.startswith("#"))
     return tuple(Label(name, synset) for synset, _, name in rows)
