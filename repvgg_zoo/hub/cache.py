@@ -231,15 +231,31 @@ def write_error(root: Path, error: OSError, name: str, needed: int, free: Option
     """Return the error for a failed write: DiskFullError if the disk or a quota is full, else CacheError."""
     if error.errno not in _NO_SPACE:
         return unusable(root, error)
-    return disk_full(root, name, needed, shutil.disk_usage(str(root)).free if free is None else free)
+    free = shutil.disk_usage(str(root)).free if free is None else free
+    return disk_full(root, name, needed, free, quota=error.errno != errno.ENOSPC)
 
 
-def disk_full(root: Path, name: str, needed: int, free: int) -> DiskFullError:
-    """Return the error for a file for which there is no space; ``needed`` and ``free`` in bytes."""
-    return DiskFullError(
-        f"no space for {name} in {root}: {needed} bytes are needed, {free} are free",
-        hint=f"free some space or set {HOME_ENV} to a folder on another disk",
-        needed=needed,
-        free=free,
-        path=root,
-    )
+def disk_full(root: Path, name: str, needed: int, free: int, *, quota: bool = False) -> DiskFullError:
+    """Return the error for a file for which there is no space; ``needed`` and ``free`` in bytes.
+
+    ``quota``: the system said that the user's quota is used up, which says nothing about the disk.
+    """
+    text = f"no space for {name} in {root}: {needed} bytes are needed, {free} are free"
+    hint = f"free some space or set {HOME_ENV} to a folder on another disk"
+    if quota:
+        text = f"no space for {name} in {root}: your disk quota is used up"
+    elif free_inodes(root) == 0:
+        text = f"no space for {name} in {root}: the disk has no free inodes, so it cannot hold one more file"
+        hint = (
+            f"delete some files, however small (df -i shows the count), or set {HOME_ENV} to a folder on another disk"
+        )
+    return DiskFullError(text, hint=hint, needed=needed, free=free, path=root)
+
+
+def free_inodes(root: Path) -> Optional[int]:
+    """Return how many more files a disk can hold, or None if only its bytes limit them."""
+    try:
+        status = os.statvfs(str(root))
+    except (AttributeError, OSError):  # Windows; a network drive that does not say
+        return None
+    return status.f_favail if status.f_files else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Callable, Hashable, Optional, Sequence, Tuple,
 
 from .._escape import escape
 from .._file_state import FileState
+from .._files import describe_file_type
 from .._log import get_logger
 from .._redact import redact
 from .._settings import ALLOW_UNVERIFIED_ENV, CACHE_DIRS_ENV, MIRROR_ENV, OFFLINE_ENV, Settings, read_settings
@@ -19,6 +22,7 @@ from . import cache
 from .cache import VerifiedFile
 from .clock import SYSTEM_CLOCK, Clock
 from .filenames import cache_filename, cache_key, sanitize_filename
+from .verify import expected_digest
 
 # A cached file, by far the most common case, needs none of these.
 if TYPE_CHECKING:
@@ -148,7 +152,7 @@ def _fetch_missing(
     if offline:
         sources = tuple(source for source in sources if source.path is not None)
         if not sources:
-            raise _offline_error(file, settings, not_asked)
+            raise _offline_error(file, settings, allow_unverified, not_asked)
     cache.prepare(root)
     report = choose_progress(progress, settings.progress, clock=services.clock)
     make_lock = services.make_lock or FileLock
@@ -167,7 +171,7 @@ def _fetch_missing(
                     return verified
     except DownloadError as error:
         if offline:
-            raise _offline_error(file, settings, (*error.attempts, *not_asked)) from error
+            raise _offline_error(file, settings, allow_unverified, (*error.attempts, *not_asked)) from error
         if not_asked:
             error.hint = "; ".join(not_asked)
         raise
@@ -212,7 +216,7 @@ def _download(
     try:
         partial = PartialFile(root, cache_key(file), resumable=resumable)
     except OSError as error:
-        raise cache.unusable(root, error) from error
+        raise cache.write_error(root, error, file.name, file.size or 0) from error
     limits = services.limits or Limits(max_attempts=1 + settings.retries, speed_window=settings.stall_timeout)
     with partial, closing(client):
         try:
@@ -313,15 +317,49 @@ def _unverified_error(file: FileSpec) -> UnverifiedError:
     )
 
 
-def _offline_error(file: FileSpec, settings: Settings, attempts: Tuple[str, ...]) -> OfflineError:
+def _offline_error(
+    file: FileSpec, settings: Settings, allow_unverified: bool, attempts: Tuple[str, ...]
+) -> OfflineError:
     name = cache_filename(file)
     roots = (*settings.read_only_cache_dirs, settings.cache_dir)
-    searched = tuple(f"{root / name} does not exist" for root in roots) + attempts
+    is_weak = file.integrity == "sha256_prefix" and not allow_unverified
+    problems = [_why_unusable(root, file, is_weak and root != settings.cache_dir) for root in roots]
+    is_absent = not any(os.path.lexists(root / name) for root in roots)
+    searched = (*problems, *attempts)
     listing = "".join(f"\n  - {place}" for place in searched)
+    state = "is not in the cache" if is_absent else "is in the cache, but cannot be used from there"
     return OfflineError(
-        f"{file.name} is not in the cache, and the network may not be used ({OFFLINE_ENV}, or offline=True){listing}",
+        f"{file.name} {state}, and the network may not be used ({OFFLINE_ENV}, or offline=True){listing}",
         hint=f"copy the file as {name} into one of these folders, name a folder that has it in {CACHE_DIRS_ENV} or "
         f"{MIRROR_ENV}, import a bundle, or go online once",
         attempts=searched,
         path=settings.cache_dir / name,
     )
+
+
+def _why_unusable(root: Path, file: FileSpec, is_weak: bool) -> str:
+    """Return why the file of a cache folder, in which it was not found, cannot be used.
+
+    ``is_weak``: it was not compared with anything, because somebody else could have written it.
+    """
+    path = root / cache_filename(file)
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        own_name = root / sanitize_filename(file.name)
+        if own_name.is_file():
+            return f"{path} does not exist; {own_name.name} does: rename it if it is this file"
+        return f"{path} does not exist" + ("" if root.is_dir() else f", nor does the folder {root}")
+    except (OSError, ValueError) as error:
+        return f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+    if not stat.S_ISREG(status.st_mode):
+        return f"{path} is {describe_file_type(status.st_mode)}, which is not followed: put the file itself there"
+    if not os.access(str(path), os.R_OK):
+        return f"{path} cannot be read: Permission denied"
+    if file.size is not None and status.st_size < file.size:
+        return f"{path} is cut short: it has {status.st_size} of {file.size} bytes"
+    if file.size is not None and status.st_size > file.size:
+        return f"{path} is not this file: it has {status.st_size} bytes, not {file.size}"
+    if is_weak:
+        return f"{path} may be another file, as only a prefix of its digest is published ({ALLOW_UNVERIFIED_ENV}=1)"
+    return f"{path} is damaged: its SHA-256 is not {expected_digest(file) or 'the recorded one'}"

@@ -115,6 +115,40 @@ def test_a_cache_that_cannot_be_written_is_a_failure(monkeypatch, folder):
     assert cache.check_disk()[0].status in (OK, WARN), "of the nearest folder that exists"
 
 
+def test_a_cache_that_others_can_write_is_a_failure_with_the_cure(folder):
+    root = folder.parent / "cache"
+    root.mkdir(mode=0o755)
+    assert [finding.status for finding in cache.check_cache()] == [OK]
+    for mode in (0o775, 0o757, 0o777):
+        root.chmod(mode)
+        (finding,) = cache.check_cache()
+        assert finding.status == FAIL and "others can write to it" in finding.text
+        assert subprocess.run(finding.fix, shell=True).returncode == 0
+        assert [finding.status for finding in cache.check_cache()] == [OK], "the fix works"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_cache_of_another_user_is_a_failure_and_can_be_shared(folder):
+    root = folder.parent / "cache"
+    root.mkdir()
+    os.chown(str(root), 54321, -1)
+    (finding,) = cache.check_cache()
+    assert finding.status == FAIL and "belongs to user 54321" in finding.text
+    assert f"REPVGG_ZOO_CACHE_DIRS={root}" in finding.fix
+
+
+def test_a_disk_without_free_inodes_is_a_failure(monkeypatch):
+    monkeypatch.setattr(cache.cache, "free_inodes", lambda root: 0)
+    (finding,) = cache.check_disk()
+    assert finding.status == FAIL and "no free inodes" in finding.text
+
+
+def test_a_clock_before_the_package_was_written_is_a_warning():
+    assert [finding.status for finding in settings.check_environment()] == [OK]
+    clock, _ = settings.check_environment(now=60)
+    assert (clock.name, clock.status) == ("clock", WARN) and "1970-01-01" in clock.text and clock.fix
+
+
 def test_the_checks_leave_no_files_behind(folder):
     root = folder.parent / "cache"
     for check in (cache.check_cache, cache.check_locks, cache.check_unfinished_downloads, cache.check_disk):

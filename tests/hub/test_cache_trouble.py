@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,44 @@ def test_a_real_full_device_is_reported_as_a_full_disk(zoo: Zoo) -> None:
         part.write(b"x" * 100)
     assert isinstance(cache.write_error(zoo.root, caught.value, "a.bin", 100), DiskFullError)
     part.discard()
+
+
+@pytest.mark.skipif(not Path("/proc/mounts").exists(), reason="only Linux mounts a tmpfs of few inodes")
+def test_a_disk_without_free_inodes_says_so_and_not_how_many_bytes_are_free(tmp_path: Path) -> None:
+    code = """
+import errno, sys
+from pathlib import Path
+from repvgg_zoo.errors import DiskFullError
+from repvgg_zoo.hub import Settings, cache, fetch_file
+from repvgg_zoo.registry.specs import FileSpec
+disk, source = map(Path, sys.argv[1:])
+cache.prepare(disk)
+try:
+    for number in range(1000):
+        (disk / str(number)).touch()
+except OSError as error:
+    assert error.errno == errno.ENOSPC
+try:
+    fetch_file(FileSpec("a.bin", (str(source),), 7, "0" * 64), settings=Settings(cache_dir=disk))
+except DiskFullError as error:
+    print(error, error.free > 100_000)
+"""
+    disk, source = tmp_path / "disk", tmp_path / "a.bin"
+    disk.mkdir()
+    source.write_bytes(b"content")
+    mount = f'mount -t tmpfs -o nr_inodes=20,size=1m,mode=755 none {disk} && exec "$@"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    if subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    command += [sys.executable, "-c", code, str(disk), str(source)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "no free inodes" in output and "df -i" in output and output.endswith("True\n"), output
+    assert "bytes are needed" not in output
+
+
+def test_a_used_up_quota_is_not_a_full_disk(tmp_path: Path) -> None:
+    error = cache.write_error(tmp_path, OSError(errno.EDQUOT, "quota"), "a.bin", 100, free=10**12)
+    assert isinstance(error, DiskFullError) and "quota is used up" in error.message and "1000000" not in error.message
 
 
 @pytest.mark.parametrize("call", ["open", "replace", "mkdir"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -118,3 +119,70 @@ def test_a_mirror_without_the_file_or_with_another_is_skipped(zoo: Zoo, server: 
 def test_a_file_without_sources_says_so(zoo: Zoo) -> None:
     with pytest.raises(DownloadError, match="it has no source"):
         zoo.fetch(spec())
+
+
+NAME = cache_filename(spec("http://127.0.0.1:1/a.bin"))
+
+
+def make_short(folder: Path) -> None:
+    (folder / NAME).write_bytes(BODY[:-1000])
+
+
+def make_long(folder: Path) -> None:
+    (folder / NAME).write_bytes(BODY + b"x")
+
+
+def make_damaged(folder: Path) -> None:
+    (folder / NAME).write_bytes(OTHER)
+
+
+def make_link(folder: Path) -> None:
+    (folder.parent / "elsewhere").write_bytes(BODY)
+    (folder / NAME).symlink_to(folder.parent / "elsewhere")
+
+
+def make_dangling_link(folder: Path) -> None:
+    (folder / NAME).symlink_to(folder.parent / "nowhere")
+
+
+def make_folder(folder: Path) -> None:
+    (folder / NAME).mkdir()
+
+
+def make_own_name(folder: Path) -> None:
+    (folder / "a.bin").write_bytes(BODY)
+
+
+def unmount(folder: Path) -> None:
+    folder.rmdir()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+@pytest.mark.parametrize("in_writable_cache", [True, False])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (make_short, "is cut short: it has 2999000 of 3000000 bytes"),
+        (make_long, "is not this file: it has 3000001 bytes, not 3000000"),
+        (make_damaged, "is damaged: its SHA-256 is not "),
+        (make_link, "is a link, which is not followed"),
+        (make_dangling_link, "is a link, which is not followed"),
+        (make_folder, "is a folder, which is not followed"),
+        (make_own_name, "does not exist; a.bin does: rename it if it is this file"),
+        (unmount, "does not exist, nor does the folder "),
+    ],
+)
+def test_offline_says_why_the_file_that_is_there_cannot_be_used(
+    zoo: Zoo, tmp_path: Path, make: Callable[[Path], None], reason: str, in_writable_cache: bool
+) -> None:
+    """A user who sees the file in the folder must not be told that it does not exist."""
+    folder = zoo.root if in_writable_cache else tmp_path / "usb"
+    folder.mkdir()
+    make(folder)
+    settings = Settings(cache_dir=zoo.root, read_only_cache_dirs=() if in_writable_cache else (folder,))
+    with pytest.raises(OfflineError) as caught:
+        zoo.fetch(spec("http://127.0.0.1:1/a.bin"), settings=settings, offline=True)
+    assert f"{folder / NAME} {reason}" in caught.value.attempts[0]
+    is_there = os.path.lexists(folder / NAME)
+    assert ("is in the cache, but cannot be used" in caught.value.message) is is_there
+    assert ("is not in the cache" in caught.value.message) is not is_there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import List
 
+from ..._file_state import foreign_access
 from ..._settings import CACHE_DIRS_ENV, HOME_ENV, read_settings
 from ...errors import CacheError
 from ...hub import cache, cache_manager
@@ -18,20 +20,23 @@ from ...hub.clock import SYSTEM_CLOCK
 from ...hub.partial import stale_partials
 from ...hub.progress import format_size
 from ..console import pluralize
-from .finding import Finding, fail, ok, warn
+from .finding import FAIL, Finding, fail, ok, warn
 
 # One small checkpoint, and the largest one together with its derived data.
 REQUIRED_BYTES, RECOMMENDED_BYTES = 50_000_000, 2_000_000_000
 
 
 def check_cache() -> List[Finding]:
-    """Check that the cache can be written, and the read-only ones can be read."""
+    """Check that only this user can write the cache, and that the read-only ones can be read."""
     settings = read_settings()
     findings = []
     for folder in settings.read_only_cache_dirs:
         if not os.access(str(folder), os.R_OK | os.X_OK):
             fix = f"remove it from {CACHE_DIRS_ENV}, or mount it"
             findings.append(warn("cache", f"{folder}, of {CACHE_DIRS_ENV}, cannot be read", fix))
+    findings += check_private(settings.cache_dir)
+    if any(finding.status == FAIL for finding in findings):
+        return findings
     fix = f"export {HOME_ENV}=/a/writable/folder"
     test_file = settings.cache_dir / f"doctor-{uuid.uuid4().hex[:12]}"
     try:
@@ -47,12 +52,28 @@ def check_cache() -> List[Finding]:
     return [*findings, ok("cache", str(settings.cache_dir))]
 
 
+def check_private(root: Path) -> List[Finding]:
+    """Check that no other user can put files into the cache, or replace them; without it, the cache is not used."""
+    if not hasattr(os, "getuid") or not root.is_dir():  # Windows, where a user's folders are private
+        return []
+    status = root.stat()
+    reason = foreign_access(status)
+    if reason is None:
+        return []
+    fix = f"chmod go-w {shlex.quote(str(root))}"
+    if status.st_uid != os.getuid():
+        fix = f"export {HOME_ENV}=/a/folder/of/yours; to read this one, export {CACHE_DIRS_ENV}={root}"
+    return [fail("cache", f"{root} is not used: {reason}", fix)]
+
+
 def check_disk() -> List[Finding]:
     """Check the free space on the cache's disk."""
     root = nearest_existing(read_settings().cache_dir)
     free = shutil.disk_usage(str(root)).free
     text = f"{format_size(free)} free at {root}"
     fix = f"export {HOME_ENV}=/a/folder/on/another/disk, or repvgg-zoo cache prune --derived"
+    if cache.free_inodes(root) == 0:
+        return [fail("disk", f"{text}, but no free inodes: it cannot hold one more file", fix)]
     if free < REQUIRED_BYTES:
         return [fail("disk", text, fix)]
     if free < RECOMMENDED_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import List, Optional
 
@@ -14,11 +15,15 @@ from ..console import pluralize
 from ..parser import closest
 from .finding import Finding, fail, ok, warn
 
+EARLIEST_TIME = 1_700_000_000  # in seconds since 1970; older than this package
 KNOWN = (*VARIABLES, "REPVGG_ZOO_PYTHON")  # the last one is read by ./dev
 
 
-def check_environment() -> List[Finding]:
-    """Check our environment variables: which are set, which have invalid values, and which do not exist."""
+def check_environment(now: Optional[float] = None) -> List[Finding]:
+    """Check our environment variables, which are set, have invalid values or do not exist; and the clock.
+
+    ``now`` is the time in seconds since 1970, by default the clock's.
+    """
     findings = []
     variables = package_variables()
     for name in variables:
@@ -31,6 +36,11 @@ def check_environment() -> List[Finding]:
         read_credentials()
     except ZooError as error:
         return [*findings, fail("environment", error.message, error.hint)]
+    now = time.time() if now is None else now
+    if now < EARLIEST_TIME:
+        today = time.strftime("%Y-%m-%d", time.gmtime(now))
+        text = f"the clock of this machine says {today}, so no TLS certificate is valid yet"
+        findings.append(warn("clock", text, "set the clock, for example with date -s or NTP"))
     set_variables = ", ".join(name for name in KNOWN if variables.get(name))
     return [*findings, ok("environment", set_variables or "no variable of repvgg-zoo is set")]
 
