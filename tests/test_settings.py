@@ -83,17 +83,24 @@ def test_an_invalid_setting_is_an_argument_error_with_a_hint(name: str, value: s
 
 
 PATHS = ("REPVGG_ZOO_HOME", "MGE_HOME", "XDG_CACHE_HOME", "REPVGG_ZOO_CACHE_DIRS", "REPVGG_ZOO_REGISTRY")
-OTHERS = ("REPVGG_ZOO_MIRROR", "REPVGG_ZOO_REWRITE", "REPVGG_ZOO_OFFLINE", "REPVGG_ZOO_PROGRESS", "REPVGG_ZOO_PLUGINS")
+VALID = {
+    "REPVGG_ZOO_MIRROR": "https://me:secret@a.example",
+    "REPVGG_ZOO_REWRITE": "https://a.example/=https://me:secret@b.example/",
+    "REPVGG_ZOO_OFFLINE": "1",
+    "REPVGG_ZOO_PROGRESS": "1",
+    "REPVGG_ZOO_PLUGINS": "on",
+    "REPVGG_ZOO_RETRIES": "3",
+}
 
 
 def read_all(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*PATHS, *OTHERS):
+    for name in (*PATHS, *VALID):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, value)
     read_settings(), registry_files(), plugin_mode()
 
 
-@pytest.mark.parametrize("variable", [*PATHS, *OTHERS])
+@pytest.mark.parametrize("variable", [*PATHS, *VALID])
 @pytest.mark.parametrize(
     ("template", "problem", "cure"),
     [
@@ -109,8 +116,7 @@ def test_a_value_that_a_file_of_variables_garbled_is_refused_with_the_cure(
     monkeypatch: pytest.MonkeyPatch, variable: str, template: str, problem: str, cure: str
 ) -> None:
     """The kind: Docker's --env-file, systemd and Windows editors leave in a value what a shell would take out."""
-    value = {"REPVGG_ZOO_MIRROR": "https://me:secret@a.example", "REPVGG_ZOO_REWRITE": "https://a.example/=https://me:secret@b.example/"}.get(variable, "/data")
-    value = {"REPVGG_ZOO_OFFLINE": "1", "REPVGG_ZOO_PROGRESS": "1", "REPVGG_ZOO_PLUGINS": "on"}.get(variable, value)
+    value = VALID.get(variable, "/data")
     read_all(variable, value, monkeypatch)
     with pytest.raises(ArgumentError, match=f"{variable} contains.*") as caught:
         read_all(variable, template.format(value), monkeypatch)

@@ -1,11 +1,12 @@
 """List, remove, prune and verify the files of a cache folder.
 
-Only regular files directly in the folder are considered, and only if their names are ones that the hub uses;
-links, subfolders and other people's files are ignored.
+Only entries directly in the folder are considered, and only if their names are ones that the hub uses; other people's
+files are ignored. A link, a folder or a device with such a name is listed with its problem, and never followed.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from dataclasses import dataclass, replace
@@ -15,7 +16,9 @@ from typing import Collection, Iterable, List, Optional
 from .._atomic import TEMP_SUFFIX
 from .._digest import hash_file
 from .._file_state import FileState
-from ..errors import ArgumentError
+from .._files import describe_file_type
+from .._settings import HOME_ENV
+from ..errors import ArgumentError, CacheError
 from ..registry.specs import FileSpec
 from . import cache
 from .clock import SYSTEM_CLOCK, Clock
@@ -24,16 +27,17 @@ from .partial import parse_partial_name, stale_partials
 
 MAX_AGE_DAYS = 7.0  # how long an unfinished download may wait to be resumed
 
-_LOCK = re.compile(r"u?[0-9a-f]{8,16}\.lock")
-_TEMP_STAMP = re.compile(rf"\..+{re.escape(cache.STAMP_SUFFIX)}\.[0-9a-f]+{re.escape(TEMP_SUFFIX)}")
+_LOCK = re.compile(r"(u?[0-9a-f]{8,16})\.lock")
+_TEMP_STAMP = re.compile(rf"\.(.+){re.escape(cache.STAMP_SUFFIX)}\.[0-9a-f]+{re.escape(TEMP_SUFFIX)}")
 
 
 @dataclass(frozen=True)
 class CachedFile:
     """A file in a cache; ``size`` in bytes, ``modified`` in seconds since 1970.
 
-    ``kind`` is "file", "partial" (an unfinished download) or "stale" (a lock, or a stamp without its file).
-    ``sha256`` and ``integrity`` are what its stamp says, if it has one.
+    ``kind`` is "file", "partial" (an unfinished download), "record" (the digest of a file that is gone),
+    "stale" (a lock, or a stamp of no use), "derived" (computed from a file) or "invalid" (not a regular file).
+    ``sha256`` and ``integrity`` are what its stamp says, if it has one; ``problem`` is why it cannot be used, or None.
     """
 
     path: Path
@@ -42,90 +46,109 @@ class CachedFile:
     modified: float
     sha256: Optional[str] = None
     integrity: Optional[str] = None
+    problem: Optional[str] = None
 
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """The current digest of a file, and what is wrong with it, or None."""
+    """The current digest of a file, or None if it cannot be read, and what is wrong with it, or None."""
 
     file: CachedFile
-    sha256: str
+    sha256: Optional[str]
     problem: Optional[str] = None
 
 
 def list_files(root: Path) -> List[CachedFile]:
-    """Return the hub's files in a cache folder, sorted by name; nothing if the folder does not exist."""
+    """Return the hub's files in a cache folder, sorted by name; nothing if the folder does not exist.
+
+    Raises CacheError if the folder cannot be read.
+    """
     try:
         paths = sorted(root.iterdir())
-    except OSError:
-        return []
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not root.is_symlink():
+            return []
+        raise CacheError(
+            f"cannot read the cache folder {root}: {error.strerror}", hint=f"check {HOME_ENV}", path=root
+        ) from error
     files = (_cached_file(path) for path in paths)
     return [file for file in files if file is not None]
+
+
+def find_names(root: Path, name: str) -> List[str]:
+    """Return the names in the cache, or the keys, that ``name`` may stand for: one, if it is unambiguous."""
+    return _find(list_files(root), name)
 
 
 def remove(root: Path, names: Iterable[str], *, dry_run: bool = False) -> List[CachedFile]:
     """Remove files, each named by its name in the cache, its key, or its own name; return what was removed.
 
-    Their stamps are removed as well, and with them the recorded digests of unverified files. With ``dry_run`` nothing
-    is removed. Raises ArgumentError, and removes nothing, if a name matches no file.
+    With a file goes all that belongs to it: its stamp and with it the recorded digest of an unverified file, derived
+    data, unfinished downloads that no process writes, and its lock. A file that was deleted by hand is named in the
+    same ways. With ``dry_run`` nothing is removed. Raises ArgumentError, and removes nothing, if a name matches no
+    file, or several files.
     """
-    files = [file for file in list_files(root) if file.kind == "file"]
+    files = list_files(root)
+    idle = set(stale_partials(root, None, None, SYSTEM_CLOCK))
+    running = {file.path for file in files if file.kind == "partial" and file.path not in idle}
     chosen: List[CachedFile] = []
     for name in names:
-        matches = [file for file in files if name in _names_of(file.path)]
-        if not matches:
-            raise ArgumentError(
-                f"no file in {root} is called {name!r}; nothing was removed",
-                hint="use a name from the listing of the cache",
-                expected=[file.path.name for file in files],
-                actual=name,
-            )
-        chosen += [file for file in matches if file not in chosen]
+        matches = _belonging_to(_find_one(root, files, name), files, running)
+        chosen += [file for file in [*matches, *_derived_from(root, matches)] if file not in chosen]
     return _remove(chosen, dry_run)
 
 
 def prune(
-    root: Path,
-    *,
-    days: float = MAX_AGE_DAYS,
-    known: Optional[Collection[FileSpec]] = None,
-    dry_run: bool = False,
-    clock: Clock = SYSTEM_CLOCK,
+    root: Path, *, days: float = MAX_AGE_DAYS, dry_run: bool = False, clock: Clock = SYSTEM_CLOCK
 ) -> List[CachedFile]:
     """Remove what is no longer needed, and return what was removed; with ``dry_run`` nothing is.
 
-    That is: partial files that no process writes and that nobody resumed for ``days``, stale files of that age, and,
-    if ``known`` is not None, files that belong to none of its specs. Running downloads are left alone.
+    That is: partial files that no process writes and that nobody resumed for ``days``, and stale files of that age.
+    Running downloads are left alone, and so are all whole files: see ``unknown_files``.
     """
     oldest = clock.time() - days * 86400
     resumable = set(stale_partials(root, None, None, clock))
-    keep = None if known is None else {cache_filename(file) for file in known}
-    chosen = []
-    for file in list_files(root):
-        if file.kind == "file":
-            obsolete = keep is not None and file.path.name not in keep
-        elif file.kind == "partial":
-            obsolete = file.path in resumable and file.modified <= oldest
-        else:
-            obsolete = file.modified <= oldest
-        if obsolete:
-            chosen.append(file)
+    chosen = [
+        file
+        for file in list_files(root)
+        if (file.kind == "partial" and file.path in resumable) or file.kind == "stale"
+        if file.modified <= oldest
+    ]
     return _remove(chosen, dry_run)
+
+
+def unknown_files(root: Path, known: Collection[FileSpec]) -> List[CachedFile]:
+    """Return the files that belong to none of these specs.
+
+    Nothing in a cache says whose a file is. One that today's registries do not know may belong to a plugin that cannot
+    be loaded today, or to a registry that another shell names, so it is removed only by name, with ``remove``.
+    """
+    names = {cache_filename(file) for file in known}
+    return [file for file in list_files(root) if file.kind == "file" and file.path.name not in names]
 
 
 def verify(root: Path, *, dry_run: bool = False) -> List[VerifyResult]:
     """Hash every file and compare its digest with its name and its stamp.
 
     A damaged file is not removed; its stamp is invalidated, so that the next fetch hashes it, notices the damage and
-    downloads it again. An intact file with an outdated stamp gets a new one. With ``dry_run`` nothing is written.
+    downloads it again. An intact file with an outdated stamp gets a new one. With ``dry_run`` nothing is written. A
+    file that cannot be read is a result of its own, and does not stop the others.
     """
     results = []
     for file in list_files(root):
+        if file.kind == "invalid":
+            results.append(VerifyResult(file, None, file.problem))
         if file.kind != "file":
             continue
-        state = FileState.of(file.path.lstat())
-        sha256 = hash_file(file.path)
-        key = file.path.name.split("-")[0]
+        try:
+            state = FileState.of(file.path.lstat())
+            sha256 = hash_file(file.path)
+        except FileNotFoundError:  # removed by another process
+            continue
+        except OSError as error:
+            results.append(VerifyResult(file, None, f"cannot be read: {error.strerror}"))
+            continue
+        key = _key(file.path.name)
         stamp_file = cache.stamp_path(file.path, root)
         stamp = cache.read_stamp(stamp_file)
         problem = None
@@ -143,17 +166,33 @@ def verify(root: Path, *, dry_run: bool = False) -> List[VerifyResult]:
     return results
 
 
+# Entries ------------------------------------------------------------------------------------------------------
+
+
 def _cached_file(path: Path) -> Optional[CachedFile]:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    kind = _kind(path)
+    kind = _kind(path.name)
     if kind is None:
         return None
-    stamp = cache.read_stamp(cache.stamp_path(path, path.parent)) if kind == "file" else None
+    try:
+        status = path.lstat()
+    except FileNotFoundError:  # removed by another process
+        return None
+    except OSError as error:
+        return CachedFile(path, "invalid", 0, 0.0, problem=f"cannot be read: {error.strerror}")
+    if not stat.S_ISREG(status.st_mode):
+        problem = f"it is {describe_file_type(status.st_mode)}, not a regular file"
+        return CachedFile(path, "invalid", 0, status.st_mtime, problem=problem)
+    stamp: Optional[cache.Stamp] = None
+    is_readable = True
+    if kind == "stamp":
+        stamp = cache.read_stamp(path)
+        if os.path.lexists(path.with_name(_file_name(path.name))):
+            return None
+        # The stamp of a file without a full digest stays although the file is gone: it is the only record of it.
+        kind = "record" if stamp is not None and stamp.integrity != "sha256" else "stale"
+    elif kind == "file":
+        stamp = cache.read_stamp(cache.stamp_path(path, path.parent))
+        is_readable = os.access(path, os.R_OK)
     return CachedFile(
         path=path,
         kind=kind,
@@ -161,27 +200,98 @@ def _cached_file(path: Path) -> Optional[CachedFile]:
         modified=status.st_mtime,
         sha256=None if stamp is None else stamp.sha256,
         integrity=None if stamp is None else stamp.integrity,
+        problem=None if is_readable else "cannot be read: Permission denied",
     )
 
 
-def _kind(path: Path) -> Optional[str]:
-    name = path.name
+def _kind(name: str) -> Optional[str]:
+    """Return what an entry of this name may be, or None if it is not one of the hub's."""
     if parse_partial_name(name) is not None:
         return "partial"
     if _LOCK.fullmatch(name) or _TEMP_STAMP.fullmatch(name):
         return "stale"
     if name.endswith(cache.STAMP_SUFFIX) and is_cache_filename(name[: -len(cache.STAMP_SUFFIX)]):
-        file = path.with_name(name[: -len(cache.STAMP_SUFFIX)])
-        stamp = cache.read_stamp(path)
-        # The stamp of a file without a full digest stays although the file is gone: it is the only record of it.
-        is_record = stamp is not None and stamp.integrity != "sha256"
-        return None if file.exists() or is_record else "stale"
+        return "stamp"
     return "file" if is_cache_filename(name) else None
 
 
-def _names_of(path: Path) -> List[str]:
-    key, _, own = path.name.partition("-")
-    return [path.name, key, own]
+def _file_name(name: str) -> str:
+    """Return the name of the file that an entry is, or belongs to; of a partial file and a lock only the key of it."""
+    partial, lock, temp = parse_partial_name(name), _LOCK.fullmatch(name), _TEMP_STAMP.fullmatch(name)
+    if partial is not None:
+        return partial.key
+    if lock is not None:
+        return lock.group(1)
+    if temp is not None:
+        return temp.group(1)
+    return name[: -len(cache.STAMP_SUFFIX)] if name.endswith(cache.STAMP_SUFFIX) else name
+
+
+def _key(name: str) -> str:
+    return _file_name(name).partition("-")[0]
+
+
+# Removing -----------------------------------------------------------------------------------------------------
+
+
+def _find(files: List[CachedFile], name: str) -> List[str]:
+    """Return the names in the cache, or the keys, that ``name`` may stand for."""
+    names = sorted({_file_name(file.path.name) for file in files})
+    if any(file.path.name == name for file in files) or name in names:
+        name = _file_name(name)
+    if "-" in name and name in names:
+        return [name]
+    matches = [each for each in names if "-" in each and name in each.split("-", 1)]
+    # Of a download that never ended there is only the key.
+    is_unfinished = (name in names or is_cache_filename(name)) and _key(name) in names
+    return matches or ([name] if is_unfinished else [])
+
+
+def _find_one(root: Path, files: List[CachedFile], name: str) -> str:
+    matches = _find(files, name)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ArgumentError(
+            f"{name!r} may be any of {len(matches)} files in {root}; nothing was removed",
+            hint=f"name one of them in full: {', '.join(matches)}",
+            expected=matches,
+            actual=name,
+        )
+    raise ArgumentError(
+        f"no file in {root} is called {name!r}; nothing was removed",
+        hint="use a name from the listing of the cache",
+        expected=[file.path.name for file in files],
+        actual=name,
+    )
+
+
+def _belonging_to(name: str, files: List[CachedFile], running: Collection[Path]) -> List[CachedFile]:
+    """Return a file and what belongs to it, without what it shares with another file or with a running download."""
+    key = _key(name)
+    shared = any(file.path in running for file in files if _key(file.path.name) == key) or any(
+        "-" in other and other != name and _key(other) == key
+        for other in (_file_name(file.path.name) for file in files)
+    )
+    return [
+        file
+        for file in files
+        if _file_name(file.path.name) == name or (_file_name(file.path.name) == key and not shared)
+        if file.path not in running
+    ]
+
+
+def _derived_from(root: Path, files: List[CachedFile]) -> List[CachedFile]:
+    """Return the derived data of files."""
+    from .._derived_cache import DerivedCache  # here, as it takes NumPy
+
+    keys = [_key(file.path.name) for file in files]
+    digests = [file.sha256 or ("" if key.startswith("u") else key) for file, key in zip(files, keys)]
+    return [
+        CachedFile(entry.path, "derived", entry.size, entry.mtime)
+        for entry in DerivedCache(root).entries()
+        if any(digest and entry.source.startswith(digest) for digest in digests)
+    ]
 
 
 def _remove(files: List[CachedFile], dry_run: bool) -> List[CachedFile]:
@@ -190,11 +300,13 @@ def _remove(files: List[CachedFile], dry_run: bool) -> List[CachedFile]:
         try:
             if not dry_run:
                 file.path.unlink()
-                if file.kind == "file":
+                if file.kind in ("file", "derived", "invalid"):
                     cache.stamp_path(file.path, file.path.parent).unlink()
         except FileNotFoundError:  # another process was faster, or there was no stamp
             pass
         except OSError as error:
-            raise cache.unusable(file.path.parent, error) from error
+            raise CacheError(
+                f"cannot remove {file.path}: {error.strerror}", hint="check who owns it and its folder", path=file.path
+            ) from error
         removed.append(file)
     return removed

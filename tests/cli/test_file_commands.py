@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from repvgg_zoo._derived_cache import DerivedCache, DerivedKey
 from repvgg_zoo.hub import cache_filename
 from repvgg_zoo.reparam.fusion import fuse_state_dict
 from tests.hub.server import Answer
-from tests.registry.installed import install
+from tests.registry.installed import install, registry
+
+from .conftest import ROOT, piped
 
 FILE = repvgg_zoo.model_info("RepVGG_N0").checkpoint("digits").file
 SHA256 = FILE.sha256
@@ -214,7 +217,7 @@ def test_a_file_is_removed_by_the_name_that_the_listing_shows(run, cached):
     assert not cached.exists()
 
 
-def test_prune_removes_unfinished_downloads_and_what_its_options_select(run, cached):
+def test_prune_removes_unfinished_downloads_and_with_an_option_derived_data(run, cached):
     root = cached.parent
     part = root / f"{'a' * 16}.released.{'b' * 12}.part"
     unknown = root / f"{'c' * 16}-old.pkl"
@@ -230,14 +233,102 @@ def test_prune_removes_unfinished_downloads_and_what_its_options_select(run, cac
     assert "derived data, such as fused weights: 1 file, 1.5 kB" in run("cache", "ls").out
     listed = run("cache", "ls", "--json").json["derived"]
     assert [(item["path"], item["step"], item["size"]) for item in listed] == [(str(entry.path), "fuse", entry.size)]
-    for option, path in (("--unknown", unknown), ("--derived", entry.path)):
-        size = path.stat().st_size
-        dry_run = run("cache", "prune", option, "--dry-run", "--json").json
-        assert [item["path"] for item in dry_run["removed"]] == [str(path)]
-        assert dry_run["size"] == size and path.exists()
-        assert run("cache", "prune", option).code == 0
-        assert not path.exists()
-    assert foreign.exists() and cached.exists()
+    size = entry.path.stat().st_size
+    dry_run = run("cache", "prune", "--derived", "--dry-run", "--json").json
+    assert [item["path"] for item in dry_run["removed"]] == [str(entry.path)]
+    assert dry_run["size"] == size and entry.path.exists()
+    assert run("cache", "prune", "--derived").code == 0
+    assert not entry.path.exists()
+    assert foreign.exists() and cached.exists() and unknown.exists()
+
+
+@pytest.fixture
+def of_a_plugin(tmp_path, monkeypatch) -> Path:
+    """The file of a plugin's checkpoint in the cache."""
+    site = tmp_path / "site"
+    site.mkdir()
+    shutil.copyfile(FILE.sources[0], str(site / "mine.safetensors"))
+    preprocessing = "image_size: 32, resize: 32, interpolation: bilinear, backend: opencv, color_order: RGB"
+    entry = f"""\
+    checkpoints:
+      mine:
+        file: {{name: mine.safetensors, sources: [mine.safetensors], size: {FILE.size}, sha256: {SHA256}}}
+        publisher: acme
+        license: MIT
+        format: safetensors
+        layout: canonical
+        form: train
+        preprocessing: {{{preprocessing}, mean: [0.3, 0.3, 0.3], std: [0.3, 0.3, 0.3]}}
+        provenance: [here]
+"""
+    install(site, "acme", yaml=registry("acme/RepVGG_Q").replace("    no_weights: it is a test\n", entry))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(ROOT)]))
+    result = piped("fetch", "acme/RepVGG_Q", "--json")
+    assert result.code == 0, result
+    (row,) = result.json
+    return Path(row["path"])
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [("broken plugin", "acme"), ("plugins off", "REPVGG_ZOO_PLUGINS=off"), ("not installed", None)],
+)
+def test_prune_leaves_what_a_plugin_of_another_day_may_own(run, tmp_path, monkeypatch, of_a_plugin, missing, reason):
+    """The kind: a file that today's registries do not know is not garbage; whose it is cannot be known."""
+    assert piped("cache", "prune", "--days", "0", "--json").json["unknown"] == []
+    if missing == "broken plugin":
+        (tmp_path / "site" / "acme_plugin.py").write_text("import numpy_that_is_gone")
+    elif missing == "plugins off":
+        monkeypatch.setenv("REPVGG_ZOO_PLUGINS", "off")
+    else:
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    result = piped("cache", "prune", "--days", "0", "--derived")
+    assert result.code == 0 and of_a_plugin.exists()
+    assert f"  {of_a_plugin.name}, 1.0 MB" in result.out and "may own them" in result.out
+    payload = piped("cache", "prune", "--json").json
+    assert [file["name"] for file in payload["unknown"]] == [of_a_plugin.name]
+    assert reason is None or any(reason in text for text in payload["not_searched"])
+    assert run("cache", "rm", of_a_plugin.name).code == 0 and not of_a_plugin.exists(), "by name it can be removed"
+
+
+def test_rm_refuses_a_name_that_several_files_have_and_lists_them(run, cached):
+    names = [f"{digit * 16}-model.safetensors" for digit in "ab"]
+    for name in names:
+        (cached.parent / name).write_bytes(b"x")
+    error = run("cache", "rm", "model.safetensors")
+    assert error.code == 2 and all(name in error.err for name in names) and "nothing was removed" in error.err
+    assert all((cached.parent / name).exists() for name in names)
+    assert run("cache", "rm", names[0]).code == 0
+    assert run("cache", "rm", "model.safetensors").code == 0, "now it is unambiguous"
+
+
+def test_an_entry_that_cannot_be_used_is_an_error_with_its_path_and_hides_no_other(run, cached):
+    link = cached.with_name(f"{'a' * 16}-dangling.bin")
+    link.symlink_to("nowhere")
+    listing = run("cache", "ls")
+    assert listing.code == 5 and f"{link}: it is a link" in listing.out and "RepVGG_N0.digits" in listing.out
+    verified = run("verify")
+    assert verified.code == 1 and f"{link}: it is a link" in verified.out and f"ok  {cached.name}" in verified.out
+    cached.unlink()
+    cached.symlink_to("nowhere")
+    assert run("verify", "n0", "--json").json[0]["status"] == "unreadable"
+    for path in (link, cached):
+        assert run("cache", "rm", path.name).code == 0 and not path.is_symlink()
+
+
+def test_a_file_that_was_deleted_by_hand_is_forgotten_by_its_registry_name(run, cached):
+    cached.unlink()
+    assert {file["name"] for file in run("cache", "rm", "n0", "--json").json["removed"]} >= {f"{cached.name}.stamp"}
+    assert [path.name for path in cached.parent.iterdir()] == ["CACHEDIR.TAG"]
+    assert run("cache", "rm", "n0").code == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_a_fifo_on_the_command_line_is_refused_and_not_waited_for(folder):
+    os.mkfifo("fifo")
+    for argv in (["verify", "./fifo"], ["convert", "./fifo", "out.pkl"], ["bundle", "show", "fifo"]):
+        done = piped(*argv)
+        assert done.code in (5, 6) and "fifo" in done.err, (argv, done)
 
 
 @pytest.mark.parametrize("name", ["zoo.zip", "zoo"])

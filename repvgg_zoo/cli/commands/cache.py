@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence
 
 from ..._derived_cache import DerivedCache, DerivedEntry
+from ..._settings import PLUGINS_ENV, plugin_mode
 from ...errors import ArgumentError, UnknownModelError, ZooError
 from ...hub import cache_filename, cache_manager, read_settings
 from ...hub.progress import format_size
-from ...registry.api import find_default_checkpoint
+from ...registry.api import find_default_checkpoint, load_all_registries
 from ..common import all_checkpoints
 from ..console import Result, pluralize, table
 from ..parser import run_action
@@ -19,6 +20,11 @@ from ..parser import run_action
 HELP = """
 Lists, removes and prunes the files of the cache folder. Other files in it are
 never touched. repvgg-zoo verify checks the digests of the cache's files.
+
+prune removes no checkpoint: it lists those that no registry of today has, which
+a plugin or another shell's registry may own. rm removes them by name.
+
+Exit code of ls: 5 if an entry cannot be used, such as a link.
 """
 EXAMPLES = (
     "repvgg-zoo fetch RepVGG_N0",
@@ -26,8 +32,10 @@ EXAMPLES = (
     "repvgg-zoo cache ls",
     "repvgg-zoo cache rm RepVGG_N0 --dry-run",
     "repvgg-zoo cache rm RepVGG_N0",
-    "repvgg-zoo cache prune --unknown --derived --dry-run --json",
+    "repvgg-zoo cache prune --derived --dry-run --json",
 )
+
+UNUSABLE = 5  # the exit code of errors in the cache
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prune.add_argument(
         "--days", type=float, default=cache_manager.MAX_AGE_DAYS, help="their minimum age (default: %(default)g)"
     )
-    prune.add_argument("--unknown", action="store_true", help="also files that are not in the registry (any more)")
     prune.add_argument("--derived", action="store_true", help="also derived data, which is computed again when needed")
     prune.set_defaults(action_run=run_prune)
     for action in (rm, prune):
@@ -72,11 +79,12 @@ def run_ls(args: argparse.Namespace) -> Result:
         for file in cache_manager.list_files(root)
     ]
     derived = [derived_to_dict(entry) for entry in DerivedCache(settings.cache_dir).entries()]
-    return Result({"cache": settings.cache_dir, "entries": files, "derived": derived}, render_files)
+    payload = {"cache": settings.cache_dir, "entries": files, "derived": derived}
+    return Result(payload, render_files, UNUSABLE if any(file["problem"] for file in files) else 0)
 
 
 def render_files(payload: Mapping[str, Any]) -> List[str]:
-    """Return a table of each folder's files, then the size of the derived data."""
+    """Return a table of each folder's files and what is wrong with them, then the size of the derived data."""
     files, derived = payload["entries"], payload["derived"]
     lines: List[str] = []
     for root in dict.fromkeys(file["root"] for file in files):
@@ -86,6 +94,7 @@ def render_files(payload: Mapping[str, Any]) -> List[str]:
             for file in in_root
         ]
         lines += [str(root), *table(["kind", "size", "age", "name"], rows, right=["size", "age"]), total(in_root)]
+        lines += [f"problem: {file['path']}: {file['problem']}" for file in in_root if file["problem"]]
     if derived:
         lines.append(f"derived data, such as fused weights: {total(derived)}")
     return lines or ["the cache is empty"]
@@ -99,7 +108,7 @@ def run_rm(args: argparse.Namespace) -> Result:
 
 def file_name(root: Path, name: str) -> str:
     """Return the name of the file for a name as ``ls`` shows it, or for a name of the registry."""
-    if any(name in (file.path.name, *file.path.name.split("-", 1)) for file in cache_manager.list_files(root)):
+    if cache_manager.find_names(root, name):
         return name
     hint = "repvgg-zoo cache ls lists the files"
     try:
@@ -109,34 +118,49 @@ def file_name(root: Path, name: str) -> str:
     except ZooError as error:
         raise ArgumentError(error.message, hint=hint, actual=name) from error
     file = cache_filename(checkpoint.file)
-    if not (root / file).exists():
+    if not cache_manager.find_names(root, file):
         raise ArgumentError(f"{checkpoint.name} is not in {root}; nothing was removed", hint=hint, actual=name)
     return file
 
 
 def run_prune(args: argparse.Namespace) -> Result:
     root = read_settings().cache_dir
-    known = [checkpoint.file for checkpoint in all_checkpoints()] if args.unknown else None
-    removed = [
-        file_to_dict(file) for file in cache_manager.prune(root, days=args.days, known=known, dry_run=args.dry_run)
-    ]
+    removed = [file_to_dict(file) for file in cache_manager.prune(root, days=args.days, dry_run=args.dry_run)]
     if args.derived:
         cache = DerivedCache(root)
         removed += [derived_to_dict(entry) for entry in (cache.entries() if args.dry_run else cache.prune())]
-    return removal_result(removed, dry_run=args.dry_run)
+    registry, failures = load_all_registries()
+    known = [checkpoint.file for model in registry.models for checkpoint in model.checkpoints]
+    unknown = [file_to_dict(file) for file in cache_manager.unknown_files(root, known)]
+    reasons = [failure.message for failure in failures]
+    if plugin_mode() == "off":
+        reasons.append(f"plugins were not searched ({PLUGINS_ENV}=off)")
+    return removal_result(removed, dry_run=args.dry_run, unknown=unknown, not_searched=reasons)
 
 
-def removal_result(removed: Sequence[Mapping[str, Any]], *, dry_run: bool) -> Result:
-    """Return the result of a command that removed these files, or would."""
-    payload = {"dry_run": dry_run, "removed": removed, "size": sum(file["size"] for file in removed)}
+def removal_result(removed: Sequence[Mapping[str, Any]], *, dry_run: bool, **more: Any) -> Result:
+    """Return the result of a command that removed these files, or would; ``more`` is more of its payload."""
+    payload = {"dry_run": dry_run, "removed": removed, "size": sum(file["size"] for file in removed), **more}
     return Result(payload, render_removed)
 
 
 def render_removed(payload: Mapping[str, Any]) -> List[str]:
-    """Return a line for each file, then the total."""
+    """Return a line for each file, the total, and the files that were left because nobody knows whose they are."""
     removed, verb = payload["removed"], "would remove" if payload["dry_run"] else "removed"
-    lines = [f"{verb} {file['name']}, {format_size(file['size'])}" for file in removed]
-    return [*lines, f"{verb} {total(removed)}" if removed else "nothing to remove"]
+    derived = [file for file in removed if file["kind"] == "derived"]
+    lines = [f"{verb} {file['name']}, {format_size(file['size'])}" for file in removed if file["kind"] != "derived"]
+    if derived:
+        lines.append(f"{verb} derived data: {total(derived)}")
+    lines.append(f"{verb} {total(removed)}" if removed else "nothing to remove")
+    unknown = payload.get("unknown")
+    if unknown:
+        lines += [
+            f"left {total(unknown)}, which no registry of today has:",
+            *(f"  {file['name']}, {format_size(file['size'])}" for file in unknown),
+            "a plugin or a registry that is not loaded now may own them; repvgg-zoo cache rm NAME removes one",
+            *(f"not loaded: {reason}" for reason in payload["not_searched"]),
+        ]
+    return lines
 
 
 def file_to_dict(file: cache_manager.CachedFile) -> Dict[str, Any]:
@@ -149,6 +173,7 @@ def file_to_dict(file: cache_manager.CachedFile) -> Dict[str, Any]:
         "modified": file.modified,
         "sha256": file.sha256,
         "integrity": file.integrity,
+        "problem": file.problem,
     }
 
 

@@ -21,7 +21,7 @@ Reads files completely and checks their digests. Without a target: every file in
 the cache. NAME: its file in the cache, against the registry's digest. FILE: any
 file, against the registry's digests, and whether it is a readable checkpoint.
 
-Exit code 1 if a file is damaged, or a NAME is not in the cache.
+Exit code 1 if a file is damaged or unreadable, or a NAME is not in the cache.
 """
 EXAMPLES = (
     "repvgg-zoo fetch RepVGG_N0",
@@ -29,8 +29,8 @@ EXAMPLES = (
     "repvgg-zoo verify RepVGG_N0",
     'repvgg-zoo verify "$(repvgg-zoo fetch RepVGG_N0)" --json',
 )
-OK, UNKNOWN, DAMAGED, MISSING = "ok", "unknown", "damaged", "missing"
-COLORS = {OK: "green", UNKNOWN: "yellow", DAMAGED: "red", MISSING: "red"}
+OK, UNKNOWN, DAMAGED, UNREADABLE, MISSING = "ok", "unknown", "damaged", "unreadable", "missing"
+COLORS = {OK: "green", UNKNOWN: "yellow", DAMAGED: "red", UNREADABLE: "red", MISSING: "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> Result:
         rows = [verify_file(Path(target)) if is_path(target) else verify_name(target) for target in args.targets]
     else:
         rows = verify_cache(read_settings().cache_dir)
-    return Result(rows, render, int(any(row["status"] in (DAMAGED, MISSING) for row in rows)))
+    return Result(rows, render, int(any(row["status"] in (DAMAGED, UNREADABLE, MISSING) for row in rows)))
 
 
 def verify_cache(root: Path) -> List[Dict[str, Any]]:
@@ -51,8 +51,8 @@ def verify_cache(root: Path) -> List[Dict[str, Any]]:
         {
             "target": result.file.path.name,
             "path": result.file.path,
-            "status": OK if result.problem is None else DAMAGED,
-            "problem": result.problem,
+            "status": UNREADABLE if result.sha256 is None else OK if result.problem is None else DAMAGED,
+            "problem": f"{result.file.path}: {result.problem}" if result.sha256 is None else result.problem,
             "size": result.file.size,
             "sha256": result.sha256,
             "integrity": result.file.integrity,
@@ -66,15 +66,22 @@ def verify_name(name: str) -> Dict[str, Any]:
     checkpoint = find_default_checkpoint(name)
     settings = read_settings()
     roots = [*settings.read_only_cache_dirs, settings.cache_dir]
-    paths = [root / cache_filename(checkpoint.file) for root in roots]
-    path = next((path for path in paths if path.is_file()), None)
+    name = cache_filename(checkpoint.file)
+    entries = [file for root in roots for file in cache_manager.list_files(root) if file.path.name == name]
     expected = expected_digest(checkpoint.file)
-    row: Dict[str, Any] = {"target": checkpoint.name, "path": path, "expected": expected}
-    if path is None:
+    row: Dict[str, Any] = {"target": checkpoint.name, "path": None, "expected": expected}
+    if not entries:
         folders = ", ".join(map(str, roots))
         return {**row, "status": MISSING, "problem": f"not in {folders}; repvgg-zoo fetch {checkpoint.name}"}
-    sha256 = hash_file(path)
-    row.update(size=path.stat().st_size, sha256=sha256, integrity=checkpoint.file.integrity)
+    entry = next((entry for entry in entries if not entry.problem), entries[0])
+    row["path"] = entry.path
+    try:
+        sha256 = None if entry.problem else hash_file(entry.path)
+    except OSError as error:
+        return {**row, "status": UNREADABLE, "problem": f"{entry.path}: cannot be read: {error.strerror}"}
+    if sha256 is None:
+        return {**row, "status": UNREADABLE, "problem": f"{entry.path}: {entry.problem}"}
+    row.update(size=entry.size, sha256=sha256, integrity=checkpoint.file.integrity)
     if not digest_matches(checkpoint.file, sha256):
         return {**row, "status": DAMAGED, "problem": f"its SHA-256 is {sha256}, the registry says {expected}"}
     if checkpoint.file.integrity == "none":
