@@ -30,8 +30,10 @@ STALL_TIMEOUT_ENV = "REPVGG_ZOO_STALL_TIMEOUT"  # seconds in which (almost) no b
 RETRIES_ENV = "REPVGG_ZOO_RETRIES"  # of one source, after failures in a row
 KEEP_THREAD_PRIORITY_ENV = "REPVGG_ZOO_KEEP_THREAD_PRIORITY"  # on: MegEngine's threads are left alone
 
-# All of the above, for whoever looks for misspelled ones.
-VARIABLES: Tuple[str, ...] = tuple(value for name, value in sorted(globals().items()) if name.endswith("_ENV"))
+# All of the above with our prefix, for whoever looks for misspelled ones.
+VARIABLES: Tuple[str, ...] = tuple(
+    value for name, value in sorted(globals().items()) if name.endswith("_ENV") and value.startswith(PREFIX)
+)
 
 # What torchrun, Open MPI, Slurm and MVAPICH call the number of a process on its machine.
 _LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "MV2_COMM_WORLD_LOCAL_RANK")

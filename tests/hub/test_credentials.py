@@ -58,7 +58,7 @@ def set_entries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_header_is_sent_to_the_mirror_of_its_entry(zoo: Zoo, server: Server, set_entries: Any) -> None:
-    set_entries(f"# our mirror\n\n  {server.url('')}   {BEARER}\r\n{server.url('/')} X-Client-Id: 7 of 9\n")
+    set_entries(f"# our mirror\n\n  {server.url('')}   {BEARER}  \n{server.url('/')} X-Client-Id: 7 of 9\n")
     server.serve(f"/zoo/{NAME}", Answer(BODY, cut=1_000_000), Answer(BODY))
     settings = Settings(cache_dir=zoo.root, mirrors=(server.url("/zoo"),))
     assert zoo.fetch(FILE, settings=settings, services=zoo.services(client=None)).read_bytes() == BODY
@@ -168,7 +168,7 @@ def test_a_header_over_http_does_not_go_through_a_proxy(
         f"https://host.example {SECRET}:",
         f"https://host.example :{SECRET}",
         f"https://host.example X {SECRET}: 1",
-        f"https://host.example Authorization: Bearer\x07{SECRET}",
+        f"https://host.example Authorization: Bearer\t{SECRET}",
         f"https://host.example Authorization: Bearer é{SECRET}",
         f"host.example Authorization: Bearer {SECRET}",
         f"https:// Authorization: Bearer {SECRET}",
@@ -192,6 +192,21 @@ def test_an_invalid_entry_is_named_by_its_line_and_not_printed(
         read_credentials()
     assert "https://files.example Authorization: Bearer TOKEN" in str(caught.value.hint)
     assert SECRET not in str(caught.value) + repr(caught.value.__dict__)
+
+
+@pytest.mark.parametrize("garbled", [f"https://host.example {BEARER}\r", f"'https://host.example {BEARER}'"])
+def test_a_garbled_variable_is_refused_and_not_printed(garbled: str) -> None:
+    for variable in ("REPVGG_ZOO_CREDENTIALS", "HF_TOKEN"):
+        with pytest.raises(ArgumentError, match=f"{variable} contains") as caught:
+            read_credentials({variable: garbled})
+        assert SECRET not in str(caught.value) + repr(caught.value.__dict__)
+
+
+def test_a_file_with_the_line_ends_of_windows_is_read(tmp_path: Path) -> None:
+    path = write_private(tmp_path / "credentials", "")
+    (tmp_path / "credentials").write_bytes(f"\ufeff# ours\r\nhttps://host.example {BEARER}\r\n".encode())
+    ((header,),) = read_credentials({"REPVGG_ZOO_CREDENTIALS_FILE": path}).values()
+    assert header.value == f"Bearer {SECRET}"
 
 
 def test_one_header_twice_is_an_error(set_entries: Any) -> None:
