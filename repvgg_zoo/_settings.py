@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Dict, Mapping, NamedTuple, Optional, Tuple
 
-from ._redact import mask_credentials
+from ._redact import mask_credentials, redact
 from ._urls import MIRROR_URL
 from .errors import ArgumentError
 
@@ -68,6 +68,11 @@ class Settings(NamedTuple):
     timeout: float = 15.0
     stall_timeout: float = 30.0
     retries: int = 3
+
+    def __repr__(self) -> str:
+        rewrites = tuple((redact(old), redact(new)) for old, new in self.url_rewrites)
+        printed = self._replace(mirrors=tuple(map(redact, self.mirrors)), url_rewrites=rewrites)
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in zip(self._fields, printed))})"
 
 
 def read_settings(environ: Optional[Mapping[str, str]] = None) -> Settings:

@@ -36,6 +36,9 @@ class Source:
         """The name in messages and logs, without credentials."""
         return redact(self.url if self.path is None else str(self.path))
 
+    def __repr__(self) -> str:
+        return f"Source({self.label!r})"
+
 
 def sources_of(file: FileSpec, settings: Settings) -> Tuple[Source, ...]:
     """Return the sources to try, best first; raises ArgumentError for a source of an unknown kind."""

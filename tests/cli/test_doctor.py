@@ -219,6 +219,7 @@ def test_doctor_network_shows_each_server_without_credentials(run, folder, monke
 
 
 def test_every_kind_of_mirror_is_probed(run, folder, monkeypatch, server):
+    pytest.importorskip("botocore")
     run("bundle", "pack", "my drive", "RepVGG_N0")
     drive = (folder / "my drive").as_uri()
     monkeypatch.setenv(
@@ -238,6 +239,15 @@ def test_every_kind_of_mirror_is_probed(run, folder, monkeypatch, server):
     assert "secret" not in result.out
     paths = {request.path for request in server.requests}
     assert {"/hub/", "/zoo?sig=secret", "/s3/acme-models/zoo/CACHEDIR.TAG"} <= paths
+
+
+def test_a_probed_server_gets_no_credentials(monkeypatch, tmp_path, server):
+    (tmp_path / "netrc").write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for url in (server.url("/"), server.url("/").replace("//", "//me:secret@")):
+        (answer,) = network.probe([network.Server("mirror", url, "x")])
+        assert answer.ok
+    assert [request.headers.get("Authorization") for request in server.requests] == [None, None]
 
 
 def test_a_silent_host_is_not_waited_for_longer_than_the_timeout(server):

@@ -102,3 +102,23 @@ def test_a_relative_file_url_is_not_a_source(zoo: Zoo) -> None:
 )
 def test_a_name_is_added_to_a_url_or_a_folder(base: str, address: str) -> None:
     assert join_url(base, "a.bin") == address
+
+
+def test_no_representation_has_the_secrets_of_a_mirror(zoo: Zoo) -> None:
+    settings = read_settings(
+        {
+            "REPVGG_ZOO_HOME": str(zoo.root),
+            "REPVGG_ZOO_MIRROR": "https://files.example/zoo?sig=secret /srv/zoo",
+            "REPVGG_ZOO_REWRITE": "https://hub.example/=https://me:secret@near.example/",
+        }
+    )
+    text = repr(settings) + repr(sources_of(spec("https://hub.example/a.bin"), settings))
+    assert "secret" not in text
+    for word in (
+        "files.example/zoo",
+        "/srv/zoo",
+        "near.example",
+        "Source('https://near.example/a.bin')",
+        str(zoo.root),
+    ):
+        assert word in text

@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -142,7 +142,7 @@ def _probe_url(url: str, timeout: float) -> Tuple[bool, str]:
 
     try:
         # Any response shows that the host is up; many have nothing at their root, and some refuse HEAD.
-        with requests.get(url, timeout=timeout, allow_redirects=False, stream=True) as response:
+        with requests.get(url, auth=_no_credentials, timeout=timeout, allow_redirects=False, stream=True) as response:
             seconds = response.elapsed.total_seconds()
             return response.status_code < 500, f"answers (HTTP {response.status_code}, {seconds:.1f} s)"
     except requests.Timeout:
@@ -155,6 +155,11 @@ def _probe_url(url: str, timeout: float) -> Tuple[bool, str]:
         return False, "cannot be reached"
     except (requests.RequestException, ValueError) as error:
         return False, f"is not a valid URL ({type(error).__name__})"
+
+
+def _no_credentials(request: Any) -> Any:
+    # To see whether a host is up needs none. Without any auth requests would send .netrc's default entry to every host.
+    return request
 
 
 def _is_folder(address: str) -> bool:
