@@ -6,7 +6,7 @@ import email.utils
 import re
 from typing import Optional
 
-from .._settings import CREDENTIALS_ENV
+from .._settings import CREDENTIALS_ENV, HF_TOKEN_ENV
 from .clock import Clock
 from .http import Response, SourceError, is_encoded, read_start
 
@@ -16,6 +16,10 @@ MAX_BODY_BYTES = 2048  # of the body of an error, in which the reason is searche
 MAX_WORDS_CHARS = 160
 
 _CREDENTIALS_HINT = f"if it asks for credentials, set {CREDENTIALS_ENV} or write them to ~/.netrc"
+_HINTS_BY_HEADER = {
+    "X-Error-Code": f"if the repository exists and is private or gated, set or renew {HF_TOKEN_ENV}",  # Hugging Face
+    "x-amz-request-id": "set the keys of the AWS tools for an s3:// source, renew the signature of another URL",
+}
 
 
 def status_error(response: Response, clock: Clock) -> SourceError:
@@ -29,7 +33,8 @@ def status_error(response: Response, clock: Clock) -> SourceError:
     if retryable and retry_after:
         reason += f" and asks to wait {retry_after:.0f} s"
     if status in (401, 403):
-        reason += f"; {_CREDENTIALS_HINT}"
+        hints = [hint for header, hint in _HINTS_BY_HEADER.items() if header in response.headers]
+        reason += f"; {(hints or [_CREDENTIALS_HINT])[0]}"
     return SourceError(reason, retryable=retryable, retry_after=retry_after)
 
 

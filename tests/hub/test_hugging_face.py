@@ -91,6 +91,14 @@ def test_a_file_is_resumed_from_the_endpoint_and_the_token_stays_there(
     assert storage.requests[1].headers["Range"] == "bytes=1000000-"
 
 
+def test_a_gated_repository_is_an_error_that_names_the_token(zoo: Zoo, server: Server) -> None:
+    headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model acme/repvgg is restricted."}
+    server.serve("/acme/repvgg/resolve/main/a.bin", Answer(b"no", status=401, headers=headers))
+    settings = Settings(cache_dir=zoo.root, hf_endpoint=server.url(""))
+    with pytest.raises(DownloadError, match=r"acme/repvgg is restricted.*set or renew HF_TOKEN"):
+        zoo.fetch(spec("hf://acme/repvgg/a.bin"), settings=settings)
+
+
 def test_the_token_is_not_sent_to_the_host_of_a_rewrite_rule(
     zoo: Zoo, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
