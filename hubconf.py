@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from megengine.module import Module
 
 # The modules that megengine.hub looks for before it runs an entry.
-dependencies = ["megengine", "numpy", "cv2", "filelock", "llvmlite", "PIL", "yaml", "requests", "safetensors", "tqdm"]
+dependencies = [
+    "megengine",
+    "numpy",
+    "cv2",
+    "filelock",
+    "llvmlite",
+    "PIL",
+    "yaml",
+    "requests",
+    "safetensors",
+    "tqdm",
+    "urllib3",
+]
 
 
 def __dir__() -> List[str]:
