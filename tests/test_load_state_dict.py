@@ -12,6 +12,7 @@ from repvgg_zoo._tensors import load_state_dict
 from repvgg_zoo.errors import StateError
 from repvgg_zoo.models import RepVGG
 from repvgg_zoo.registry.specs import SESpec
+from tests.arrays import assert_same_array
 
 TINY = ((1, 2, 2, 1), (0.125, 0.125, 0.125, 0.125))
 
@@ -39,7 +40,7 @@ def test_every_tensor_gets_its_array(arrays):
     state = net.state_dict()
     assert list(state) == list(arrays)
     for key, array in arrays.items():
-        np.testing.assert_array_equal(state[key], array, err_msg=key, strict=True)
+        assert_same_array(state[key], array, key)
 
 
 def test_vectors_and_their_four_dimensional_form_both_fit(arrays):

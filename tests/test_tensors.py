@@ -13,6 +13,7 @@ import pytest
 from megengine import Tensor
 
 from repvgg_zoo._tensors import numpy_views, tensors_from_arrays
+from tests.arrays import assert_same_array
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -25,7 +26,7 @@ def test_views_have_the_values_of_the_tensor_and_outlive_it(dtype):
     gc.collect()
     megengine._full_sync()
     for key, array in arrays.items():
-        np.testing.assert_array_equal(array, expected[key], strict=True)
+        assert_same_array(array, expected[key])
         assert not array.flags.writeable
 
 
@@ -56,7 +57,7 @@ def test_tensors_of_arrays_have_their_values_and_memory_of_their_own(dtype, kind
             array[...] = -1
     for tensor, value, top in zip(tensors, expected, highest):
         assert isinstance(tensor, Tensor) and tensor.dtype == dtype
-        np.testing.assert_array_equal(tensor.numpy(), value, strict=True)
+        assert_same_array(tensor.numpy(), value)
         assert top.numpy() == value.max()
     changed = tensors[4] + 0
     tensors[4][...] = 5

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from repvgg_zoo.checkpoints.formats import read_file
+from tests.arrays import assert_same_array
 from tests.checkpoints import torch_files as write
 
 EXPECTED = {"weight": write.VALUES.reshape(6, 4).T, "shared": write.VALUES[18:]}
@@ -50,7 +51,7 @@ def test_torch_tensors_are_views_of_shared_strided_storages(read, content):
     assert name == "torch"
     assert list(tree) == ["weight", "shared"]
     for key, expected in EXPECTED.items():
-        np.testing.assert_array_equal(tree[key], expected, strict=True)
+        assert_same_array(tree[key], expected)
     assert np.shares_memory(tree["weight"], tree["shared"])
 
 
@@ -79,14 +80,14 @@ def test_paddle_files_give_arrays_without_their_internal_names(read, protocol, m
     name, tree = read(write.good_paddle(protocol, marked))
     assert name == "paddle"
     assert list(tree) == ["weight", "_mean"]
-    np.testing.assert_array_equal(tree["weight"], write.VALUES.reshape(4, 6), strict=True)
+    assert_same_array(tree["weight"], write.VALUES.reshape(4, 6))
 
 
 def test_safetensors_files_are_read(read):
     name, tree = read(write.good_safetensors())
     assert name == "safetensors"
     assert set(tree) == {"weight", "half"}
-    np.testing.assert_array_equal(tree["weight"], write.VALUES.reshape(4, 6), strict=True)
+    assert_same_array(tree["weight"], write.VALUES.reshape(4, 6))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_bfloat16_becomes_float32_exactly_in_torch_and_safetensors_files(read):
     body = write.whole(write.mapping({"w": write.tensor(write.storage("0", "bf", 5), 0, (5,), (1,))}))
     header = b'{"w":{"dtype":"BF16","shape":[5],"data_offsets":[0,10]}}'
     for content in (write.zip_file(body, {"0": words}), write.safetensors_file(header, words)):
-        np.testing.assert_array_equal(read(content)[1]["w"], values, strict=True)
+        assert_same_array(read(content)[1]["w"], values)
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f2", "<f4", ">f4", "<f8", ">f8", "<i8", ">i4", "u1", "i1", "?"])

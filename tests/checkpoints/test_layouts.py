@@ -20,6 +20,7 @@ from repvgg_zoo.checkpoints.state_dict import detect_form
 from repvgg_zoo.errors import LayoutError
 from repvgg_zoo.models import RepVGG, RepVGGplus
 from repvgg_zoo.registry.specs import SESpec
+from tests.arrays import assert_same_array
 
 from .publishers import PUBLISHERS, SMALL, VARIANTS, Variant, entries, numbered, weightless
 
@@ -77,7 +78,7 @@ def test_every_number_lands_in_its_place(publisher, name, form):
     checkpoint = read(published, publisher)
     assert list(checkpoint.state_dict) == list(canonical)
     for key, array in canonical.items():
-        np.testing.assert_array_equal(checkpoint.state_dict[key], array, err_msg=key, strict=True)
+        assert_same_array(checkpoint.state_dict[key], array, key)
     changed = {row.canonical for row in rows if row.canonical_shape != row.publisher_shape}
     assert set(checkpoint.report.reshaped) | set(checkpoint.report.transposed) == changed
     assert checkpoint.report.transposed == (("linear.weight",) if publisher == "paddleclas" else ())
@@ -183,7 +184,7 @@ def test_bn_as_megengine_holds_it_in_memory_is_read_too(publisher):
         published[key] = published[key].reshape(1, -1, 1, 1)
     checkpoint = read(published, publisher)
     for key, array in canonical.items():
-        np.testing.assert_array_equal(checkpoint.state_dict[key], array, err_msg=key, strict=True)
+        assert_same_array(checkpoint.state_dict[key], array, key)
 
 
 def test_se_with_one_channel_between_is_not_taken_for_a_vector():

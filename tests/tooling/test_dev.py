@@ -188,6 +188,22 @@ def test_the_environment_is_created_once_and_again_when_the_lock_changes(machine
     assert machine.logged() == f"{NEW} {NEW}"
 
 
+def test_the_floors_have_an_environment_of_their_own_on_python_3_8(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    machine.python("bin/python3.8", "3.8")
+    done = machine.run("test", "--floors", "-x")
+    assert done.returncode == 0, done.stderr
+    assert machine.logged().startswith("venv pip") and "package" not in machine.logged()
+    assert (machine.checkout / ".venv-floors").is_dir() and not (machine.checkout / ".venv").exists()
+    assert "-m pytest -m not slow" in done.stdout and done.stdout.splitlines()[-1].partition(" in /")[0].endswith(" -x")
+    before = machine.logged()
+    assert machine.run("test", "--floors").returncode == 0
+    assert machine.logged() == before
+    machine.project.write_text('[project]\nname = "repvgg-zoo"\ndependencies = []\n')
+    machine.run("test", "--floors")
+    assert machine.logged().count("venv") == 2, "the ranges have changed"
+
+
 def test_another_interpreter_gets_an_environment_of_its_own_version(machine: Machine) -> None:
     machine.python("bin/python3.10", "3.10")
     old = machine.python("old/python", "3.8")
