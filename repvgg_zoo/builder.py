@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import os
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
 import megengine.module as M
 
+from ._arguments import check_flag, check_float, check_int, check_items
 from ._cpu import lower_sync_thread_priority
 from ._tensors import load_state_dict
 from .adapt import adapt, input_channels
 from .checkpoints import Checkpoint, load_checkpoint
-from .checkpoints.layouts import CLASSIFIERS
+from .checkpoints.layouts import CLASSIFIERS, get_layout
+from .checkpoints.load import canonicalize
 from .errors import ArgumentError, PathLike, RegistryError, StateError, ZooError
 from .hub import fetch_verified, read_settings
 from .models import RepVGG, RepVGGplus
@@ -22,7 +26,7 @@ from .registry.api import find_model
 from .registry.architecture import is_too_large, stage_channels
 from .registry.names import find_checkpoint
 from .registry.plugins import find_builder, plugin_layouts
-from .registry.specs import Architecture, CheckpointSpec, ModelSpec
+from .registry.specs import SE_POSITIONS, Architecture, CheckpointSpec, ModelSpec, SESpec
 from .reparam.fusion import to_form
 from .weights import load_weights
 
@@ -34,7 +38,7 @@ def create(
     name: str,
     *,
     pretrained: Union[bool, str] = False,
-    checkpoint: Optional[PathLike] = None,
+    checkpoint: Union[PathLike, Checkpoint, Mapping[str, Any], None] = None,
     deploy: bool = False,
     num_classes: Optional[int] = None,
     in_chans: Optional[int] = None,
@@ -47,11 +51,12 @@ def create(
 
     ``pretrained=True`` fetches the variant's default checkpoint, a string the one with that tag (as does a name such as
     ``"RepVGG_A0.timm"`` with ``pretrained=True``), ``checkpoint`` reads a file on disk in any known format and
-    layout. Weights of a train form are re-parameterized when ``deploy=True``. With a ``num_classes`` or ``in_chans``
-    other than the checkpoint's, the trunk is loaded, the stem adapted, and the head newly initialized; what was not
-    loaded is logged. ``features_only`` builds no head and returns a dict of feature maps, those of ``out_indices`` if
-    passed. Further keyword arguments replace fields of the variant's architecture, such as ``groups`` or
-    ``width_multiplier``.
+    layout, or takes a Checkpoint or a dict of arrays. Weights of a train form are re-parameterized when
+    ``deploy=True``. With a ``num_classes`` or ``in_chans`` other than the checkpoint's, the trunk is loaded, the stem
+    adapted, and the head newly initialized; what was not loaded is logged. ``num_classes=0`` builds no head and
+    returns the pooled features (N, channels). ``features_only`` builds no head and returns a dict of feature maps,
+    those of ``out_indices`` if passed. Further keyword arguments replace fields of the variant's architecture:
+    ``num_blocks``, ``width_multiplier``, ``groups`` and ``se`` (an SESpec or None).
 
     A network with loaded weights is in eval mode, one with random weights in training mode. Its attributes ``spec`` and
     ``checkpoint`` are the ModelSpec, and the CheckpointSpec that its weights are from, or None.
@@ -61,6 +66,12 @@ def create(
     Raises UnknownModelError, NoWeightsError, ArgumentError, FormError for a train form from deploy weights, StateError
     when weights do not fit, PluginError when a plugin fails, and what fetching and reading raise.
     """
+    num_classes = None if num_classes is None else check_int("num_classes", num_classes, minimum=0)
+    in_chans = None if in_chans is None else check_int("in_chans", in_chans, minimum=1)
+    progress = None if progress is None else check_flag("progress", progress)
+    deploy, features_only = check_flag("deploy", deploy), check_flag("features_only", features_only)
+    if out_indices is not None:
+        out_indices = tuple(check_int("out_indices", i, minimum=0) for i in check_items("out_indices", out_indices))
     spec, tag = find_model(name)
     selected = _select_checkpoint(spec, tag, pretrained, checkpoint)
     architecture = _apply_overrides(spec, overrides)
@@ -69,7 +80,7 @@ def create(
     if weights is None:
         network = _build(
             architecture,
-            num_classes=num_classes or architecture.num_classes,
+            num_classes=architecture.num_classes if num_classes is None else num_classes,
             in_chans=in_chans or architecture.in_chans,
             **options,
         )
@@ -77,11 +88,11 @@ def create(
         stem_width, *_, features = stage_channels(architecture.width_multiplier)
         classes = architecture.num_classes if selected is None else selected.num_classes
         in_file = _classes(weights), input_channels(weights.state_dict)
-        _check_size(weights, "the head", 0 if num_classes or not in_file[0] else in_file[0] * features)
+        _check_size(weights, "the head", 0 if num_classes is not None else (in_file[0] or 0) * features)
         _check_size(weights, "the stem", 0 if in_chans or not in_file[1] else 9 * in_file[1] * stem_width)
         network = _build(
             architecture,
-            num_classes=num_classes or in_file[0] or classes,
+            num_classes=(in_file[0] or classes) if num_classes is None else num_classes,
             in_chans=in_chans or in_file[1] or architecture.in_chans,
             init_weights=False,
             **options,
@@ -95,12 +106,19 @@ def create(
 
 
 def _select_checkpoint(
-    spec: ModelSpec, tag: Optional[str], pretrained: Union[bool, str], file: Optional[PathLike]
+    spec: ModelSpec, tag: Optional[str], pretrained: Union[bool, str], file: Any
 ) -> Optional[CheckpointSpec]:
     """Return the registry's checkpoint that the arguments select, or None."""
+    if not isinstance(pretrained, (bool, str)):
+        raise ArgumentError(
+            f"pretrained={pretrained!r} is not valid",
+            expected="True, False or a tag",
+            actual=pretrained,
+            hint="a file, a Checkpoint or arrays of yours are passed as checkpoint=",
+        )
     if file is not None and pretrained:
         raise ArgumentError(
-            "pretrained and checkpoint are two sources of weights", hint="keep one of them", actual=str(file)
+            "pretrained and checkpoint are two sources of weights", hint="keep one of them", actual=str(file)[:80]
         )
     if not pretrained:
         return None
@@ -110,18 +128,30 @@ def _select_checkpoint(
 def _load(
     spec: ModelSpec,
     selected: Optional[CheckpointSpec],
-    file: Optional[PathLike],
+    own: Union[PathLike, Checkpoint, Mapping[str, Any], None],
     deploy: bool,
     progress: Optional[bool],
 ) -> Optional[Checkpoint]:
-    """Return the weights of a file, or of a fetched checkpoint, in the form that is needed; None without either."""
+    """Return the user's own weights, or a fetched checkpoint's, in the form that is needed; None without either."""
     if selected is not None:
         fetched = fetch_verified(selected.file, progress=progress)
         weights = load_weights(fetched, selected, deploy=deploy, cache_dir=read_settings().cache_dir, lazy=True)
-    elif file is not None:
-        weights = load_checkpoint(file, extra_layouts=plugin_layouts(spec.name))
-    else:
+    elif own is None:
         return None
+    elif isinstance(own, Checkpoint):
+        weights = own
+    elif isinstance(own, Mapping):
+        layouts = [get_layout(name) for name in plugin_layouts(spec.name)]
+        weights = canonicalize(dict(own), format="arrays", path="the dict", extra_layouts=layouts)
+    elif isinstance(own, (str, os.PathLike)):
+        weights = load_checkpoint(own, extra_layouts=plugin_layouts(spec.name))
+    else:
+        raise ArgumentError(
+            f"checkpoint={type(own).__name__} is not valid",
+            expected="a path, a Checkpoint, or a dict of arrays",
+            actual=own,
+            hint="pass a path, a Checkpoint, or a dict of arrays",
+        )
     return to_form(weights, "deploy" if deploy else "train")
 
 
@@ -178,12 +208,14 @@ def _apply_overrides(spec: ModelSpec, overrides: Mapping[str, Any]) -> Architect
     known = [*OVERRIDE_FIELDS, *options]
     unknown = sorted(set(overrides) - set(known))
     if unknown:
+        close = difflib.get_close_matches(unknown[0], [*known, *inspect.signature(create).parameters], 1)
         raise ArgumentError(
             f"create() has no argument {', '.join(unknown)}",
             expected=known,
             actual=unknown,
-            hint=f"fields of the architecture that can be replaced: {', '.join(known)}",
+            hint=f"did you mean {close[0]}?" if close else f"fields that can be replaced: {', '.join(known)}",
         )
+    overrides = {name: CHECKS[name](value) if name in CHECKS else value for name, value in overrides.items()}
     fields = {name: value for name, value in overrides.items() if name not in options}
     options.update((name, value) for name, value in overrides.items() if name in options)
     architecture = spec.architecture._replace(options=tuple(options.items()), **fields)
@@ -192,6 +224,30 @@ def _apply_overrides(spec: ModelSpec, overrides: Mapping[str, Any]) -> Architect
             "the network would be larger than any real one", actual=fields, hint="check num_blocks and width_multiplier"
         )
     return architecture
+
+
+def _check_se(se: Any) -> Optional[SESpec]:
+    if se is None:
+        return None
+    if not isinstance(se, SESpec) or se.position not in SE_POSITIONS:
+        expected = f"None or an SESpec with position {' or '.join(SE_POSITIONS)}"
+        raise ArgumentError(f"se={se!r} is not valid", expected=expected, actual=se, hint=f"pass {expected}")
+    return se._replace(reduction=check_int("se.reduction", se.reduction, minimum=1))
+
+
+CHECKS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
+    {
+        "num_blocks": lambda value: tuple(
+            check_int("num_blocks", depth, minimum=1) for depth in check_items("num_blocks", value, length=4)
+        ),
+        "width_multiplier": lambda value: tuple(
+            check_float("width_multiplier", factor, above=0)
+            for factor in check_items("width_multiplier", value, length=4)
+        ),
+        "groups": lambda value: check_int("groups", value, minimum=1),
+        "se": _check_se,
+    }
+)
 
 
 def _build(architecture: Architecture, **options: Any) -> M.Module:

@@ -16,7 +16,7 @@ from .._files import describe_file_type
 from .._log import get_logger
 from .._redact import redact
 from .._settings import ALLOW_UNVERIFIED_ENV, CACHE_DIRS_ENV, MIRROR_ENV, OFFLINE_ENV, Settings, read_settings
-from ..errors import CacheError, DownloadError, OfflineError, UnverifiedError, ZooError
+from ..errors import CacheError, DownloadError, IntegrityError, OfflineError, UnverifiedError, ZooError
 from ..registry.specs import FileSpec
 from . import cache
 from .cache import VerifiedFile
@@ -205,6 +205,7 @@ def _download(
     root = settings.cache_dir
     target = root / cache_filename(file)
     stamp = cache.read_stamp(cache.stamp_path(target, root))
+    pinned = stamp.sha256 if stamp is not None and file.integrity != "sha256" else None
     resumable = file.integrity != "none"  # only a digest shows that two pieces belong to one file
 
     def ensure_free_space(size: int) -> None:
@@ -230,12 +231,17 @@ def _download(
                 progress=report,
                 limits=limits,
                 ensure_free_space=ensure_free_space,
-                pinned_sha256=stamp.sha256 if stamp is not None and file.integrity != "sha256" else None,
+                pinned_sha256=pinned,
             )
             sha256, source = download(job, sources)
             size = partial.size
             verified = _publish(file, partial, target, sha256, services)
         except OSError as error:
+            if isinstance(error, IntegrityError) and pinned is not None and error.expected == pinned:
+                error.hint = (
+                    "this is not the file that was recorded at the first download. If its publisher has replaced it, "
+                    f"`repvgg-zoo cache rm {target.name}` forgets the recorded digest"
+                )
             if isinstance(error, ZooError):
                 raise
             missing = max(0, (file.size or 0) - partial.size)

@@ -118,6 +118,8 @@ def extract_weights(network: M.Module) -> Optional[NetworkWeights]:
     strides = [_supported_stride(blocks[name]) for name in sorted(blocks, key=block_sort_key)]
     if None in strides or any(tensor.dtype != np.float32 for tensor in network.tensors()):
         return None
+    if network.linear is None and not network.features_only:
+        return None
     features = {} if network.linear is not None else {info.index: info.name for info in network.feature_info}
     weights = weights_from_state_dict(numpy_views(dict(network.named_tensors())), features)
     try:

@@ -26,8 +26,9 @@ class RepVGG(M.Module):
 
     Stage s of 1 to 4 has ``num_blocks[s - 1]`` blocks of 64, 128, 256 or 512 times ``width_multiplier[s - 1]``
     channels, the first of stride 2. ``groups`` applies to the layers of even index before stage 4, where the stem is
-    layer 0 and the count runs on through the stages (paper, section 3.4). With ``features_only`` there is no head and
-    calling the network returns ``extract_features``; ``out_indices`` picks stages (0 is the stem), and none beyond them
+    layer 0 and the count runs on through the stages (paper, section 3.4). With ``num_classes=0`` there is no head and
+    the pooled features (N, channels) are returned; with ``features_only`` there is none either, and
+    ``extract_features`` is returned; ``out_indices`` picks stages (0 is the stem), and none beyond them
     is built. ``init_weights=False`` leaves zeros, for a caller who is about to load weights. Raises ArgumentError for
     stages that do not exist.
     """
@@ -50,6 +51,7 @@ class RepVGG(M.Module):
         widths = stage_channels(width_multiplier)
         self.in_chans = in_chans
         self.num_classes = num_classes
+        self.features_only = features_only
         self.feature_info = feature_info(widths, features_only, out_indices)
 
         options: Dict[str, Any] = {"se": se, "deploy": deploy, "init_weights": init_weights}
@@ -70,14 +72,16 @@ class RepVGG(M.Module):
                 )
                 layer += 1
             setattr(self, f"stage{stage}", M.Sequential(*blocks))
-        self.linear = None if features_only else linear(widths[-1], num_classes, init_weights=init_weights)
+        has_head = num_classes > 0 and not features_only
+        self.linear = linear(widths[-1], num_classes, init_weights=init_weights) if has_head else None
 
     def forward(self, x: Tensor) -> Union[Tensor, Dict[str, Tensor]]:
-        if self.linear is None:
+        if self.features_only:
             return self.extract_features(x)
         for stage in self._stages():
             x = stage(x)
-        return self.linear(global_avg_pool(x))
+        x = global_avg_pool(x)
+        return x if self.linear is None else self.linear(x)
 
     def extract_features(self, x: Tensor) -> Dict[str, Tensor]:
         """Return the feature maps that ``feature_info`` lists: name to (N, channels, ~H / reduction, ~W / reduction).

@@ -42,6 +42,7 @@ class RepVGGplus(M.Module):
         widths = stage_channels(width_multiplier)
         self.in_chans = in_chans
         self.num_classes = num_classes
+        self.features_only = features_only
         self.feature_info = feature_info(widths, features_only, out_indices)
 
         options: Dict[str, Any] = {"se": se, "deploy": deploy, "init_weights": init_weights}
@@ -58,7 +59,7 @@ class RepVGGplus(M.Module):
         self.stage1_aux: Optional[M.Module] = None
         self.stage2_aux: Optional[M.Module] = None
         self.stage3_first_aux: Optional[M.Module] = None
-        if not features_only:
+        if num_classes > 0 and not features_only:
             self.linear = linear(widths[-1], num_classes, init_weights=init_weights)
             if not deploy:
                 self.stage1_aux = _auxiliary_head(widths[1], num_classes, init_weights)
@@ -66,7 +67,7 @@ class RepVGGplus(M.Module):
                 self.stage3_first_aux = _auxiliary_head(widths[3], num_classes, init_weights)
 
     def forward(self, x: Tensor) -> Union[Tensor, Dict[str, Tensor]]:
-        if self.linear is None:
+        if self.features_only:
             return self.extract_features(x)
         auxiliary = {}
         for names in STAGES:
@@ -75,7 +76,10 @@ class RepVGGplus(M.Module):
                 head = f"{name}_aux"
                 if self.training and head in AUXILIARY_HEADS and getattr(self, head) is not None:
                     auxiliary[head] = getattr(self, head)(x)
-        logits = self.linear(global_avg_pool(x))
+        x = global_avg_pool(x)
+        if self.linear is None:
+            return x
+        logits = self.linear(x)
         return {"main": logits, **auxiliary} if auxiliary else logits
 
     def extract_features(self, x: Tensor) -> Dict[str, Tensor]:

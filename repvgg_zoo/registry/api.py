@@ -101,6 +101,13 @@ def model_info(name: str) -> ModelSpec:
 
 def find_model(name: str) -> Tuple[ModelSpec, Optional[str]]:
     """Return the variant called ``name`` and the tag in it, if any; raise UnknownModelError or PluginError."""
+    if not isinstance(name, str):
+        raise ArgumentError(
+            f"{type(name).__name__} is not a model's name",
+            expected="text",
+            actual=name,
+            hint='pass a name such as "RepVGG_A0"; repvgg_zoo.list_models() lists them',
+        )
     registries = _base()
     target = resolve(merge_registries(registries), name)
     if target is not None:

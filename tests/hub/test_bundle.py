@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
 import zipfile
 from pathlib import Path
@@ -202,6 +203,24 @@ def test_a_file_that_is_not_a_bundle_is_refused(zoo: Zoo, server: Server, tmp_pa
         path.mkdir()
     with pytest.raises(BundleError):
         bundle.unpack(path, settings=Settings(cache_dir=zoo.root))
+
+
+@pytest.mark.parametrize("seconds", [60, 0, -86400, 2**33], ids=["1970", "epoch", "1969", "2242"])
+def test_a_machine_with_a_wrong_clock_packs_a_bundle_all_the_same(
+    zoo: Zoo, server: Server, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    """Boards without a clock start in 1970, and a zip has dates from 1980 to 2107 only."""
+    real = bundle._write_index
+
+    def write_index(path: Path, index: Any) -> None:
+        real(path, index)
+        for file in path.parent.iterdir():  # as the kernel of such a machine dates every new file
+            os.utime(file, (seconds, seconds))
+
+    monkeypatch.setattr(bundle, "_write_index", write_index)
+    packed(zoo, server, target)
+    there = Settings(cache_dir=tmp_path / "there", offline=True)
+    assert set(bundle.unpack(target, settings=there, allow_unverified=True)) == set(files(server))
 
 
 def test_a_link_in_a_bundle_folder_is_refused(zoo: Zoo, server: Server, tmp_path: Path) -> None:

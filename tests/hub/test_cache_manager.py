@@ -18,7 +18,7 @@ import pytest
 
 from repvgg_zoo._derived_cache import DerivedCache, DerivedKey
 from repvgg_zoo._file_state import FileState
-from repvgg_zoo.errors import ArgumentError, CacheError
+from repvgg_zoo.errors import ArgumentError, CacheError, IntegrityError
 from repvgg_zoo.hub import Settings, cache, cache_filename, cache_manager
 from repvgg_zoo.hub.filenames import cache_key
 from repvgg_zoo.hub.partial import machine_id
@@ -259,6 +259,18 @@ def test_with_a_file_goes_all_that_the_cache_remembers_of_it(
     assert [each.name for each in zoo.root.iterdir() if each.name.startswith(key)] == []
     assert [entry.source for entry in derived.entries()] == ["f" * 64], "of another file"
     server.serve("/u.bin", Answer(OTHER))  # the publisher has a new file
+    assert zoo.fetch(file, allow_unverified=True).read_bytes() == OTHER
+
+
+def test_a_file_that_its_publisher_replaced_is_refused_with_the_name_to_remove(zoo: Zoo, server: Server) -> None:
+    file = spec(server.serve("/u.bin", Answer(BODY)), name="u.bin", size=None, sha256=None)
+    path = zoo.fetch(file, allow_unverified=True)
+    path.unlink()
+    server.serve("/u.bin", Answer(OTHER))
+    with pytest.raises(IntegrityError) as caught:
+        zoo.fetch(file, allow_unverified=True)
+    assert f"`repvgg-zoo cache rm {path.name}`" in str(caught.value.hint)
+    cache_manager.remove(zoo.root, [path.name])
     assert zoo.fetch(file, allow_unverified=True).read_bytes() == OTHER
 
 

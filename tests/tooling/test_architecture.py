@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "repvgg_zoo"
 # A module may import those of its own line and of the lines above.
 LAYERS = (
     (
+        "_arguments",
         "_atomic",
         "_buffers",
         "_cpu",
