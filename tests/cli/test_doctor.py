@@ -137,6 +137,13 @@ def test_a_cache_of_another_user_is_a_failure_and_can_be_shared(folder):
     assert f"REPVGG_ZOO_CACHE_DIRS={root}" in finding.fix
 
 
+def test_a_frozen_program_is_not_started_a_second_time(monkeypatch):
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "executable", "/nowhere/program")
+    for finding in (*cache.check_locks(), *python.check_megengine()):
+        assert finding.status == OK and "a second process of Python" in finding.text
+
+
 def test_a_disk_without_free_inodes_is_a_failure(monkeypatch):
     monkeypatch.setattr(cache.cache, "free_inodes", lambda root: 0)
     (finding,) = cache.check_disk()

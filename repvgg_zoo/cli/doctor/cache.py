@@ -21,6 +21,7 @@ from ...hub.partial import stale_partials
 from ...hub.progress import format_size
 from ..console import pluralize
 from .finding import FAIL, Finding, fail, ok, warn
+from .python import is_frozen
 
 # One small checkpoint, and the largest one together with its derived data.
 REQUIRED_BYTES, RECOMMENDED_BYTES = 50_000_000, 2_000_000_000
@@ -92,6 +93,8 @@ def check_locks() -> List[Finding]:
     """Check that a file lock held by this process excludes another process, on the cache's file system."""
     from filelock import FileLock
 
+    if is_frozen():
+        return [ok("locks", "not checked, as that takes a second process of Python")]
     root = nearest_existing(read_settings().cache_dir)
     path = root / f"doctor-{uuid.uuid4().hex[:12]}.lock"
     lock = FileLock(str(path))

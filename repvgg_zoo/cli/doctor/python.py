@@ -78,10 +78,17 @@ def check_megengine() -> List[Finding]:
     finding = check_package(required, version)
     if finding.status == FAIL:
         return [fail("MegEngine", finding.text, finding.fix)]
+    if is_frozen():
+        return [ok("MegEngine", f"{version}, not imported, as that takes a second process of Python")]
     seconds, problem = time_import("megengine", IMPORT_SECONDS)
     if problem is not None:
         return [fail("MegEngine", f"{version} cannot be imported: {problem}", import_fix(problem))]
     return [ok("MegEngine", f"{version}, imported in {seconds:.1f} s")]
+
+
+def is_frozen() -> bool:
+    """Return whether this is a frozen program, whose ``sys.executable`` is not Python but would start it again."""
+    return bool(getattr(sys, "frozen", False))
 
 
 def time_import(module: str, timeout: float) -> Tuple[float, Optional[str]]:
