@@ -27,9 +27,10 @@ _PERMANENT_TLS_ERRORS = re.compile(
     r"CERTIFICATE_VERIFY_FAILED|certificate verify|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL"
     r"|\[X509|unknown error|\[Errno (2|13)\]"  # a bundle that is not one, or cannot be read
 )
-# The port is optional, as in curl; a "/", "?" or "#" in a password would end the host.
+# The port is optional, as in curl. A "/", "?", "#" or "\" in a password would end the host, so it is refused.
 _PROXY = re.compile(
-    r"(?:[A-Za-z][A-Za-z0-9+.-]*://)?(?:[^\s/?#\[\]]*@)?(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+)(?::\d{1,5})?/?"
+    r"(?:[A-Za-z][A-Za-z0-9+.-]*://(?:[^\s/?#\\\[\]]*@)?)?"
+    r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#\\@:\[\]]+)(?::\d{1,5})?/?"
 )
 
 BROKEN = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
@@ -232,7 +233,7 @@ def _proxy_of(url: str) -> Optional[str]:
         # Its value may be a password for the most part, so it is not shown.
         raise SourceError(
             f"the {name} is not a valid URL; write http://host:port or http://user:password@host:port, and "
-            "characters such as / ? # in a password as %2F %3F %23",
+            "characters such as / ? # \\ in the user or password as %2F %3F %23 %5C",
             retryable=False,
         )
     return name

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
+from .._escape import escape
 from .._log import get_logger
 from ..errors import DependencyError, DownloadError, IntegrityError, ZooError
 from ..registry.specs import FileSpec
@@ -26,7 +27,7 @@ from .http import (
     range_validator,
 )
 from .partial import PartialFile
-from .progress import NullProgress, Progress, format_size
+from .progress import LogProgress, NullProgress, Progress, format_size
 from .refusal import status_error
 from .sources import Source
 from .verify import digest_matches, expected_digest, sniff_placeholder
@@ -169,8 +170,10 @@ def _download_from(job: Transfer, state: _SourceState, attempts: List[str]) -> D
 
 
 def _tell(job: Transfer, text: str) -> None:
-    logger.info("%s", text)
-    job.progress.message(text)
+    # Who has no bar, and has not asked for silence, sees it on stderr even if no logging is configured.
+    log = logger.warning if isinstance(job.progress, LogProgress) else logger.info
+    log("%s", text)
+    job.progress.message(escape(text))
 
 
 def _wait_until_ready(job: Transfer, state: _SourceState) -> None:

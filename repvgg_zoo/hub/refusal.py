@@ -6,6 +6,7 @@ import email.utils
 import re
 from typing import Optional
 
+from .._escape import escape
 from .._settings import CREDENTIALS_ENV, HF_TOKEN_ENV
 from .clock import Clock
 from .http import Response, SourceError, is_encoded, read_start
@@ -51,12 +52,12 @@ def parse_retry_after(value: Optional[str], clock: Clock) -> Optional[float]:
 
 
 def _server_words(response: Response) -> str:
-    """Return the server's reason as one short line of printable characters, without what was sent in confidence."""
+    """Return the server's reason as one short, escaped line, without what was sent in confidence."""
     words = response.headers.get("X-Error-Message") or _body_words(response)
     words = words or response.headers.get("WWW-Authenticate", "")
     for secret in response.secrets:
         words = words.replace(secret, "…")
-    words = " ".join("".join(char if char.isprintable() else " " for char in words).split())
+    words = escape(" ".join(words.split()))
     return words if len(words) <= MAX_WORDS_CHARS else f"{words[:MAX_WORDS_CHARS]}…"
 
 

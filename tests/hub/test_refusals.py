@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import email.utils
 import logging
-from typing import List, Optional
+from typing import Any, List, Optional
 
 import pytest
 
 from repvgg_zoo.errors import DownloadError
 from repvgg_zoo.hub.http import RequestsClient
+from repvgg_zoo.hub.progress import LogProgress
 
 from .conftest import BODY, Zoo, spec
 from .server import Answer, Server
@@ -34,7 +35,7 @@ REASONS = {
     "a JSON document": ({"Content-Type": "application/json"}, b'{"error": "gated"}', '("{"error": "gated"}")'),
     "a page's title": ({"Content-Type": "text/html; charset=utf-8"}, PAGE, '("Sign in &#8212; Acme")'),
     "a challenge": ({"WWW-Authenticate": 'Basic realm="zoo"'}, b"", '("Basic realm="zoo"")'),
-    "escape sequences": ({}, EVIL, '403 ("Stop [2J ]0;title now'),
+    "escape sequences": ({}, EVIL, '403 ("Stop \\x1b[2J\\x1b]0;title\\x07 now'),
     "a long text": ({}, b"no " * 1000, 'no no n…")'),
     "binary data": ({"Content-Type": "application/octet-stream"}, b"\x00\x01", "403; if it asks"),
     "compressed data": ({"Content-Encoding": "gzip"}, b"\x1f\x8b\x00", "403; if it asks"),
@@ -105,6 +106,17 @@ def test_a_wait_that_the_server_asks_for_is_kept_and_announced(
     assert f"the server answers {status}" in text
     assert f"asks to wait {seconds} s" in text
     assert text in caplog.text
+
+
+@pytest.mark.parametrize(("progress", "level"), [(LogProgress(), logging.WARNING), (False, logging.INFO)])
+def test_a_wait_is_seen_without_a_bar_unless_silence_was_asked_for(
+    zoo: Zoo, server: Server, progress: Any, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    busy = Answer(b"busy", status=429, headers={"Retry-After": "17"})
+    with caplog.at_level(logging.INFO, "repvgg_zoo.hub"):
+        zoo.fetch(spec(server.serve("/a.bin", busy, Answer(BODY))), progress=progress)
+    (record,) = (record for record in caplog.records if "asks to wait 17 s" in record.getMessage())
+    assert record.levelno == level
 
 
 def test_a_long_wait_shows_other_processes_that_this_one_is_alive(zoo: Zoo, server: Server) -> None:
