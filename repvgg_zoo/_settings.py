@@ -165,6 +165,13 @@ def is_first_local_rank(environ: Optional[Mapping[str, str]] = None) -> bool:
     return all(env.get(variable, "0") in ("", "0") for variable in _LOCAL_RANKS)
 
 
+def has_megengine_home(environ: Optional[Mapping[str, str]] = None) -> bool:
+    """Return whether MegEngine has a folder to write to; else it creates one called ``~`` in the current folder."""
+    env = os.environ if environ is None else environ
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home raises where there is no home
+    return bool(env.get("MGE_HOME") or env.get("XDG_CACHE_HOME") or home != "~")
+
+
 def ca_bundle_setting(environ: Optional[Mapping[str, str]] = None) -> Tuple[str, str]:
     """Return the variable from which requests takes the trusted certificates, and its value; both empty if unset."""
     env = os.environ if environ is None else environ

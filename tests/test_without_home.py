@@ -56,6 +56,12 @@ def test_with_a_cache_folder_of_their_own_everything_works(tmp_path: Path) -> No
         assert (done.returncode, done.stderr) == (0, ""), (argv, done.stdout)
 
 
+def test_the_doctor_says_where_megengine_writes_then(tmp_path: Path) -> None:
+    done = run("doctor", "environment", home=str(tmp_path / "zoo"), folder=tmp_path)
+    assert "a folder called ~ in the current one" in done.stdout and "export MGE_HOME=" in done.stdout
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize("argv", [["fetch", "RepVGG_N0"], ["cache", "ls"], ["verify"]])
 def test_without_one_the_error_names_the_variable_to_set(tmp_path: Path, argv: List[str]) -> None:
     done = run(*argv, "--json", folder=tmp_path)

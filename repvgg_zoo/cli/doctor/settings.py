@@ -8,7 +8,7 @@ from typing import List, Optional
 
 from ..._digest import hash_file
 from ..._resources import hub_folder
-from ..._settings import PREFIX, VARIABLES, package_variables, read_settings
+from ..._settings import PREFIX, VARIABLES, has_megengine_home, package_variables, read_settings
 from ...errors import PluginError, ZooError
 from ...hub.credentials import read_credentials
 from ..console import pluralize
@@ -41,6 +41,9 @@ def check_environment(now: Optional[float] = None) -> List[Finding]:
         today = time.strftime("%Y-%m-%d", time.gmtime(now))
         text = f"the clock of this machine says {today}, so no TLS certificate is valid yet"
         findings.append(warn("clock", text, "set the clock, for example with date -s or NTP"))
+    if not has_megengine_home():
+        text = "this user has no home folder, so MegEngine writes to a folder called ~ in the current one"
+        findings.append(warn("environment", text, "export MGE_HOME=/a/writable/folder"))
     set_variables = ", ".join(name for name in KNOWN if variables.get(name))
     return [*findings, ok("environment", set_variables or "no variable of repvgg-zoo is set")]
 
