@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import List
 
-from ..errors import UnverifiedError
+from ..errors import UnknownModelError, UnverifiedError
 from ..hub import fetch_file
-from ..registry.api import full_registry
+from ..registry.api import find_model, full_registry
 from ..registry.plugins import find_plugin
 from ..registry.specs import CheckpointSpec, FileSpec
 
@@ -42,8 +42,16 @@ def fetch(file: FileSpec, args: argparse.Namespace) -> Path:
 
 
 def is_path(name: str) -> bool:
-    """Return whether an argument is the path of a file: it exists, or it has a separator that no plugin's name has."""
-    return Path(name).is_file() or "\\" in name or ("/" in name and find_plugin(name) is None)
+    """Return whether an argument is the path of a file: it exists, or has a separator and is not a registry's name."""
+    if Path(name).is_file() or "\\" in name or name.startswith(("/", "./", "../")):
+        return True
+    if "/" not in name or find_plugin(name) is not None:
+        return False
+    try:
+        find_model(name)
+    except UnknownModelError:
+        return True
+    return False
 
 
 def all_checkpoints() -> List[CheckpointSpec]:

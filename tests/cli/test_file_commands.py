@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from repvgg_zoo.hub import cache_filename
 from repvgg_zoo.reparam.fusion import fuse_state_dict
 from tests.hub.server import Answer
 from tests.registry.installed import install, registry
+from tests.registry.sample import SAMPLE
 
 from .conftest import ROOT, piped
 
@@ -105,6 +107,20 @@ def test_verify_identifies_a_file_by_its_published_name(run, folder, cached):
     (folder / file.name).write_bytes(cached.read_bytes())
     result = run("verify", file.name)
     assert result.code == 1 and f"the name of RepVGG_B0.openmmlab, whose SHA-256 is {file.sha256_prefix}" in result.out
+
+
+def test_a_prefix_of_a_digest_is_reported_as_that_only(run, folder, cached, monkeypatch):
+    text = SAMPLE.replace("RepVGG_X", "acme/RepVGG_X").replace("my_x1", "acme/my_x1")
+    text = re.sub(r'sha256: "0123.*"', f'sha256_prefix: "{SHA256[:8]}"', text).replace("size: 5", f"size: {FILE.size}")
+    (folder / "acme.yaml").write_text(text.replace("https://example.org/x1.safetensors", "x1.safetensors"))
+    (folder / "x1.safetensors").write_bytes(cached.read_bytes())
+    monkeypatch.setenv("REPVGG_ZOO_REGISTRY", str(folder / "acme.yaml"))
+    assert run("fetch", "acme/RepVGG_X1.lab").code == 0
+    result = run("verify", "acme/RepVGG_X1.lab")
+    assert result.code == 0 and result.out.startswith("prefix only  ") and "may be forged" in result.out
+    statuses = {row["target"]: row["status"] for row in run("verify", "--json").json}
+    assert statuses == {cached.name: "ok", f"{SHA256[:8]}-x1.safetensors": "prefix only"}
+    assert run("verify", str(cached), "--json").json[0]["status"] == "ok", "another checkpoint has the whole digest"
 
 
 def test_verify_of_a_file_that_does_not_exist_is_missing(run):

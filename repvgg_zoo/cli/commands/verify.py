@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from ..._digest import hash_file
 from ...errors import ZooError
@@ -21,6 +21,7 @@ Reads files completely and checks their digests. Without a target: every file in
 the cache. NAME: its file in the cache, against the registry's digest. FILE: any
 file, against the registry's digests, and whether it is a readable checkpoint.
 
+A file of whose digest only the first digits are published is "prefix only".
 Exit code 1 if a file is damaged or unreadable, or a NAME is not in the cache.
 """
 EXAMPLES = (
@@ -29,8 +30,10 @@ EXAMPLES = (
     "repvgg-zoo verify RepVGG_N0",
     'repvgg-zoo verify "$(repvgg-zoo fetch RepVGG_N0)" --json',
 )
-OK, UNKNOWN, DAMAGED, UNREADABLE, MISSING = "ok", "unknown", "damaged", "unreadable", "missing"
-COLORS = {OK: "green", UNKNOWN: "yellow", DAMAGED: "red", UNREADABLE: "red", MISSING: "red"}
+OK, PREFIX, UNKNOWN = "ok", "prefix only", "unknown"
+DAMAGED, UNREADABLE, MISSING = "damaged", "unreadable", "missing"
+PREFIX_NOTE = "it is not damaged, but it may be forged: its publisher states only the first digits of its SHA-256"
+COLORS = {OK: "green", PREFIX: "yellow", UNKNOWN: "yellow", DAMAGED: "red", UNREADABLE: "red", MISSING: "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,20 +48,27 @@ def run(args: argparse.Namespace) -> Result:
     return Result(rows, render, int(any(row["status"] in (DAMAGED, UNREADABLE, MISSING) for row in rows)))
 
 
+def undamaged(integrity: Optional[str]) -> Dict[str, Any]:
+    """Return the status of a file that has the published digest, or what is published of it."""
+    if integrity == "sha256_prefix":
+        return {"status": PREFIX, "problem": PREFIX_NOTE}
+    if integrity == "none":
+        return {"status": UNKNOWN, "problem": "its publisher states no digest"}
+    return {"status": OK, "problem": None}
+
+
 def verify_cache(root: Path) -> List[Dict[str, Any]]:
     """Check every file of a cache folder; a damaged one is downloaded again when it is next needed."""
-    return [
-        {
-            "target": result.file.path.name,
-            "path": result.file.path,
-            "status": UNREADABLE if result.sha256 is None else OK if result.problem is None else DAMAGED,
-            "problem": f"{result.file.path}: {result.problem}" if result.sha256 is None else result.problem,
-            "size": result.file.size,
-            "sha256": result.sha256,
-            "integrity": result.file.integrity,
-        }
-        for result in cache_manager.verify(root)
-    ]
+    rows = []
+    for result in cache_manager.verify(root):
+        file = result.file
+        row = {"target": file.path.name, "path": file.path, **undamaged(file.integrity)}
+        if result.sha256 is None:
+            row.update(status=UNREADABLE, problem=f"{file.path}: {result.problem}")
+        elif result.problem is not None:
+            row.update(status=DAMAGED, problem=result.problem)
+        rows.append({**row, "size": file.size, "sha256": result.sha256, "integrity": file.integrity})
+    return rows
 
 
 def verify_name(name: str) -> Dict[str, Any]:
@@ -84,9 +94,7 @@ def verify_name(name: str) -> Dict[str, Any]:
     row.update(size=entry.size, sha256=sha256, integrity=checkpoint.file.integrity)
     if not digest_matches(checkpoint.file, sha256):
         return {**row, "status": DAMAGED, "problem": f"its SHA-256 is {sha256}, the registry says {expected}"}
-    if checkpoint.file.integrity == "none":
-        return {**row, "status": UNKNOWN, "problem": "its publisher states no digest"}
-    return {**row, "status": OK, "problem": None}
+    return {**row, **undamaged(checkpoint.file.integrity)}
 
 
 def verify_file(path: Path) -> Dict[str, Any]:
@@ -122,7 +130,7 @@ def verify_file(path: Path) -> Dict[str, Any]:
         "skipped": dict(checkpoint.report.skipped),
     }
     if matches:
-        return {**row, "status": OK, "problem": None}
+        return {**row, **undamaged(min(checkpoint.file.integrity for checkpoint in matches))}  # "sha256" is the least
     return {**row, "status": UNKNOWN, "problem": "no checkpoint of the registry has this digest; it is readable"}
 
 
