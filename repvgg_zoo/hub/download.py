@@ -229,7 +229,7 @@ def _request(job: Transfer, state: _SourceState) -> None:
     if state.restarted:
         headers["Cache-Control"] = "no-cache"
     state.requests += 1
-    state.speed.begin()  # before the request: a server can drip its headers as well
+    state.speed.begin()
     try:
         response = job.client.get(source, headers) if source.path is None else open_file(source.path, headers)
         with closing(response):
@@ -286,6 +286,7 @@ def _read_body(job: Transfer, response: Response, total: Optional[int], speed: _
     if expected is not None:
         job.ensure_free_space(expected - partial.size)
     job.progress.update(name, partial.size, expected)
+    speed.next_window()  # the time before the first byte counts on average only
     while True:
         try:
             # One byte more than expected, to see whether the body ends where it should.
@@ -330,13 +331,18 @@ class _SpeedGuard:
         self._since, self._arrived = 0.0, 0  # of the current one
 
     def begin(self) -> None:
-        """Begin a window, with a transfer or after another window."""
+        """Begin a window, with a request or after another window."""
         self._since, self._arrived = self._clock.monotonic(), 0
 
     def end(self) -> None:
         """End a window; the pause before the next transfer does not count."""
         self._seconds += self._clock.monotonic() - self._since
         self._bytes += self._arrived
+
+    def next_window(self) -> None:
+        """End a window and begin the next one at once."""
+        self.end()
+        self.begin()
 
     def check(self, size: int) -> None:
         """Take note of ``size`` new bytes; raises SourceError if too few arrived in the last window, or in all."""
@@ -348,8 +354,7 @@ class _SpeedGuard:
         for arrived, duration, retryable in (total, (self._arrived, seconds, True)):
             if arrived < self._limits.min_speed * duration:
                 raise SourceError(f"only {arrived} bytes came in {duration:.0f} seconds", retryable=retryable)
-        self.end()
-        self.begin()
+        self.next_window()
 
 
 def _verify(job: Transfer) -> str:

@@ -27,6 +27,8 @@ def status_error(response: Response, clock: Clock) -> SourceError:
     """Return the error for a status other than 200, 206 or 416."""
     status, retryable = response.status, response.status in RETRYABLE_STATUS
     retry_after = parse_retry_after(response.headers.get("Retry-After"), clock)
+    if status == 429 and retry_after is None:
+        retry_after = parse_rate_limit(response.headers.get("RateLimit"))
     reason = f"the server answers {status}"
     if status in EXPLAINED_STATUS:
         words = _server_words(response)
@@ -49,6 +51,12 @@ def parse_retry_after(value: Optional[str], clock: Clock) -> Optional[float]:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - clock.time())
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def parse_rate_limit(value: Optional[str]) -> Optional[float]:
+    """Return the seconds until a RateLimit header's quota is renewed, as the Hugging Face hub sends it, or None."""
+    match = re.fullmatch(r'\s*"[^"]*"\s*;\s*r\s*=\s*0\s*;\s*t\s*=\s*([0-9]{1,9})\s*', value or "")
+    return None if match is None else float(match.group(1)) + 1
 
 
 def _server_words(response: Response) -> str:

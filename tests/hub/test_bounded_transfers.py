@@ -90,12 +90,13 @@ def test_the_bound_does_not_apply_to_a_size_that_the_registry_states(zoo: Zoo, s
 class ScriptedClient:
     """Answers with bodies whose pieces take time on the test's clock: pairs of seconds and bytes; None breaks off."""
 
-    def __init__(self, zoo: Zoo, *bodies: List[Optional[tuple]]) -> None:
-        self._zoo, self._bodies = zoo, list(bodies)
+    def __init__(self, zoo: Zoo, *bodies: List[Optional[tuple]], wait: float = 0.0) -> None:
+        self._zoo, self._bodies, self._wait = zoo, list(bodies), wait
         self.urls: List[str] = []
 
     def get(self, source: Source, headers: Mapping[str, str]) -> ScriptedResponse:
         self.urls.append(source.url)
+        self._zoo.clock.now += self._wait
         start = int(headers.get("Range", "bytes=0-")[6:-1])
         return ScriptedResponse(self._zoo, self._bodies.pop(0), start)
 
@@ -147,6 +148,12 @@ def test_a_fast_source_whose_connection_becomes_slow_is_tried_again(zoo: Zoo) ->
     client = ScriptedClient(zoo, [(1, 90_000)] * 20 + [(10, 1)] * 5, [])
     assert zoo.fetch(spec(ONE, TWO), services=zoo.services(client=client)).read_bytes() == BODY
     assert client.urls == [ONE, ONE]
+
+
+def test_a_source_that_needs_long_for_the_first_byte_is_not_slow(zoo: Zoo) -> None:
+    client = ScriptedClient(zoo, [(2, 1000), (1, 90_000)], wait=29)
+    assert zoo.fetch(spec(ONE, TWO), services=zoo.services(client=client)).read_bytes() == BODY
+    assert client.urls == [ONE]
 
 
 def test_pauses_that_a_server_asks_for_do_not_count_as_slow(zoo: Zoo, server: Server) -> None:

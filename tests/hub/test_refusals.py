@@ -108,6 +108,16 @@ def test_a_wait_that_the_server_asks_for_is_kept_and_announced(
     assert text in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("value", "seconds"), [('"resolvers";r=0;t=41', 42), ('"resolvers";r=9;t=41', 0.5), ("t=41", 0.5), ("", 0.5)]
+)
+def test_a_quota_that_is_renewed_is_waited_for(zoo: Zoo, server: Server, value: str, seconds: float) -> None:
+    """The Hugging Face hub sends no Retry-After."""
+    busy = Answer(b"too many requests", status=429, headers={"RateLimit": value})
+    zoo.fetch(spec(server.serve("/a.bin", busy, Answer(BODY))))
+    assert sum(zoo.clock.slept) == seconds
+
+
 @pytest.mark.parametrize(("progress", "level"), [(LogProgress(), logging.WARNING), (False, logging.INFO)])
 def test_a_wait_is_seen_without_a_bar_unless_silence_was_asked_for(
     zoo: Zoo, server: Server, progress: Any, level: int, caplog: pytest.LogCaptureFixture
