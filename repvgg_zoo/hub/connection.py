@@ -48,7 +48,7 @@ class Connections:
         self._timeout, self._scope_of = timeout, scope_of
         self._source_scope: Optional[int] = None
         self._deadline = 0.0
-        self._session = _Session()
+        self._session = Session()
         adapter = _Adapter(self)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
@@ -118,7 +118,9 @@ class Connections:
         self._session.close()
 
 
-class _Session(requests.Session):
+class Session(requests.Session):
+    """A session of requests that leaves redirects to its caller."""
+
     def get_redirect_target(self, resp: requests.Response) -> Optional[str]:
         return None  # else requests reads the whole body of a redirect, decoded, although it does not follow it
 

@@ -16,6 +16,7 @@ from repvgg_zoo._requirements import requirement, requirements
 from repvgg_zoo.cli.commands import doctor
 from repvgg_zoo.cli.doctor import cache, network, python, settings
 from repvgg_zoo.cli.doctor.finding import FAIL, OK, WARN, ok
+from tests.hub.server import Answer
 from tests.registry.installed import install
 
 
@@ -255,6 +256,21 @@ def test_a_probed_server_gets_no_credentials(monkeypatch, tmp_path, server):
         (answer,) = network.probe([network.Server("mirror", url, "x")])
         assert answer.ok
     assert [request.headers.get("Authorization") for request in server.requests] == [None, None]
+
+
+def test_the_body_of_a_redirect_is_not_read_by_the_doctor(server):
+    """It may be gigabytes, or a few kilobytes that decompress to gigabytes."""
+    location = {"Location": "/elsewhere"}
+    server.serve("/", Answer(bytes(50_000_000), status=302, headers=location, chunked=True))
+    (probed,) = network.probe([network.Server("host", server.url("/"), "x")])
+    assert probed.ok and "HTTP 302" in probed.text
+    assert server.sent < 25_000_000
+
+
+def test_a_certificate_bundle_that_does_not_exist_is_named_by_the_doctor(monkeypatch, tmp_path):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "gone.pem"))
+    (probed,) = network.probe([network.Server("host", "https://127.0.0.1:9/", "x")])
+    assert not probed.ok and "REQUESTS_CA_BUNDLE" in probed.text
 
 
 def test_a_silent_host_is_not_waited_for_longer_than_the_timeout(server):

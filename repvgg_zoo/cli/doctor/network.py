@@ -140,9 +140,12 @@ def _probe(address: str, timeout: float) -> Tuple[bool, str]:
 def _probe_url(url: str, timeout: float) -> Tuple[bool, str]:
     import requests
 
+    from ...hub.connection import Session
+
     try:
         # Any response shows that the host is up; many have nothing at their root, and some refuse HEAD.
-        with requests.get(url, auth=_no_credentials, timeout=timeout, allow_redirects=False, stream=True) as response:
+        options: Any = {"auth": _no_credentials, "timeout": timeout, "allow_redirects": False, "stream": True}
+        with Session() as session, session.get(url, **options) as response:
             seconds = response.elapsed.total_seconds()
             return response.status_code < 500, f"answers (HTTP {response.status_code}, {seconds:.1f} s)"
     except requests.Timeout:
@@ -155,6 +158,8 @@ def _probe_url(url: str, timeout: float) -> Tuple[bool, str]:
         return False, "cannot be reached"
     except (requests.RequestException, ValueError) as error:
         return False, f"is not a valid URL ({type(error).__name__})"
+    except OSError:  # requests looks for the certificates before it connects
+        return False, "was not asked, because REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names a file that does not exist"
 
 
 def _no_credentials(request: Any) -> Any:
