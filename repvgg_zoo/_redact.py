@@ -40,7 +40,8 @@ def mask_credentials(value: _T) -> _T:
     'htps://…@host.example/a.bin'
     """
     if isinstance(value, (tuple, list)):
-        return cast(_T, type(value)(map(mask_credentials, value)))
+        masked = [mask_credentials(item) for item in value]
+        return cast(_T, masked if isinstance(value, list) else tuple(masked))
     return cast(_T, _mask(value)) if isinstance(value, str) else value
 
 

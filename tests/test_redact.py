@@ -55,6 +55,12 @@ def test_a_url_without_credentials_is_shown_as_it_is(url: str) -> None:
     assert redact(url) == url
 
 
+def test_the_items_of_any_tuple_or_list_are_masked() -> None:
+    file = FileSpec("a.bin", ("https://me:S3cret@host.example/a.bin",))
+    assert mask_credentials(file)[:2] == ("a.bin", ("https://…@host.example/a.bin",))
+    assert mask_credentials(["//me:S3cret@host"]) == ["//…@host"]
+
+
 def file_with(url: str) -> FileSpec:
     return FileSpec("a.bin", (url,), sha256="0" * 64)
 
