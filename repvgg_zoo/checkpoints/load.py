@@ -6,16 +6,18 @@ rename the keys, detect the form, and bring every array into canonical shape.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import re
 from types import MappingProxyType
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import LayoutError, PathLike
-from .formats import read_file
+from ..errors import ArgumentError, LayoutError, PathLike
+from .formats import blocked_names, read_file, unsafe_pickle
 from .layouts import (
     BLOCK,
     IGNORED,
@@ -34,6 +36,7 @@ CANONICALIZE_VERSION = 1
 
 # RepVGGplus_L2pse, the largest, has 867; trying every layout on many more takes long.
 MAX_TENSORS = 2000
+MAX_STATE_DICTS = 100  # dicts with arrays in one file, to each of which the layouts are compared
 MAX_KEY_CHARS = 1000  # the longest key of any publisher has 40
 
 # The keys under which trainers save the state dict; plain weights come before averaged ones.
@@ -52,6 +55,8 @@ WRAPPERS = (
 # Prefixes that wrappers of a network put before every key.
 PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "network.", "net.")
 
+Path = Tuple[str, ...]  # the keys that lead to a dict in a file's content
+
 KERNELS = ("rbr_dense.conv.weight", "rbr_1x1.conv.weight", "rbr_reparam.weight")
 
 
@@ -60,23 +65,26 @@ def load_checkpoint(
     *,
     layout: Union[str, Layout, None] = None,
     extra_layouts: Sequence[Union[str, Layout]] = (),
+    state: Optional[str] = None,
     sha256: Optional[str] = None,
 ) -> Checkpoint:
     """Read a checkpoint file of any known format and layout; needs neither MegEngine nor torch nor Paddle.
 
     The arrays have memory of their own: the file may be changed or deleted afterwards. ``layout`` is detected from the
     keys unless it is passed, by name or as a ``Layout`` of your own; ``extra_layouts`` are tried after ours, such as
-    those of a plugin (``acme/name``). With ``sha256``, 64 lowercase hex digits, the bytes that are read must have that
+    those of a plugin (``acme/name``). Where a trainer saved several state dicts, the plain one is taken rather than an
+    averaged one; ``state`` picks another, by its key (``"state_dict_ema"``, ``"generator.model"``) or as ``"ema"``. The
+    report lists what was passed over. With ``sha256``, 64 lowercase hex digits, the bytes that are read must have that
     digest. Raises IntegrityError if they do not, CheckpointFormatError for a damaged or unknown encoding,
-    UnsafePickleError for a pickle that asks for code, LayoutError for keys that fit no layout or not the one passed,
-    ArgumentError for a layout that does not exist, and PluginError.
+    UnsafePickleError for weights that are not arrays alone, LayoutError for keys that fit no layout or not the one
+    passed, ArgumentError for a layout or state that does not exist, and PluginError.
     """
     chosen = None if layout is None else get_layout(layout)
     extra = [get_layout(name) for name in extra_layouts]
     file = os.fspath(path)
     format, payload = read_file(file, sha256)
     try:
-        checkpoint = canonicalize(payload, format=format, path=file, layout=chosen, extra_layouts=extra)
+        checkpoint = canonicalize(payload, format=format, path=file, layout=chosen, extra_layouts=extra, state=state)
         _check_memory(checkpoint.state_dict)
         return checkpoint
     except LayoutError as error:
@@ -85,11 +93,30 @@ def load_checkpoint(
 
 
 def canonicalize(
-    payload: Any, *, format: str, path: str, layout: Optional[Layout] = None, extra_layouts: Sequence[Layout] = ()
+    payload: Any,
+    *,
+    format: str,
+    path: str,
+    layout: Optional[Layout] = None,
+    extra_layouts: Sequence[Layout] = (),
+    state: Optional[str] = None,
 ) -> Checkpoint:
-    """Return the weights in a file's content by canonical key and in canonical shape; raise LayoutError."""
-    arrays, skipped = find_state_dict(payload)
-    detected, names = detect_layout(arrays, [layout] if layout else [*_candidates(format), *extra_layouts])
+    """Return the weights in a file's content by canonical key and in canonical shape.
+
+    Raises LayoutError, UnsafePickleError, and ArgumentError for a ``state`` that the file does not have.
+    """
+    candidates = [layout] if layout else [*_candidates(format), *extra_layouts]
+    chosen, found, skipped = choose_state_dict(payload, candidates, state)
+    blocked = blocked_names(found)
+    if blocked:
+        raise unsafe_pickle(blocked, path)
+    if not isinstance(found, Mapping):
+        raise LayoutError(
+            f"the file holds a {type(found).__name__}, not a dict of arrays", hint="save model.state_dict()"
+        )
+    arrays, others = _only_arrays(found, chosen)
+    skipped += others
+    detected, names = detect_layout(arrays, candidates)
     renamed = {names[key]: array for key, array in arrays.items()}
     form, redundant = detect_form(renamed)
     skipped += [(key, redundant[name]) for key, name in names.items() if name in redundant]
@@ -105,36 +132,91 @@ def canonicalize(
     )
 
 
-def find_state_dict(payload: Any) -> Tuple[Dict[str, NDArray[Any]], List[Tuple[str, str]]]:
-    """Return the arrays by the file's keys, out of any wrappers, and (key, reason) for everything else.
+def choose_state_dict(
+    payload: Any, layouts: Sequence[Layout], state: Optional[str]
+) -> Tuple[str, Any, List[Tuple[str, str]]]:
+    """Return the path of the state dict in a file's content, the state dict, and (key, reason) of what is beside it.
+
+    It is the first dict, in the order of WRAPPERS, of which a layout has every key, else the first that holds arrays,
+    else the whole content. Raises ArgumentError if there is none that is called ``state``.
+    """
+    dicts = itertools.islice(_dicts_of_arrays(payload, ()), MAX_STATE_DICTS)
+    candidates = sorted(dicts, key=lambda item: _rank(item[0]))
+    if state is not None:
+        chosen = [path for path, _ in candidates if state in (".".join(path), path[-1:] and path[-1])]
+        chosen += [path for path, _ in candidates if path and state in re.split(r"[._]", path[-1])]
+        if not chosen:
+            names = [".".join(path) for path, _ in candidates]
+            raise ArgumentError(
+                f"the file has no state dict {state!r}",
+                expected=names,
+                actual=state,
+                hint=f"choose from {format_keys(names)}" if any(names) else "leave state= out",
+            )
+        candidates = [(path, arrays) for path, arrays in candidates if path == chosen[0]]
+    paths = [path for path, arrays in candidates if _fits(arrays, layouts)] or [path for path, _ in candidates] or [()]
+    path = paths[0]
+    skipped: List[Tuple[str, str]] = []
+    for depth, name in enumerate(path):
+        prefix = "".join(f"{part}." for part in path[:depth])
+        skipped += [(f"{prefix}{key}", f"beside {prefix}{name}") for key in payload if key != name]
+        payload = payload[name]
+    return "".join(f"{part}." for part in path), payload, skipped
+
+
+def _dicts_of_arrays(value: Any, path: Path) -> Iterator[Tuple[Path, Mapping[str, NDArray[Any]]]]:
+    """Return each dict that holds arrays under text keys, with the keys that lead to it, down to MAX_DEPTH."""
+    if not isinstance(value, Mapping):
+        return
+    arrays = {key: item for key, item in value.items() if isinstance(key, str) and isinstance(item, np.ndarray)}
+    if arrays:
+        yield path, arrays
+    for key, item in value.items() if len(path) < MAX_DEPTH else ():
+        if isinstance(key, str) and len(key) <= MAX_KEY_CHARS:
+            yield from _dicts_of_arrays(item, (*path, key))
+
+
+def _rank(path: Path) -> Tuple[bool, bool, Sequence[int], int]:
+    """Return what orders the dicts of a file: plain before averaged ones, known names first, then outer ones."""
+    is_averaged = any("ema" in name.lower().split("_") for name in path)
+    places = [WRAPPERS.index(name) if name in WRAPPERS else len(WRAPPERS) for name in path]
+    return is_averaged, not path, places, len(path)
+
+
+def _fits(arrays: Mapping[str, NDArray[Any]], layouts: Sequence[Layout]) -> bool:
+    weights = {key: array for key, array in arrays.items() if not _is_counter(key)}
+    if not 0 < len(weights) <= MAX_TENSORS:
+        return False
+    try:
+        detect_layout(weights, layouts)
+    except LayoutError:
+        return False
+    return True
+
+
+def _is_counter(key: str) -> bool:
+    return len(key) <= MAX_KEY_CHARS and not IGNORED.isdisjoint(key.split("."))
+
+
+def _only_arrays(values: Mapping[Any, Any], path: str) -> Tuple[Dict[str, NDArray[Any]], List[Tuple[str, str]]]:
+    """Return the arrays of a state dict by the file's keys, and (key, reason) for everything else.
 
     Raises LayoutError if there are no arrays, too many, or some that are not floating point.
     """
-    if not isinstance(payload, Mapping):
-        raise LayoutError(
-            f"the file holds a {type(payload).__name__}, not a dict of arrays", hint="save model.state_dict()"
-        )
     skipped: List[Tuple[str, str]] = []
-    path = ""
-    for _ in range(MAX_DEPTH):
-        wrapper = next((name for name in WRAPPERS if isinstance(payload.get(name), Mapping)), None)
-        if wrapper is None:
-            break
-        skipped += [(f"{path}{key}", f"beside {path}{wrapper}") for key in payload if key != wrapper]
-        path, payload = f"{path}{wrapper}.", payload[wrapper]
     state_dict: Dict[str, NDArray[Any]] = {}
-    for key, value in payload.items():
+    for key, value in values.items():
         if not isinstance(key, str) or not isinstance(value, np.ndarray):
             skipped.append((f"{path}{key}", "not an array"))
-        elif len(key) <= MAX_KEY_CHARS and not IGNORED.isdisjoint(key.split(".")):
+        elif _is_counter(key):
             skipped.append((f"{path}{key}", "a counter or helper"))
         else:
             state_dict[key] = value
     if not state_dict:
-        keys = format_keys([str(key) for key in payload])
+        keys = format_keys([str(key) for key in values])
         raise LayoutError(
             f"no arrays at the top or under {', '.join(WRAPPERS)}" + (f", only {keys}" if keys else ""),
-            actual=list(payload),
+            actual=list(values),
             hint="pass a file that holds a state dict",
         )
     if len(state_dict) > MAX_TENSORS:

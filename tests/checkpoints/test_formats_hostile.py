@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from repvgg_zoo.checkpoints import load_checkpoint
 from repvgg_zoo.checkpoints.formats import read_file
-from repvgg_zoo.errors import CheckpointFormatError, UnsafePickleError
+from repvgg_zoo.errors import CheckpointFormatError, LayoutError, UnsafePickleError
 from tests.checkpoints import damaged_files
 from tests.checkpoints import hostile_files as hostile
 from tests.checkpoints import torch_files as write
 
 ROWS = [
-    (rows.__name__, *row) for rows in (hostile.executing, hostile.exhausting, damaged_files.damaged) for row in rows()
+    (rows.__name__, *row)
+    for rows in (hostile.executing, hostile.dropped, hostile.exhausting, damaged_files.damaged)
+    for row in rows()
 ]
 # What a file of few bytes may take: so much, at most, is made by as many opcodes as are read.
-BASE_MEMORY = {"exhausting": 32 << 20}
+BASE_MEMORY = {"exhausting": 32 << 20, "dropped": 32 << 20}
 
 
 @pytest.mark.parametrize(("kind", "what", "content", "word"), ROWS, ids=[row[1] for row in ROWS])
@@ -29,8 +32,8 @@ def test_a_hostile_file_ends_in_our_error(tmp_path, monkeypatch, kind, what, con
     path.write_bytes(content)
     tracemalloc.start()
     try:
-        with pytest.raises(CheckpointFormatError) as caught:
-            read_file(path)
+        with pytest.raises(LayoutError if kind == "dropped" else CheckpointFormatError) as caught:
+            (load_checkpoint if kind in ("executing", "dropped") else read_file)(path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -57,7 +60,7 @@ def test_every_blocked_name_is_listed_once(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"\x80\x02](cos\nsystem\ncos\nsystem\ncbuiltins\nexec\nNRe.")
     with pytest.raises(UnsafePickleError) as caught:
-        read_file(path)
+        load_checkpoint(path)
     assert caught.value.blocked == ("os.system", "builtins.exec")
     assert "state_dict" in caught.value.hint
 

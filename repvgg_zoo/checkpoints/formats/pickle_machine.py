@@ -2,7 +2,8 @@
 
 torch does the same for ``torch.load(weights_only=True)`` (``torch/_weights_only_unpickler.py``): an interpreter in pure
 Python with an allow-list of globals. The opcodes are described in CPython's pickletools. Those that checkpoints have no
-use for (sets, the copyreg extension registry, out-of-band buffers, Python 2's quoted strings) are refused.
+use for (the copyreg extension registry, out-of-band buffers, Python 2's quoted strings) are refused. Whatever comes of
+a global that is not allowed, such as a training script's options, is a Blocked, which is never used for anything.
 
 Nothing may cost more than the bytes it was read from, times a small factor: to use a memoized value again costs a file
 two bytes. So builders bound their arguments' sizes, and no message shows a value of unknown size.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Any, Callable, Dict, List, Mapping, Optional, Pattern, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Pattern, Union
 
 from .file_buffer import Buffer, MalformedFile
 
@@ -56,17 +57,29 @@ class Placeholder:
         raise MalformedFile(f"a {type(self).__name__.lower()} by itself, which is not a value")
 
 
+class NotRead(NamedTuple):
+    """What the payload has in place of a value that a blocked ``name`` stands for."""
+
+    name: str
+
+
 class Blocked(Placeholder):
-    """The result of a global that is not allowed: never used, but reading on finds the other blocked globals."""
+    """A global that is not allowed, or whatever a pickle makes of one: calls, states and items of it are dropped."""
+
+    def __init__(self, name: str) -> None:
+        self.value = NotRead(name)
 
     def set_state(self, state: Any) -> None:
         pass
+
+    def resolve(self) -> NotRead:
+        return self.value
 
 
 class Machine:
     """Run the opcodes of one pickle in ``data`` from ``position`` on.
 
-    ``allowed_globals`` maps "module.name" to what is called in its place; ``blocked`` collects all other globals.
+    ``allowed_globals`` maps "module.name" to what is called in its place; all other globals become Blocked.
     """
 
     def __init__(
@@ -85,7 +98,7 @@ class Machine:
         self.below: List[List[Any]] = []  # the stacks under each open mark
         self.memo: List[Any] = []  # a dict would be as slow as an attacker likes: it chooses the indices
         self.wide_text = 0
-        self.blocked: Dict[str, None] = {}
+        self.blocked: Dict[str, Blocked] = {}
 
     def run(self) -> Any:
         """Return the pickle's value; ``position`` then is its end."""
@@ -177,20 +190,19 @@ class Machine:
         full = f"{module[:MAX_NAME_CHARS]}.{name[:MAX_NAME_CHARS]}"
         if full in self.allowed_globals and len(full) == len(module) + 1 + len(name):
             return Global(full, self.allowed_globals[full])
-        if len(self.blocked) < MAX_BLOCKED:
-            self.blocked[full[:MAX_NAME_CHARS]] = None
-        return Blocked()
+        if len(self.blocked) >= MAX_BLOCKED:
+            raise MalformedFile(f"the pickle names more than {MAX_BLOCKED} globals that are not read")
+        return self.blocked.setdefault(full[:MAX_NAME_CHARS], Blocked(full[:MAX_NAME_CHARS]))
 
     def call(self, function: Any, arguments: Any) -> Any:
         if isinstance(function, Blocked):
             return function
         if not isinstance(function, Global):
             raise MalformedFile(f"a call of a {type(function).__name__}")
-        if self.blocked:  # the file is refused anyway, and blocked arguments would only confuse the builder
-            return Blocked()
         if not isinstance(arguments, (tuple, list)) or len(arguments) > MAX_ARGUMENTS:
             raise MalformedFile(f"a call of {function.name} with too many arguments, or none at all")
-        return function.build(*arguments)
+        blocked = next((argument for argument in arguments if isinstance(argument, Blocked)), None)
+        return function.build(*arguments) if blocked is None else blocked
 
     def reduce(self) -> None:
         arguments = self.stack.pop()
@@ -200,8 +212,7 @@ class Machine:
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Placeholder):
-            if not self.blocked:
-                target.set_state(state)
+            target.set_state(state)
         elif type(target) is not dict:  # torch hangs attributes on its OrderedDict (_metadata): not part of the state
             raise MalformedFile(f"a state for a {type(target).__name__}")
 
@@ -222,27 +233,32 @@ class Machine:
     def resolve_persistent(self, key: Any) -> None:
         if self.persistent_load is None:
             raise MalformedFile("the pickle has a persistent id, which only torch's files have")
-        self.stack.append(Blocked() if self.blocked else self.persistent_load(key))
+        parts = key if isinstance(key, tuple) else (key,)
+        blocked = next((part for part in parts[:MAX_ARGUMENTS] if isinstance(part, Blocked)), None)
+        self.stack.append(self.persistent_load(key) if blocked is None else blocked)
 
 
 def pairs(keys: List[Any], values: List[Any], known: int = 0) -> Dict[Any, Any]:
     """Return a dict, of items for one that has ``known`` already.
 
-    Keys are short texts or 64-bit integers: hashing others can be made slow, or overflow the C stack.
+    Keys are short texts or 64-bit integers: hashing others can be made slow, or overflow the C stack. Items with other
+    keys, which no state dict has, are dropped.
     """
     if len(keys) != len(values):
         raise MalformedFile("a dict has a key without a value")
-    for key in keys:
+    entries = {}
+    for key, value in zip(keys, values):
         if isinstance(key, str):
             if len(key) > MAX_KEY_CHARS:
                 raise MalformedFile(f"a dict has a key of {len(key)} characters")
+        elif isinstance(key, Blocked):
+            key, value = f"({key.value.name})", key  # so that its name is found
         elif not (isinstance(key, int) and -(2**63) <= key < 2**63):
-            raise MalformedFile(
-                f"a dict has a key of type {type(key).__name__}; only text and 64-bit integers are supported"
-            )
+            continue
         elif known + len(keys) > MAX_INTEGER_KEYS:
             raise MalformedFile(f"a dict with more than {MAX_INTEGER_KEYS} entries has integers as keys")
-    return dict(zip(keys, values))
+        entries[key] = value
+    return entries
 
 
 def _decimal(line: bytes) -> Any:
@@ -313,7 +329,7 @@ def _object(machine: Machine) -> None:
 
 
 def _new_with_keywords(machine: Machine) -> None:
-    if machine.stack.pop():
+    if machine.stack.pop() and not isinstance(machine.stack[-2], Blocked):
         raise MalformedFile("a call with keyword arguments")
     machine.reduce()
 
@@ -331,6 +347,15 @@ def _dict(machine: Machine) -> None:
 
 def _pop_mark(machine: Machine) -> None:
     machine.since_mark()
+
+
+def _set(machine: Machine) -> None:
+    machine.push(machine.find_global("builtins", "set"))
+
+
+def _frozen_set(machine: Machine) -> None:
+    machine.since_mark()
+    machine.push(machine.find_global("builtins", "frozenset"))
 
 
 def _frame(machine: Machine) -> None:
@@ -384,6 +409,9 @@ OPERATIONS: Dict[int, Callable[[Machine], None]] = {
     ord("d"): _dict,
     ord("s"): _set_item,
     ord("u"): lambda m: m.set_items(m.since_mark()),
+    0x8F: _set,
+    0x90: _pop_mark,  # its items
+    0x91: _frozen_set,
     # the stack and the memo
     ord("0"): Machine.pop,
     ord("1"): _pop_mark,

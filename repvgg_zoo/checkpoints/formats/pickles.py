@@ -9,11 +9,11 @@ views of the buffer. pickle_machine.py has the interpreter.
 from __future__ import annotations
 
 import struct
-from typing import Any, Callable, Dict, Mapping, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple
 
 from ...errors import UnsafePickleError
 from .file_buffer import Buffer, MalformedFile
-from .pickle_machine import Builder, Global, Machine, Placeholder
+from .pickle_machine import Builder, Global, Machine, NotRead, Placeholder
 
 MAX_NODES = 1_000_000  # objects of the payload; shared ones count at each use
 MAX_DEPTH = 64
@@ -40,10 +40,23 @@ def load(
     """Read one pickle of protocol 0 to 5 that begins at ``start``: its value, still with placeholders, and its end.
 
     ``allowed_globals`` maps "module.name" to what is called in its place; ``persistent_load`` reads persistent ids, as
-    in pickle.Unpickler. Raises MalformedFile, and UnsafePickleError (whose path the caller adds) with every global that
-    is not allowed.
+    in pickle.Unpickler. What comes of other globals are Blocked placeholders, which ``resolve`` turns into NotRead.
+    Raises MalformedFile, or UnsafePickleError (whose path the caller adds) with all such globals if there are any.
     """
     machine = Machine(data, start, allowed_globals, persistent_load)
+    return _run(machine), machine.position
+
+
+def load_plain(data: Buffer, start: int) -> Tuple[Any, int]:
+    """Read one pickle that must not name globals, as those around the payload in torch's legacy format."""
+    machine = Machine(data, start, {}, None)
+    value = _run(machine)
+    if machine.blocked:
+        raise _unsafe(machine)
+    return value, machine.position
+
+
+def _run(machine: Machine) -> Any:
     problem: Optional[MalformedFile] = None
     value = None
     try:
@@ -54,11 +67,32 @@ def load(
         # A builder got arguments that no writer passes, or an opcode found no operand.
         problem = MalformedFile(f"the pickle is damaged near byte {machine.position} ({type(error).__name__})")
         problem.__cause__ = error
-    if machine.blocked:
-        raise UnsafePickleError("the pickle names globals outside the allow-list", blocked=list(machine.blocked))
+    if problem is not None and machine.blocked:  # their names say more than the place in the pickle
+        raise _unsafe(machine)
     if problem is not None:
         raise problem
-    return value, machine.position
+    return value
+
+
+def _unsafe(machine: Machine) -> UnsafePickleError:
+    return UnsafePickleError("the pickle names globals outside the allow-list", blocked=list(machine.blocked))
+
+
+def blocked_names(value: Any) -> List[str]:
+    """Return the names of all globals that were not read in a resolved payload, or in a part of one."""
+    names: Dict[str, None] = {}
+    done: Set[int] = set()
+
+    def visit(part: Any) -> None:
+        if isinstance(part, NotRead):
+            names[part.name] = None
+        elif isinstance(part, (dict, list, tuple)) and id(part) not in done:
+            done.add(id(part))
+            for item in part.values() if isinstance(part, dict) else part:
+                visit(item)
+
+    visit(value)
+    return list(names)
 
 
 def resolve(value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Dict, Tuple
 
 from .file_buffer import Buffer, MalformedFile
-from .pickles import Budget, load, resolve
+from .pickles import Budget, load, load_plain, resolve
 from .torch_tensors import StorageId, Storages, torch_globals
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -24,9 +24,9 @@ def is_legacy(data: Buffer) -> bool:
 
 def read(data: Buffer) -> Any:
     """Return the payload of a legacy file. Raises MalformedFile and UnsafePickleError."""
-    magic, position = load(data, 0, {})
-    version, position = load(data, position, {})
-    machine, position = load(data, position, {})
+    magic, position = load_plain(data, 0)
+    version, position = load_plain(data, position)
+    machine, position = load_plain(data, position)
     if magic != MAGIC or version != PROTOCOL or not isinstance(machine, dict):
         raise MalformedFile(f"the header of torch's legacy format is not of protocol {PROTOCOL}")
     order = "<" if machine.get("little_endian", True) else ">"
@@ -41,7 +41,7 @@ def read(data: Buffer) -> Any:
 
     storages = Storages(storage_bytes, order, Budget(4 * len(data)))
     value, position = load(data, position, torch_globals(storages), storages.identify)
-    keys, position = load(data, position, {})
+    keys, position = load_plain(data, position)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise MalformedFile("the list of storages is damaged")
     for key in keys:
