@@ -9,7 +9,7 @@ from typing import Any, Optional, Sequence, Tuple
 from ...errors import CheckpointFormatError, IntegrityError, PathLike, UnsafePickleError
 from . import numpy_pickle, safetensors_file, torch_legacy, torch_zip
 from .file_buffer import Buffer, MalformedFile, read_buffer
-from .pickle_machine import NotRead
+from .pickle_values import NotRead
 from .pickles import blocked_names
 
 __all__ = ["blocked_names", "read_file", "unsafe_pickle"]

@@ -12,7 +12,8 @@ from typing import Any, Dict, NoReturn, Optional, Sequence, Tuple
 import numpy as np
 
 from .file_buffer import MalformedFile
-from .pickle_machine import Builder, Global, Placeholder, pairs
+from .pickle_machine import pairs
+from .pickle_values import Builder, Global, Placeholder
 from .pickles import Budget
 
 CODES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")

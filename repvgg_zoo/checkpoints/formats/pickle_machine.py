@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Pattern, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Pattern, Union
 
 from .file_buffer import Buffer, MalformedFile
-
-Builder = Callable[..., Any]
+from .pickle_values import Blocked, Builder, Global, Placeholder
 
 # A checkpoint of the largest network with its optimizer's state has 100,000, some thirty for each tensor; an opcode of
 # one byte can make an object of 200 bytes.
@@ -37,43 +36,6 @@ MAX_INTEGER_KEYS = 4096
 _WIDE_UTF8 = re.compile(rb"[\xc4-\xff]")  # the first byte of a character beyond U+00FF
 _WIDE_ESCAPE = re.compile(rb"\\u(?!00)|\\U(?!000000)")
 _UNSET = object()
-
-
-class Global:
-    """A global that a pickle names; ``build``, from the format's allow-list, is what is called in its place."""
-
-    def __init__(self, name: str, build: Builder) -> None:
-        self.name = name
-        self.build = build
-
-
-class Placeholder:
-    """A value that is complete only after its state (numpy) or the whole pickle (torch) has been read."""
-
-    def set_state(self, state: Any) -> None:
-        raise MalformedFile(f"a state for a {type(self).__name__.lower()}, which has none")
-
-    def resolve(self) -> Any:
-        raise MalformedFile(f"a {type(self).__name__.lower()} by itself, which is not a value")
-
-
-class NotRead(NamedTuple):
-    """What the payload has in place of a value that a blocked ``name`` stands for."""
-
-    name: str
-
-
-class Blocked(Placeholder):
-    """A global that is not allowed, or whatever a pickle makes of one: calls, states and items of it are dropped."""
-
-    def __init__(self, name: str) -> None:
-        self.value = NotRead(name)
-
-    def set_state(self, state: Any) -> None:
-        pass
-
-    def resolve(self) -> NotRead:
-        return self.value
 
 
 class Machine:

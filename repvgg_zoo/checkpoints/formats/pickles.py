@@ -13,7 +13,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple
 
 from ...errors import UnsafePickleError
 from .file_buffer import Buffer, MalformedFile
-from .pickle_machine import Builder, Global, Machine, NotRead, Placeholder
+from .pickle_machine import Machine
+from .pickle_values import Builder, Global, NotRead, Placeholder
 
 MAX_NODES = 1_000_000  # objects of the payload; shared ones count at each use
 MAX_DEPTH = 64

@@ -9,7 +9,7 @@ import numpy as np
 
 from .arrays import check_shape, native_order, numpy_globals, widen_bfloat16
 from .file_buffer import MalformedFile
-from .pickle_machine import Builder, Global, Placeholder
+from .pickle_values import Builder, Global, Placeholder
 from .pickles import Budget
 
 # NumPy codes of the elements of storage classes, and of the dtypes that tensors in untyped storages name.
