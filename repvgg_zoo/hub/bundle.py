@@ -114,7 +114,7 @@ def unpack(
     """Import every file of a bundle into the cache, and return the path of each by checkpoint name.
 
     Every file is compared with the bundle's index before the first one is published, so a bundle that was tampered with
-    changes nothing. Raises BundleError, UnverifiedError for a file whose only digest is the bundle's own, and
+    changes nothing. Raises BundleError, UnverifiedError for a file whose only whole digest is the bundle's own, and
     CacheError.
     """
     settings = read_settings() if settings is None else settings
@@ -123,7 +123,8 @@ def unpack(
     with ExitStack() as stack:
         reader = _open(path, stack)
         bundle = _read_index(reader)
-        _refuse_unverified(bundle, path, allow)
+        if not allow:
+            _refuse_unverified(bundle, path, root)
         cache.prepare(root)
         paths: Dict[str, Path] = {}
         copies: List[Tuple[BundledFile, PartialFile]] = []
@@ -289,11 +290,17 @@ def _parse_entry(name: Any, entry: Any) -> BundledFile:
         raise BundleError(f"{INDEX} has an invalid entry for {name!r}: {error}") from error
 
 
-def _refuse_unverified(bundle: Bundle, path: Path, allow: bool) -> None:
-    unverified = [name for name, bundled in bundle.files.items() if bundled.file.integrity == "none"]
-    if unverified and not allow:
+def _refuse_unverified(bundle: Bundle, path: Path, root: Path) -> None:
+    """Raise UnverifiedError for files that nobody but the bundle's creator vouches for: a prefix can be forged."""
+    unverified = []
+    for name, bundled in bundle.files.items():
+        stamp = cache.read_stamp(cache.stamp_path(root / bundled.filename, root))
+        is_recorded = stamp is not None and stamp.sha256 == bundled.sha256
+        if bundled.file.integrity != "sha256" and not is_recorded:
+            unverified.append(name)
+    if unverified:
         raise UnverifiedError(
-            f"the publishers of {', '.join(unverified[:_MAX_LISTED])} state no digest; only the bundle itself does",
+            f"the publishers of {', '.join(unverified[:_MAX_LISTED])} state no whole digest; only the bundle does",
             hint=f"if you trust who created it, pass allow_unverified=True or set {ALLOW_UNVERIFIED_ENV}=1",
             path=path,
         )

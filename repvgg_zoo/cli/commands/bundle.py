@@ -21,7 +21,8 @@ A bundle is a folder or a .zip file with checkpoints, their descriptions and
 their digests, and no code. Pack it on a machine with internet, copy it, and
 unpack it into the cache of another machine. A folder can also be mounted as a
 read-only cache, or served by any static web server as a mirror; what a mirror
-serves is verified, so it need not be trusted.
+serves is verified, so it need not be trusted. Files of which no whole digest is
+published need --allow-unverified.
 """
 EXAMPLES = (
     "repvgg-zoo bundle pack zoo.zip RepVGG_N0",
