@@ -237,7 +237,7 @@ def test_an_unverified_file_in_a_bundle_must_be_allowed(zoo: Zoo, server: Server
     """Nor is a prefix of a digest enough: who made the bundle may have forged a file with the same."""
     packed(zoo, server, target)
     there = Settings(cache_dir=tmp_path / "there")
-    with pytest.raises(UnverifiedError, match="publishers of RepVGG_A1.x, RepVGG_A2.x state no whole digest"):
+    with pytest.raises(UnverifiedError, match=r"publishers of RepVGG_A1\.x, RepVGG_A2\.x state no whole digest"):
         bundle.unpack(target, settings=there)
     assert not there.cache_dir.exists()
     paths = bundle.unpack(target, settings=there, allow_unverified=True)
