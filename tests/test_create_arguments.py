@@ -30,7 +30,16 @@ INVALID = {
     "out_indices": [3, "12", {"a": 1}, (1.5,), ("1",), (-1,), (True,)],
     "progress": ["no", 2, 1],
     "num_blocks": [3, (1, 2, 4), (1, 2, 4, 1, 1), (1, 2, 4, 0), (1, 2, 4, 1.5), "1241", None, (1, 2, 4, True)],
-    "width_multiplier": [1.0, (1, 1, 1), (1, 1, 1, 0), (1, 1, 1, -2), (1, 1, 1, float("nan")), (1, 1, 1, "2"), None],
+    "width_multiplier": [
+        1.0,
+        (1, 1, 1),
+        (1, 1, 1, 0),
+        (1, 1, 1, -2),
+        (1, 1, 1, float("nan")),
+        (1, 1, 1, float("inf")),
+        (1, 1, 1, "2"),
+        None,
+    ],
     "groups": [0, -2, *NOT_INTEGERS],
     "se": [True, "before_relu", ("before_relu", 16), SESpec("sideways", 16), SESpec("before_relu", 0)],
 }

@@ -68,9 +68,15 @@ def test_an_unknown_name_comes_with_the_closest_ones(name, suggestion):
     assert suggestion.rpartition(".")[2] in caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["", ".", "RepVGG_A0.", "resnet50", 5, None])
+@pytest.mark.parametrize("name", ["", ".", "RepVGG_A0.", "resnet50"])
 def test_invalid_names_are_unknown_models_too(name):
     with pytest.raises(UnknownModelError):
+        find_model(name)
+
+
+@pytest.mark.parametrize("name", [5, None, b"RepVGG_A0"])
+def test_a_name_that_is_not_text_is_an_argument_error(name):
+    with pytest.raises(ArgumentError, match="is not a model's name"):
         find_model(name)
 
 
