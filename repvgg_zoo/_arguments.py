@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
+import numbers
 from typing import Any, Optional, Tuple
 
 from .errors import ArgumentError
@@ -11,31 +11,25 @@ from .errors import ArgumentError
 
 def check_flag(name: str, value: Any) -> bool:
     """Return a truth value; NumPy's are accepted, numbers and text are not."""
-    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):  # NumPy 1's and 2's, without importing it
         return bool(value)
     raise _error(name, value, "True or False")
 
 
-def check_int(name: str, value: Any, *, minimum: int, maximum: Optional[int] = None) -> int:
-    """Return an integer within bounds; NumPy's are accepted, floats, text and truth values are not."""
-    expected = f"an integer of at least {minimum}" if maximum is None else f"an integer from {minimum} to {maximum}"
-    if isinstance(value, bool):
-        raise _error(name, value, expected)
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise _error(name, value, expected) from None
-    if number < minimum or (maximum is not None and number > maximum):
-        raise _error(name, value, expected)
-    return number
+def check_int(name: str, value: Any, *, minimum: int) -> int:
+    """Return an integer of at least ``minimum``; NumPy's are accepted, floats, text and truth values are not."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+        raise _error(name, value, f"an integer of at least {minimum}")
+    return int(value)
 
 
 def check_float(name: str, value: Any, *, above: float) -> float:
     """Return a finite number above a bound; NumPy's are accepted, text and truth values are not."""
-    is_number = (
-        hasattr(type(value), "__float__") and not isinstance(value, (bool, str)) and getattr(value, "ndim", 0) == 0
-    )
-    number = float(value) if is_number else math.nan
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    try:
+        number = float(value) if is_number else math.nan
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number) or number <= above:
         raise _error(name, value, f"a number above {above:g}")
     return number
@@ -58,4 +52,4 @@ def check_items(name: str, value: Any, *, length: Optional[int] = None) -> Tuple
 def _error(name: str, value: Any, expected: str) -> ArgumentError:
     text = repr(value)
     text = text if len(text) <= 80 else f"{text[:77]}..."
-    return ArgumentError(f"{name}={text} is not valid", expected=expected, actual=value, hint=f"pass {expected}")
+    return ArgumentError(f"{name} is {text}", expected=expected, actual=value, hint=f"pass {expected}")

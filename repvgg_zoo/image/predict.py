@@ -10,6 +10,7 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union, overlo
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arguments import check_int
 from .._cpu import lower_sync_thread_priority
 from ..errors import ArgumentError
 from .io import Image
@@ -63,8 +64,7 @@ def predict(
     >>> print(repvgg_zoo.predict("RepVGG_N0", digit)[0].label)
     1
     """
-    if isinstance(topk, bool) or not isinstance(topk, (int, np.integer)) or topk < 1:
-        raise ArgumentError(f"topk is {topk!r}", expected="an integer of at least 1", actual=topk)
+    topk = check_int("topk", topk, minimum=1)
     checkpoint = checkpoint_of(model_or_name)
     is_batch = isinstance(image, (list, tuple))
     # Before the network is compiled, so that an image that cannot be read is reported at once.
@@ -77,7 +77,7 @@ def predict(
     for row in logits if labels is not None else ():
         if len(row) != len(names):
             raise ArgumentError(f"{len(names)} labels for {len(row)} classes", expected=len(row), actual=len(names))
-    predictions = [top_k(row, names, int(topk)) for row in logits]
+    predictions = [top_k(row, names, topk) for row in logits]
     return predictions if is_batch else predictions[0]
 
 

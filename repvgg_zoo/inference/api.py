@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Tuple, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arguments import check_int
 from .._cpu import lower_sync_thread_priority, usable_cores
 from .._log import get_logger
 from .._settings import read_settings
@@ -72,7 +73,7 @@ def compile(
     the eager network's, DependencyError if MegEngine is needed and missing, and what ``create`` raises.
     """
     # Arguments are checked before anything is downloaded.
-    batch_size = _positive("batch_size", batch_size)
+    batch_size = check_int("batch_size", batch_size, minimum=1)
     size = None if image_size is None else _height_and_width(image_size)
     threads = _limit_threads(threads)
     with COMPILE_LOCK:
@@ -258,7 +259,7 @@ def _height_and_width(image_size: ImageSize) -> Tuple[int, int]:
     pair = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     if len(pair) != 2:
         raise ArgumentError(f"image_size is {image_size!r}", expected="a number, or (height, width)", actual=image_size)
-    return _positive("image_size", pair[0]), _positive("image_size", pair[1])
+    return check_int("image_size", pair[0], minimum=1), check_int("image_size", pair[1], minimum=1)
 
 
 def _limit_threads(threads: Optional[int]) -> int:
@@ -266,12 +267,7 @@ def _limit_threads(threads: Optional[int]) -> int:
     if threads is None:
         return cores
     # The threads spin while they wait, so more threads than cores are not a little slower but many times.
-    if _positive("threads", threads) > cores:
+    threads = check_int("threads", threads, minimum=1)
+    if threads > cores:
         logger.warning("%d threads requested, %d cores usable; using %d", threads, cores, cores)
-    return min(int(threads), cores)
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ArgumentError(f"{name} is {value!r}", expected="an integer of at least 1", actual=value)
-    return int(value)
+    return min(threads, cores)
