@@ -292,12 +292,11 @@ def _parse_entry(name: Any, entry: Any) -> BundledFile:
 
 def _refuse_unverified(bundle: Bundle, path: Path, root: Path) -> None:
     """Raise UnverifiedError for files that nobody but the bundle's creator vouches for: a prefix can be forged."""
-    unverified = []
-    for name, bundled in bundle.files.items():
-        stamp = cache.read_stamp(cache.stamp_path(root / bundled.filename, root))
-        is_recorded = stamp is not None and stamp.sha256 == bundled.sha256
-        if bundled.file.integrity != "sha256" and not is_recorded:
-            unverified.append(name)
+    unverified = [
+        name
+        for name, bundled in bundle.files.items()
+        if bundled.file.integrity != "sha256" and cache.recorded_digest(root, bundled.file) != bundled.sha256
+    ]
     if unverified:
         raise UnverifiedError(
             f"the publishers of {', '.join(unverified[:_MAX_LISTED])} state no whole digest; only the bundle does",
@@ -308,9 +307,9 @@ def _refuse_unverified(bundle: Bundle, path: Path, root: Path) -> None:
 
 def _copy(reader: _Reader, bundled: BundledFile, root: Path, path: Path, stack: ExitStack) -> PartialFile:
     """Copy one file into a partial file and verify it; ``stack`` deletes the copy if the import fails."""
-    stamp = cache.read_stamp(cache.stamp_path(root / bundled.filename, root))
-    if bundled.file.integrity != "sha256" and stamp is not None and stamp.sha256 != bundled.sha256:
-        raise _mismatch(bundled, path, stamp.sha256, bundled.sha256)
+    recorded = cache.recorded_digest(root, bundled.file)
+    if recorded not in (None, bundled.sha256):
+        raise _mismatch(bundled, path, recorded, bundled.sha256)
     try:
         partial = stack.enter_context(PartialFile(root, cache_key(bundled.file), resumable=False))
         with reader.open(bundled.filename) as stream:

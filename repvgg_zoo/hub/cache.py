@@ -204,6 +204,12 @@ def read_stamp(stamp_file: Path) -> Optional[Stamp]:
     return stamp if is_valid and len(stamp.sha256) == 64 and stamp.version == STAMP_VERSION else None
 
 
+def recorded_digest(home: Path, file: FileSpec) -> Optional[str]:
+    """Return the digest that a file without a whole published one must have, because it had it before; else None."""
+    stamp = read_stamp(stamp_path(home / cache_filename(file), home)) if file.integrity != "sha256" else None
+    return None if stamp is None else stamp.sha256
+
+
 def write_stamp(stamp_file: Path, stamp: Stamp) -> None:
     """Write a stamp; if that fails, the file is hashed at each use."""
     text = json.dumps({**asdict(stamp), "state": list(stamp.state)}).encode("ascii")

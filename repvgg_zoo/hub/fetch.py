@@ -188,8 +188,9 @@ def _refused_sources(
     """Return the mirrors and rewritten URLs that may not serve a file, since a forged one would have its prefix too."""
     if allow_unverified or file.integrity != "sha256_prefix":
         return ()
-    is_pinned = cache.read_stamp(cache.stamp_path(root / cache_filename(file), root)) is not None
-    return () if is_pinned else tuple(source for source in sources if source.is_substitute)
+    if cache.recorded_digest(root, file) is not None:
+        return ()
+    return tuple(source for source in sources if source.is_substitute)
 
 
 def _download(
@@ -204,8 +205,7 @@ def _download(
 
     root = settings.cache_dir
     target = root / cache_filename(file)
-    stamp = cache.read_stamp(cache.stamp_path(target, root))
-    pinned = stamp.sha256 if stamp is not None and file.integrity != "sha256" else None
+    pinned = cache.recorded_digest(root, file)
     resumable = file.integrity != "none"  # only a digest shows that two pieces belong to one file
 
     def ensure_free_space(size: int) -> None:
@@ -247,7 +247,7 @@ def _download(
             missing = max(0, (file.size or 0) - partial.size)
             raise cache.write_error(root, error, file.name, missing, services.free_bytes(root)) from error
     if verified is not None:
-        if stamp is None:
+        if pinned is None:
             cache.warn_if_weak(file, sha256)
         logger.info("fetched %s from %s, SHA-256 %s, to %s", format_size(size), source, sha256, target)
     return verified

@@ -12,7 +12,7 @@ from ...hub import cache_filename, cache_manager, read_settings
 from ...hub.progress import format_size
 from ...hub.verify import digest_matches, expected_digest
 from ...registry.api import find_default_checkpoint
-from ...registry.specs import CheckpointSpec
+from ...registry.specs import INTEGRITY_LEVELS, CheckpointSpec
 from ..common import all_checkpoints, is_path
 from ..console import Result, key_values, pluralize, style
 
@@ -130,7 +130,7 @@ def verify_file(path: Path) -> Dict[str, Any]:
         "skipped": dict(checkpoint.report.skipped),
     }
     if matches:
-        return {**row, **undamaged(min(checkpoint.file.integrity for checkpoint in matches))}  # "sha256" is the least
+        return {**row, **undamaged(max((match.file.integrity for match in matches), key=INTEGRITY_LEVELS.index))}
     return {**row, "status": UNKNOWN, "problem": "no checkpoint of the registry has this digest; it is readable"}
 
 
