@@ -78,6 +78,7 @@ class Settings(NamedTuple):
 def read_settings(environ: Optional[Mapping[str, str]] = None) -> Settings:
     """Return the current settings; raises ArgumentError if a variable has an invalid value."""
     env = os.environ if environ is None else environ
+    defaults = Settings._field_defaults
     read_only = _split(_value(CACHE_DIRS_ENV, env), os.pathsep)
     return Settings(
         cache_dir=_cache_dir(env),
@@ -88,9 +89,9 @@ def read_settings(environ: Optional[Mapping[str, str]] = None) -> Settings:
         allow_unverified=read_switch(ALLOW_UNVERIFIED_ENV, env) or False,
         progress=read_switch(PROGRESS_ENV, env),
         hf_endpoint=_hf_endpoint(env),
-        timeout=_number(TIMEOUT_ENV, env, 15.0, 0.1, 3600),
-        stall_timeout=_number(STALL_TIMEOUT_ENV, env, 30.0, 0.1, 3600),
-        retries=int(_number(RETRIES_ENV, env, 3, 0, 100, whole=True)),
+        timeout=_number(TIMEOUT_ENV, env, defaults["timeout"], 0.1, 3600),
+        stall_timeout=_number(STALL_TIMEOUT_ENV, env, defaults["stall_timeout"], 0.1, 3600),
+        retries=int(_number(RETRIES_ENV, env, defaults["retries"], 0, 100, whole=True)),
     )
 
 

@@ -154,8 +154,9 @@ def choose_state_dict(
                 hint=f"choose from {format_keys(names)}" if any(names) else "leave state= out",
             )
         candidates = [(path, arrays) for path, arrays in candidates if path == chosen[0]]
-    paths = [path for path, arrays in candidates if _fits(arrays, layouts)] or [path for path, _ in candidates] or [()]
-    path = paths[0]
+    path: Path = candidates[0][0] if candidates else ()
+    if len(candidates) > 1:  # a single one is compared with the layouts later, with an error if it fits none
+        path = next((other for other, arrays in candidates if _fits(arrays, layouts)), path)
     skipped: List[Tuple[str, str]] = []
     for depth, name in enumerate(path):
         prefix = "".join(f"{part}." for part in path[:depth])

@@ -118,30 +118,29 @@ def test_a_name_is_judged_by_the_address_it_leads_to(zoo: Zoo, server: Server, o
     assert len(server.requests) == 1
 
 
-def test_a_proxy_resolves_names_itself(
-    zoo: Zoo, server: Server, other: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moved = server.serve("/moved", Answer(status=302, headers={"Location": other.serve("/a.bin", Answer(BODY))}))
+@pytest.fixture
+def _proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A proxy for all of the test's connections."""
     proxy = Proxy()
-    try:
-        monkeypatch.setenv("http_proxy", proxy.url)
-        assert zoo.fetch(spec(moved), services=zoo.services(client=client(PUBLIC, LOOPBACK))).read_bytes() == BODY
-    finally:
-        proxy.close()
+    monkeypatch.setenv("http_proxy", proxy.url)
+    yield
+    proxy.close()
 
 
+@pytest.mark.usefixtures("_proxy")
+def test_a_proxy_resolves_names_itself(zoo: Zoo, server: Server, other: Server) -> None:
+    moved = server.serve("/moved", Answer(status=302, headers={"Location": other.serve("/a.bin", Answer(BODY))}))
+    assert zoo.fetch(spec(moved), services=zoo.services(client=client(PUBLIC, LOOPBACK))).read_bytes() == BODY
+
+
+@pytest.mark.usefixtures("_proxy")
 def test_a_redirect_past_the_proxy_into_a_private_network_is_refused(
     zoo: Zoo, server: Server, other: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = server.serve("/moved", Answer(status=302, headers={"Location": other.serve("/a.bin", Answer(BODY))}))
-    proxy = Proxy()
-    try:
-        monkeypatch.setenv("http_proxy", proxy.url)
-        monkeypatch.setenv("no_proxy", "127.0.0.2")
-        with pytest.raises(DownloadError, match="was refused"):
-            zoo.fetch(spec(moved), services=zoo.services(client=client(PUBLIC, PRIVATE)))
-    finally:
-        proxy.close()
+    monkeypatch.setenv("no_proxy", "127.0.0.2")
+    with pytest.raises(DownloadError, match="was refused"):
+        zoo.fetch(spec(moved), services=zoo.services(client=client(PUBLIC, PRIVATE)))
     assert other.requests == []
 
 
