@@ -6,56 +6,31 @@ rename the keys, detect the form, and bring every array into canonical shape.
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
-import re
 from types import MappingProxyType
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError, LayoutError, PathLike
+from ..errors import LayoutError, PathLike
+from .detect import MAX_TENSORS, detect_layout, is_counter
+from .find_state import choose_state_dict
 from .formats import blocked_names, read_file, unsafe_pickle
 from .layouts import (
     BLOCK,
-    IGNORED,
     LAYOUTS,
     Layout,
     block_sort_key,
     get_layout,
     is_bn,
     to_canonical_array,
-    to_canonical_keys,
 )
 from .state_dict import Checkpoint, LoadReport, detect_form, format_keys
 
 # Raised whenever `canonicalize` would return something else for the same payload.
 CANONICALIZE_VERSION = 1
-
-# RepVGGplus_L2pse, the largest, has 867; trying every layout on many more takes long.
-MAX_TENSORS = 2000
-MAX_STATE_DICTS = 100  # dicts with arrays in one file, to each of which the layouts are compared
-MAX_KEY_CHARS = 1000  # the longest key of any publisher has 40
-
-# The keys under which trainers save the state dict; plain weights come before averaged ones.
-MAX_DEPTH = 4
-WRAPPERS = (
-    "state_dict",
-    "model",
-    "model_state_dict",
-    "network",
-    "module",
-    "params",
-    "state_dict_ema",
-    "model_ema",
-    "ema",
-)
-# Prefixes that wrappers of a network put before every key.
-PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "network.", "net.")
-
-Path = Tuple[str, ...]  # the keys that lead to a dict in a file's content
 
 KERNELS = ("rbr_dense.conv.weight", "rbr_1x1.conv.weight", "rbr_reparam.weight")
 
@@ -132,73 +107,6 @@ def canonicalize(
     )
 
 
-def choose_state_dict(
-    payload: Any, layouts: Sequence[Layout], state: Optional[str]
-) -> Tuple[str, Any, List[Tuple[str, str]]]:
-    """Return the path of the state dict in a file's content, the state dict, and (key, reason) of what is beside it.
-
-    It is the first dict, in the order of WRAPPERS, of which a layout has every key, else the first that holds arrays,
-    else the whole content. Raises ArgumentError if there is none that is called ``state``.
-    """
-    dicts = itertools.islice(_dicts_of_arrays(payload, ()), MAX_STATE_DICTS)
-    candidates = sorted(dicts, key=lambda item: _rank(item[0]))
-    if state is not None:
-        chosen = [path for path, _ in candidates if state in (".".join(path), path[-1:] and path[-1])]
-        chosen += [path for path, _ in candidates if path and state in re.split(r"[._]", path[-1])]
-        if not chosen:
-            names = [".".join(path) for path, _ in candidates]
-            raise ArgumentError(
-                f"the file has no state dict {state!r}",
-                expected=names,
-                actual=state,
-                hint=f"choose from {format_keys(names)}" if any(names) else "leave state= out",
-            )
-        candidates = [(path, arrays) for path, arrays in candidates if path == chosen[0]]
-    path: Path = candidates[0][0] if candidates else ()
-    if len(candidates) > 1:  # a single one is compared with the layouts later, with an error if it fits none
-        path = next((other for other, arrays in candidates if _fits(arrays, layouts)), path)
-    skipped: List[Tuple[str, str]] = []
-    for depth, name in enumerate(path):
-        prefix = "".join(f"{part}." for part in path[:depth])
-        skipped += [(f"{prefix}{key}", f"beside {prefix}{name}") for key in payload if key != name]
-        payload = payload[name]
-    return "".join(f"{part}." for part in path), payload, skipped
-
-
-def _dicts_of_arrays(value: Any, path: Path) -> Iterator[Tuple[Path, Mapping[str, NDArray[Any]]]]:
-    """Return each dict that holds arrays under text keys, with the keys that lead to it, down to MAX_DEPTH."""
-    if not isinstance(value, Mapping):
-        return
-    arrays = {key: item for key, item in value.items() if isinstance(key, str) and isinstance(item, np.ndarray)}
-    if arrays:
-        yield path, arrays
-    for key, item in value.items() if len(path) < MAX_DEPTH else ():
-        if isinstance(key, str) and len(key) <= MAX_KEY_CHARS:
-            yield from _dicts_of_arrays(item, (*path, key))
-
-
-def _rank(path: Path) -> Tuple[bool, bool, Sequence[int], int]:
-    """Return what orders the dicts of a file: plain before averaged ones, known names first, then outer ones."""
-    is_averaged = any("ema" in name.lower().split("_") for name in path)
-    places = [WRAPPERS.index(name) if name in WRAPPERS else len(WRAPPERS) for name in path]
-    return is_averaged, not path, places, len(path)
-
-
-def _fits(arrays: Mapping[str, NDArray[Any]], layouts: Sequence[Layout]) -> bool:
-    weights = {key: array for key, array in arrays.items() if not _is_counter(key)}
-    if not 0 < len(weights) <= MAX_TENSORS:
-        return False
-    try:
-        detect_layout(weights, layouts)
-    except LayoutError:
-        return False
-    return True
-
-
-def _is_counter(key: str) -> bool:
-    return len(key) <= MAX_KEY_CHARS and not IGNORED.isdisjoint(key.split("."))
-
-
 def _only_arrays(values: Mapping[Any, Any], path: str) -> Tuple[Dict[str, NDArray[Any]], List[Tuple[str, str]]]:
     """Return the arrays of a state dict by the file's keys, and (key, reason) for everything else.
 
@@ -209,14 +117,14 @@ def _only_arrays(values: Mapping[Any, Any], path: str) -> Tuple[Dict[str, NDArra
     for key, value in values.items():
         if not isinstance(key, str) or not isinstance(value, np.ndarray):
             skipped.append((f"{path}{key}", "not an array"))
-        elif _is_counter(key):
+        elif is_counter(key):
             skipped.append((f"{path}{key}", "a counter or helper"))
         else:
             state_dict[key] = value
     if not state_dict:
         keys = format_keys([str(key) for key in values])
         raise LayoutError(
-            f"no arrays at the top or under {', '.join(WRAPPERS)}" + (f", only {keys}" if keys else ""),
+            "the file holds no arrays by name" + (f", only {keys}" if keys else ""),
             actual=list(values),
             hint="pass a file that holds a state dict",
         )
@@ -233,26 +141,6 @@ def _only_arrays(values: Mapping[Any, Any], path: str) -> Tuple[Dict[str, NDArra
             f"the weights are not floating point: {format_keys(other)}", hint="quantized weights cannot be loaded"
         )
     return state_dict, skipped
-
-
-def detect_layout(
-    state_dict: Mapping[str, NDArray[Any]], candidates: Sequence[Layout]
-) -> Tuple[Layout, Dict[str, str]]:
-    """Return the first layout that has every key, and the canonical name of each; remove common prefixes if needed.
-
-    Raises LayoutError with the layout that comes closest.
-    """
-    prefix_lengths = _prefix_lengths(state_dict)
-    for length in prefix_lengths:
-        for layout in candidates:
-            names: Dict[str, str] = {}
-            for key, name in _canonical_names(state_dict, layout, length):
-                if name is None:
-                    break
-                names[key] = name
-            else:
-                return layout, names
-    raise _unknown_layout(state_dict, candidates, prefix_lengths)
 
 
 def _to_canonical_arrays(
@@ -288,23 +176,6 @@ def _input_channels(arrays: Mapping[str, NDArray[Any]]) -> Dict[str, int]:
     return {block: out_channels[before] for before, block in zip(blocks, blocks[1:])}
 
 
-def _prefix_lengths(state_dict: Mapping[str, NDArray[Any]]) -> List[int]:
-    """Return how many characters of every key may be a wrapper's prefix: 0, then one more known prefix each time."""
-    lengths = [0]
-    for _ in range(MAX_DEPTH):
-        length = lengths[-1]
-        prefix = next((name for name in PREFIXES if all(key.startswith(name, length) for key in state_dict)), None)
-        if prefix is None:
-            break
-        lengths.append(length + len(prefix))
-    return lengths
-
-
-def _canonical_names(keys: Iterable[str], layout: Layout, prefix_length: int) -> Iterator[Tuple[str, Optional[str]]]:
-    """Return each key with its canonical name in a layout, or None, once its prefix is removed."""
-    return zip(keys, to_canonical_keys(layout, (key[prefix_length:] for key in keys)))
-
-
 def _check_memory(state_dict: Mapping[str, NDArray[Any]]) -> None:
     """Raise LayoutError if tensors share memory: fused or saved, they could be many times the file's size."""
     total = sum(array.nbytes for array in state_dict.values())
@@ -327,32 +198,6 @@ def _extent(array: NDArray[Any]) -> Tuple[int, int]:
     if not array.size:
         return start, start
     return start, start + sum((n - 1) * stride for n, stride in zip(array.shape, array.strides)) + array.itemsize
-
-
-def _unknown_layout(
-    state_dict: Mapping[str, NDArray[Any]], candidates: Sequence[Layout], prefix_lengths: Sequence[int]
-) -> LayoutError:
-    """Return the error that names the closest layout and the keys that it does not have."""
-    unknown = {
-        layout.name: min(
-            (
-                [key for key, name in _canonical_names(state_dict, layout, length) if name is None]
-                for length in prefix_lengths
-            ),
-            key=len,
-        )
-        for layout in candidates
-    }
-    closest = min(unknown, key=lambda name: len(unknown[name]))
-    if len(unknown[closest]) == len(state_dict):
-        message = f"no key is in layout {' or '.join(unknown)}"
-        hint = "pass a checkpoint of a RepVGG; if layout= was passed, try without it"
-    else:
-        message = f"{len(unknown[closest])} of {len(state_dict)} keys are not in the closest layout, {closest}"
-        hint = "remove what is not part of the network; if layout= was passed, try without it"
-    return LayoutError(
-        f"{message}: {format_keys(unknown[closest])}", expected=list(unknown), actual=unknown[closest], hint=hint
-    )
 
 
 def _candidates(format: str) -> List[Layout]:

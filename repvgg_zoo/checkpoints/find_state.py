@@ -1,0 +1,96 @@
+"""choose_state_dict: which of the dicts in a file's content holds the weights."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArgumentError, LayoutError
+from .detect import MAX_KEY_CHARS, MAX_TENSORS, detect_layout, is_counter
+from .layouts import Layout
+from .state_dict import format_keys
+
+MAX_STATE_DICTS = 100  # dicts with arrays in one file, to each of which the layouts are compared
+
+# The keys under which trainers save the state dict; plain weights come before averaged ones.
+MAX_DEPTH = 4
+WRAPPERS = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "network",
+    "module",
+    "params",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+)
+
+Path = Tuple[str, ...]  # the keys that lead to a dict in a file's content
+
+
+def choose_state_dict(
+    payload: Any, layouts: Sequence[Layout], state: Optional[str]
+) -> Tuple[str, Any, List[Tuple[str, str]]]:
+    """Return the path of the state dict in a file's content, the state dict, and (key, reason) of what is beside it.
+
+    It is the first dict, in the order of WRAPPERS, of which a layout has every key, else the first that holds arrays,
+    else the whole content. Raises ArgumentError if there is none that is called ``state``.
+    """
+    dicts = itertools.islice(_dicts_of_arrays(payload, ()), MAX_STATE_DICTS)
+    candidates = sorted(dicts, key=lambda item: _rank(item[0]))
+    if state is not None:
+        chosen = [path for path, _ in candidates if state in (".".join(path), path[-1:] and path[-1])]
+        chosen += [path for path, _ in candidates if path and state in re.split(r"[._]", path[-1])]
+        if not chosen:
+            names = [".".join(path) for path, _ in candidates]
+            raise ArgumentError(
+                f"the file has no state dict {state!r}",
+                expected=names,
+                actual=state,
+                hint=f"choose from {format_keys(names)}" if any(names) else "leave state= out",
+            )
+        candidates = [(path, arrays) for path, arrays in candidates if path == chosen[0]]
+    path: Path = candidates[0][0] if candidates else ()
+    if len(candidates) > 1:  # a single one is compared with the layouts later, with an error if it fits none
+        path = next((other for other, arrays in candidates if _fits(arrays, layouts)), path)
+    skipped: List[Tuple[str, str]] = []
+    for depth, name in enumerate(path):
+        prefix = "".join(f"{part}." for part in path[:depth])
+        skipped += [(f"{prefix}{key}", f"beside {prefix}{name}") for key in payload if key != name]
+        payload = payload[name]
+    return "".join(f"{part}." for part in path), payload, skipped
+
+
+def _dicts_of_arrays(value: Any, path: Path) -> Iterator[Tuple[Path, Mapping[str, NDArray[Any]]]]:
+    """Return each dict that holds arrays under text keys, with the keys that lead to it, down to MAX_DEPTH."""
+    if not isinstance(value, Mapping):
+        return
+    arrays = {key: item for key, item in value.items() if isinstance(key, str) and isinstance(item, np.ndarray)}
+    if arrays:
+        yield path, arrays
+    for key, item in value.items() if len(path) < MAX_DEPTH else ():
+        if isinstance(key, str) and len(key) <= MAX_KEY_CHARS:
+            yield from _dicts_of_arrays(item, (*path, key))
+
+
+def _rank(path: Path) -> Tuple[bool, bool, Sequence[int], int]:
+    """Return what orders the dicts of a file: plain before averaged ones, known names first, then outer ones."""
+    is_averaged = any("ema" in name.lower().split("_") for name in path)
+    places = [WRAPPERS.index(name) if name in WRAPPERS else len(WRAPPERS) for name in path]
+    return is_averaged, not path, places, len(path)
+
+
+def _fits(arrays: Mapping[str, NDArray[Any]], layouts: Sequence[Layout]) -> bool:
+    weights = {key: array for key, array in arrays.items() if not is_counter(key)}
+    if not 0 < len(weights) <= MAX_TENSORS:
+        return False
+    try:
+        detect_layout(weights, layouts)
+    except LayoutError:
+        return False
+    return True
