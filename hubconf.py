@@ -36,7 +36,7 @@ dependencies = [
 def __dir__() -> List[str]:
     """Return the canonical names of the shipped variants only: megengine.hub.list shows all callables listed here."""
     _check()
-    from repvgg_zoo.registry.api import shipped_registry
+    from repvgg_zoo.registry.load import shipped_registry
 
     return [model.name for model in shipped_registry().models]
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from .image.preprocess import preprocess
     from .inference.api import compile
     from .inference.compiled_model import CompiledModel
-    from .registry.api import list_models, model_info, register, unregister
+    from .registry.api import list_models, model_info
     from .registry.plugins import Plugin
+    from .registry.registered import register, unregister
     from .reparam.equivalence import compare_forms
     from .reparam.to_deploy import to_deploy
 
@@ -55,10 +56,10 @@ _LAZY_EXPORTS = {
     "model_info": "registry.api",
     "predict": "image.predict",
     "preprocess": "image.preprocess",
-    "register": "registry.api",
+    "register": "registry.registered",
     "save_checkpoint": "checkpoints",
     "to_deploy": "reparam.to_deploy",
-    "unregister": "registry.api",
+    "unregister": "registry.registered",
 }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
+from pathlib import Path
 from typing import Any, Optional, Tuple
 
 from .errors import ArgumentError
@@ -23,7 +25,22 @@ def check_int(name: str, value: Any, *, minimum: int) -> int:
     return int(value)
 
 
-def check_float(name: str, value: Any, *, above: float) -> float:
+def check_text(name: str, value: Any, expected: str = "text") -> str:
+    """Return a text; paths, bytes and None are not accepted."""
+    if not isinstance(value, str):
+        raise _error(name, value, expected)
+    return value
+
+
+def check_path(name: str, value: Any) -> Path:
+    """Return a path, of text or an ``os.PathLike``, with ``~`` replaced; bytes are not accepted."""
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(path, str):
+        raise _error(name, value, "a path")
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+
+
+def check_float(name: str, value: Any, *, above: float = -math.inf) -> float:
     """Return a finite number above a bound; NumPy's are accepted, text and truth values are not."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     try:
@@ -31,7 +48,7 @@ def check_float(name: str, value: Any, *, above: float) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number) or number <= above:
-        raise _error(name, value, f"a number above {above:g}")
+        raise _error(name, value, "a number" if above == -math.inf else f"a number above {above:g}")
     return number
 
 

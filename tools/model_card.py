@@ -12,7 +12,7 @@ from string import Template
 from typing import Dict, List, Sequence, Tuple
 
 from repvgg_zoo.cli.describe import BACKENDS
-from repvgg_zoo.registry.api import shipped_registry
+from repvgg_zoo.registry.load import shipped_registry
 from repvgg_zoo.registry.names import natural_key
 from repvgg_zoo.registry.specs import IMAGENET, CheckpointSpec, ModelSpec, Preprocessing
 

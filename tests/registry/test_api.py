@@ -7,16 +7,11 @@ import sys
 import textwrap
 
 import pytest
-import yaml
 
 import repvgg_zoo
-from repvgg_zoo._resources import registry_path
-from repvgg_zoo.errors import ArgumentError, NoWeightsError, RegistryError, UnknownModelError
+from repvgg_zoo.errors import ArgumentError, NoWeightsError, UnknownModelError
 from repvgg_zoo.registry.api import find_default_checkpoint, find_model
 from repvgg_zoo.registry.names import find_checkpoint, natural_key
-
-from .installed import registry
-from .sample import SAMPLE
 
 PAPER = [
     "RepVGG_A0", "RepVGG_A1", "RepVGG_A2", "RepVGG_B0", "RepVGG_B1", "RepVGG_B1g2", "RepVGG_B1g4", "RepVGG_B2",
@@ -124,67 +119,6 @@ def test_the_default_checkpoint_has_the_strongest_official_integrity():
         chosen = find_checkpoint(model)
         assert chosen in candidates
         assert rank(chosen.file.integrity) == best
-
-
-class TestRegister:
-    def test_a_registered_file_is_found_by_every_function(self, tmp_path, register):
-        path = tmp_path / "zoo.yaml"
-        path.write_text(SAMPLE)
-        register(path)
-        repvgg_zoo.register(str(path))
-        assert repvgg_zoo.list_models("X*") == ["RepVGG_X1", "RepVGG_X2"]
-        assert find_default_checkpoint("x1.other").file.sources[0] == str(tmp_path / "files" / "x1.pth")
-
-    def test_a_name_that_is_taken_is_refused_and_nothing_is_added(self):
-        text = SAMPLE.replace("RepVGG_X2", "repvgg-a0").replace('"files/x1.pth", ', "")
-        with pytest.raises(RegistryError, match="claims the name 'repvgga0'"):
-            repvgg_zoo.register(yaml.safe_load(text))
-        assert repvgg_zoo.list_models("X*") == []
-
-    def test_two_different_registries_cannot_claim_one_name(self, register):
-        register(yaml.safe_load(registry("acme/RepVGG_Q")))
-        with pytest.raises(RegistryError, match=r"claims the name .acme/repvggq. .* in a mapping"):
-            repvgg_zoo.register(yaml.safe_load(registry("acme/RepVGG_Q").replace("RepVGG-Q", "other")))
-        assert repvgg_zoo.list_models("acme/*") == ["acme/RepVGG_Q"]
-
-
-class TestUnregister:
-    def test_a_file_is_removed_by_its_path_even_if_it_is_gone(self, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        path = tmp_path / "zoo.yaml"
-        path.write_text(SAMPLE)
-        repvgg_zoo.register("zoo.yaml")
-        path.unlink()
-        repvgg_zoo.unregister(path)
-        assert repvgg_zoo.list_models("X*") == []
-        with pytest.raises(UnknownModelError):
-            repvgg_zoo.model_info("RepVGG_X1")
-
-    def test_a_mapping_is_removed_by_an_equal_one_and_others_stay(self, register):
-        register(yaml.safe_load(registry("acme/RepVGG_Q")))
-        repvgg_zoo.register(yaml.safe_load(registry("other/RepVGG_Q")))
-        repvgg_zoo.unregister(yaml.safe_load(registry("other/RepVGG_Q")))
-        assert repvgg_zoo.list_models("*/*") == ["acme/RepVGG_Q"]
-
-    def test_a_changed_file_can_be_registered_again(self, tmp_path, register):
-        path = tmp_path / "zoo.yaml"
-        path.write_text(registry("acme/RepVGG_Q"))
-        repvgg_zoo.register(path)
-        path.write_text(registry("acme/RepVGG_Q").replace("RepVGG-Q", "other"))
-        repvgg_zoo.unregister(path)
-        register(path)
-        assert repvgg_zoo.model_info("acme/RepVGG_Q").family == "other"
-
-    @pytest.mark.parametrize(
-        "source",
-        [registry_path(), "missing.yaml", yaml.safe_load(registry("acme/Q"))],
-        ids=["shipped", "missing", "mapping"],
-    )
-    def test_what_was_not_added_is_an_argument_error(self, source):
-        if source == registry_path():
-            repvgg_zoo.register(source)  # which adds nothing, as all of it is known
-        with pytest.raises(ArgumentError, match="is not registered"):
-            repvgg_zoo.unregister(source)
 
 
 def run_isolated(code: str) -> str:

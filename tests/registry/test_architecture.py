@@ -6,8 +6,8 @@ import pytest
 
 from repvgg_zoo.builder import BUILDERS
 from repvgg_zoo.models import RepVGGBlock
-from repvgg_zoo.registry.api import shipped_registry
 from repvgg_zoo.registry.architecture import block_specs, deploy_shapes
+from repvgg_zoo.registry.load import shipped_registry
 from repvgg_zoo.registry.specs import Architecture, SESpec
 
 SMALL = {"num_blocks": (1, 2, 3, 1), "width_multiplier": (0.5, 0.5, 0.25, 0.25)}

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 import repvgg_zoo
-from repvgg_zoo.registry.api import shipped_registry
+from repvgg_zoo.registry.load import shipped_registry
 from tools.model_card import model_card
 
 from ..hubconf.github import ROOT, GitHub
