@@ -18,8 +18,8 @@ import sys
 from typing import Any, List, Optional, Sequence, Tuple
 
 from . import errors
-from .console import emit, flush, print_line, print_text, reserved_stdout
-from .parser import COMMANDS, ArgumentParser, command_parser, top_help, unknown_command
+from .console import Result, emit, flush, print_text, reserved_stdout
+from .parser import COMMANDS, GLOBAL_OPTIONS, PROGRAM, ArgumentParser, command_parser, top_help, unknown_command
 
 __all__ = ["main"]
 
@@ -39,15 +39,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _run(arguments: List[str]) -> int:
+    count = next((index for index, word in enumerate(arguments) if word not in GLOBAL_OPTIONS), len(arguments))
+    leading, arguments = arguments[:count], arguments[count:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         return _help(arguments[1:] if arguments[:1] == ["help"] else [])
     if arguments[0] in ("-V", "--version"):
         from .. import __version__
 
-        print_line(f"repvgg-zoo {__version__}")
+        result = Result({"version": __version__}, lambda payload: [f"{PROGRAM} {payload['version']}"])
+        emit(result, as_json="--json" in {*leading, *arguments})
         return 0
     module, parser = _command(arguments[0])
-    args = parser.parse_args(arguments[1:])
+    args = parser.parse_args([*leading, *arguments[1:]])
     result = module.run(args)
     emit(result, as_json=args.json)
     return int(result.exit_code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from types import MappingProxyType
-from typing import Any, List, Mapping, NamedTuple, NoReturn, Optional, Sequence
+from typing import Any, Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Sequence
 
 from ..errors import ArgumentError
 from .console import Result, print_text
@@ -36,6 +36,13 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "doctor": Command("doctor", "check the installation and the settings, and say how to fix them"),
     }
 )
+# Options of every command, which may also stand before it.
+GLOBAL_OPTIONS: Mapping[str, str] = MappingProxyType(
+    {"--json": "print one JSON document", "--traceback": "show the traceback of an error"}
+)
+TOP_OPTIONS: Mapping[str, str] = MappingProxyType(
+    {**GLOBAL_OPTIONS, "--version": "print the version", "--help": "print this help"}
+)
 EXAMPLES = ("repvgg-zoo list", "repvgg-zoo info RepVGG_A0", "repvgg-zoo fetch RepVGG_N0", "repvgg-zoo doctor")
 
 
@@ -55,18 +62,57 @@ class ArgumentParser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)  # an option that is added later must not change what a script means
         super().__init__(*args, **kwargs)
         # SUPPRESS: an action's parser must not reset what the command's parser has read.
-        self.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
-        self.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        for option, text in GLOBAL_OPTIONS.items():
+            self.add_argument(option, action="store_true", default=argparse.SUPPRESS, help=text)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        return super().parse_args(args, argparse.Namespace(json=False, traceback=False))
+        arguments = list(args or ())
+        selected = selected_parser(self, arguments)
+        for word in option_words(arguments):  # first, as argparse would rather report that a NAME is missing
+            if word not in self._option_string_actions and word not in selected._option_string_actions:
+                raise selected.invalid_word(word, f"option of {selected.prog}", option_names(selected))
+        return super().parse_args(arguments, argparse.Namespace(json=False, traceback=False))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            label = "/".join(action.option_strings) or action.metavar
+            raise self.invalid_word(value, str(label), [str(choice) for choice in action.choices])
 
     def _print_message(self, message: str, file: Any = None) -> None:
         print_text(message)  # argparse prints nothing but help here
 
+    def invalid_word(self, word: str, kind: str, expected: Sequence[str]) -> UsageError:
+        """Return the error for a word that is none of ``expected``, with the closest of them."""
+        close = closest(word, expected)
+        hint = f"did you mean {close}?" if close else f"{self.prog} --help"
+        message = f"{word!r} is not a valid {kind}"
+        return UsageError(message, usage=self._usage_line(), expected=list(expected), actual=word, hint=hint)
+
     def error(self, message: str) -> NoReturn:
-        usage = " ".join(self.format_usage().split())[len("usage: ") :]
-        raise UsageError(message, usage=usage, hint=f"{self.prog} --help")
+        raise UsageError(message, usage=self._usage_line(), hint=f"{self.prog} --help")
+
+    def _usage_line(self) -> str:
+        return " ".join(self.format_usage().split())[len("usage: ") :]
+
+
+def selected_parser(parser: ArgumentParser, arguments: Sequence[str]) -> ArgumentParser:
+    """Return the parser of the action that the arguments name, such as ``rm`` of ``cache``, or the parser itself."""
+    actions = next((a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None) or {}
+    return next((actions[word] for word in arguments if word in actions), parser)
+
+
+def option_names(parser: ArgumentParser) -> List[str]:
+    """Return the long options of a parser."""
+    return [name for name in parser._option_string_actions if name.startswith("--")]
+
+
+def option_words(arguments: Iterable[str]) -> Iterator[str]:
+    """Yield the long options of a command line, without their values; what follows ``--`` is none."""
+    for word in arguments:
+        if word == "--":
+            return
+        if word.startswith("--") and " " not in word:
+            yield word.partition("=")[0]
 
 
 def command_parser(name: str, module: Any) -> ArgumentParser:
@@ -89,15 +135,18 @@ def top_help() -> str:
     """Return what ``repvgg-zoo --help`` prints; no command's module is imported for it."""
     return "\n".join(
         [
-            f"usage: {PROGRAM} COMMAND [arguments] [--json]",
+            f"usage: {PROGRAM} [--json] [--traceback] COMMAND [arguments]",
             "",
             "A model zoo of RepVGG in MegEngine: from a name to a verified checkpoint and a",
             "working network.",
             "",
             "commands:",
-            *(f"  {name:9} {command.summary}" for name, command in COMMANDS.items()),
+            *(f"  {name:10} {command.summary}" for name, command in COMMANDS.items()),
             "",
             f"{PROGRAM} COMMAND --help shows a command's arguments and examples.",
+            "",
+            "options, the first two before or after COMMAND:",
+            *(f"  {option:11}  {text}" for option, text in TOP_OPTIONS.items()),
             "",
             "examples:",
             *(f"  {line}" for line in EXAMPLES),
@@ -111,17 +160,19 @@ def top_help() -> str:
 
 def unknown_command(name: str) -> UsageError:
     """Return the error for a first word that is not a command."""
-    close = closest(name, list(COMMANDS))
+    is_option = name.startswith("-")
+    close = closest(name, list(TOP_OPTIONS if is_option else COMMANDS))
     return UsageError(
-        f"{name!r} is not a valid {'option' if name.startswith('-') else 'command'}",
+        f"{name!r} is not a valid {'option' if is_option else 'command'}",
         usage=f"{PROGRAM} COMMAND [arguments]",
-        expected=list(COMMANDS),
+        expected=list(TOP_OPTIONS if is_option else COMMANDS),
         actual=name,
         hint=f"did you mean {PROGRAM} {close}?" if close else f"{PROGRAM} --help lists the commands",
     )
 
 
 def closest(name: str, words: Sequence[str]) -> Optional[str]:
-    """Return the word that is most similar to ``name``, or None."""
-    matches: List[str] = difflib.get_close_matches(name.lower(), words, 1, cutoff=0.5)
-    return matches[0] if matches else None
+    """Return the word that is most similar to ``name``, or None; the dashes of options do not count."""
+    bare = {word.lstrip("-"): word for word in words}
+    matches = difflib.get_close_matches(name.lstrip("-").lower(), list(bare), 1, cutoff=0.5)
+    return bare[matches[0]] if matches else None

@@ -21,7 +21,7 @@ def test_the_help_names_every_command_and_every_exit_code(run):
     result = run("--help")
     assert result.code == 0 and not result.err
     for name, command in COMMANDS.items():
-        assert f"  {name:9} {command.summary}\n" in result.out
+        assert f"  {name:10} {command.summary}\n" in result.out
     for code in (0, 1, 2, 3, 4, 5, 6, 7, 70, 130):
         assert f"\n  {code:<4} " in result.out
 
@@ -77,13 +77,21 @@ def test_the_examples_of_the_top_help_are_those_of_commands():
         (["lst"], "'lst' is not a valid command", "did you mean repvgg-zoo list?"),
         (["frobnicate"], "'frobnicate' is not a valid command", "repvgg-zoo --help lists the commands"),
         (["--frob"], "'--frob' is not a valid option", "--help"),
+        (["--jsn", "list"], "'--jsn' is not a valid option", "did you mean repvgg-zoo --json?"),
         (["info"], "required: NAME", "repvgg-zoo info --help"),
         (["list", "--min-top1", "much"], "invalid float value: 'much'", "repvgg-zoo list --help"),
         (["list", "--max-macs", "five"], "'five' is not a valid count", "repvgg-zoo list --help"),
-        (["list", "--pareto", "--nonsense"], "unrecognized arguments: --nonsense", "repvgg-zoo list --help"),
-        (["list", "--par"], "unrecognized arguments: --par", "repvgg-zoo list --help"),
+        (["list", "--zzz"], "'--zzz' is not a valid option of repvgg-zoo list", "repvgg-zoo list --help"),
+        (["list", "--par"], "'--par' is not a valid option of repvgg-zoo list", "did you mean --pareto?"),
+        (["list", "--max-mac=5G"], "'--max-mac' is not a valid option", "did you mean --max-macs?"),
+        (["fetch", "--ofline"], "'--ofline' is not a valid option", "did you mean --offline?"),
         (["cache"], "required: ACTION", "repvgg-zoo cache --help"),
         (["cache", "rm"], "required: NAME", "repvgg-zoo cache rm --help"),
+        (["cache", "prun"], "'prun' is not a valid ACTION", "did you mean prune?"),
+        (["cache", "rm", "n0", "--dryrun"], "not a valid option of repvgg-zoo cache rm", "did you mean --dry-run?"),
+        (["cache", "ls", "--dry-run"], "not a valid option of repvgg-zoo cache ls", "repvgg-zoo cache ls --help"),
+        (["convert", "a", "b", "--layout", "tmm"], "'tmm' is not a valid --layout", "did you mean timm?"),
+        (["convert", "a", "b", "--format", "safetensor"], "is not a valid --format", "did you mean safetensors?"),
     ],
 )
 def test_an_invalid_command_line_is_reported_with_its_usage(run, argv, message, hint):
@@ -95,10 +103,38 @@ def test_an_invalid_command_line_is_reported_with_its_usage(run, argv, message, 
     assert error.json["error"]["type"] == "UsageError" and message in error.json["error"]["message"]
 
 
+def test_a_misspelt_check_of_the_doctor_gets_the_closest_one(run):
+    result = run("doctor", "pyhton")
+    assert result.code == 2 and "did you mean python?" in result.err
+
+
 def test_the_version_is_the_packages(run):
     import repvgg_zoo
 
     assert run("--version").out == f"repvgg-zoo {repvgg_zoo.__version__}\n"
+    assert run("--json", "--version").json == {"version": repvgg_zoo.__version__}
+
+
+@pytest.mark.parametrize("line", ["cache where", "list A0", "info nonsense", "info --jsn", "lst"])
+def test_json_may_stand_before_the_command(run, line):
+    assert run("--json", *line.split()) == run(*line.split(), "--json")
+
+
+def test_traceback_may_stand_before_the_command(run):
+    assert "Traceback" in run("--traceback", "info", "nonsense").err
+    assert "Traceback" in run("--traceback", "--json", "info", "nonsense").err
+
+
+@pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=lambda argv: argv[0])
+def test_every_help_has_the_options_of_all_commands(run, argv):
+    text = run(*argv).out
+    options = ("--json", "--traceback", *(["--version"] if argv == ["--help"] else []))
+    assert all(f"  {option}  " in text for option in options)
+
+
+def test_what_follows_a_double_dash_is_no_option(run):
+    assert "'--ofline'" in run("fetch", "--", "--ofline").err
+    assert run("fetch", "--", "--ofline").code == 3
 
 
 def test_light_commands_import_no_framework():

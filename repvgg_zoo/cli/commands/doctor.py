@@ -12,6 +12,7 @@ from ...hub import read_settings
 from ..console import Result, pluralize, style
 from ..doctor import cache, network, python, settings
 from ..doctor.finding import FAIL, OK, WARN, Finding, fail
+from ..parser import closest
 
 HELP = """
 Checks Python, MegEngine and the other packages, the environment variables, the
@@ -55,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     for name in args.checks:
         if name not in NAMES:
-            raise ArgumentError(f"{name!r} is not a valid check", expected=NAMES, actual=name, hint=", ".join(NAMES))
+            close = closest(name, NAMES)
+            hint = f"did you mean {close}?" if close else f"the checks are {', '.join(NAMES)}"
+            raise ArgumentError(f"{name!r} is not a valid check", expected=NAMES, actual=name, hint=hint)
     start = time.monotonic()
     findings = run_checks(select_checks(args))
     failed = any(finding.status == FAIL for finding in findings)
