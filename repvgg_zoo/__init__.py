@@ -69,17 +69,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         module = importlib.import_module(f".{module_name}", __name__)
-    except ImportError as error:
-        if (error.name or "").split(".")[0] != "megengine":
-            raise
-        from ._requirements import requirement
-        from .errors import DependencyError
+    except ImportError:
+        from ._requirements import needed_by  # here, as importing this package should take no time
 
-        raise DependencyError(
-            f"{name} needs MegEngine, which is not installed",
-            expected="megengine 1.13",
-            hint=f"pip install '{requirement('megengine')}' on CPython 3.8 to 3.10",
-        ) from error
+        with needed_by(name):
+            raise
     return getattr(module, name)
 
 

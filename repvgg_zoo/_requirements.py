@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
+from contextlib import contextmanager
 from pathlib import Path
-from typing import List, Mapping, NamedTuple, Optional
+from typing import Iterator, List, Mapping, NamedTuple, Optional
+
+from .errors import DependencyError
 
 DISTRIBUTION = "repvgg-zoo"
 # Import names that are not the distribution's.
@@ -45,6 +48,60 @@ def requirement(name: str) -> Requirement:
     distributions = {module: distribution for distribution, module in IMPORT_NAMES.items()}
     distribution = distributions.get(name, name)
     return requirements().get(distribution, Requirement(distribution, None, None))
+
+
+@contextmanager
+def needed_by(name: str) -> Iterator[None]:
+    """Let imports in the body that fail in a required package raise DependencyError with the cure."""
+    try:
+        yield
+    except ImportError as error:
+        explained = dependency_error(error, name)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def dependency_error(error: ImportError, name: str) -> Optional[DependencyError]:
+    """Return the error for an import of ``name`` that failed in a required package; None if it failed elsewhere."""
+    from traceback import walk_tb
+
+    if isinstance(error, DependencyError):
+        return None
+    required = {one.import_name: one for one in requirements().values()}
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+    packages = [module.partition(".")[0] for module in [*modules, error.name or ""]]
+    package = next((package for package in packages if package in required), None)
+    if package is None:
+        return None
+    label = "MegEngine" if package == "megengine" else package
+    is_missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == package
+    if is_missing:
+        problem, cure = "is not installed", f"pip install '{required[package]}'"
+        cure += " on CPython 3.8 to 3.10" if package == "megengine" else ""
+    else:
+        problem, cure = f"cannot be imported: {error}", import_fix(str(error), package)
+    explained = DependencyError(
+        f"{name} needs {label}, which {problem}",
+        expected=str(required[package]),
+        hint=f"{cure}; repvgg-zoo doctor checks the whole installation",
+    )
+    explained.__cause__ = error
+    return explained
+
+
+def import_fix(problem: str, package: str = "megengine") -> str:
+    """Return what to type for the known reasons why the import of MegEngine, or what it imports, fails."""
+    if "libGL" in problem or "libgthread" in problem:
+        headless = requirement("opencv-python")._replace(name="opencv-python-headless")
+        return f"pip uninstall opencv-python && pip install '{headless}'"
+    if "numpy" in problem:
+        return f"pip install '{requirement('numpy')}'"
+    if "pkg_resources" in problem:
+        return f"pip install '{requirement('setuptools')}'"
+    if "cache" in problem or "Permission" in problem or "Read-only" in problem:
+        return "export MGE_HOME=/a/writable/folder (MegEngine writes there when it is imported)"
+    return f"python -c 'import {package}', and pip install --force-reinstall '{requirement(package)}'"
 
 
 def _stated_in_checkout(pyproject: Path) -> List[str]:

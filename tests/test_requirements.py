@@ -44,7 +44,7 @@ def test_an_installed_package_reads_its_own_metadata(tmp_path):
     (info / "METADATA").write_text(f"Metadata-Version: 2.3\nName: repvgg-zoo\nVersion: 0.1.0\n{requires}")
     package = tmp_path / "repvgg_zoo"
     package.mkdir()
-    for name in ("__init__.py", "_requirements.py"):
+    for name in ("__init__.py", "_escape.py", "_requirements.py", "errors.py"):
         (package / name).write_text((ROOT / "repvgg_zoo" / name).read_text(encoding="utf-8"))
     code = """
         from repvgg_zoo._requirements import requirements

@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Tuple, Type
 
 from .. import errors
 from .._escape import escape_message
+from .._requirements import dependency_error
 from .console import flush, print_error, print_json, style
 
 EX_SOFTWARE = 70  # as in sysexits.h
@@ -65,8 +66,9 @@ def handled(arguments: List[str]) -> Iterator[Outcome]:
         print_error(str(error) or "interrupted")
         outcome.exit_code = EXIT_SIGINT
     except Exception as error:
-        outcome.exit_code = exit_code(error)
-        report(error, as_json="--json" in arguments, with_traceback="--traceback" in arguments)
+        explained = dependency_error(error, "this command") if isinstance(error, ImportError) else None
+        outcome.exit_code = exit_code(explained or error)
+        report(explained or error, as_json="--json" in arguments, with_traceback="--traceback" in arguments)
 
 
 def exit_code(error: BaseException) -> int:

@@ -7,6 +7,7 @@ from typing import Any, Callable, Mapping, Optional, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .._requirements import needed_by
 from ..errors import ArgumentError
 from ..registry.api import find_default_checkpoint
 from ..registry.names import find_checkpoint
@@ -93,7 +94,8 @@ def _resize_with_pillow(pixels: NDArray[Any], size: Tuple[int, int], interpolati
 
 
 def _resize_with_opencv(pixels: NDArray[Any], size: Tuple[int, int], interpolation: str) -> NDArray[Any]:
-    import cv2
+    with needed_by("resizing as this publisher does"):
+        import cv2
 
     method = cv2.INTER_LINEAR if interpolation == "bilinear" else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=method))

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from repvgg_zoo._requirements import requirement, requirements
+from repvgg_zoo._requirements import import_fix, requirement, requirements
 from repvgg_zoo.cli.commands import doctor
 from repvgg_zoo.cli.doctor import cache, network, python, settings
 from repvgg_zoo.cli.doctor.finding import FAIL, OK, WARN, ok
@@ -84,7 +84,7 @@ def test_an_import_that_fails_hangs_or_crashes_is_reported(tmp_path, monkeypatch
     (tmp_path / "frame_work.py").write_text(body)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     _, error = python.time_import("frame_work", 1.0 if "sleep" in body else 30.0)
-    assert error is not None and problem in error and fix in python.import_fix(error)
+    assert error is not None and problem in error and fix in import_fix(error)
 
 
 def test_a_python_without_wheels_is_a_failure(monkeypatch):

@@ -9,7 +9,7 @@ import sys
 from importlib import metadata
 from typing import Callable, List, Mapping, Optional, Tuple
 
-from ..._requirements import Requirement, requirement, requirements
+from ..._requirements import Requirement, import_fix, requirement, requirements
 from ..megengine_setup import has_gpu
 from .finding import FAIL, Finding, fail, ok, warn
 
@@ -104,20 +104,6 @@ def time_import(module: str, timeout: float) -> Tuple[float, Optional[str]]:
         lines = [line for line in process.stderr.splitlines() if line.strip()]
         return 0.0, lines[-1].strip() if lines else f"exit code {process.returncode}"
     return float(process.stdout.split()[-1]), None
-
-
-def import_fix(problem: str) -> str:
-    """Return what to type for the known reasons why the import fails."""
-    if "libGL" in problem or "libgthread" in problem:
-        headless = requirement("opencv-python")._replace(name="opencv-python-headless")
-        return f"pip uninstall opencv-python && pip install '{headless}'"
-    if "numpy" in problem:
-        return f"pip install '{requirement('numpy')}'"
-    if "pkg_resources" in problem:
-        return f"pip install '{requirement('setuptools')}'"
-    if "cache" in problem or "Permission" in problem or "Read-only" in problem:
-        return "export MGE_HOME=/a/writable/folder (MegEngine writes there when it is imported)"
-    return f"python -c 'import megengine', and pip install --force-reinstall '{requirement('megengine')}'"
 
 
 def check_gpu() -> List[Finding]:
