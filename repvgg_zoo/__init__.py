@@ -13,12 +13,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .builder import create
     from .checkpoints import load_checkpoint, save_checkpoint
+    from .costs import cost
     from .hub.fetch import fetch
     from .image.predict import Prediction, predict
     from .image.preprocess import preprocess
     from .inference.api import compile
     from .inference.compiled_model import CompiledModel
     from .registry.api import list_models, model_info
+    from .registry.cost import NetworkCost
     from .registry.plugins import Plugin
     from .registry.registered import register, unregister
     from .reparam.equivalence import compare_forms
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CompiledModel",
+    "NetworkCost",
     "Plugin",
     "Prediction",
     "compare_forms",
     "compile",
+    "cost",
     "create",
     "fetch",
     "list_models",
@@ -45,10 +49,12 @@ __all__ = [
 
 _LAZY_EXPORTS = {
     "CompiledModel": "inference.compiled_model",
+    "NetworkCost": "registry.cost",
     "Plugin": "registry.plugins",
     "Prediction": "image.predict",
     "compare_forms": "reparam.equivalence",
     "compile": "inference.api",
+    "cost": "costs",
     "create": "builder",
     "fetch": "hub.fetch",
     "list_models": "registry.api",

@@ -66,6 +66,15 @@ def check_items(name: str, value: Any, *, length: Optional[int] = None) -> Tuple
     return items
 
 
+def check_image_size(name: str, value: Any) -> Tuple[int, int]:
+    """Return (height, width) of one number or of two."""
+    if isinstance(value, (list, tuple)):
+        height, width = check_items(name, value, length=2)
+        return check_int(name, height, minimum=1), check_int(name, width, minimum=1)
+    size = check_int(name, value, minimum=1)
+    return size, size
+
+
 def _error(name: str, value: Any, expected: str) -> ArgumentError:
     text = repr(value)
     text = text if len(text) <= 80 else f"{text[:77]}..."

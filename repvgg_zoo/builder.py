@@ -78,7 +78,7 @@ def create(
     options = {"features_only": features_only, "out_indices": out_indices, "deploy": deploy}
     weights = _load(spec, selected, checkpoint, deploy, progress)
     if weights is None:
-        network = _build(
+        network = build_network(
             architecture,
             num_classes=architecture.num_classes if num_classes is None else num_classes,
             in_chans=in_chans or architecture.in_chans,
@@ -90,7 +90,7 @@ def create(
         in_file = _classes(weights), input_channels(weights.state_dict)
         _check_size(weights, "the head", 0 if num_classes is not None else (in_file[0] or 0) * features)
         _check_size(weights, "the stem", 0 if in_chans or not in_file[1] else 9 * in_file[1] * stem_width)
-        network = _build(
+        network = build_network(
             architecture,
             num_classes=(in_file[0] or classes) if num_classes is None else num_classes,
             in_chans=in_chans or in_file[1] or architecture.in_chans,
@@ -250,7 +250,7 @@ CHECKS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
 )
 
 
-def _build(architecture: Architecture, **options: Any) -> M.Module:
+def build_network(architecture: Architecture, **options: Any) -> M.Module:
     if "/" in architecture.builder:
         return _build_with_plugin(architecture, **options)
     build = BUILDERS.get(architecture.builder)

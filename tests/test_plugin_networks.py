@@ -92,11 +92,11 @@ def test_a_builder_that_does_not_build_ends_in_an_error_of_ours(plugin, name, er
 
 
 def test_a_builder_whose_package_is_not_installed_is_named():
-    from repvgg_zoo.builder import _build
+    from repvgg_zoo.builder import build_network
 
     architecture = repvgg_zoo.model_info("RepVGG_A0").architecture._replace(builder="elsewhere/head")
     with pytest.raises(RegistryError, match="plugin elsewhere is not installed") as caught:
-        _build(architecture, features_only=False, out_indices=None)
+        build_network(architecture, features_only=False, out_indices=None)
     assert caught.value.hint == "install the plugin"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Tuple, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import check_int
+from .._arguments import check_image_size, check_int
 from .._cpu import lower_sync_thread_priority, usable_cores
 from .._log import get_logger
 from .._settings import read_settings
@@ -74,11 +74,11 @@ def compile(
     """
     # Arguments are checked before anything is downloaded.
     batch_size = check_int("batch_size", batch_size, minimum=1)
-    size = None if image_size is None else _height_and_width(image_size)
+    size = None if image_size is None else check_image_size("image_size", image_size)
     threads = _limit_threads(threads)
     with COMPILE_LOCK:
         target = _from_name(model_or_name) if isinstance(model_or_name, str) else _from_module(model_or_name)
-        shape = (batch_size, target.in_chans, *(size or _height_and_width(_default_image_size(target))))
+        shape = (batch_size, target.in_chans, *(size or (_default_image_size(target),) * 2))
         runner, backend, error = _compile_target(target, shape, threads, low_memory)
     lower_sync_thread_priority()
     return CompiledModel(
@@ -253,13 +253,6 @@ def _default_image_size(target: _Target) -> int:
         "image_size is needed for a network that repvgg_zoo.create did not return",
         expected="a number, or (height, width)",
     )
-
-
-def _height_and_width(image_size: ImageSize) -> Tuple[int, int]:
-    pair = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
-    if len(pair) != 2:
-        raise ArgumentError(f"image_size is {image_size!r}", expected="a number, or (height, width)", actual=image_size)
-    return check_int("image_size", pair[0], minimum=1), check_int("image_size", pair[1], minimum=1)
 
 
 def _limit_threads(threads: Optional[int]) -> int:

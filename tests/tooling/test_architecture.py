@@ -42,7 +42,7 @@ LAYERS = (
     ("weights",),
     ("adapt", "builder"),
     ("inference",),
-    ("image",),
+    ("image", "costs"),
     ("cli", "__main__"),
 )
 
