@@ -109,6 +109,15 @@ def empty_like(shape: Sequence[int], like: Tensor) -> Tensor:
     return F.nn.pad(nothing, ((math.prod(shape), 0),)).reshape(shape)
 
 
+def input_tensor(network: Module, x: Any) -> Tensor:
+    """Return an array or a tensor as an input: with the dtype and on the device of the network's first convolution."""
+    weight = next((parameter for parameter in network.parameters() if parameter.ndim >= 4), None)
+    if weight is None:
+        return x if isinstance(x, Tensor) else Tensor(x)
+    values = x.numpy() if isinstance(x, Tensor) else np.asarray(x)
+    return Tensor(values.astype(weight.dtype, copy=False), device=weight.device)
+
+
 class _TensorBuffer:
     """A tensor's memory as NumPy sees it; the capsule keeps it alive."""
 

@@ -20,7 +20,7 @@ from megengine import Tensor
 from numpy.typing import NDArray
 
 from .. import models
-from .._tensors import numpy_views
+from .._tensors import input_tensor, numpy_views
 from ..checkpoints.layouts import block_sort_key
 from ..errors import ArgumentError, StateError
 from ..models import RepVGG, RepVGGBlock, RepVGGplus, SEBlock
@@ -72,14 +72,18 @@ class EagerRunner:
 
 @_errors_of_megengine()
 def run_network(network: M.Module, x: NDArray[Any]) -> Tuple[OutputSpec, Arrays]:
-    """Return what ``network`` returns for ``x`` in eval mode, as arrays of the caller's own.
+    """Return what ``network`` returns for ``x`` in eval mode, as arrays of the caller's own, float32 for float16.
 
     Raises ArgumentError if MegEngine cannot run it, or if it returns anything but tensors.
     """
-    device = next((str(tensor.device) for tensor in network.parameters()), None)
     with eval_mode(network):
-        spec, tensors = _flatten_outputs(network(Tensor(x, device=device)))
-        return spec, tuple(tensor.numpy().copy() for tensor in tensors)
+        spec, tensors = _flatten_outputs(network(input_tensor(network, x)))
+        return spec, tuple(_as_array(tensor) for tensor in tensors)
+
+
+def _as_array(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.numpy()
+    return array.astype(np.float32) if array.dtype == np.float16 else array.copy()
 
 
 @_errors_of_megengine()

@@ -25,7 +25,7 @@ class SEBlock(M.Module):
         self.up = conv2d(width, channels, 1, init_weights=init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = F.mean(x, axis=[2, 3], keepdims=True)
+        gate = global_avg_pool(x, keepdims=True)
         return x * F.sigmoid(self.up(F.relu(self.down(gate))))
 
 
@@ -36,9 +36,10 @@ class GlobalAvgPool2d(M.Module):
         return global_avg_pool(x)
 
 
-def global_avg_pool(x: Tensor) -> Tensor:
-    """Return the mean over height and width: (N, C, H, W) to (N, C)."""
-    return F.mean(x, axis=[2, 3])
+def global_avg_pool(x: Tensor, *, keepdims: bool = False) -> Tensor:
+    """Return the mean over height and width: (N, C, H, W) to (N, C), or (N, C, 1, 1), with the dtype of ``x``."""
+    mean = F.mean(x, axis=[2, 3], keepdims=keepdims)
+    return mean if mean.dtype == x.dtype else mean.astype(x.dtype)  # MegEngine returns float32 for float16
 
 
 def conv2d(

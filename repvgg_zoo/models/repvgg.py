@@ -123,9 +123,6 @@ class RepVGGBlock(M.Module):
         super().__init__()
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.stride = stride
-        self.groups = groups
-
         self.rbr_reparam: Any = None
         self.rbr_dense: Any = None
         self.rbr_1x1: Any = None
@@ -150,6 +147,12 @@ class RepVGGBlock(M.Module):
         """Whether this block is in the deploy form."""
         return self.rbr_reparam is not None
 
+    @property
+    def groups(self) -> int:
+        """The number of groups of the convolutions."""
+        conv = self.rbr_reparam if self.deploy else self.rbr_dense.conv
+        return int(conv.groups)
+
     def forward(self, x: Tensor) -> Tensor:
         out = self.forward_branches(x)
         if self.se is not None:
@@ -164,21 +167,19 @@ class RepVGGBlock(M.Module):
         out = self.rbr_dense(x) + self.rbr_1x1(x)
         return out if self.rbr_identity is None else out + self.rbr_identity(x)
 
-    def switch_to_deploy(self, kernel: Parameter, bias: Parameter) -> None:
-        """Replace the branches by one convolution with these parameters, whose shapes must be ``rbr_reparam``'s."""
-        conv = conv2d(
-            self.in_channels,
-            self.out_channels,
-            3,
-            stride=self.stride,
-            padding=1,
-            groups=self.groups,
-            init_weights=False,
-        )
-        conv.weight, conv.bias = kernel, bias
-        conv.training = self.training
+    def switch_to_deploy(self, convolution: M.Conv2d) -> None:
+        """Replace the branches by one convolution, such as ``equivalent_convolution`` returns."""
+        convolution.training = self.training
         self.rbr_dense = self.rbr_1x1 = self.rbr_identity = None
-        self.rbr_reparam = conv
+        self.rbr_reparam = convolution
+
+    def equivalent_convolution(self, kernel: Parameter, bias: Parameter) -> M.Conv2d:
+        """Return the deploy form's convolution with these parameters: it moves over the image as ``rbr_dense`` does."""
+        dense = self.rbr_dense.conv
+        options = {name: getattr(dense, name) for name in ("stride", "padding", "dilation", "padding_mode", "groups")}
+        conv = conv2d(dense.in_channels, dense.out_channels, 3, init_weights=False, **options)
+        conv.weight, conv.bias = kernel, bias
+        return conv
 
     def get_equivalent_kernel_bias(self) -> Tuple[Tensor, Tensor]:
         """Return the 3x3 kernel and the bias that this block amounts to, differentiable in every branch's parameters.
@@ -189,8 +190,8 @@ class RepVGGBlock(M.Module):
         """
         if self.rbr_reparam is not None:
             return self.rbr_reparam.weight, self.rbr_reparam.bias
-        kernel, bias = _fuse_bn(self.rbr_dense.conv.weight, self.rbr_dense.bn)
-        kernel_1x1, bias_1x1 = _fuse_bn(self.rbr_1x1.conv.weight, self.rbr_1x1.bn)
+        kernel, bias = _fuse_bn(self.rbr_dense.conv.weight, self.rbr_dense.bn, self.rbr_dense.conv.bias)
+        kernel_1x1, bias_1x1 = _fuse_bn(self.rbr_1x1.conv.weight, self.rbr_1x1.bn, self.rbr_1x1.conv.bias)
         kernel, bias = kernel + _pad_to_3x3(kernel_1x1), bias + bias_1x1
         if self.rbr_identity is not None:
             identity = Tensor(identity_kernel(self.out_channels, self.groups), dtype=kernel.dtype, device=kernel.device)
@@ -272,13 +273,18 @@ def _conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, grou
 
 def _bn_scale(kernel: Tensor, bn: M.BatchNorm2d) -> Tensor:
     """Return BN's multiplier for each output channel, shaped to multiply ``kernel`` (4-D, or 5-D when grouped)."""
-    per_channel = bn.weight / F.sqrt(bn.running_var + bn.eps)
-    return per_channel.reshape(*kernel.shape[:-3], 1, 1, 1)
+    return _bn_factor(bn).reshape(*kernel.shape[:-3], 1, 1, 1)
 
 
-def _fuse_bn(kernel: Tensor, bn: M.BatchNorm2d) -> Tuple[Tensor, Tensor]:
-    bias = bn.bias - bn.running_mean * bn.weight / F.sqrt(bn.running_var + bn.eps)
-    return kernel * _bn_scale(kernel, bn), bias
+def _bn_factor(bn: M.BatchNorm2d) -> Tensor:
+    factor = 1 / F.sqrt(bn.running_var + bn.eps)
+    return factor if bn.weight is None else factor * bn.weight  # None with affine=False
+
+
+def _fuse_bn(kernel: Tensor, bn: M.BatchNorm2d, conv_bias: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+    mean = bn.running_mean if conv_bias is None else bn.running_mean - conv_bias
+    bias = -mean * _bn_factor(bn)
+    return kernel * _bn_scale(kernel, bn), bias if bn.bias is None else bias + bn.bias
 
 
 def _pad_to_3x3(kernel: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 from megengine import Tensor
 from numpy.typing import NDArray
 
+from .._tensors import input_tensor
 from ..errors import ArgumentError, FormError
 from .fusion import relative_error
 from .to_deploy import eval_mode, find_blocks, to_deploy
@@ -54,8 +55,9 @@ def compare_forms(model: M.Module, inputs: Any = None) -> EquivalenceReport:
     Each block is compared on the input that it gets inside the train form, so that one block's difference does not add
     to the next one's. Errors are relative to the output's scale, because absolute ones grow with the weights. Both
     forms run in eval mode; the model's own modes are restored. ``inputs`` is one (N, C, H, W) array or tensor, by
-    default two random images of the model's image size. Raises ArgumentError without inputs for a module that
-    ``create`` did not build, FormError for a model that is in the deploy form already.
+    default two random images of the model's image size; it is cast to the dtype of the model. Raises ArgumentError
+    without inputs for a module that ``create`` did not build, FormError for a model that is in the deploy form already,
+    and what ``to_deploy`` raises.
     """
     blocks = find_blocks(model)
     if blocks and all(block.deploy for block in blocks.values()):
@@ -65,7 +67,7 @@ def compare_forms(model: M.Module, inputs: Any = None) -> EquivalenceReport:
             actual="deploy",
             hint="compare before converting: create(name, pretrained=True) gives the train form",
         )
-    x = inputs if isinstance(inputs, Tensor) else Tensor(_default_inputs(model) if inputs is None else inputs)
+    x = input_tensor(model, _default_inputs(model) if inputs is None else inputs)
     with eval_mode(model):
         deployed = to_deploy(model, check=False)
     deployed_blocks = find_blocks(deployed)

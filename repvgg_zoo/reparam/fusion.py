@@ -207,7 +207,12 @@ def block_bound(state_dict: Mapping[str, NDArray[Any]]) -> float:
 
 
 def relative_error(reference: NDArray[Any], other: NDArray[Any]) -> Tuple[float, float, float]:
-    """Return max |reference - other|, max |reference| and their ratio, which is infinite if either is not finite."""
+    """Return max |reference - other|, max |reference| and their ratio.
+
+    The ratio is infinite if either is not finite, and all three are if the shapes differ.
+    """
+    if reference.shape != other.shape:
+        return float("inf"), float("inf"), float("inf")
     difference = float(np.max(np.abs(reference - other), initial=0.0))
     scale = float(np.max(np.abs(reference), initial=0.0))
     if not np.isfinite(difference) or not np.isfinite(scale):

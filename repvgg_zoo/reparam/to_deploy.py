@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Tuple
+from types import MappingProxyType
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple, Type, Union
 
-import megengine.functional as F
 import megengine.module as M
 import numpy as np
 from megengine import Parameter, Tensor
@@ -22,18 +22,31 @@ logger = get_logger(__name__)
 
 Fused = Tuple[NDArray[Any], NDArray[Any]]
 
+BN = (M.BatchNorm2d, M.SyncBatchNorm)
+QUANTIZED = (M.qat.QATModule, M.quantized.QuantizedModule)
+BRANCH_LAYERS: Mapping[str, Tuple[Type[M.Module], ...]] = MappingProxyType(
+    {
+        "rbr_dense.conv": (M.Conv2d,),
+        "rbr_dense.bn": BN,
+        "rbr_1x1.conv": (M.Conv2d,),
+        "rbr_1x1.bn": BN,
+        "rbr_identity": BN,
+    }
+)
+
 
 def to_deploy(module: M.Module, *, inplace: bool = False, check: bool = True) -> M.Module:
     """Re-parameterize every RepVGG block in ``module`` and return the result in eval mode.
 
     Blocks may be in Sequentials, lists, dicts and other networks; the rest of the module stays as it is, except
     parts that only training needs, which a module drops in its own ``switch_to_deploy()`` method. Running statistics
-    are fused, in float64, and stored in the model's dtype on its device. Works on a copy unless ``inplace``; blocks
-    that are in the deploy form already stay as they are. ``check`` runs each block in both forms on a small random
-    input.
+    are fused, in float64, and stored in the model's dtype on its device. Strides, padding and dilation that were
+    changed in a block's convolutions are kept. Works on a copy unless ``inplace``; blocks that are in the deploy form
+    already stay as they are. ``check`` runs each block in both forms on a small random input.
 
-    Raises ArgumentError if there is no block, EquivalenceError if weights are not finite, a variance is negative, or
-    the check fails; the module is then untouched.
+    Raises ArgumentError if there is no block, EquivalenceError if a block's branches cannot be one convolution (their
+    strides differ, BN keeps no running statistics, they are quantized ...), if weights are not finite, a variance is
+    negative, or the check fails; the module is then untouched.
     """
     if not isinstance(module, M.Module):
         raise ArgumentError(
@@ -54,11 +67,11 @@ def to_deploy(module: M.Module, *, inplace: bool = False, check: bool = True) ->
     fused = fuse_all(blocks)
     if check:
         check_all(blocks, fused)
-    parameters = as_parameters(fused, blocks)
-    target = module if inplace else copy_without_branches(module, [blocks[name] for name in parameters])
+    convolutions = as_convolutions(fused, blocks)
+    target = module if inplace else copy_without_branches(module, [blocks[name] for name in convolutions])
     for name, block in find_blocks(target).items():
-        if name in parameters:
-            block.switch_to_deploy(*parameters[name])
+        if name in convolutions:
+            block.switch_to_deploy(convolutions[name])
     for part in target.modules():
         if hasattr(part, "switch_to_deploy") and not isinstance(part, RepVGGBlock):
             part.switch_to_deploy()
@@ -73,19 +86,92 @@ def find_blocks(module: M.Module) -> Dict[str, RepVGGBlock]:
 
 def fuse_all(blocks: Dict[str, RepVGGBlock]) -> Dict[str, Fused]:
     """Return the fused kernel and bias of each train-form block; raise EquivalenceError for all invalid tensors."""
-    train = {name: block_arrays(block) for name, block in blocks.items() if not block.deploy}
-    problems: List[str] = []
-    for name, arrays in train.items():
-        problems += [f"{name}.{problem}" if name else problem for problem in validate_block(arrays)]
-    raise_if_invalid(problems)
-    return {name: fuse_block(arrays, eps=blocks[name].rbr_dense.bn.eps) for name, arrays in train.items()}
+    train = {name: block for name, block in blocks.items() if not block.deploy}
+    raise_if_not_one_convolution(_with_names({name: branch_problems(block) for name, block in train.items()}))
+    arrays = {name: block_arrays(block) for name, block in train.items()}
+    raise_if_invalid(_with_names({name: validate_block(arrays[name]) for name in train}))
+    return {name: fuse_block(arrays[name], eps=block.rbr_dense.bn.eps) for name, block in train.items()}
 
 
-def as_parameters(fused: Dict[str, Fused], blocks: Dict[str, RepVGGBlock]) -> Dict[str, Tuple[Parameter, Parameter]]:
-    """Return fused kernels and biases as parameters with their block's dtype and device."""
+def _with_names(problems: Dict[str, List[str]]) -> List[str]:
+    return [f"{name}.{line}" if name else line for name, lines in problems.items() for line in lines]
+
+
+def branch_problems(block: RepVGGBlock) -> List[str]:
+    """Return one line for each attribute with which the branches of a train-form block are not one convolution."""
+    parts = {name: part for name, part in block.named_modules() if name.startswith("rbr_")}
+    converted = [
+        f"{name} is a {type(part).__module__}.{type(part).__name__}"
+        for name, part in parts.items()
+        if isinstance(part, QUANTIZED)
+    ]
+    replaced = [
+        f"{name} is a {type(parts[name]).__name__}, not a {expected[0].__name__}"
+        for name, expected in BRANCH_LAYERS.items()
+        if name in parts and not isinstance(parts[name], expected)
+    ]
+    without_statistics = [
+        f"{name} keeps no running statistics (track_running_stats=False)"
+        for name, bn in batch_norms(block).items()
+        if bn.running_mean is None or not bn.track_running_stats
+    ]
+    problems = converted or replaced or without_statistics
+    missing = not {"rbr_dense.conv", "rbr_1x1.conv"} <= set(parts)  # validate_block names their tensors
+    return problems if problems or missing else _geometry_problems(block)
+
+
+def _geometry_problems(block: RepVGGBlock) -> List[str]:
+    """Return one line for each reason why a branch does not see the pixels of the 3x3 kernel's center."""
+    dense, point = block.rbr_dense.conv, block.rbr_1x1.conv
+    stride, padding, dilation = (as_pair(value) for value in (dense.stride, dense.padding, dense.dilation))
+    center = (padding[0] - dilation[0], padding[1] - dilation[1])
+    layout = f"padding={padding} and dilation={dilation}"
+    problems = []
+    if as_pair(point.stride) != stride:
+        problems.append(f"rbr_1x1.conv.stride is {point.stride}, and that of rbr_dense.conv {dense.stride}")
+    if as_pair(point.padding) != center:
+        problems.append(f"rbr_1x1.conv.padding is {point.padding}, but rbr_dense.conv with {layout} needs {center}")
+    if any(as_pair(point.padding)) and point.padding_mode != dense.padding_mode:
+        modes = f"{point.padding_mode!r}, and that of rbr_dense.conv {dense.padding_mode!r}"
+        problems.append(f"rbr_1x1.conv.padding_mode is {modes}")
+    if block.rbr_identity is not None:
+        if stride != (1, 1):
+            problems.append(f"rbr_dense.conv.stride is {dense.stride}, but there is an identity branch")
+        if center != (0, 0):
+            problems.append(f"rbr_dense.conv has {layout}, which differ, but there is an identity branch")
+    return problems
+
+
+def as_pair(value: Union[int, Sequence[int]]) -> Tuple[int, int]:
+    """Return (height, width) of an attribute of a convolution, which users may have set to one number."""
+    height, width = (value, value) if isinstance(value, int) else value
+    return height, width
+
+
+def batch_norms(block: RepVGGBlock) -> Dict[str, M.BatchNorm2d]:
+    """Return the BN layers of a block's branches by their names."""
+    return {name: part for name, part in block.named_modules() if name in BRANCH_LAYERS and isinstance(part, BN)}
+
+
+def raise_if_not_one_convolution(problems: List[str]) -> None:
+    """Raise EquivalenceError if ``branch_problems`` found any."""
+    if problems:
+        raise EquivalenceError(
+            f"cannot fuse: {'; '.join(problems[:10])}" + (f"; and {len(problems) - 10} more" if problems[10:] else ""),
+            actual=problems,
+            hint="branches are float convolutions that move over the image alike, and BN with running statistics; "
+            "quantize after to_deploy",
+        )
+
+
+def as_convolutions(fused: Dict[str, Fused], blocks: Dict[str, RepVGGBlock]) -> Dict[str, M.Conv2d]:
+    """Return convolutions with the fused kernels and biases, of their block's dtype and on its device."""
     likes = {name: blocks[name].rbr_dense.conv.weight for name in fused}
     tensors = iter(tensors_from_arrays([(array, likes[name]) for name, pair in fused.items() for array in pair]))
-    return {name: (Parameter(kernel), Parameter(bias)) for kernel, bias, name in zip(tensors, tensors, fused)}
+    return {
+        name: blocks[name].equivalent_convolution(Parameter(kernel), Parameter(bias))
+        for kernel, bias, name in zip(tensors, tensors, fused)
+    }
 
 
 def copy_without_branches(module: M.Module, blocks: List[RepVGGBlock]) -> M.Module:
@@ -95,8 +181,21 @@ def copy_without_branches(module: M.Module, blocks: List[RepVGGBlock]) -> M.Modu
 
 
 def block_arrays(block: RepVGGBlock) -> Dict[str, NDArray[Any]]:
-    """Return the tensors of a block by their state keys; large ones are views of MegEngine's memory."""
-    return numpy_views(dict(block.named_tensors()))
+    """Return the tensors of a block by their state keys, as if BN had all of its parameters and no convolution a bias.
+
+    Large ones are views of MegEngine's memory.
+    """
+    arrays = numpy_views(dict(block.named_tensors()))
+    for name, bn in batch_norms(block).items():
+        if bn.weight is None:  # affine=False
+            arrays[f"{name}.weight"] = np.ones_like(arrays[f"{name}.running_var"])
+        if bn.bias is None:
+            arrays[f"{name}.bias"] = np.zeros_like(arrays[f"{name}.running_mean"])
+        bias = arrays.pop(f"{name[:-2]}conv.bias", None) if name.endswith(".bn") else None
+        if bias is not None:
+            mean = arrays[f"{name}.running_mean"]
+            arrays[f"{name}.running_mean"] = mean.astype(np.float64) - bias.reshape(mean.shape)
+    return arrays
 
 
 def check_all(blocks: Dict[str, RepVGGBlock], fused: Dict[str, Fused]) -> None:
@@ -114,14 +213,15 @@ def check_all(blocks: Dict[str, RepVGGBlock], fused: Dict[str, Fused]) -> None:
 
 
 def fusion_error(block: RepVGGBlock, kernel: NDArray[Any], bias: NDArray[Any]) -> float:
-    """Return max |fused - branches| / max |branches| before SE and ReLU, on one random 3x3 image in eval mode."""
+    """Return max |fused - branches| / max |branches| before SE and ReLU, on one small random image in eval mode."""
     weight = block.rbr_dense.conv.weight
     options = {"dtype": weight.dtype, "device": weight.device}
-    x = Tensor(np.random.RandomState(0).standard_normal((1, block.in_channels, 3, 3)), **options)
+    size = [2 * dilation + 1 for dilation in as_pair(block.rbr_dense.conv.dilation)]
+    x = Tensor(np.random.RandomState(0).standard_normal((1, block.in_channels, *size)), **options)
     with eval_mode(block):
         reference = block.forward_branches(x).numpy().astype(np.float64)
-    fused = F.conv2d(x, Tensor(kernel, **options), Tensor(bias, **options), block.stride, 1, groups=block.groups)
-    return relative_error(reference, fused.numpy().astype(np.float64))[2]
+    convolution = block.equivalent_convolution(Parameter(kernel, **options), Parameter(bias, **options))
+    return relative_error(reference, convolution(x).numpy().astype(np.float64))[2]
 
 
 @contextmanager

@@ -143,6 +143,18 @@ def test_a_network_that_runs_eagerly_is_a_copy_in_eval_mode():
 
 
 @eagerly
+def test_a_float16_network_takes_and_returns_float32():
+    network = small()
+    for tensor in network.tensors():
+        tensor._reset(type(tensor)(tensor.numpy().astype(np.float16)))
+    network.eval()
+    x = images(1, 3, 32)
+    logits = repvgg_zoo.compile(network, image_size=32)(x)
+    assert logits.dtype == np.float32
+    assert distance(eager(network, x.astype(np.float16)), logits) < 2e-2
+
+
+@eagerly
 def test_a_hooked_network_runs_eagerly_with_its_hook():
     network = small(deploy=True)
     network.linear.register_forward_hook(lambda module, inputs, output: output * 2)
