@@ -53,7 +53,10 @@ def _run(arguments: List[str]) -> int:
     args = parser.parse_args([*leading, *arguments[1:]])
     result = module.run(args)
     emit(result, as_json=args.json)
-    return int(result.exit_code)
+    for error in result.failures if not args.json else ():  # in JSON they are part of the result
+        flush()
+        errors.report(error, as_json=False, with_traceback=args.traceback)
+    return errors.exit_code(result.failures[0]) if result.failures else int(result.exit_code)
 
 
 def _help(names: List[str]) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import List
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from ..errors import UnknownModelError, UnverifiedError
 from ..hub import fetch_file
 from ..registry.api import find_model, full_registry
 from ..registry.plugins import find_plugin
 from ..registry.specs import CheckpointSpec, FileSpec
+from .errors import explain, to_dict
 
 
 def add_checkpoint_names(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,30 @@ def fetch(file: FileSpec, args: argparse.Namespace) -> Path:
         raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; run the same command again to resume") from None
+
+
+def try_each(
+    names: Sequence[str], function: Callable[[str], Any], *, done: Callable[[Any], None] = lambda result: None
+) -> Tuple[List[Any], List[Exception]]:
+    """Return what the function returns for each name, and the errors; one name's error does not stop the others.
+
+    In the results a failed name has a row with its error. A single name's error is raised. ``done`` gets each result
+    as soon as it is there.
+    """
+    results: List[Any] = []
+    failures: List[Exception] = []
+    for name in names:
+        try:
+            results.append(function(name))
+        except Exception as error:
+            if len(names) == 1:
+                raise
+            failures.append(explain(error))
+            row: Dict[str, Any] = {"name": name, "error": to_dict(failures[-1])}
+            results.append(row)
+        else:
+            done(results[-1])
+    return results, failures
 
 
 def is_path(name: str) -> bool:

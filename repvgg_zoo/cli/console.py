@@ -28,12 +28,14 @@ _reserved: Optional[TextIO] = None
 class Result(NamedTuple):
     """What a command returns: the data that --json prints, a function that makes it lines of text, the exit code.
 
-    A line that is a path is printed by :func:`print_path`.
+    A line that is a path is printed by :func:`print_path`. ``failures`` are the errors of some of several names, which
+    are reported after the results of the others; the first one has the exit code.
     """
 
     payload: Any
     render: Callable[[Any], Iterable[Union[str, Path]]]
     exit_code: int = 0
+    failures: Sequence[Exception] = ()
 
 
 def emit(result: Result, *, as_json: bool) -> None:

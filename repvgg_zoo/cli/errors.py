@@ -29,6 +29,9 @@ EXIT_CODES: Tuple[Tuple[Type[BaseException], int], ...] = (
     (OSError, 5),
 )
 
+# Raised for what is in a file, and from OSError if the file cannot be read.
+READ_ERRORS = (errors.BundleError, errors.CheckpointFormatError, errors.RegistryError)
+
 # What the help says.
 EXIT_CODE_MEANINGS: Mapping[int, str] = {
     0: "success",
@@ -66,13 +69,20 @@ def handled(arguments: List[str]) -> Iterator[Outcome]:
         print_error(str(error) or "interrupted")
         outcome.exit_code = EXIT_SIGINT
     except Exception as error:
-        explained = dependency_error(error, "this command") if isinstance(error, ImportError) else None
-        outcome.exit_code = exit_code(explained or error)
-        report(explained or error, as_json="--json" in arguments, with_traceback="--traceback" in arguments)
+        explained = explain(error)
+        outcome.exit_code = exit_code(explained)
+        report(explained, as_json="--json" in arguments, with_traceback="--traceback" in arguments)
+
+
+def explain(error: Exception) -> Exception:
+    """Return the error to report: for an import that failed in a required package, the one that has the cure."""
+    return (isinstance(error, ImportError) and dependency_error(error, "this command")) or error
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the exit code for an exception."""
+    """Return the exit code for an exception; a file that cannot be read has the same one wherever it was to be read."""
+    if isinstance(error, READ_ERRORS) and isinstance(error.__cause__, OSError):
+        return exit_code(error.__cause__)
     return next((code for family, code in EXIT_CODES if isinstance(error, family)), EX_SOFTWARE)
 
 

@@ -229,7 +229,9 @@ def _open(path: Path, stack: ExitStack) -> _Reader:
         return _ZipReader(path, stack.enter_context(zipfile.ZipFile(file)), os.fstat(file.fileno()).st_size)
     except (OSError, *_ZIP_ERRORS) as error:
         raise BundleError(
-            f"{path} is not a valid bundle: {error}", hint="a bundle is a folder or a .zip written by pack", path=path
+            f"{path} is not a valid bundle: {getattr(error, 'strerror', None) or error}",
+            hint="a bundle is a folder or a .zip written by pack",
+            path=path,
         ) from error
 
 

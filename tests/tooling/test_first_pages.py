@@ -1,4 +1,4 @@
-"""The first pages tell what readers meet in their first minute: MegEngine's lines about CUDA, and how to silence them."""
+"""The first pages tell what readers meet in their first minute: MegEngine's lines about CUDA, and their cure."""
 
 from __future__ import annotations
 

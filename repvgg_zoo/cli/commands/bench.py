@@ -7,24 +7,32 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from ..._cpu import usable_cores
 from ...errors import ArgumentError
 from ...registry.api import find_model
+from ..common import is_path, try_each
 from ..console import Result, style, table
 from ..megengine_setup import default_to_cpu, has_gpu, machine_info
 
 HELP = """
 Measures the latency of one forward pass of each network: in train form and
 deploy form in MegEngine, and compiled (repvgg_zoo.compile). All have the same
-weights (random: speed does not depend on them) and the same input, and their
-calls are interleaved, so that other load on the machine affects all of them.
-The time is that from the call until the output is a NumPy array.
+weights (those of FILE, or random ones: speed does not depend on them) and the
+same input, and their calls are interleaved, so that other load on the machine
+affects all of them. The time is that from the call until the output is a NumPy
+array. A FILE in deploy form has no train form to measure.
+
+A network that cannot be built does not stop the others; its error is reported
+at the end, and has the exit code.
 """
 EXAMPLES = (
     "repvgg-zoo bench RepVGG_N0 --rounds 20",
     "repvgg-zoo bench RepVGG_N0 --batch 8 --image-size 64 --rounds 20 --json",
+    "repvgg-zoo convert RepVGG_N0 own.pkl --deploy --force",
+    "repvgg-zoo bench own.pkl --rounds 20",
 )
 WARMUP_CALLS = 5
 MIN_ROUNDS = 10
@@ -41,7 +49,7 @@ class Runner:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="+", metavar="NAME", help="variants")
+    parser.add_argument("names", nargs="+", metavar="NAME|FILE", help="variants, or checkpoint files")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="batch size (default: %(default)s)")
     parser.add_argument("--image-size", type=int, metavar="PX", help="default: the variant's own")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
@@ -53,24 +61,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    models = [find_model(name)[0] for name in args.names]
+    for name in args.names:
+        if not is_path(name):
+            find_model(name)  # an unknown name fails before anything is measured
     for option in ("batch", "image_size", "threads", "rounds"):
         value = getattr(args, option)
         if value is not None and value < 1:
             raise ArgumentError(f"--{option.replace('_', '-')} is {value}", expected="1 or more", actual=value)
     default_to_cpu()
     missing = not_measured(args)
-    rows: List[Dict[str, Any]] = []
     with megengine_threads(args.threads):
         machine = machine_info()  # before measuring, which is load itself
-        for model in models:
-            size = args.image_size or model.architecture.image_size
-            shape = (args.batch, model.architecture.in_chans, size, size)
-            with runners(model.name, shape, args.threads) as available:
-                seconds = time_interleaved(available, args)
-            if any(runner.eager for runner in available):
-                missing.append(f"{model.name} compiled: it cannot be compiled on this machine, so that row is eager")
-            rows += [summarize(model.name, form, shape, times) for form, times in seconds.items()]
+        results, failures = try_each(args.names, lambda name: measure(name, args, missing))
+    rows = [row for result in results if isinstance(result, list) for row in result]
     if any(row["p99_ms"] is None for row in rows):
         missing.append(f"p99: it needs {MIN_P99_ROUNDS} rounds (--rounds {MIN_P99_ROUNDS}, or more --seconds)")
     payload = {
@@ -78,32 +81,58 @@ def run(args: argparse.Namespace) -> Result:
         "threads": args.threads,
         "warm_up": args.warm_up,
         "rows": rows,
+        "failed": [result for result in results if not isinstance(result, list)],
         "not_measured": missing,
     }
-    return Result(payload, render)
+    return Result(payload, render, failures=failures)
+
+
+def measure(name: str, args: argparse.Namespace, missing: List[str]) -> List[Dict[str, Any]]:
+    """Return a row for each form of one network; add what could not be measured to ``missing``."""
+    network = build(name)
+    size = args.image_size or network.spec.architecture.image_size
+    shape = (args.batch, network.in_chans, size, size)
+    with runners(name, network, shape, args.threads) as available:
+        seconds = time_interleaved(available, args)
+    if any(runner.eager for runner in available):
+        missing.append(f"{name} compiled: it cannot be compiled on this machine, so that row is eager")
+    label = name if is_path(name) else network.spec.name
+    return [summarize(label, form, shape, times) for form, times in seconds.items()]
+
+
+def build(name: str) -> Any:
+    """Return the network of a name with random weights, or the one of a file."""
+    from ...builder import create
+
+    if not is_path(name):
+        return create(name)
+    from ...checkpoints import load_checkpoint
+    from ...checkpoints.identify import identify_variant
+
+    checkpoint = load_checkpoint(Path(name))
+    return create(identify_variant(checkpoint).name, checkpoint=checkpoint, deploy=checkpoint.form == "deploy")
 
 
 @contextmanager
-def runners(name: str, shape: Tuple[int, int, int, int], threads: int) -> Iterator[List[Runner]]:
+def runners(name: str, network: Any, shape: Tuple[int, int, int, int], threads: int) -> Iterator[List[Runner]]:
     """Yield every way to run this network on random images of this shape."""
     import megengine
     import numpy as np
 
-    from ...builder import create
     from ...inference.api import compile
     from ...reparam.to_deploy import find_blocks, to_deploy
 
     images = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
     x = megengine.Tensor(images)
-    train = create(name, in_chans=shape[1])
-    train.eval()
-    deploy = to_deploy(train)
+    network.eval()
+    deploy = to_deploy(network)
     remaining = [key for key, block in find_blocks(deploy).items() if not block.deploy]
     if remaining:  # the row would have the wrong name
         raise ArgumentError(f"{name} has branches after to_deploy: {', '.join(remaining)}", actual=remaining)
+    has_train_form = any(not block.deploy for block in find_blocks(network).values())
     with compile(deploy, batch_size=shape[0], image_size=shape[2:], threads=threads) as compiled:
         yield [
-            Runner("train", lambda: train(x).numpy()),
+            *([Runner("train", lambda: network(x).numpy())] if has_train_form else []),
             Runner("deploy", lambda: deploy(x).numpy()),
             Runner("compiled", lambda: compiled(images), eager=compiled.backend == "eager"),
         ]
@@ -194,8 +223,12 @@ def render(payload: Mapping[str, Any]) -> List[str]:
     lines = [*table(heads, cells, right=heads[3:]), ""]
     for name in dict.fromkeys(row["name"] for row in rows):
         medians = {row["form"]: row["p50_ms"] for row in rows if row["name"] == name}
-        train = medians.pop("train")
-        lines += [f"{name}: {form} is {train / median:.2f} times as fast as train" for form, median in medians.items()]
+        first, slowest = next(iter(medians.items()))
+        lines += [
+            f"{name}: {form} is {slowest / median:.2f} times as fast as {first}"
+            for form, median in medians.items()
+            if form != first
+        ]
     lines += [
         "",
         f"on {machine['cpu']}, {machine['cores']} cores, load {machine['load']}",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 from ...registry.api import find_default_checkpoint
-from ..common import add_checkpoint_names, fetch
+from ..common import add_checkpoint_names, fetch, try_each
 from ..console import Result, print_path
 
 HELP = """
@@ -14,6 +14,9 @@ Downloads checkpoints that are not in the cache yet, verifies them, and prints
 the path of each file. An interrupted download is resumed by the next call.
 Mirrors, proxies and the location of the cache are set by environment variables,
 see docs/guides/downloads.md.
+
+A NAME that cannot be fetched does not stop the others; its error is reported at
+the end, and has the exit code.
 """
 EXAMPLES = (
     "repvgg-zoo fetch RepVGG_N0",
@@ -27,12 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    checkpoints = [find_default_checkpoint(name) for name in args.names]  # an unknown name fails before any download
-    rows: List[Dict[str, Any]] = []
-    for checkpoint in checkpoints:
+    checkpoints = {name: find_default_checkpoint(name) for name in args.names}  # no download if a name is unknown
+
+    def fetch_one(name: str) -> Dict[str, Any]:
+        checkpoint = checkpoints[name]
         path = fetch(checkpoint.file, args)
-        size, integrity = path.stat().st_size, checkpoint.file.integrity
-        rows.append({"name": checkpoint.name, "path": path, "size": size, "integrity": integrity})
+        integrity = checkpoint.file.integrity
+        return {"name": checkpoint.name, "path": path, "size": path.stat().st_size, "integrity": integrity}
+
+    def show(row: Dict[str, Any]) -> None:
         if not args.json:
-            print_path(path)  # at once, as the next one may take minutes
-    return Result(rows, lambda _: [])
+            print_path(row["path"])  # at once, as the next one may take minutes
+
+    rows, failures = try_each(args.names, fetch_one, done=show)
+    return Result(rows, lambda _: [], failures=failures)

@@ -1,41 +1,124 @@
-"""repvgg-zoo info: a variant, or a checkpoint."""
+"""repvgg-zoo info: a variant, a checkpoint of the registry, or a checkpoint file."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import textwrap
-from typing import Any, List, Mapping
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping
 
+from ...errors import LayoutError
 from ...registry.api import find_model
 from ...registry.specs import CheckpointSpec, ModelSpec
-from ..console import Result, key_values, style, to_jsonable
+from ..common import is_path, try_each
+from ..console import Result, key_values, pluralize, style, to_jsonable
 from ..describe import describe, format_checkpoint
 
 HELP = """
 Shows what a variant is, what it costs, its published checkpoints, and how far
 the integrity of each file is known. NAME.TAG shows one checkpoint with its file
-and its sources.
+and its sources. FILE shows what a checkpoint file contains and which variant it
+is of; verify also compares its digest with the registry's.
+
+With several, --json prints an array. One that is unknown or cannot be read does
+not stop the others; its error is reported at the end, and has the exit code.
 """
 EXAMPLES = (
     "repvgg-zoo info RepVGG_A0",
-    "repvgg-zoo info a0.timm",
+    "repvgg-zoo info a0.timm a0.official",
     "repvgg-zoo info RepVGG_N0.digits --json",
+    "repvgg-zoo convert RepVGG_N0 own.pkl --force",
+    "repvgg-zoo info own.pkl",
 )
 WIDTH = 80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a variant, or NAME.TAG for a checkpoint; any known spelling")
+    parser.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME|FILE",
+        help="a variant, NAME.TAG for a checkpoint, or a checkpoint file; any known spelling of a name",
+    )
 
 
 def run(args: argparse.Namespace) -> Result:
-    model, tag = find_model(args.name)
+    results, failures = try_each(args.names, info)
+    shown = [result for result in results if isinstance(result, Result)]
+    payload = [result.payload if isinstance(result, Result) else result for result in results]
+    return Result(payload if len(payload) > 1 else payload[0], lambda _: render(shown), failures=failures)
+
+
+def render(results: Iterable[Result]) -> List[str]:
+    """Return the descriptions, with an empty line between them."""
+    lines: List[Any] = []
+    for result in results:
+        lines += [*([""] if lines else []), *result.render(result.payload)]
+    return lines
+
+
+def info(name: str) -> Result:
+    """Return the data and the text of one argument."""
+    if is_path(name):
+        payload = file_to_dict(Path(name))
+        return Result(payload, render_file)
+    model, tag = find_model(name)
     if tag is None:
         return Result(model, render_variant)
     checkpoint = model.checkpoint(tag)
     payload = {"name": checkpoint.name, **to_jsonable(checkpoint), "integrity": checkpoint.file.integrity}
     return Result(payload, lambda _: render_checkpoint(model, checkpoint))
+
+
+def file_to_dict(path: Path) -> Dict[str, Any]:
+    """Return what a checkpoint file contains; ``variant`` is None if the registry has none with these shapes."""
+    from ...adapt import input_channels
+    from ...checkpoints import load_checkpoint
+    from ...checkpoints.identify import identify_variant
+
+    checkpoint = load_checkpoint(path)
+    arrays = checkpoint.state_dict
+    try:
+        variant, problem = identify_variant(checkpoint).name, None
+    except LayoutError as error:
+        variant, problem = None, error.message
+    head = arrays.get("linear.weight")
+    return {
+        "path": path,
+        "size": path.stat().st_size,
+        "variant": variant,
+        "problem": problem,
+        "format": checkpoint.format,
+        "layout": checkpoint.layout,
+        "form": checkpoint.form,
+        "arrays": len(arrays),
+        "numbers": sum(int(array.size) for array in arrays.values()),
+        "dtypes": sorted({array.dtype.name for array in arrays.values()}),
+        "num_classes": None if head is None else int(head.shape[0]),
+        "in_chans": input_channels(arrays),
+        "skipped": dict(checkpoint.report.skipped),
+    }
+
+
+def render_file(file: Mapping[str, Any]) -> List[str]:
+    """Return the description of a file."""
+    skipped = pluralize(len(file["skipped"]), "entry", "entries")
+    return [
+        style(f"{file['path']}: {file['variant'] or 'no variant of the registry'}, {file['form']} form", "bold"),
+        "",
+        *key_values(
+            {
+                "size": f"{file['size']:,} bytes",
+                "format": f"{file['format']}, layout {file['layout']}",
+                "arrays": f"{file['arrays']:,} of {', '.join(file['dtypes'])}, {file['numbers']:,} numbers",
+                "classes": "none, it has no head" if file["num_classes"] is None else file["num_classes"],
+                "channels": file["in_chans"] and f"{file['in_chans']} of the input",
+                "skipped": f"{skipped}; --json lists them" if file["skipped"] else None,
+                "problem": file["problem"],
+            }
+        ),
+    ]
 
 
 def render_variant(model: ModelSpec) -> List[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 from ..._digest import hash_file
 from ...errors import ZooError
@@ -13,7 +13,7 @@ from ...hub.progress import format_size
 from ...hub.verify import digest_matches, expected_digest
 from ...registry.api import find_default_checkpoint
 from ...registry.specs import INTEGRITY_LEVELS, CheckpointSpec
-from ..common import all_checkpoints, is_path
+from ..common import all_checkpoints, is_path, try_each
 from ..console import Result, key_values, pluralize, style
 
 HELP = """
@@ -41,11 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    if args.targets:
-        rows = [verify_file(Path(target)) if is_path(target) else verify_name(target) for target in args.targets]
-    else:
-        rows = verify_cache(read_settings().cache_dir)
-    return Result(rows, render, int(any(row["status"] in (DAMAGED, UNREADABLE, MISSING) for row in rows)))
+    if not args.targets:
+        return result(verify_cache(read_settings().cache_dir))
+    return result(*try_each(args.targets, lambda name: verify_file(Path(name)) if is_path(name) else verify_name(name)))
+
+
+def result(rows: List[Dict[str, Any]], failures: Sequence[Exception] = ()) -> Result:
+    """Return the command's result; those that could not be checked are ``failures``."""
+    failed = any(row.get("status") in (DAMAGED, UNREADABLE, MISSING) for row in rows)
+    return Result(rows, render, int(failed), failures)
 
 
 def undamaged(integrity: Optional[str]) -> Dict[str, Any]:
@@ -144,7 +148,7 @@ def unique_names(checkpoint: CheckpointSpec) -> List[str]:
 def render(rows: List[Dict[str, Any]]) -> List[str]:
     """Return a line for each target, with its problem and its contents below it."""
     lines = []
-    for row in rows:
+    for row in (row for row in rows if "error" not in row):
         size = f", {format_size(row['size'])}" if "size" in row else ""
         lines.append(f"{style(row['status'], COLORS[row['status']])}  {row['target']}{size}")
         content = row.get("checkpoint")
@@ -161,4 +165,4 @@ def render(rows: List[Dict[str, Any]]) -> List[str]:
             },
             indent="  ",
         )
-    return lines or ["the cache is empty"]
+    return lines if rows else ["the cache is empty"]
