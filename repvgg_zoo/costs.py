@@ -43,9 +43,9 @@ def cost(model: Any, *, image_size: Optional[ImageSize] = None) -> NetworkCost:
 
     >>> import repvgg_zoo
     >>> repvgg_zoo.cost("RepVGG_A0").macs
-    Cost(train=1520283520, deploy=1362114560)
-    >>> repvgg_zoo.cost("RepVGG_A0", image_size=320).macs.deploy / 1e9
-    2.77
+    Cost(train=1512581120, deploy=1361451008)
+    >>> repvgg_zoo.cost("RepVGG_A0", image_size=320).macs.deploy
+    2777139200
     """
     size = None if image_size is None else check_image_size("image_size", image_size)
     if isinstance(model, str):

@@ -4,6 +4,7 @@
 
     ZooError
     ├── ArgumentError (ValueError)            an argument has a value that cannot work
+    │   └── MissingFileError (OSError)        a file does not exist
     ├── DependencyError (ImportError)         a package is missing or of a wrong version
     ├── RegistryError (ValueError)            a registry file is not valid
     ├── UnknownModelError (LookupError)       no variant or checkpoint has this name
@@ -71,7 +72,8 @@ class ZooError(Exception):
 
 
 def _rebuild(cls: Type[ZooError], message: str, state: Dict[str, Any]) -> ZooError:
-    error = cls.__new__(cls, message)
+    # Of a class that is also a ValueError, cls.__new__ is that of ValueError, which makes no OSError.
+    error = OSError.__new__(cls, message) if issubclass(cls, OSError) else cls.__new__(cls, message)
     error.__dict__.update(state)
     error.args = (message,)
     return error
@@ -79,6 +81,10 @@ def _rebuild(cls: Type[ZooError], message: str, state: Dict[str, Any]) -> ZooErr
 
 class ArgumentError(ZooError, ValueError):
     """An argument has a value that cannot work; ``expected`` and ``actual`` say what would work and what was passed."""
+
+
+class MissingFileError(ArgumentError, FileNotFoundError):
+    """The file that an argument names, ``path``, does not exist."""
 
 
 class DependencyError(ZooError, ImportError):

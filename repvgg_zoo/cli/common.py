@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from ..errors import UnknownModelError, UnverifiedError
+from ..errors import UnverifiedError
 from ..hub import fetch_file
-from ..registry.api import find_model, full_registry
-from ..registry.plugins import find_plugin
+from ..registry.api import full_registry
 from ..registry.specs import CheckpointSpec, FileSpec
 from .errors import explain, to_dict
 
@@ -66,17 +65,15 @@ def try_each(
     return results, failures
 
 
-def is_path(name: str) -> bool:
-    """Return whether an argument is the path of a file: it exists, or has a separator and is not a registry's name."""
-    if Path(name).is_file() or "\\" in name or name.startswith(("/", "./", "../")):
-        return True
-    if "/" not in name or find_plugin(name) is not None:
-        return False
-    try:
-        find_model(name)
-    except UnknownModelError:
-        return True
-    return False
+def load_network(path: Path, *, deploy: Optional[bool] = None) -> Any:
+    """Return the network of a checkpoint file, by default in the form of the file."""
+    from ..builder import create
+    from ..checkpoints import load_checkpoint
+    from ..checkpoints.identify import identify_variant
+
+    checkpoint = load_checkpoint(path)
+    form = checkpoint.form == "deploy" if deploy is None else deploy
+    return create(identify_variant(checkpoint).name, checkpoint=checkpoint, deploy=form)
 
 
 def all_checkpoints() -> List[CheckpointSpec]:

@@ -15,6 +15,7 @@ EXIT_SIGINT, EXIT_SIGPIPE = 130, 141  # 128 plus the number of the signal, as in
 
 # The first entry that matches applies, so a class comes before its bases.
 EXIT_CODES: Tuple[Tuple[Type[BaseException], int], ...] = (
+    (errors.MissingFileError, 5),
     (errors.ArgumentError, 2),
     (errors.UnknownModelError, 3),
     (errors.NoWeightsError, 3),
@@ -31,6 +32,8 @@ EXIT_CODES: Tuple[Tuple[Type[BaseException], int], ...] = (
 
 # Raised for what is in a file, and from OSError if the file cannot be read.
 READ_ERRORS = (errors.BundleError, errors.CheckpointFormatError, errors.RegistryError)
+
+ALL_NAMES = "repvgg_zoo.list_models() lists all names"  # in the hint of an UnknownModelError
 
 # What the help says.
 EXIT_CODE_MEANINGS: Mapping[int, str] = {
@@ -130,7 +133,7 @@ def to_dict(error: Exception) -> Dict[str, Any]:
         attributes = {key: value for key, value in {**common, **vars(error)}.items() if value is not None}
         payload = {"type": type(error).__name__, "hint": error.hint, **attributes}
         if isinstance(error, errors.UnknownModelError) and not error.suggestions:
-            payload["hint"] = "repvgg-zoo list shows every name"
+            payload["hint"] = (error.hint or "").replace(ALL_NAMES, "repvgg-zoo list shows every name")
         return payload
     if isinstance(error, ModuleNotFoundError):
         from .._requirements import requirement

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._files import open_regular_file
-from ..errors import ArgumentError
+from ..errors import ArgumentError, MissingFileError
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -144,7 +144,7 @@ def _to_eight_bits(image: Pillow.Image) -> Pillow.Image:
 def _read_error(name: str, error: Exception) -> ArgumentError:
     # A decoder may raise almost anything for a damaged file: OSError, SyntaxError, struct.error and more.
     if isinstance(error, FileNotFoundError):
-        return ArgumentError(f"{name} does not exist", actual=name)
+        return MissingFileError(f"{name} does not exist", path=name.strip("'"), actual=name, hint="check the path")
     if type(error).__name__ == "UnidentifiedImageError":
         formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         return ArgumentError(f"cannot identify {name} as a {formats} image", expected=FORMATS, actual=name)

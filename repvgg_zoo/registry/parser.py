@@ -51,7 +51,7 @@ def load_registry(path: Union[str, Path]) -> Registry:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise RegistryError(f"cannot read the registry: {reason}", path=path) from error
+        raise RegistryError(f"{path}: cannot read the registry: {reason}", path=path, hint="check the path") from error
     return parse_registry(data, path=path)
 
 

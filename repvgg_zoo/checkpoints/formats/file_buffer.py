@@ -9,7 +9,7 @@ from typing import Any, Union
 
 from ..._buffers import read_file
 from ..._sniff import SNIFF_BYTES, sniff_content_type
-from ...errors import CheckpointFormatError, PathLike
+from ...errors import CheckpointFormatError, MissingFileError, PathLike
 
 Buffer = Union[bytes, bytearray, mmap.mmap]
 
@@ -23,8 +23,8 @@ class MalformedFile(ValueError):
 def read_buffer(path: PathLike) -> Buffer:
     """Return the content of a regular file; what happens to the file afterwards does not change it.
 
-    Raises CheckpointFormatError if the path cannot be opened, is not a regular file, is larger than any checkpoint,
-    starts like another kind of file, or is truncated while it is read.
+    Raises MissingFileError if the file does not exist, and CheckpointFormatError if it cannot be opened, is not a
+    regular file, is larger than any checkpoint, starts like another kind of file, or is truncated while it is read.
     """
     try:
         # Without O_NONBLOCK, opening a FIFO waits for a writer.
@@ -50,6 +50,8 @@ def read_buffer(path: PathLike) -> Buffer:
             os.close(descriptor)
     except CheckpointFormatError:
         raise
+    except FileNotFoundError:
+        raise MissingFileError(f"{os.fspath(path)} does not exist", path=path, hint="check the path") from None
     except (OSError, ValueError, EOFError) as error:
         raise CheckpointFormatError(
             f"the checkpoint cannot be read: {getattr(error, 'strerror', None) or error}",

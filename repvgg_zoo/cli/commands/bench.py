@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from ..._cpu import usable_cores
-from ...errors import ArgumentError
-from ...registry.api import find_model
-from ..common import is_path, try_each
+from ...errors import ArgumentError, MissingFileError
+from ...registry.model_or_file import find_model_or_file
+from ..common import load_network, try_each
 from ..console import Result, style, table
 from ..megengine_setup import default_to_cpu, has_gpu, machine_info
 
@@ -62,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     for name in args.names:
-        if not is_path(name):
-            find_model(name)  # an unknown name fails before anything is measured
+        with suppress(MissingFileError):  # which is reported with its results
+            find_model_or_file(name)  # an unknown name fails before anything is measured
     for option in ("batch", "image_size", "threads", "rounds"):
         value = getattr(args, option)
         if value is not None and value < 1:
@@ -89,28 +89,18 @@ def run(args: argparse.Namespace) -> Result:
 
 def measure(name: str, args: argparse.Namespace, missing: List[str]) -> List[Dict[str, Any]]:
     """Return a row for each form of one network; add what could not be measured to ``missing``."""
-    network = build(name)
+    from ...builder import create
+
+    target = find_model_or_file(name)
+    network = load_network(target) if isinstance(target, Path) else create(name)
     size = args.image_size or network.spec.architecture.image_size
     shape = (args.batch, network.in_chans, size, size)
     with runners(name, network, shape, args.threads) as available:
         seconds = time_interleaved(available, args)
     if any(runner.eager for runner in available):
         missing.append(f"{name} compiled: it cannot be compiled on this machine, so that row is eager")
-    label = name if is_path(name) else network.spec.name
+    label = name if isinstance(target, Path) else network.spec.name
     return [summarize(label, form, shape, times) for form, times in seconds.items()]
-
-
-def build(name: str) -> Any:
-    """Return the network of a name with random weights, or the one of a file."""
-    from ...builder import create
-
-    if not is_path(name):
-        return create(name)
-    from ...checkpoints import load_checkpoint
-    from ...checkpoints.identify import identify_variant
-
-    checkpoint = load_checkpoint(Path(name))
-    return create(identify_variant(checkpoint).name, checkpoint=checkpoint, deploy=checkpoint.form == "deploy")
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any, List, Mapping, Optional, Tuple
 
-from ..common import add_fetch_options, fetch, is_path
+from ...registry.model_or_file import find_model_or_file
+from ..common import add_fetch_options, fetch, load_network
 from ..console import Result, style, table
 from ..megengine_setup import default_to_cpu
 
@@ -62,16 +63,12 @@ def build(args: argparse.Namespace) -> Tuple[Any, Optional[str]]:
     """Return the network in train form, and the file or checkpoint of its weights, or None if they are random."""
     from ...builder import create
 
-    if is_path(args.model):
-        from ...checkpoints import load_checkpoint
-        from ...checkpoints.identify import identify_variant
-
-        spec = identify_variant(load_checkpoint(Path(args.model)))
-        return create(spec.name, checkpoint=args.model), args.model
-    from ...registry.api import find_model
+    target = find_model_or_file(args.model)
+    if isinstance(target, Path):
+        return load_network(target, deploy=False), str(target)
     from ...registry.names import find_checkpoint
 
-    spec, tag = find_model(args.model)
+    spec, tag = target
     if tag is None and not args.pretrained:
         return create(spec.name), None
     checkpoint = find_checkpoint(spec, tag)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
 from ...errors import ArgumentError, EquivalenceError
 from ...hub.progress import format_size
-from ..common import add_fetch_options, fetch, is_path
+from ...registry.model_or_file import find_model_or_file
+from ...registry.names import find_checkpoint
+from ..common import add_fetch_options, fetch
 from ..console import Result, pluralize
 
 if TYPE_CHECKING:
@@ -75,11 +77,10 @@ def run(args: argparse.Namespace) -> Result:
 
 def source_file(args: argparse.Namespace) -> Tuple[Path, Optional[str]]:
     """Return the source's path, and its layout or None to detect it."""
-    if is_path(args.source):
-        return Path(args.source), args.from_layout
-    from ...registry.api import find_default_checkpoint
-
-    checkpoint = find_default_checkpoint(args.source)
+    target = find_model_or_file(args.source)
+    if isinstance(target, Path):
+        return target, args.from_layout
+    checkpoint = find_checkpoint(*target)
     return fetch(checkpoint.file, args), args.from_layout or checkpoint.layout
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping
 
 from ...errors import LayoutError
-from ...registry.api import find_model
+from ...registry.model_or_file import find_model_or_file
 from ...registry.specs import CheckpointSpec, ModelSpec
-from ..common import is_path, try_each
+from ..common import try_each
 from ..console import Result, key_values, pluralize, style, to_jsonable
 from ..describe import describe, format_checkpoint
 
@@ -60,10 +60,10 @@ def render(results: Iterable[Result]) -> List[str]:
 
 def info(name: str) -> Result:
     """Return the data and the text of one argument."""
-    if is_path(name):
-        payload = file_to_dict(Path(name))
-        return Result(payload, render_file)
-    model, tag = find_model(name)
+    target = find_model_or_file(name)
+    if isinstance(target, Path):
+        return Result(file_to_dict(target), render_file)
+    model, tag = target
     if tag is None:
         return Result(model, render_variant)
     checkpoint = model.checkpoint(tag)

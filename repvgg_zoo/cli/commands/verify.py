@@ -11,9 +11,10 @@ from ...errors import ZooError
 from ...hub import cache_filename, cache_manager, read_settings
 from ...hub.progress import format_size
 from ...hub.verify import digest_matches, expected_digest
-from ...registry.api import find_default_checkpoint
+from ...registry.model_or_file import find_model_or_file
+from ...registry.names import find_checkpoint
 from ...registry.specs import INTEGRITY_LEVELS, CheckpointSpec
-from ..common import all_checkpoints, is_path, try_each
+from ..common import all_checkpoints, try_each
 from ..console import Result, key_values, pluralize, style
 
 HELP = """
@@ -43,7 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     if not args.targets:
         return result(verify_cache(read_settings().cache_dir))
-    return result(*try_each(args.targets, lambda name: verify_file(Path(name)) if is_path(name) else verify_name(name)))
+    return result(*try_each(args.targets, verify))
+
+
+def verify(name: str) -> Dict[str, Any]:
+    """Check a file, or a checkpoint by its name."""
+    target = find_model_or_file(name)
+    return verify_file(target) if isinstance(target, Path) else verify_checkpoint(find_checkpoint(*target))
 
 
 def result(rows: List[Dict[str, Any]], failures: Sequence[Exception] = ()) -> Result:
@@ -75,9 +82,8 @@ def verify_cache(root: Path) -> List[Dict[str, Any]]:
     return rows
 
 
-def verify_name(name: str) -> Dict[str, Any]:
+def verify_checkpoint(checkpoint: CheckpointSpec) -> Dict[str, Any]:
     """Check a checkpoint's file in the caches against the registry's digest."""
-    checkpoint = find_default_checkpoint(name)
     settings = read_settings()
     roots = [*settings.read_only_cache_dirs, settings.cache_dir]
     name = cache_filename(checkpoint.file)
