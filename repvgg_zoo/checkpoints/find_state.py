@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, LayoutError
-from .detect import MAX_KEY_CHARS, MAX_TENSORS, detect_layout, is_counter
+from .detect import MAX_KEY_CHARS, MAX_TENSORS, detect_layout, is_averaged, is_counter
 from .layouts import Layout
 from .state_dict import format_keys
 
-MAX_STATE_DICTS = 100  # dicts with arrays in one file, to each of which the layouts are compared
+MAX_STATE_DICTS = 100  # dicts with arrays in one file
+MAX_COMPARED = 4 * MAX_TENSORS  # arrays of all dicts whose keys are compared with the layouts
 
 # The keys under which trainers save the state dict; plain weights come before averaged ones.
 MAX_DEPTH = 4
@@ -34,11 +35,11 @@ Path = Tuple[str, ...]  # the keys that lead to a dict in a file's content
 
 
 def choose_state_dict(
-    payload: Any, layouts: Sequence[Layout], state: Optional[str]
+    payload: Any, layouts: Sequence[Layout], state: Optional[str], prefix: Optional[str] = None
 ) -> Tuple[str, Any, List[Tuple[str, str]]]:
     """Return the path of the state dict in a file's content, the state dict, and (key, reason) of what is beside it.
 
-    It is the first dict, in the order of WRAPPERS, of which a layout has every key, else the first that holds arrays,
+    It is the first dict, in the order of WRAPPERS, in which there is a RepVGG, else the first that holds arrays,
     else the whole content. Raises ArgumentError if there is none that is called ``state``.
     """
     dicts = itertools.islice(_dicts_of_arrays(payload, ()), MAX_STATE_DICTS)
@@ -57,7 +58,9 @@ def choose_state_dict(
         candidates = [(path, arrays) for path, arrays in candidates if path == chosen[0]]
     path: Path = candidates[0][0] if candidates else ()
     if len(candidates) > 1:  # a single one is compared with the layouts later, with an error if it fits none
-        path = next((other for other, arrays in candidates if _fits(arrays, layouts)), path)
+        sizes = itertools.accumulate(len(arrays) for _, arrays in candidates)
+        compared = [item for item, size in zip(candidates, sizes) if size <= MAX_COMPARED]
+        path = next((other for other, arrays in compared if _fits(arrays, layouts, prefix)), path)
     skipped: List[Tuple[str, str]] = []
     for depth, name in enumerate(path):
         prefix = "".join(f"{part}." for part in path[:depth])
@@ -80,17 +83,16 @@ def _dicts_of_arrays(value: Any, path: Path) -> Iterator[Tuple[Path, Mapping[str
 
 def _rank(path: Path) -> Tuple[bool, bool, Sequence[int], int]:
     """Return what orders the dicts of a file: plain before averaged ones, known names first, then outer ones."""
-    is_averaged = any("ema" in name.lower().split("_") for name in path)
     places = [WRAPPERS.index(name) if name in WRAPPERS else len(WRAPPERS) for name in path]
-    return is_averaged, not path, places, len(path)
+    return any(map(is_averaged, path)), not path, places, len(path)
 
 
-def _fits(arrays: Mapping[str, NDArray[Any]], layouts: Sequence[Layout]) -> bool:
+def _fits(arrays: Mapping[str, NDArray[Any]], layouts: Sequence[Layout], prefix: Optional[str]) -> bool:
     weights = {key: array for key, array in arrays.items() if not is_counter(key)}
     if not 0 < len(weights) <= MAX_TENSORS:
         return False
     try:
-        detect_layout(weights, layouts)
+        detect_layout(weights, layouts, prefix)
     except LayoutError:
         return False
     return True

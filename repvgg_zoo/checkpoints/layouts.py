@@ -37,6 +37,8 @@ BN_TENSORS = ("weight", "bias", "running_mean", "running_var")
 # Counters, and kernels that are computed whenever they are needed: they say nothing about the network.
 IGNORED = frozenset({"num_batches_tracked", "id_tensor", "bn_identity", "total_ops", "total_params"})
 
+KERNELS = ("rbr_dense.conv.weight", "rbr_1x1.conv.weight", "rbr_reparam.weight")
+
 # The prefix of a block in a canonical key, and the dot after it. No network has a thousand blocks in a stage; an index
 # of a million digits would take minutes to convert.
 BLOCK = re.compile(r"(stage0|stage[1-4]\.[0-9]{1,3}|stage(?:1|2|3_first|3_second|4)\.blocks\.[0-9]{1,3})\.")
@@ -297,4 +299,10 @@ _ALL = (
         linear_se=True,
     ),
 )
+BACKBONE = "backbone."  # before the blocks of layouts of networks that are put together from a backbone and a head
+# What the blocks of a layout are called where a larger network has them: they are read under these names too.
+EMBEDDED_PREFIXES: Mapping[str, Tuple[Mapping[str, str], ...]] = {
+    "official": (_prefixes("layer0", "layer{}.#", STAGES, "1234"),),  # the official PSPNet, 6DRepNet
+    "timm": (_prefixes("stem", "stages_{}.#", STAGES, "0123"),),  # features_only=True
+}
 LAYOUTS: Mapping[str, Layout] = MappingProxyType({layout.name: layout for layout in _ALL})

@@ -20,6 +20,7 @@ from .find_state import choose_state_dict
 from .formats import blocked_names, read_file, unsafe_pickle
 from .layouts import (
     BLOCK,
+    KERNELS,
     LAYOUTS,
     Layout,
     block_sort_key,
@@ -32,8 +33,6 @@ from .state_dict import Checkpoint, LoadReport, detect_form, format_keys
 # Raised whenever `canonicalize` would return something else for the same payload.
 CANONICALIZE_VERSION = 1
 
-KERNELS = ("rbr_dense.conv.weight", "rbr_1x1.conv.weight", "rbr_reparam.weight")
-
 
 def load_checkpoint(
     path: PathLike,
@@ -41,6 +40,7 @@ def load_checkpoint(
     layout: Union[str, Layout, None] = None,
     extra_layouts: Sequence[Union[str, Layout]] = (),
     state: Optional[str] = None,
+    prefix: Optional[str] = None,
     sha256: Optional[str] = None,
 ) -> Checkpoint:
     """Read a checkpoint file of any known format and layout; needs neither MegEngine nor torch nor Paddle.
@@ -48,18 +48,21 @@ def load_checkpoint(
     The arrays have memory of their own: the file may be changed or deleted afterwards. ``layout`` is detected from the
     keys unless it is passed, by name or as a ``Layout`` of your own; ``extra_layouts`` are tried after ours, such as
     those of a plugin (``acme/name``). Where a trainer saved several state dicts, the plain one is taken rather than an
-    averaged one; ``state`` picks another, by its key (``"state_dict_ema"``, ``"generator.model"``) or as ``"ema"``. The
-    report lists what was passed over. With ``sha256``, 64 lowercase hex digits, the bytes that are read must have that
-    digest. Raises IntegrityError if they do not, CheckpointFormatError for a damaged or unknown encoding,
-    UnsafePickleError for weights that are not arrays alone, LayoutError for keys that fit no layout or not the one
-    passed, ArgumentError for a layout or state that does not exist, and PluginError.
+    averaged one; ``state`` picks another, by its key (``"state_dict_ema"``, ``"generator.model"``) or as ``"ema"``.
+    Keys may have prefixes, and foreign ones may stand beside complete weights; ``prefix`` (``"backbone."``) picks one
+    of several networks. The report lists what was passed over. With ``sha256``, 64 lowercase hex digits, the bytes that
+    are read must have that digest. Raises IntegrityError if they do not, CheckpointFormatError for a damaged or unknown
+    encoding, UnsafePickleError for weights that are not arrays alone, LayoutError for keys that fit no layout or not
+    the one passed, ArgumentError for a layout or state that does not exist, and PluginError.
     """
     chosen = None if layout is None else get_layout(layout)
     extra = [get_layout(name) for name in extra_layouts]
     file = os.fspath(path)
     format, payload = read_file(file, sha256)
     try:
-        checkpoint = canonicalize(payload, format=format, path=file, layout=chosen, extra_layouts=extra, state=state)
+        checkpoint = canonicalize(
+            payload, format=format, path=file, layout=chosen, extra_layouts=extra, state=state, prefix=prefix
+        )
         _check_memory(checkpoint.state_dict)
         return checkpoint
     except LayoutError as error:
@@ -75,13 +78,14 @@ def canonicalize(
     layout: Optional[Layout] = None,
     extra_layouts: Sequence[Layout] = (),
     state: Optional[str] = None,
+    prefix: Optional[str] = None,
 ) -> Checkpoint:
     """Return the weights in a file's content by canonical key and in canonical shape.
 
     Raises LayoutError, UnsafePickleError, and ArgumentError for a ``state`` that the file does not have.
     """
     candidates = [layout] if layout else [*_candidates(format), *extra_layouts]
-    chosen, found, skipped = choose_state_dict(payload, candidates, state)
+    chosen, found, skipped = choose_state_dict(payload, candidates, state, prefix)
     blocked = blocked_names(found)
     if blocked:
         raise unsafe_pickle(blocked, path)
@@ -91,8 +95,11 @@ def canonicalize(
         )
     arrays, others = _only_arrays(found, chosen)
     skipped += others
-    detected, names = detect_layout(arrays, candidates)
-    renamed = {names[key]: array for key, array in arrays.items()}
+    network = detect_layout(arrays, candidates, prefix)
+    detected, names = network.layout, network.names
+    skipped += [(f"{chosen}{key}", reason) for key, reason in network.strangers]
+    renamed = {names[key]: array for key, array in arrays.items() if key in names}
+    _check_dtypes(renamed)
     form, redundant = detect_form(renamed)
     skipped += [(key, redundant[name]) for key, name in names.items() if name in redundant]
     needed = {key: array for key, array in renamed.items() if key not in redundant}
@@ -110,7 +117,7 @@ def canonicalize(
 def _only_arrays(values: Mapping[Any, Any], path: str) -> Tuple[Dict[str, NDArray[Any]], List[Tuple[str, str]]]:
     """Return the arrays of a state dict by the file's keys, and (key, reason) for everything else.
 
-    Raises LayoutError if there are no arrays, too many, or some that are not floating point.
+    Raises LayoutError if there are no arrays, or too many.
     """
     skipped: List[Tuple[str, str]] = []
     state_dict: Dict[str, NDArray[Any]] = {}
@@ -135,12 +142,15 @@ def _only_arrays(values: Mapping[Any, Any], path: str) -> Tuple[Dict[str, NDArra
             actual=len(state_dict),
             hint="pass a file that holds only the network",
         )
-    other = [f"{key} ({array.dtype})" for key, array in state_dict.items() if array.dtype.kind != "f"]
+    return state_dict, skipped
+
+
+def _check_dtypes(arrays: Mapping[str, NDArray[Any]]) -> None:
+    other = [f"{key} ({array.dtype})" for key, array in arrays.items() if array.dtype.kind != "f"]
     if other:
         raise LayoutError(
             f"the weights are not floating point: {format_keys(other)}", hint="quantized weights cannot be loaded"
         )
-    return state_dict, skipped
 
 
 def _to_canonical_arrays(

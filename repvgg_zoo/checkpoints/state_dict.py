@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from numpy.typing import NDArray
 
@@ -82,9 +82,14 @@ def classify_block(block: str, names: Sequence[str]) -> Tuple[Optional[str], Lis
         return ("deploy" if reparam else None), [], ""
     if not reparam:
         return "train", [], ""
-    if _is_complete(block, branches) or len(reparam) < len(REPARAM):
+    if _branch_tensors(block) <= set(branches) or len(reparam) < len(REPARAM):
         return "train", reparam, "the block's branches are in the file and are used instead"
     return "deploy", branches, "the block's branches are incomplete, so its fused convolution is used"
+
+
+def required_tensors(block: str, names: Sequence[str]) -> List[str]:
+    """Return the convolutions and BN tensors of a block that has ``names``, in the form that it is of."""
+    return sorted(REPARAM if classify_block(block, names)[0] == "deploy" else _branch_tensors(block))
 
 
 def format_keys(keys: Sequence[str], max_listed: int = MAX_LISTED) -> str:
@@ -112,10 +117,8 @@ def _check_single_form(forms: Mapping[str, List[str]], state_dict: Mapping[str, 
         )
 
 
-def _is_complete(block: str, branches: Iterable[str]) -> bool:
-    """Return whether all tensors of all branches that ``block`` must have are present."""
+def _branch_tensors(block: str) -> Set[str]:
+    """Return the tensors of all branches that ``block`` must have in the train form."""
     required = {f"{branch}.conv.weight" for branch in ("rbr_dense", "rbr_1x1")}
     required |= {f"{branch}.bn.{name}" for branch in ("rbr_dense", "rbr_1x1") for name in BN_TENSORS}
-    if has_identity(block):
-        required |= {f"rbr_identity.{name}" for name in BN_TENSORS}
-    return required <= set(branches)
+    return required | ({f"rbr_identity.{name}" for name in BN_TENSORS} if has_identity(block) else set())
