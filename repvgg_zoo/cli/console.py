@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import unicodedata
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, TextIO, Union
@@ -20,15 +21,27 @@ _STYLES = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1"
 # Between style() and print_line() a style is this mark and its number. No file can know the mark, so none can style.
 _MARK = os.urandom(8).hex()
 _MARKED = re.compile(rf"<{_MARK}:(\d+)>")
+# What stands before a value: spaces, a label, and at least two spaces.
+_LABEL = re.compile(r" *(?:\S+(?: \S+)*?  +)?")
+TEXT_WIDTH = 80  # of prose that does not go to a terminal
 MAX_INTEGER_BITS = 4096  # Python refuses to print integers that are much longer
 
 _reserved: Optional[TextIO] = None
 
 
+class Prose(str):
+    """A line of text that is broken between words, everywhere: as wide as the terminal, or ``TEXT_WIDTH``."""
+
+
+class Verbatim(str):
+    """A line that is never broken, such as one of a program, which is copied from the terminal."""
+
+
 class Result(NamedTuple):
     """What a command returns: the data that --json prints, a function that makes it lines of text, the exit code.
 
-    A line that is a path is printed by :func:`print_path`. ``failures`` are the errors of some of several names, which
+    A line that is a path is printed by :func:`print_path`; any other is broken between words where a terminal is
+    narrower, and see :class:`Prose` and :class:`Verbatim`. ``failures`` are the errors of some of several names, which
     are reported after the results of the others; the first one has the exit code.
     """
 
@@ -46,8 +59,11 @@ def emit(result: Result, *, as_json: bool) -> None:
         for line in result.render(result.payload):
             if isinstance(line, Path):
                 print_path(line)
-            else:
+            elif isinstance(line, Verbatim):
                 print_line(line)
+            else:
+                for part in wrap(line, terminal_width() or (TEXT_WIDTH if isinstance(line, Prose) else None)):
+                    print_line(part)
 
 
 def print_line(text: str) -> None:
@@ -61,7 +77,8 @@ def print_line(text: str) -> None:
 def print_text(text: str) -> None:
     """Print each line of a text of our own on stdout."""
     for line in text.rstrip("\n").split("\n"):
-        print_line(line)
+        for part in wrap(line, terminal_width()):
+            print_line(part)
 
 
 def print_path(path: Path) -> None:
@@ -89,10 +106,11 @@ def print_json(data: Any) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print a line on stderr, escaped; does nothing if stderr is closed, full or broken."""
+    """Print a line on stderr, escaped, broken as on stdout; does nothing if stderr is closed, full or broken."""
     with suppress(OSError, ValueError):
         if sys.stderr is not None:
-            sys.stderr.write(_encodable(text, sys.stderr) + "\n")
+            for part in wrap(text, terminal_width(sys.stderr)):
+                sys.stderr.write(_encodable(part, sys.stderr) + "\n")
             sys.stderr.flush()
 
 
@@ -172,20 +190,108 @@ def supports_styles(stream: Optional[TextIO]) -> bool:
     return stream is not None and terminal_styles_allowed() and stream.isatty()
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> List[str]:
-    """Return lines of aligned columns; those whose heads are in ``right`` are aligned to the right."""
+def terminal_width(stream: Optional[TextIO] = None) -> Optional[int]:
+    """Return the number of columns of the terminal that a stream, by default stdout, is; None if it is none."""
+    stream = stdout() if stream is None else stream
+    try:
+        return (os.get_terminal_size(stream.fileno()).columns or None) if stream and stream.isatty() else None
+    except (OSError, ValueError):  # a stream of a test or a notebook
+        return None
+
+
+def columns(text: str) -> int:
+    """Return how many columns of a terminal a text takes: two for the letters of Chinese, none for styles."""
+    plain = _MARKED.sub("", text)
+    if plain.isascii():
+        return len(plain)
+    return sum(
+        0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in plain
+    )
+
+
+def wrap(line: str, width: Optional[int]) -> List[str]:
+    """Return a line in several of at most ``width`` columns, if that is not None.
+
+    It is broken between words only. What continues a value stands below it, after the label.
+    """
+    line = escape(line)
+    if width is None or columns(line) <= width:
+        return [line]
+    match = _LABEL.match(line)
+    assert match is not None  # it matches nothing as well
+    label = match.group()
+    indent = columns(label) if columns(label) <= width // 2 else 0
+    lines, is_empty = [label], True
+    for word in line[len(label) :].split(" "):
+        if not is_empty and columns(lines[-1]) + 1 + columns(word) > width:
+            lines.append(" " * indent + word)
+        else:
+            lines[-1] += word if is_empty else f" {word}"
+        is_empty = False
+    return lines
+
+
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = (), *, width: Optional[int] = None
+) -> List[str]:
+    """Return lines of aligned columns; those whose heads are in ``right`` are numbers, and aligned to the right.
+
+    Where stdout is a terminal that is too narrow, words of a cell continue on the next line; where even that is too
+    wide, each row is a paragraph. ``width`` replaces the terminal's. Otherwise a row is a line, however long.
+    """
     cells = [[escape(str(cell)) for cell in row] for row in rows]  # before they are aligned
-    widths = [max(len(row[column]) for row in [list(heads), *cells]) for column in range(len(heads))]
-    right_aligned = set(right)
+    width = terminal_width() if width is None else width
+    right_aligned = [head in set(right) for head in heads]
+    widths = _column_widths([list(heads), *cells], right_aligned, width)
+    if widths is None:
+        return [line for row in cells for line in _paragraph(heads, row, width or 0)]
 
-    def line(row: Sequence[str]) -> str:
-        padded = (
-            cell.rjust(width) if head in right_aligned else cell.ljust(width)
-            for cell, width, head in zip(row, widths, heads)
-        )
-        return "  ".join(padded).rstrip()
+    def lines(row: Sequence[str]) -> List[str]:
+        parts = [wrap(cell, limit) for cell, limit in zip(row, widths)]
+        return [
+            "  ".join(
+                _pad(part[index] if index < len(part) else "", limit, is_right)
+                for part, limit, is_right in zip(parts, widths, right_aligned)
+            ).rstrip()
+            for index in range(max(map(len, parts)))
+        ]
 
-    return [style(line(heads), "bold"), *map(line, cells)]
+    return [*(style(line, "bold") for line in lines(heads)), *(line for row in cells for line in lines(row))]
+
+
+def _pad(text: str, width: int, is_right: bool) -> str:
+    spaces = " " * (width - columns(text))
+    return spaces + text if is_right else text + spaces
+
+
+def _column_widths(rows: Sequence[Sequence[str]], fixed: Sequence[bool], width: Optional[int]) -> Optional[List[int]]:
+    """Return the width of each column so that a line has at most ``width`` columns; None if words would be broken."""
+    by_column = list(zip(*rows))
+    widths = [max(map(columns, cells)) for cells in by_column]
+    least = [
+        natural if is_fixed else max(columns(word) for cell in cells for word in cell.split(" "))
+        for cells, natural, is_fixed in zip(by_column, widths, fixed)
+    ]
+    gaps = 2 * (len(widths) - 1)
+    if width is not None and sum(least) + gaps > width:
+        return None
+    while width is not None and sum(widths) + gaps > width:
+        widest = max(range(len(widths)), key=lambda index: (widths[index] > least[index], widths[index]))
+        widths[widest] -= 1
+    return widths
+
+
+def _paragraph(heads: Sequence[str], row: Sequence[str], width: int) -> Iterator[str]:
+    """Yield a row as its first cell, and below it each other one after its head."""
+    yield style(row[0], "bold")
+    line = ""
+    for head, cell in zip(heads[1:], row[1:]):
+        pair = f"{head} {cell}"
+        if line and columns(line) + 2 + columns(pair) > width:
+            yield from wrap(line, width)
+            line = ""
+        line = f"{line}  {pair}"
+    yield from wrap(line, width)
 
 
 def key_values(pairs: Mapping[str, Any], indent: str = "") -> List[str]:

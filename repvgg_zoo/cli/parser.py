@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Sequence
 
 from ..errors import ArgumentError
-from .console import Result, print_text
+from .console import TEXT_WIDTH, Result, print_text, terminal_width, wrap
 from .errors import EXIT_CODE_MEANINGS
 
 PROGRAM = "repvgg-zoo"
@@ -23,8 +23,9 @@ class Command(NamedTuple):
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
-        "list": Command("list", "list the variants; filters and the Pareto front"),
-        "info": Command("info", "show a variant or a checkpoint"),
+        "list": Command("list", "list variants or checkpoints; filters and the Pareto front"),
+        "search": Command("search", "search names, publishers, licenses and notes"),
+        "info": Command("info", "show a variant, a checkpoint or a file"),
         "fetch": Command("fetch", "download checkpoints into the cache, verified; print their paths"),
         "verify": Command("verify", "check the digests of the cache, a checkpoint or a file"),
         "convert": Command("convert", "convert a checkpoint to another layout, format or form"),
@@ -54,11 +55,24 @@ class UsageError(ArgumentError):
         self.usage = usage
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal, or else as all other text; paragraphs are filled, examples are not."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=(terminal_width() or TEXT_WIDTH) - 2)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("examples:"):
+            return text
+        paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+        return "\n\n".join("\n".join(wrap(paragraph, width + 2)) for paragraph in paragraphs)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's, with the options that every command has, which raises its errors instead of printing them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", HelpFormatter)
         kwargs.setdefault("allow_abbrev", False)  # an option that is added later must not change what a script means
         super().__init__(*args, **kwargs)
         # SUPPRESS: an action's parser must not reset what the command's parser has read.

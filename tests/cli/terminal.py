@@ -1,4 +1,4 @@
-"""Run a command line in a pseudo-terminal of 80 columns, read its output and press its keys."""
+"""Run a command line in a pseudo-terminal, read its output and press its keys."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SECONDS = 60.0
 class Terminal:
     """Runs ``repvgg-zoo`` with its own controlling terminal; every wait has a timeout."""
 
-    def __init__(self, *argv: str, env: Optional[Dict[str, str]] = None) -> None:
+    def __init__(self, *argv: str, env: Optional[Dict[str, str]] = None, columns: int = 80) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
         def own_terminal() -> None:
             os.setsid()

@@ -17,7 +17,8 @@ def test_the_table_has_all_variants_and_fits_80_columns(run):
     assert result.code == 0 and result.err == ""
     assert [line.split()[0] for line in lines[1:17]] == repvgg_zoo.list_models()
     assert max(map(len, lines)) <= 80
-    assert "RepVGG_A0           8.31M   1.36G  224  72.41    224  official   sha256" in lines
+    assert "RepVGG_A0           8.31M   1.36G  224  72.41    224  official   sha256    37 MB" in lines
+    assert "RepVGG_A1          12.79M   2.36G  224  74.47    224  openmmlab  prefix   ~56 MB" in lines
 
 
 def test_the_figures_in_json_are_not_rounded(run):
@@ -52,6 +53,87 @@ def test_filters_are_those_of_list_models(run, argv, expected):
 def test_a_filter_without_matches_is_not_an_error(run):
     assert (run("list", "Z*").code, run("list", "Z*").out) == (0, "no variant passes these filters\n")
     assert run("list", "Z*", "--json").json == []
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("checkpoints", [False, True])
+@pytest.mark.parametrize(
+    ("key", "field", "largest_first"),
+    [("params", "params", False), ("macs", "macs", False), ("top1", "top1", True), ("size", None, False)],
+)
+def test_rows_are_sorted_by_a_column_and_those_without_a_value_come_last(
+    run, key, field, largest_first, checkpoints, reverse
+):
+    options = [*(["--checkpoints"] if checkpoints else []), *(["--reverse"] if reverse else [])]
+    rows = run("list", "--sort", key, *options, "--json").json
+    values = [row[field] if field else row["size"] or row["estimated_size"] for row in rows]
+    known = [value for value in values if value is not None]
+    assert known == sorted(known, reverse=largest_first != reverse) and values == known + [None] * values.count(None)
+    assert {row["name"] for row in rows} == {row["name"] for row in run("list", *options, "--json").json}
+
+
+def test_names_are_in_natural_order_and_may_be_reversed(run):
+    names = [row["name"] for row in run("list", "--reverse", "--json").json]
+    assert names == repvgg_zoo.list_models()[::-1]
+    assert "did you mean top1?" in run("list", "--sort", "top-1").err
+
+
+def test_each_checkpoint_has_a_row_with_its_size_license_and_integrity(run):
+    rows = run("list", "--checkpoints", "--json").json
+    specs = {spec.name: spec for name in repvgg_zoo.list_models() for spec in repvgg_zoo.model_info(name).checkpoints}
+    assert len(rows) == len(specs) == 70
+    for row in rows:
+        spec = specs[row["name"]]
+        assert (row["license"], row["integrity"], row["size"]) == (spec.license, spec.file.integrity, spec.file.size)
+        assert (row["top1"], row["top5"], row["publisher"]) == (spec.top1, spec.top5, spec.publisher)
+        assert row["is_default"] == (repvgg_zoo.model_info(row["variant"]).default == row["tag"])
+        assert row["size"] is None or row["size"] == pytest.approx(row["estimated_size"], rel=0.03)
+    lines = run("list", "--checkpoints").out.splitlines()
+    assert "RepVGG_A0.official         72.41  90.49  224  sha256    37 MB  MIT" in lines
+    assert len([line for line in lines if line.startswith("RepVGG")]) == 70, "a row is a line in a pipe"
+
+
+@pytest.mark.parametrize(
+    ("argv", "names"),
+    [
+        (["a0", "--tag", "openmmlab*"], ["RepVGG_A0.openmmlab", "RepVGG_A0.openmmlab_own"]),
+        (["--min-top1", "84"], ["RepVGGplus_L2pse.official"]),
+        (["b2g2"], []),
+    ],
+)
+def test_filters_apply_to_checkpoints(run, argv, names):
+    rows = run("list", "--checkpoints", *argv, "--json").json
+    assert [row["name"] for row in rows if row["name"] != "RepVGG_N0.digits"] == names
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "field"),
+    [
+        (["a0"], "RepVGG_A0", "name"),
+        (["RepVGG-B1g2"], "RepVGG_B1g2", "name"),
+        (["repvgg_a0.rvgg"], "RepVGG_A0.timm", "alias"),
+        (["create_RepVGG_B3g4"], "RepVGG_B3g4", "name"),
+        (["paddle"], "RepVGG_A0.paddleclas", "name"),
+        (["GOOGLE drive"], "RepVGG_D2se", "notes"),
+        (["apache", "openmmlab", "b1g4"], "RepVGG_B1g4.openmmlab", "license"),
+        (["baidu"], None, None),
+        (["handwritten"], "RepVGG_N0.digits", "dataset"),
+    ],
+)
+def test_search_takes_names_aliases_licenses_and_notes(run, words, name, field):
+    result = run("search", *words)
+    rows = {row["name"]: row for row in run("search", *words, "--json").json}
+    assert result.code == 0
+    if name is None:
+        assert not rows and result.out.startswith(f"nothing matches {' '.join(words)!r}")
+    else:
+        assert field in rows[name]["matches"] and name in result.out
+
+
+def test_a_search_without_a_match_names_the_closest_models(run):
+    assert (
+        run("search", "repvgg_a4").out == "nothing matches 'repvgg_a4'; did you mean RepVGG_A2, RepVGG_A1, RepVGG_A0?\n"
+    )
 
 
 def test_the_pareto_front_has_the_variants_that_no_other_beats(run):

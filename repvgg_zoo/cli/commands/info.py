@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
-import textwrap
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping
 
@@ -12,7 +10,7 @@ from ...errors import LayoutError
 from ...registry.model_or_file import find_model_or_file
 from ...registry.specs import CheckpointSpec, ModelSpec
 from ..common import try_each
-from ..console import Result, key_values, pluralize, style, to_jsonable
+from ..console import Prose, Result, Verbatim, key_values, pluralize, style, to_jsonable
 from ..describe import describe, format_checkpoint
 
 HELP = """
@@ -31,7 +29,6 @@ EXAMPLES = (
     "repvgg-zoo convert RepVGG_N0 own.pkl --force",
     "repvgg-zoo info own.pkl",
 )
-WIDTH = 80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     results, failures = try_each(args.names, info)
-    shown = [result for result in results if isinstance(result, Result)]
+    succeeded = [result for result in results if isinstance(result, Result)]
     payload = [result.payload if isinstance(result, Result) else result for result in results]
-    return Result(payload if len(payload) > 1 else payload[0], lambda _: render(shown), failures=failures)
+    return Result(payload if len(payload) > 1 else payload[0], lambda _: render(succeeded), failures=failures)
 
 
 def render(results: Iterable[Result]) -> List[str]:
@@ -124,13 +121,13 @@ def render_file(file: Mapping[str, Any]) -> List[str]:
 def render_variant(model: ModelSpec) -> List[str]:
     """Return the description of the variant, with its first line in bold."""
     first, *rest = describe(model).rstrip("\n").split("\n\n")
-    lines = [style(first.partition("\n")[0], "bold"), *first.split("\n")[1:]]
-    code = rest.index("Example:") if "Example:" in rest else len(rest)  # code is not wrapped
+    lines: List[str] = [style(first.partition("\n")[0], "bold"), *first.split("\n")[1:]]
+    code = rest.index("Example:") if "Example:" in rest else len(rest)
     for paragraph in rest[:code]:
         is_prose = "  " not in paragraph
         text = paragraph.replace("\n", " ") if is_prose else paragraph
-        lines += ["", *(part for line in text.split("\n") for part in wrap(line))]
-    return [*lines, "", *"\n\n".join(rest[code:]).split("\n")]
+        lines += ["", *map(Prose, text.split("\n"))]
+    return [*lines, "", *map(Verbatim, "\n\n".join(rest[code:]).split("\n"))]
 
 
 def render_checkpoint(model: ModelSpec, checkpoint: CheckpointSpec) -> List[str]:
@@ -148,7 +145,7 @@ def render_checkpoint(model: ModelSpec, checkpoint: CheckpointSpec) -> List[str]
     return [
         style(f"{checkpoint.name}, {role} {model.name}", "bold"),
         "",
-        *(part for line in format_checkpoint(checkpoint) for part in wrap(line[2:])),
+        *(Prose(line[2:]) for line in format_checkpoint(checkpoint)),
         "",
         *key_values(properties),
         "sources, in this order:",
@@ -156,17 +153,3 @@ def render_checkpoint(model: ModelSpec, checkpoint: CheckpointSpec) -> List[str]
         "provenance:",
         *(f"  {source}" for source in checkpoint.provenance),
     ]
-
-
-def wrap(line: str) -> List[str]:
-    """Return a line in several if it is too long for a terminal; a value continues below its first line."""
-    if len(line) <= WIDTH:
-        return [line]
-    label = re.match(r"\s*(?:\S+\s{2,})?", line)
-    return textwrap.wrap(
-        line,
-        WIDTH,
-        subsequent_indent=" " * (label.end() if label else 0),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
