@@ -15,9 +15,12 @@ from ._arguments import check_flag, check_float, check_int, check_items
 from ._cpu import lower_sync_thread_priority
 from ._tensors import load_state_dict
 from .adapt import adapt, input_channels
-from .checkpoints import Checkpoint, load_checkpoint
+from .checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
+from .checkpoints.formats.file_buffer import METADATA_KEY
 from .checkpoints.layouts import CLASSIFIERS, get_layout
 from .checkpoints.load import canonicalize
+from .checkpoints.network_metadata import architecture_of, attach_metadata, check_bn_eps, set_bn_eps, with_bn_eps
+from .checkpoints.publisher import complete_metadata, default_preprocessing
 from .errors import ArgumentError, PathLike, RegistryError, StateError, ZooError
 from .hub import fetch_verified, read_settings
 from .models import RepVGG, RepVGGplus
@@ -44,6 +47,7 @@ def create(
     in_chans: Optional[int] = None,
     features_only: bool = False,
     out_indices: Optional[Sequence[int]] = None,
+    bn_eps: Optional[float] = None,
     progress: Optional[bool] = None,
     **overrides: Any,
 ) -> M.Module:
@@ -55,11 +59,14 @@ def create(
     ``deploy=True``. With a ``num_classes`` or ``in_chans`` other than the checkpoint's, the trunk is loaded, the stem
     adapted, and the head newly initialized; what was not loaded is logged. ``num_classes=0`` builds no head and
     returns the pooled features (N, channels). ``features_only`` builds no head and returns a dict of feature maps,
-    those of ``out_indices`` if passed. Further keyword arguments replace fields of the variant's architecture:
-    ``num_blocks``, ``width_multiplier``, ``groups`` and ``se`` (an SESpec or None).
+    those of ``out_indices`` if passed. ``bn_eps`` is the eps of all BN layers, for weights from elsewhere that were
+    trained with another one than 1e-5: no file but ours says so. Further keyword arguments replace fields of the
+    variant's architecture: ``num_blocks``, ``width_multiplier``, ``groups`` and ``se`` (an SESpec or None).
 
     A network with loaded weights is in eval mode, one with random weights in training mode. Its attributes ``spec`` and
-    ``checkpoint`` are the ModelSpec, and the CheckpointSpec that its weights are from, or None.
+    ``checkpoint`` are the ModelSpec, and the CheckpointSpec that its weights are from, or None; ``metadata`` (a
+    CheckpointMetadata) says which preprocessing and classes belong to its weights. What ``save_checkpoint`` wrote into
+    a file about the network in it, such as another ``width_multiplier``, is taken from there.
 
     A variant of a plugin may be built by the plugin, whose options are then further keyword arguments.
 
@@ -72,11 +79,12 @@ def create(
     deploy, features_only = check_flag("deploy", deploy), check_flag("features_only", features_only)
     if out_indices is not None:
         out_indices = tuple(check_int("out_indices", i, minimum=0) for i in check_items("out_indices", out_indices))
+    bn_eps = None if bn_eps is None else check_bn_eps(bn_eps)
     spec, tag = find_model(name)
     selected = _select_checkpoint(spec, tag, pretrained, checkpoint)
     architecture = _apply_overrides(spec, overrides)
     options = {"features_only": features_only, "out_indices": out_indices, "deploy": deploy}
-    weights = _load(spec, selected, checkpoint, deploy, progress)
+    weights = _load(spec, selected, checkpoint, deploy, bn_eps, progress)
     if weights is None:
         network = build_network(
             architecture,
@@ -84,7 +92,11 @@ def create(
             in_chans=in_chans or architecture.in_chans,
             **options,
         )
+        preprocessing, source = default_preprocessing(spec)
+        metadata = CheckpointMetadata(spec.name, preprocessing=preprocessing, preprocessing_source=source)
     else:
+        architecture = architecture if overrides else architecture_of(weights, spec)
+        metadata = weights.metadata if selected is not None else complete_metadata(weights, spec)
         stem_width, *_, features = stage_channels(architecture.width_multiplier)
         classes = architecture.num_classes if selected is None else selected.num_classes
         in_file = _classes(weights), input_channels(weights.state_dict)
@@ -99,6 +111,8 @@ def create(
         )
         load_pretrained(network, weights)
         network.eval()
+    set_bn_eps(network, bn_eps, metadata.bn_eps)
+    attach_metadata(network, metadata, weights, None if architecture == spec.architecture else architecture)
     network.spec = spec
     network.checkpoint = selected
     lower_sync_thread_priority()
@@ -130,19 +144,23 @@ def _load(
     selected: Optional[CheckpointSpec],
     own: Union[PathLike, Checkpoint, Mapping[str, Any], None],
     deploy: bool,
+    bn_eps: Optional[float],
     progress: Optional[bool],
 ) -> Optional[Checkpoint]:
     """Return the user's own weights, or a fetched checkpoint's, in the form that is needed; None without either."""
     if selected is not None:
         fetched = fetch_verified(selected.file, progress=progress)
-        weights = load_weights(fetched, selected, deploy=deploy, cache_dir=read_settings().cache_dir, lazy=True)
+        described = selected if bn_eps is None else selected._replace(bn_eps=bn_eps)
+        weights = load_weights(fetched, described, deploy=deploy, cache_dir=read_settings().cache_dir, lazy=True)
     elif own is None:
         return None
     elif isinstance(own, Checkpoint):
         weights = own
     elif isinstance(own, Mapping):
         layouts = [get_layout(name) for name in plugin_layouts(spec.name)]
-        weights = canonicalize(dict(own), format="arrays", path="the dict", extra_layouts=layouts)
+        text = getattr(own, METADATA_KEY, None)  # as megengine.load returns it from a pickle of ours
+        payload = dict(own) if text is None else {**own, METADATA_KEY: text}
+        weights = canonicalize(payload, format="arrays", path="the dict", extra_layouts=layouts)
     elif isinstance(own, (str, os.PathLike)):
         weights = load_checkpoint(own, extra_layouts=plugin_layouts(spec.name))
     else:
@@ -152,6 +170,8 @@ def _load(
             actual=own,
             hint="pass a path, a Checkpoint, or a dict of arrays",
         )
+    if bn_eps is not None and selected is None:
+        weights = with_bn_eps(weights, bn_eps)
     return to_form(weights, "deploy" if deploy else "train")
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Dict, Optional, cast
+from typing import Any, Dict, Optional
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ._derived_cache import DerivedCache, DerivedKey
 from ._file_array import FileArray
 from ._file_state import only_this_user_writes
-from .checkpoints import Checkpoint, LoadReport, load_checkpoint
+from .checkpoints import Checkpoint, CheckpointMetadata, LoadReport, load_checkpoint
 from .checkpoints.formats import safetensors_file
 from .checkpoints.load import CANONICALIZE_VERSION
+from .checkpoints.metadata import METADATA_KEY, from_text, metadata_of_spec, to_text, uniform_bn_eps
 from .checkpoints.save import write_safetensors
 from .hub import VerifiedFile
 from .registry.specs import CheckpointSpec
@@ -40,6 +40,8 @@ def load_weights(
     if is_canonical or "/" in spec.layout:
         return _compute(file, spec, form)
     parameters = {"layout": spec.layout, "form": form, "fuse": FUSE_VERSION}
+    if spec.bn_eps is not None:
+        parameters["bn_eps"] = spec.bn_eps
     key = DerivedKey(file.sha256, "weights", CANONICALIZE_VERSION, parameters)
     cache = DerivedCache(cache_dir)
     state_dict = _open(cache, key) if lazy else None
@@ -48,8 +50,11 @@ def load_weights(
         state_dict = None if payload is None else safetensors_file.read(payload)
     if state_dict is None:
         checkpoint = _compute(file, spec, form)
-        cache.write(key, lambda stream: write_safetensors(stream, checkpoint.state_dict))
+        bn_eps = checkpoint.metadata.bn_eps
+        text = to_text(CheckpointMetadata(bn_eps=bn_eps)) if bn_eps else None
+        cache.write(key, lambda stream: write_safetensors(stream, checkpoint.state_dict, text))
         return checkpoint
+    bn_eps = from_text(state_dict.pop(METADATA_KEY, "{}")).bn_eps
     return Checkpoint(
         state_dict=MappingProxyType(state_dict),
         form=form,
@@ -58,6 +63,7 @@ def load_weights(
         path=str(file.path),
         report=LoadReport(loaded=tuple(state_dict)),
         source_sha256=file.sha256,
+        metadata=replace(metadata_of_spec(spec), bn_eps=bn_eps, source_sha256=file.sha256),
     )
 
 
@@ -65,21 +71,24 @@ def _compute(file: VerifiedFile, spec: CheckpointSpec, form: str) -> Checkpoint:
     # Where others can write, the file may be another one by now.
     sha256 = None if only_this_user_writes(file.path.parent) else file.sha256
     checkpoint = load_checkpoint(file.path, layout=spec.layout, sha256=sha256)
-    checkpoint = replace(checkpoint, source_sha256=file.sha256)
+    bn_eps = checkpoint.metadata.bn_eps
+    if spec.bn_eps is not None and checkpoint.form == "train":
+        bn_eps = uniform_bn_eps(checkpoint.state_dict, spec.bn_eps)
+    metadata = replace(metadata_of_spec(spec), bn_eps=bn_eps, source_sha256=file.sha256)
+    checkpoint = replace(checkpoint, source_sha256=file.sha256, metadata=metadata)
     return fuse(checkpoint) if form == "deploy" and checkpoint.form == "train" else checkpoint
 
 
-def _open(cache: DerivedCache, key: DerivedKey) -> Optional[Dict[str, NDArray[Any]]]:
-    """Return an entry's arrays with the large ones still in the file, or None if the entry has to be checked first."""
+def _open(cache: DerivedCache, key: DerivedKey) -> Optional[Dict[str, Any]]:
+    """Return an entry's content with large arrays still in the file, or None if the entry has to be checked first."""
     region = cache.open_checked(key)
     if region is None:
         return None
     size = safetensors_file.header_bytes(region.read(0, 8))
-    entries = safetensors_file.read_header(region.read(0, size), region.size)
+    entries, metadata = safetensors_file.read_header(region.read(0, size), region.size)
     arrays = {
         name: FileArray(region, entry.start, entry.shape, np.dtype(safetensors_file.DTYPES[entry.dtype]))
         for name, entry in entries.items()
     }
-    return {
-        name: cast(Any, array) if array.size > MAX_READ_AT_ONCE else np.asarray(array) for name, array in arrays.items()
-    }
+    values = {name: array if array.size > MAX_READ_AT_ONCE else np.asarray(array) for name, array in arrays.items()}
+    return {**values, METADATA_KEY: metadata[METADATA_KEY]} if METADATA_KEY in metadata else values

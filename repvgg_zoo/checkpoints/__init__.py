@@ -2,7 +2,8 @@
 
 from .layouts import LAYOUTS, Layout
 from .load import load_checkpoint
+from .metadata import CheckpointMetadata
 from .save import save_checkpoint
 from .state_dict import Checkpoint, LoadReport
 
-__all__ = ["LAYOUTS", "Checkpoint", "Layout", "LoadReport", "load_checkpoint", "save_checkpoint"]
+__all__ = ["LAYOUTS", "Checkpoint", "CheckpointMetadata", "Layout", "LoadReport", "load_checkpoint", "save_checkpoint"]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import LayoutError, PathLike
+from ..errors import CheckpointFormatError, LayoutError, PathLike
 from .detect import MAX_TENSORS, detect_layout, is_counter
 from .find_state import choose_state_dict
 from .formats import blocked_names, read_file, unsafe_pickle
@@ -28,6 +29,7 @@ from .layouts import (
     is_bn,
     to_canonical_array,
 )
+from .metadata import METADATA_KEY, CheckpointMetadata, from_text
 from .state_dict import Checkpoint, LoadReport, detect_form, format_keys
 
 # Raised whenever `canonicalize` would return something else for the same payload.
@@ -93,8 +95,9 @@ def canonicalize(
         raise LayoutError(
             f"the file holds a {type(found).__name__}, not a dict of arrays", hint="save model.state_dict()"
         )
+    metadata = _metadata(payload, found, path)
     arrays, others = _only_arrays(found, chosen)
-    skipped += others
+    skipped = [(key, reason) for key, reason in [*skipped, *others] if not key.endswith(METADATA_KEY)]
     network = detect_layout(arrays, candidates, prefix)
     detected, names = network.layout, network.names
     skipped += [(f"{chosen}{key}", reason) for key, reason in network.strangers]
@@ -111,7 +114,24 @@ def canonicalize(
         format=format,
         path=path,
         report=LoadReport(tuple(state_dict), tuple(skipped), tuple(reshaped), tuple(transposed)),
+        metadata=metadata,
     )
+
+
+def _metadata(payload: Any, found: Mapping[Any, Any], path: str) -> CheckpointMetadata:
+    """Return what the file says about its weights, beside them or at its top; raise CheckpointFormatError."""
+    texts = [part[METADATA_KEY] for part in (found, payload) if isinstance(part.get(METADATA_KEY), str)]
+    if not texts:
+        return CheckpointMetadata()
+    try:
+        metadata = from_text(texts[0])
+    except ValueError as error:
+        raise CheckpointFormatError(
+            f"{path}: what the file says about its weights ({METADATA_KEY}) is not valid: {error}",
+            path=path,
+            hint="save the network again with repvgg_zoo.save_checkpoint, or remove this text from the file",
+        ) from error
+    return replace(metadata, preprocessing_source="the file" if metadata.preprocessing else None)
 
 
 def _only_arrays(values: Mapping[Any, Any], path: str) -> Tuple[Dict[str, NDArray[Any]], List[Tuple[str, str]]]:

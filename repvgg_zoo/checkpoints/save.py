@@ -7,15 +7,22 @@ import os
 import pickle
 import struct
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Mapping, Optional, Sequence, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arguments import check_items
 from .._atomic import atomic_write
 from ..errors import ArgumentError, LayoutError, PathLike
+from ..registry.specs import Preprocessing
+from .formats.file_buffer import METADATA_KEY
 from .layouts import Layout, get_layout, to_publisher_array, to_publisher_key
+from .metadata import CheckpointMetadata, to_text
+from .network_metadata import metadata_of_network
+from .publisher import complete_metadata
 from .state_dict import Checkpoint, format_keys
 
 if TYPE_CHECKING:
@@ -32,6 +39,8 @@ def save_checkpoint(
     *,
     layout: Union[str, Layout] = "canonical",
     format: Optional[str] = None,
+    class_names: Optional[Sequence[str]] = None,
+    preprocessing: Union[Preprocessing, Mapping[str, Any], None] = None,
 ) -> None:
     """Write the weights of a network, a Checkpoint or a state dict to ``path``, completely or not at all.
 
@@ -39,15 +48,24 @@ def save_checkpoint(
     ``layout`` is "canonical" or a publisher's: "official" (torch's shapes; RepVGGplus too), "timm", "openmmlab",
     "basecls", a plugin's (``acme/name``), or a ``Layout`` of your own. ``format`` is "safetensors" or "megengine" (a
     pickle of NumPy arrays that ``megengine.load`` reads); by default the suffix decides, ``.safetensors`` or ``.pkl``.
-    Values and dtypes do not change. Raises ArgumentError for a layout, format or suffix that cannot be written,
+    Values and dtypes do not change.
+
+    With a network or a Checkpoint, the file also says what is known about the weights (CheckpointMetadata): variant,
+    classes, preprocessing, the eps of BN layers, and which published checkpoint they come from. ``class_names``, in the
+    order of the logits, and ``preprocessing``, a Preprocessing or fields of one, replace what is known. So ``create``,
+    ``predict`` and ``compile`` need nothing else than the file.
+
+    Raises ArgumentError for a layout, format or suffix that cannot be written and for metadata that are not valid,
     LayoutError for keys that the publisher has no name for, PluginError, and OSError from the file system.
     """
     file = Path(os.fspath(path))
     write = WRITERS[output_format(file, format)]
-    state_dict = to_publisher_state_dict(_state_dict(weights), layout)
+    arrays = _state_dict(weights)
+    text = _metadata_text(_metadata(weights), arrays, class_names, preprocessing)
+    state_dict = to_publisher_state_dict(arrays, layout)
     if not file.parent.is_dir():
         raise ArgumentError(f"{file.parent} is not a folder", path=file, hint="create the folder first")
-    atomic_write(file, lambda stream: write(stream, state_dict))
+    atomic_write(file, lambda stream: write(stream, state_dict, text))
 
 
 def output_format(path: PathLike, format: Optional[str] = None) -> str:
@@ -114,14 +132,63 @@ def _state_dict(source: Union[Mapping[str, NDArray[Any]], Checkpoint, Module]) -
     return state_dict
 
 
-def write_safetensors(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
+def _metadata(source: Union[Mapping[str, NDArray[Any]], Checkpoint, Module]) -> CheckpointMetadata:
+    if isinstance(source, Checkpoint):
+        return complete_metadata(source)
+    return CheckpointMetadata() if isinstance(source, Mapping) else metadata_of_network(source)
+
+
+def _metadata_text(
+    metadata: CheckpointMetadata,
+    arrays: Mapping[str, NDArray[Any]],
+    class_names: Optional[Sequence[str]],
+    preprocessing: Union[Preprocessing, Mapping[str, Any], None],
+) -> Optional[str]:
+    """Return what the file says about its weights, or None if nothing is known; raise ArgumentError."""
+    if class_names is not None:
+        metadata = replace(metadata, dataset=None, class_names=check_items("class_names", class_names))
+    if preprocessing is not None:
+        metadata = replace(metadata, preprocessing=_with_fields(metadata.preprocessing, preprocessing))
+    head = arrays.get("linear.weight")
+    if metadata.class_names and head is not None and len(metadata.class_names) != len(head):
+        raise ArgumentError(
+            f"{len(metadata.class_names)} class names for {len(head)} classes",
+            expected=len(head),
+            actual=len(metadata.class_names),
+            hint="pass one name for each output, in their order",
+        )
+    try:
+        return None if metadata == CheckpointMetadata() else to_text(metadata)
+    except ValueError as error:
+        raise ArgumentError(f"the metadata cannot be saved: {error}", hint="correct the value that is named") from None
+
+
+def _with_fields(known: Optional[Preprocessing], fields: Union[Preprocessing, Mapping[str, Any]]) -> Preprocessing:
+    """Return the preprocessing with fields replaced; their values are checked later."""
+    if isinstance(fields, Preprocessing):
+        return fields
+    values = {} if known is None else known._asdict()
+    values.update(fields if isinstance(fields, Mapping) else {"preprocessing": fields})
+    try:
+        return Preprocessing(**values)
+    except TypeError as error:
+        raise ArgumentError(
+            f"preprocessing is not valid: {error}",
+            expected=Preprocessing._fields,
+            actual=fields,
+            hint=f"pass a Preprocessing, or a mapping with some of its fields: {', '.join(Preprocessing._fields)}",
+        ) from None
+
+
+def write_safetensors(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]], metadata: Optional[str] = None) -> None:
     """Write what the safetensors library would, byte for byte, but array by array.
 
     ``safetensors.numpy.save`` first makes two copies of everything in memory: on B3, 0.9 GB and three times as long.
     Its ``save_file`` makes none, but replaces the target by a file of its own, with mode 600.
     """
     ordered = sorted(_contiguous(arrays).items(), key=lambda item: (-item[1].itemsize, item[0]))
-    header, end = {}, 0
+    header: Dict[str, Any] = {} if metadata is None else {"__metadata__": {METADATA_KEY: metadata}}
+    end = 0
     for key, array in ordered:
         begin, end = end, end + array.nbytes
         header[key] = {
@@ -136,17 +203,20 @@ def write_safetensors(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> N
         stream.write(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data)
 
 
-def _write_pickle(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
+def _write_pickle(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]], metadata: Optional[str] = None) -> None:
     # Protocol 4 and an OrderedDict are what megengine.save writes, on every Python that it runs on.
-    pickle.dump(_contiguous(arrays), stream, protocol=4)
+    state_dict = _contiguous(arrays)
+    if metadata is not None:
+        setattr(state_dict, METADATA_KEY, metadata)
+    pickle.dump(state_dict, stream, protocol=4)
 
 
-def _contiguous(arrays: Mapping[str, NDArray[Any]]) -> Dict[str, NDArray[Any]]:
+def _contiguous(arrays: Mapping[str, NDArray[Any]]) -> OrderedDict[str, NDArray[Any]]:
     # A subclass of ndarray, such as a memory map, would be pickled as such.
     return OrderedDict((key, np.asarray(array, order="C")) for key, array in arrays.items())
 
 
-WRITERS: Mapping[str, Callable[[BinaryIO, Mapping[str, NDArray[Any]]], None]] = {
+WRITERS: Mapping[str, Callable[[BinaryIO, Mapping[str, NDArray[Any]], Optional[str]], None]] = {
     "safetensors": write_safetensors,
     "megengine": _write_pickle,
 }

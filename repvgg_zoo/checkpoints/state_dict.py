@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import LayoutError
 from .layouts import AUXILIARY_HEADS, BLOCK, BN_TENSORS, has_identity
+from .metadata import CheckpointMetadata
 
 BRANCHES = ("rbr_dense.", "rbr_1x1.", "rbr_identity.")
 REPARAM = ("rbr_reparam.weight", "rbr_reparam.bias")
@@ -31,8 +32,9 @@ class Checkpoint:
     """The weights of one file by canonical key and in canonical shape (see ``layouts``), with the file's dtypes.
 
     ``form`` is "train" or "deploy"; ``layout`` and ``format`` are the file's. ``source_sha256`` is the digest of the
-    file where it was verified, else None. Arrays may be read-only. ``canonicalize``, ``fuse`` and ``adapt`` return such
-    a value without changing their arguments.
+    file where it was verified, else None. ``metadata`` is what the file says about its weights, see
+    ``save_checkpoint``. Arrays may be read-only. ``canonicalize``, ``fuse`` and ``adapt`` return such a value without
+    changing their arguments.
     """
 
     state_dict: Mapping[str, NDArray[Any]] = field(repr=False)
@@ -42,6 +44,7 @@ class Checkpoint:
     path: str
     report: LoadReport = field(repr=False)
     source_sha256: Optional[str] = None
+    metadata: CheckpointMetadata = field(default_factory=CheckpointMetadata, repr=False)
 
 
 def detect_form(state_dict: Mapping[str, NDArray[Any]]) -> Tuple[str, Dict[str, str]]:

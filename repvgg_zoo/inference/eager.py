@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from .. import models
 from .._tensors import input_tensor, numpy_views
 from ..checkpoints.layouts import block_sort_key
+from ..checkpoints.network_metadata import HEAD_MARK
 from ..errors import ArgumentError, StateError
 from ..models import RepVGG, RepVGGBlock, RepVGGplus, SEBlock
 from ..models.repvggplus import PlusStage
@@ -36,7 +37,8 @@ LAYER_KEY = re.compile(r"linear|stage[^.]+(\.blocks)?(\.\d+)?\.(rbr_reparam|(se|
 
 KNOWN_PACKAGES = ("megengine", models.__name__)
 PLAIN_TYPES = (bool, int, float, str, type(None))
-IGNORED = ("training", "_name", "spec", "checkpoint")  # attributes that change nothing in eval mode
+# Attributes that change nothing in eval mode.
+IGNORED = ("training", "_name", "spec", "checkpoint", "metadata", HEAD_MARK)
 
 
 @contextmanager

@@ -110,7 +110,8 @@ class CheckpointSpec(NamedTuple):
     ``layout`` names the publisher's keys, ``form`` is train or deploy, ``official_weights`` says whether these are the
     paper authors' weights (whoever converted them). ``top1`` and ``top5`` are percent under ``preprocessing``, on the
     validation set of ``dataset``. ``labels`` are the names of the classes in the order of the logits; those of
-    ImageNet-1k may be left out. ``provenance`` lists where the stated values were read.
+    ImageNet-1k may be left out. ``bn_eps`` is the eps of all BN layers where it is not 1e-5, as weights from Keras have
+    it. ``provenance`` lists where the stated values were read.
     """
 
     variant: str
@@ -131,6 +132,7 @@ class CheckpointSpec(NamedTuple):
     labels: Tuple[str, ...] = ()
     aliases: Tuple[str, ...] = ()
     notes: Optional[str] = None
+    bn_eps: Optional[float] = None
 
     @property
     def name(self) -> str:

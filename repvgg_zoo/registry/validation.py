@@ -117,7 +117,7 @@ def _one_of(choices: Sequence[str]) -> Validator:
     return Validator(lambda value: value in choices, "one of " + ", ".join(choices))
 
 
-def _up_to(limit: int) -> Validator:
+def _up_to(limit: float) -> Validator:
     return Validator(lambda value: 0 < value <= limit, f"a positive number, at most {limit}")
 
 
@@ -139,6 +139,7 @@ MAX_SIDE = 4096  # of a network's input and what an image is resized to, in pixe
 MAX_CHANNELS = 4096
 MAX_CLASSES = 1_000_000
 MAX_LIST_ITEMS = 100
+MAX_BN_EPS = 1.0  # 1e-5 everywhere in torch, Paddle and MegEngine; Keras has 1e-3
 
 # Parameters of create() and fields of Architecture: an option of this name could not be passed to create().
 RESERVED_OPTIONS = (
@@ -196,6 +197,7 @@ VALIDATORS: Mapping[Tuple[type, str], Validator] = {
     (CheckpointSpec, "top1"): PERCENT,
     (CheckpointSpec, "top5"): PERCENT,
     (CheckpointSpec, "num_classes"): _up_to(MAX_CLASSES),
+    (CheckpointSpec, "bn_eps"): _up_to(MAX_BN_EPS),
     (CheckpointSpec, "aliases"): _list_of(MAX_LIST_ITEMS),
     (CheckpointSpec, "provenance"): _list_of(MAX_LIST_ITEMS),
     (ModelSpec, "aliases"): _list_of(MAX_LIST_ITEMS),

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from .._cpu import usable_cores
 from ..checkpoints import Checkpoint
 from ..checkpoints.layouts import AUXILIARY_HEADS, BLOCK, BN_TENSORS, as_vector, has_identity
+from ..checkpoints.metadata import DEFAULT_BN_EPS
 from ..errors import EquivalenceError, FormError
 
 # Raised whenever `fuse` would return something else for the same weights.
 FUSE_VERSION = 1
 
-BN_EPS = 1e-5  # of every publisher, and MegEngine's default
 BRANCHES = tuple(
     f"{branch}.{tensor}"
     for branch in ("rbr_dense", "rbr_1x1")
@@ -50,11 +50,17 @@ def to_form(checkpoint: Checkpoint, form: str) -> Checkpoint:
 
 def fuse(checkpoint: Checkpoint) -> Checkpoint:
     """Return the deploy form of a train-form checkpoint; raise EquivalenceError as ``fuse_state_dict`` does."""
-    return replace(checkpoint, state_dict=MappingProxyType(fuse_state_dict(checkpoint.state_dict)), form="deploy")
+    state_dict = fuse_state_dict(checkpoint.state_dict, checkpoint.metadata.bn_eps)
+    metadata = replace(checkpoint.metadata, bn_eps={})
+    return replace(checkpoint, state_dict=MappingProxyType(state_dict), form="deploy", metadata=metadata)
 
 
-def fuse_state_dict(state_dict: Mapping[str, NDArray[Any]]) -> Dict[str, NDArray[Any]]:
+def fuse_state_dict(
+    state_dict: Mapping[str, NDArray[Any]], bn_eps: Mapping[str, float] = MappingProxyType({})
+) -> Dict[str, NDArray[Any]]:
     """Return the deploy form's state dict of a train form's, with the same dtypes.
+
+    ``bn_eps`` has the eps of each BN layer (``"stage0.rbr_dense.bn"``) that differs from 1e-5.
 
     Every block (found by the keys of its branches) gets ``rbr_reparam.weight`` and ``.bias`` in place of its
     branches; RepVGGplus's auxiliary heads are left out; all other arrays are returned uncopied. Raises
@@ -77,23 +83,25 @@ def fuse_state_dict(state_dict: Mapping[str, NDArray[Any]]) -> Dict[str, NDArray
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         raise_if_invalid([problem for problems in pool.map(validate, prefixes) for problem in problems])
-        for prefix, (kernel, bias) in zip(prefixes, pool.map(lambda prefix: fuse_block(state_dict, prefix), prefixes)):
+        pairs = pool.map(lambda prefix: fuse_block(state_dict, prefix, bn_eps), prefixes)
+        for prefix, (kernel, bias) in zip(prefixes, pairs):
             fused[f"{prefix}rbr_reparam.weight"], fused[f"{prefix}rbr_reparam.bias"] = kernel, bias
     return fused
 
 
 def fuse_block(
-    state_dict: Mapping[str, NDArray[Any]], prefix: str = "", eps: float = BN_EPS
+    state_dict: Mapping[str, NDArray[Any]], prefix: str = "", bn_eps: Mapping[str, float] = MappingProxyType({})
 ) -> Tuple[NDArray[Any], NDArray[Any]]:
     """Return the kernel (out, in, 3, 3), or 5-D when grouped, and the bias (1, out, 1, 1) of the block at ``prefix``.
 
     Running statistics, scales, biases and the kernel's center, where three branches meet, are computed in float64; the
     outer eight positions are one float32 product each, which float64 would not make more exact once it is stored. The
-    result has the branch kernel's dtype. Raises EquivalenceError if it overflows that dtype.
+    result has the branch kernel's dtype. ``bn_eps`` is as in ``fuse_state_dict``. Raises EquivalenceError if the result
+    overflows that dtype.
     """
     dense = state_dict[f"{prefix}rbr_dense.conv.weight"]
-    scale_3x3, bias = _fuse_bn(state_dict, f"{prefix}rbr_dense.bn.", eps)
-    scale_1x1, bias_1x1 = _fuse_bn(state_dict, f"{prefix}rbr_1x1.bn.", eps)
+    scale_3x3, bias = _fuse_bn(state_dict, f"{prefix}rbr_dense.bn", bn_eps)
+    scale_1x1, bias_1x1 = _fuse_bn(state_dict, f"{prefix}rbr_1x1.bn", bn_eps)
     bias = bias + bias_1x1
 
     channels = dense.shape[:-3]  # (out,), or (groups, out / groups)
@@ -102,7 +110,7 @@ def fuse_block(
     center = dense[..., 1, 1] * scale_3x3.reshape(*channels, 1)
     center += state_dict[f"{prefix}rbr_1x1.conv.weight"][..., 0, 0] * scale_1x1.reshape(*channels, 1)
     if f"{prefix}rbr_identity.weight" in state_dict:
-        scale_id, bias_id = _fuse_bn(state_dict, f"{prefix}rbr_identity.", eps)
+        scale_id, bias_id = _fuse_bn(state_dict, f"{prefix}rbr_identity", bn_eps)
         bias = bias + bias_id
         per_group = center.shape[-1]
         diagonal = np.arange(per_group)
@@ -175,9 +183,12 @@ def raise_if_invalid(problems: List[str]) -> None:
         )
 
 
-def _fuse_bn(state_dict: Mapping[str, NDArray[Any]], bn: str, eps: float) -> Tuple[NDArray[Any], NDArray[Any]]:
-    gamma, beta, mean, var = (state_dict[f"{bn}{name}"].astype(np.float64).reshape(-1) for name in BN_TENSORS)
-    scale = gamma / np.sqrt(var + eps)
+def _fuse_bn(
+    state_dict: Mapping[str, NDArray[Any]], bn: str, bn_eps: Mapping[str, float]
+) -> Tuple[NDArray[Any], NDArray[Any]]:
+    """Return the scale and the shift, float64 (C,), that the BN layer called ``bn`` amounts to in eval mode."""
+    gamma, beta, mean, var = (state_dict[f"{bn}.{name}"].astype(np.float64).reshape(-1) for name in BN_TENSORS)
+    scale = gamma / np.sqrt(var + bn_eps.get(bn, DEFAULT_BN_EPS))
     return scale, beta - mean * scale
 
 
@@ -190,14 +201,18 @@ _PATCHES = 8
 _DENSE = "rbr_dense.conv.weight"
 
 
-def fusion_errors(train: Mapping[str, NDArray[Any]], deploy: Mapping[str, NDArray[Any]]) -> Dict[str, float]:
+def fusion_errors(
+    train: Mapping[str, NDArray[Any]],
+    deploy: Mapping[str, NDArray[Any]],
+    bn_eps: Mapping[str, float] = MappingProxyType({}),
+) -> Dict[str, float]:
     """Return max |fused - branches| / max |branches| of each block, before SE and ReLU, on random 3x3 patches.
 
     ``train`` is a state dict of the train form, ``deploy`` what ``fuse_state_dict`` returned for it. Both are evaluated
     in float64, so this is the cost of storing the fused kernel in its dtype.
     """
     prefixes = [key[: -len(_DENSE)] for key in train if key.endswith(_DENSE)]
-    return {prefix.rstrip("."): _block_error(train, deploy, prefix) for prefix in prefixes}
+    return {prefix.rstrip("."): _block_error(train, deploy, prefix, bn_eps) for prefix in prefixes}
 
 
 def block_bound(state_dict: Mapping[str, NDArray[Any]]) -> float:
@@ -222,15 +237,17 @@ def relative_error(reference: NDArray[Any], other: NDArray[Any]) -> Tuple[float,
     return difference, scale, difference / scale
 
 
-def _block_error(train: Mapping[str, NDArray[Any]], deploy: Mapping[str, NDArray[Any]], prefix: str) -> float:
+def _block_error(
+    train: Mapping[str, NDArray[Any]], deploy: Mapping[str, NDArray[Any]], prefix: str, bn_eps: Mapping[str, float]
+) -> float:
     dense = _grouped(train[f"{prefix}{_DENSE}"])
     x = np.random.RandomState(0).standard_normal((_PATCHES, dense.shape[0], dense.shape[2], 3, 3))
     center = x[..., 1, 1]
-    branches = _apply_bn(train, f"{prefix}rbr_dense.bn.", np.einsum("goixy,ngixy->ngo", dense, x))
+    branches = _apply_bn(train, f"{prefix}rbr_dense.bn", bn_eps, np.einsum("goixy,ngixy->ngo", dense, x))
     point = _grouped(train[f"{prefix}rbr_1x1.conv.weight"])[..., 0, 0]
-    branches = branches + _apply_bn(train, f"{prefix}rbr_1x1.bn.", np.einsum("goi,ngi->ngo", point, center))
+    branches = branches + _apply_bn(train, f"{prefix}rbr_1x1.bn", bn_eps, np.einsum("goi,ngi->ngo", point, center))
     if f"{prefix}rbr_identity.weight" in train:
-        branches = branches + _apply_bn(train, f"{prefix}rbr_identity.", center)
+        branches = branches + _apply_bn(train, f"{prefix}rbr_identity", bn_eps, center)
     kernel = _grouped(deploy[f"{prefix}rbr_reparam.weight"])
     fused = np.einsum("goixy,ngixy->ngo", kernel, x).reshape(_PATCHES, -1)
     fused = fused + deploy[f"{prefix}rbr_reparam.bias"].astype(np.float64).reshape(-1)
@@ -242,7 +259,10 @@ def _grouped(kernel: NDArray[Any]) -> NDArray[Any]:
     return kernel if kernel.ndim == 5 else kernel[None]
 
 
-def _apply_bn(state_dict: Mapping[str, NDArray[Any]], bn: str, x: NDArray[Any]) -> NDArray[Any]:
-    gamma, beta, mean, var = (state_dict[f"{bn}{name}"].astype(np.float64).reshape(-1) for name in BN_TENSORS)
-    normalized: NDArray[Any] = (x.reshape(_PATCHES, -1) - mean) / np.sqrt(var + BN_EPS) * gamma + beta
+def _apply_bn(
+    state_dict: Mapping[str, NDArray[Any]], bn: str, bn_eps: Mapping[str, float], x: NDArray[Any]
+) -> NDArray[Any]:
+    gamma, beta, mean, var = (state_dict[f"{bn}.{name}"].astype(np.float64).reshape(-1) for name in BN_TENSORS)
+    eps = bn_eps.get(bn, DEFAULT_BN_EPS)
+    normalized: NDArray[Any] = (x.reshape(_PATCHES, -1) - mean) / np.sqrt(var + eps) * gamma + beta
     return normalized

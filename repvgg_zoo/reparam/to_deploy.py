@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .._log import get_logger
 from .._tensors import numpy_views, tensors_from_arrays
+from ..checkpoints.network_metadata import bn_eps_of
 from ..errors import ArgumentError, EquivalenceError
 from ..models import RepVGGBlock
 from .fusion import BLOCK_BOUNDS, fuse_block, raise_if_invalid, relative_error, validate_block
@@ -90,7 +91,7 @@ def fuse_all(blocks: Dict[str, RepVGGBlock]) -> Dict[str, Fused]:
     raise_if_not_one_convolution(_with_names({name: branch_problems(block) for name, block in train.items()}))
     arrays = {name: block_arrays(block) for name, block in train.items()}
     raise_if_invalid(_with_names({name: validate_block(arrays[name]) for name in train}))
-    return {name: fuse_block(arrays[name], eps=block.rbr_dense.bn.eps) for name, block in train.items()}
+    return {name: fuse_block(arrays[name], bn_eps=bn_eps_of(block)) for name, block in train.items()}
 
 
 def _with_names(problems: Dict[str, List[str]]) -> List[str]:

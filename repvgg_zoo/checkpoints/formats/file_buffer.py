@@ -13,6 +13,8 @@ from ...errors import CheckpointFormatError, MissingFileError, PathLike
 
 Buffer = Union[bytes, bytearray, mmap.mmap]
 
+# Under which a file of ours says what its weights are, see checkpoints/metadata.py; so does the payload that is read.
+METADATA_KEY = "repvgg_zoo_metadata"
 MAX_FILE_BYTES = 1 << 34  # a training state of the largest network, in float64, has about 2 GB
 
 

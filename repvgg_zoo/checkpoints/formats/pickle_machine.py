@@ -15,7 +15,7 @@ import re
 import struct
 from typing import Any, Callable, Dict, List, Mapping, Optional, Pattern, Union
 
-from .file_buffer import Buffer, MalformedFile
+from .file_buffer import METADATA_KEY, Buffer, MalformedFile
 from .pickle_values import Blocked, Builder, Global, Placeholder
 
 # A checkpoint of the largest network with its optimizer's state has 100,000, some thirty for each tensor; an opcode of
@@ -175,8 +175,11 @@ class Machine:
         target = self.stack[-1]
         if isinstance(target, Placeholder):
             target.set_state(state)
-        elif type(target) is not dict:  # torch hangs attributes on its OrderedDict (_metadata): not part of the state
+        elif type(target) is not dict:
             raise MalformedFile(f"a state for a {type(target).__name__}")
+        # Attributes of an OrderedDict: torch's _metadata, which is of no use here, and ours.
+        elif type(state) is dict and isinstance(state.get(METADATA_KEY), str):
+            target[METADATA_KEY] = state[METADATA_KEY]
 
     def append(self, items: List[Any]) -> None:
         target = self.stack[-1]

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..._json import parse_json
 from .arrays import native_order, widen_bfloat16
-from .file_buffer import Buffer, MalformedFile
+from .file_buffer import METADATA_KEY, Buffer, MalformedFile
 
 MAX_HEADER_BYTES = 8 << 20  # that of a checkpoint with a thousand tensors takes 100 kB
 MAX_AXES = 64  # NumPy's own limit is 32 or, since version 2, 64
@@ -49,11 +49,15 @@ def is_safetensors(data: Buffer) -> bool:
     return data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8
 
 
-def read(data: Union[Buffer, memoryview]) -> Dict[str, np.ndarray[Any, Any]]:
-    """Return the tensors by name; bfloat16 becomes float32. Raises MalformedFile."""
+def read(data: Union[Buffer, memoryview]) -> Dict[str, Any]:
+    """Return the tensors by name, and under METADATA_KEY the text that save_checkpoint wrote, if it did.
+
+    bfloat16 becomes float32. Raises MalformedFile.
+    """
     view = memoryview(data)
-    entries = read_header(view[: header_bytes(view)], len(view))
-    return {name: _view(view, name, entry) for name, entry in entries.items()}
+    entries, metadata = read_header(view[: header_bytes(view)], len(view))
+    payload: Dict[str, Any] = {name: _view(view, name, entry) for name, entry in entries.items()}
+    return {**payload, METADATA_KEY: metadata[METADATA_KEY]} if METADATA_KEY in metadata else payload
 
 
 def header_bytes(data: Union[Buffer, memoryview]) -> int:
@@ -64,8 +68,11 @@ def header_bytes(data: Union[Buffer, memoryview]) -> int:
     return 8 + size
 
 
-def read_header(data: memoryview, file_size: int) -> Dict[str, Entry]:
-    """Return where in a file of ``file_size`` bytes each tensor lies; ``data`` is its header. Raises MalformedFile."""
+def read_header(data: memoryview, file_size: int) -> Tuple[Dict[str, Entry], Dict[str, str]]:
+    """Return where in a file of ``file_size`` bytes each tensor is, and the file's ``__metadata__``.
+
+    ``data`` is its header. Raises MalformedFile.
+    """
     try:
         header = parse_json(bytes(data[8:]))
     except ValueError as error:
@@ -82,7 +89,7 @@ def read_header(data: memoryview, file_size: int) -> Dict[str, Entry]:
         end = stop
     if end != file_size:
         raise MalformedFile(f"its tensors end at byte {end} of {file_size}")
-    return entries
+    return entries, metadata
 
 
 def _entry(header_size: int, size: int, name: str, entry: Any) -> Entry:
