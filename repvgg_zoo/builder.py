@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 import os
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Callable, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Union
 
 import megengine.module as M
 
 from ._arguments import check_flag, check_float, check_int, check_items
 from ._cpu import lower_sync_thread_priority
+from ._log import get_logger
 from ._tensors import load_state_dict
 from .adapt import adapt, input_channels
 from .checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
@@ -34,7 +36,13 @@ from .reparam.fusion import to_form
 from .weights import load_weights
 
 FREE_WEIGHTS = 1 << 24  # that a head or a stem may have more than the file, as one built for another variant has
+NEW_HEAD_HINT = (
+    "the weights have no head: pass num_classes= for a new one, num_classes=0 for pooled features, or "
+    "features_only=True"
+)
 OVERRIDE_FIELDS = ("num_blocks", "width_multiplier", "groups", "se")
+
+logger = get_logger(__name__)
 
 
 def create(
@@ -109,7 +117,7 @@ def create(
             init_weights=False,
             **options,
         )
-        load_pretrained(network, weights)
+        load_pretrained(network, weights, new_head=num_classes is not None)
         network.eval()
     set_bn_eps(network, bn_eps, metadata.bn_eps)
     attach_metadata(network, metadata, weights, None if architecture == spec.architecture else architecture)
@@ -194,33 +202,50 @@ def _check_size(weights: Checkpoint, part: str, size: int) -> None:
         )
 
 
-def load_pretrained(network: M.Module, checkpoint: Checkpoint) -> None:
+def load_pretrained(network: M.Module, checkpoint: Checkpoint, *, new_head: bool = False) -> None:
     """Load a checkpoint into a network of its form: the stem adapted, a head of another size reset, the rest strictly.
 
     Parts that the network does not have at all (its head with ``features_only``, stages beyond ``out_indices``) are
     skipped. The classifiers are the linear layers that the network lists in ``heads``, by default those of RepVGG and
-    RepVGGplus. Raises StateError, with the network untouched, when anything else does not fit.
+    RepVGGplus. With ``new_head``, those that the checkpoint does not have are newly initialized. Raises StateError,
+    with the network untouched, when anything else does not fit.
     """
     state_dict = {
         key: array
         for key, array in checkpoint.state_dict.items()
         if getattr(network, key.split(".")[0], None) is not None
     }
-    adapted, heads = adapt(
+    classifiers = getattr(network, "heads", CLASSIFIERS)
+    adapted, reset = adapt(
         replace(checkpoint, state_dict=state_dict),
         in_chans=network.in_chans,
         num_classes=network.num_classes,
-        classifiers=getattr(network, "heads", CLASSIFIERS),
+        classifiers=classifiers,
     )
-    reset = [f"{head}.{tensor}" for head in heads for tensor in ("weight", "bias")]
-    load_state_dict(network, adapted.state_dict, allow_missing=reset)
-    modules = dict(network.named_modules()) if heads else {}
-    for name in heads:
-        head = modules[name]
-        if type(head) is M.Linear:  # as ours are
-            reset_parameters(head)
-        else:
-            head.reset_parameters()
+    modules = dict(network.named_modules())
+    absent = [name for name in _absent_heads(state_dict, classifiers) if name in modules]
+    reset += absent if new_head else []
+    allowed = [f"{name}.{tensor}" for name in reset for tensor, _ in modules[name].named_tensors()]
+    try:
+        load_state_dict(network, adapted.state_dict, allow_missing=allowed)
+    except StateError as error:
+        if error.missing and all(key.startswith(tuple(f"{name}." for name in absent)) for key in error.missing):
+            error.hint = NEW_HEAD_HINT
+        raise
+    for module in itertools.chain.from_iterable(modules[name].modules() for name in reset):
+        if type(module) in (M.Linear, M.Conv2d):  # as ours are
+            reset_parameters(module)
+        elif hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    if absent and new_head:
+        logger.warning("newly initialized, as the weights have none: %s", ", ".join(absent))
+
+
+def _absent_heads(state_dict: Mapping[str, Any], classifiers: Sequence[str]) -> List[str]:
+    """Return the modules of which a state dict has nothing: classifiers, or all that belongs to an auxiliary one."""
+    owners = {key.split(".")[0] for key in state_dict} | {key.rpartition(".")[0] for key in state_dict}
+    tops = [name if name.split(".")[0] in owners else name.split(".")[0] for name in classifiers]
+    return [name for name in dict.fromkeys(tops) if name not in owners]
 
 
 def _apply_overrides(spec: ModelSpec, overrides: Mapping[str, Any]) -> Architecture:
