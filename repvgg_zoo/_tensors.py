@@ -115,7 +115,8 @@ def input_tensor(network: Module, x: Any) -> Tensor:
     if weight is None:
         return x if isinstance(x, Tensor) else Tensor(x)
     values = x.numpy() if isinstance(x, Tensor) else np.asarray(x)
-    return Tensor(values.astype(weight.dtype, copy=False), device=weight.device)
+    dtype = np.float16 if weight.dtype == np.float16 else np.float32  # of a quantized network's too
+    return Tensor(values.astype(dtype, copy=False), device=weight.device)
 
 
 class _TensorBuffer:

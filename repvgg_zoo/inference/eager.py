@@ -32,6 +32,7 @@ from .ir import NetworkWeights, check_layers, weights_from_state_dict
 
 # A user may have put any module of MegEngine's in any place, and its weights do not say what it computes.
 CONTAINERS = (RepVGG, RepVGGplus, RepVGGBlock, SEBlock, PlusStage, M.Sequential)
+STUBS = (M.QuantStub, M.DequantStub)  # which do nothing
 LEAF_LAYERS = (M.Conv2d, M.Linear)
 LAYER_KEY = re.compile(r"linear|stage[^.]+(\.blocks)?(\.\d+)?\.(rbr_reparam|(se|post_se)\.(down|up))")
 
@@ -179,7 +180,9 @@ def _is_supported(name: str, module: M.Module) -> bool:
     """Whether the module's weights fully determine its output and its key is a supported layer key."""
     if type(module) in LEAF_LAYERS:
         return module.bias is not None and LAYER_KEY.fullmatch(name) is not None
-    return type(module) in CONTAINERS
+    if type(module) is M.Elemwise:
+        return module.method == "relu" and name.endswith(".relu")
+    return type(module) in CONTAINERS or type(module) in STUBS
 
 
 def _supported_stride(block: RepVGGBlock) -> Optional[int]:

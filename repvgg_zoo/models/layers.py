@@ -23,6 +23,7 @@ class SEBlock(M.Module):
         super().__init__()
         self.down = conv2d(channels, width, 1, init_weights=init_weights)
         self.up = conv2d(width, channels, 1, init_weights=init_weights)
+        self.disable_quantize()  # it costs little, and a gate of 8 bits would be coarse
 
     def forward(self, x: Tensor) -> Tensor:
         gate = global_avg_pool(x, keepdims=True)

@@ -5,7 +5,6 @@ A block has three branches in the train form and one 3x3 convolution in the depl
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
 
@@ -31,6 +30,9 @@ class RepVGG(M.Module):
     ``extract_features`` is returned; ``out_indices`` picks stages (0 is the stem), and none beyond them
     is built. ``init_weights=False`` leaves zeros, for a caller who is about to load weights. Raises ArgumentError for
     stages that do not exist.
+
+    ``megengine.quantization`` converts both forms: stubs stand where values change between int8 and float, which is
+    around the global average, SE and the identity branch's BN. In a float network they do nothing.
     """
 
     def __init__(
@@ -74,14 +76,17 @@ class RepVGG(M.Module):
             setattr(self, f"stage{stage}", M.Sequential(*blocks))
         has_head = num_classes > 0 and not features_only
         self.linear = linear(widths[-1], num_classes, init_weights=init_weights) if has_head else None
+        self.quant, self.dequant = M.QuantStub(), M.DequantStub()
+        self.quant_linear: Any = M.QuantStub() if has_head else None
 
     def forward(self, x: Tensor) -> Union[Tensor, Dict[str, Tensor]]:
         if self.features_only:
             return self.extract_features(x)
+        x = self.quant(x)
         for stage in self._stages():
             x = stage(x)
-        x = global_avg_pool(x)
-        return x if self.linear is None else self.linear(x)
+        x = global_avg_pool(self.dequant(x))
+        return x if self.linear is None else self.dequant(self.linear(self.quant_linear(x)))
 
     def extract_features(self, x: Tensor) -> Dict[str, Tensor]:
         """Return the feature maps that ``feature_info`` lists: name to (N, channels, ~H / reduction, ~W / reduction).
@@ -90,10 +95,11 @@ class RepVGG(M.Module):
         """
         names = {info.index: info.name for info in self.feature_info}
         features = {}
+        x = self.quant(x)
         for index, stage in enumerate(self._stages()):
             x = stage(x)
             if index in names:
-                features[names[index]] = x
+                features[names[index]] = self.dequant(x)
         return features
 
     def _stages(self) -> Iterator[M.Module]:
@@ -136,11 +142,16 @@ class RepVGGBlock(M.Module):
             self.rbr_1x1 = _conv_bn(in_channels, out_channels, 1, stride, groups, init_weights)
             if in_channels == out_channels and stride == 1:
                 self.rbr_identity = M.BatchNorm2d(out_channels)
+        self.add: Any = None if deploy else M.Elemwise("add")
+        self.relu = M.Elemwise("relu")
 
         # One attribute for each position, because the published state keys tell them apart.
         se_block = SEBlock(out_channels, out_channels // se.reduction, init_weights=init_weights) if se else None
         self.se = se_block if se and se.position == "before_relu" else None
         self.post_se = se_block if se and se.position == "after_relu" else None
+        self.quant_identity: Any = None if self.rbr_identity is None else M.QuantStub()
+        self.quant_se: Any = None if se_block is None else M.QuantStub()
+        self.dequant = M.DequantStub()
 
     @property
     def deploy(self) -> bool:
@@ -148,29 +159,40 @@ class RepVGGBlock(M.Module):
         return self.rbr_reparam is not None
 
     @property
+    def convolution(self) -> M.Conv2d:
+        """The 3x3 convolution: that of the deploy form, or of the 3x3 branch."""
+        return self.rbr_reparam if self.deploy else self.rbr_dense.conv
+
+    @property
+    def stride(self) -> int:
+        """How many pixels the 3x3 kernel moves at once, down the image."""
+        return as_pair(self.convolution.stride)[0]
+
+    @property
     def groups(self) -> int:
         """The number of groups of the convolutions."""
-        conv = self.rbr_reparam if self.deploy else self.rbr_dense.conv
-        return int(conv.groups)
+        return int(self.convolution.groups)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.forward_branches(x)
         if self.se is not None:
-            out = self.se(out)
-        out = F.relu(out)
-        return out if self.post_se is None else self.post_se(out)
+            out = self.quant_se(self.se(self.dequant(out)))
+        out = self.relu(out)
+        return out if self.post_se is None else self.quant_se(self.post_se(self.dequant(out)))
 
     def forward_branches(self, x: Tensor) -> Tensor:
         """Return the sum of the branches, or the output of the one convolution: what comes before SE and ReLU."""
         if self.rbr_reparam is not None:
             return self.rbr_reparam(x)
-        out = self.rbr_dense(x) + self.rbr_1x1(x)
-        return out if self.rbr_identity is None else out + self.rbr_identity(x)
+        out = self.add(self.rbr_dense(x), self.rbr_1x1(x))
+        if self.rbr_identity is None:
+            return out
+        return self.add(out, self.quant_identity(self.rbr_identity(self.dequant(x))))
 
     def switch_to_deploy(self, convolution: M.Conv2d) -> None:
         """Replace the branches by one convolution, such as ``equivalent_convolution`` returns."""
         convolution.training = self.training
-        self.rbr_dense = self.rbr_1x1 = self.rbr_identity = None
+        self.rbr_dense = self.rbr_1x1 = self.rbr_identity = self.quant_identity = self.add = None
         self.rbr_reparam = convolution
 
     def equivalent_convolution(self, kernel: Parameter, bias: Parameter) -> M.Conv2d:
@@ -257,18 +279,13 @@ def identity_kernel(channels: int, groups: int) -> NDArray[Any]:
     return kernel if groups == 1 else np.tile(kernel, (groups, 1, 1, 1, 1))
 
 
-def _conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, init: bool) -> M.Module:
-    conv = conv2d(
-        in_channels,
-        out_channels,
-        kernel,
-        stride=stride,
-        padding=kernel // 2,
-        groups=groups,
-        bias=False,
-        init_weights=init,
-    )
-    return M.Sequential(OrderedDict(conv=conv, bn=M.BatchNorm2d(out_channels)))
+def _conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, init: bool) -> M.ConvBn2d:
+    layer = M.ConvBn2d.__new__(M.ConvBn2d)  # its constructor would draw weights, see layers._skip_init
+    M.Module.__init__(layer)
+    options: Dict[str, Any] = {"stride": stride, "padding": kernel // 2, "groups": groups, "bias": False}
+    layer.conv = conv2d(in_channels, out_channels, kernel, init_weights=init, **options)
+    layer.bn = M.BatchNorm2d(out_channels)
+    return layer
 
 
 def _bn_scale(kernel: Tensor, bn: M.BatchNorm2d) -> Tensor:
@@ -285,6 +302,12 @@ def _fuse_bn(kernel: Tensor, bn: M.BatchNorm2d, conv_bias: Optional[Tensor] = No
     mean = bn.running_mean if conv_bias is None else bn.running_mean - conv_bias
     bias = -mean * _bn_factor(bn)
     return kernel * _bn_scale(kernel, bn), bias if bn.bias is None else bias + bn.bias
+
+
+def as_pair(value: Union[int, Sequence[int]]) -> Tuple[int, int]:
+    """Return (height, width) of an attribute of a convolution, which users may have set to one number."""
+    height, width = (value, value) if isinstance(value, int) else value
+    return height, width
 
 
 def _pad_to_3x3(kernel: Tensor) -> Tensor:

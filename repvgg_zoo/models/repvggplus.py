@@ -55,11 +55,14 @@ class RepVGGplus(M.Module):
             for name in rest:
                 setattr(self, name, PlusStage(widths[index], widths[index], num_blocks[2] - half, stride=1, **options))
 
+        self.quant, self.dequant = M.QuantStub(), M.DequantStub()
+        self.quant_linear: Any = None
         self.linear: Optional[M.Module] = None
         self.stage1_aux: Optional[M.Module] = None
         self.stage2_aux: Optional[M.Module] = None
         self.stage3_first_aux: Optional[M.Module] = None
         if num_classes > 0 and not features_only:
+            self.quant_linear = M.QuantStub()
             self.linear = linear(widths[-1], num_classes, init_weights=init_weights)
             if not deploy:
                 self.stage1_aux = _auxiliary_head(widths[1], num_classes, init_weights)
@@ -70,27 +73,29 @@ class RepVGGplus(M.Module):
         if self.features_only:
             return self.extract_features(x)
         auxiliary = {}
+        x = self.quant(x)
         for names in STAGES:
             for name in names:
                 x = getattr(self, name)(x)
                 head = f"{name}_aux"
                 if self.training and head in AUXILIARY_HEADS and getattr(self, head) is not None:
-                    auxiliary[head] = getattr(self, head)(x)
-        x = global_avg_pool(x)
+                    auxiliary[head] = getattr(self, head)(self.dequant(x))
+        x = global_avg_pool(self.dequant(x))
         if self.linear is None:
             return x
-        logits = self.linear(x)
+        logits = self.dequant(self.linear(self.quant_linear(x)))
         return {"main": logits, **auxiliary} if auxiliary else logits
 
     def extract_features(self, x: Tensor) -> Dict[str, Tensor]:
         """Return the feature maps that ``feature_info`` lists, as ``RepVGG.extract_features`` does."""
         names_by_stage = {info.index: info.name for info in self.feature_info}
         features = {}
+        x = self.quant(x)
         for index, names in enumerate(STAGES[: self.feature_info[-1].index + 1]):
             for name in names:
                 x = getattr(self, name)(x)
             if index in names_by_stage:
-                features[names_by_stage[index]] = x
+                features[names_by_stage[index]] = self.dequant(x)
         return features
 
     def switch_to_deploy(self) -> None:
@@ -121,4 +126,6 @@ def _auxiliary_head(channels: int, num_classes: int, init: bool) -> M.Module:
         )
     )
     # The official head's Sequential has pooling and flattening at 1 and 2, so the linear layer's key is 3.
-    return M.Sequential(downsample, GlobalAvgPool2d(), M.Identity(), linear(channels, num_classes, init_weights=init))
+    head = M.Sequential(downsample, GlobalAvgPool2d(), M.Identity(), linear(channels, num_classes, init_weights=init))
+    head.disable_quantize()  # only training uses it
+    return head

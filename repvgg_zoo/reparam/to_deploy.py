@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple, Type, Union
+from typing import Any, Dict, Iterator, List, Mapping, Tuple, Type
 
 import megengine.module as M
 import numpy as np
@@ -17,6 +17,7 @@ from .._tensors import numpy_views, tensors_from_arrays
 from ..checkpoints.network_metadata import bn_eps_of
 from ..errors import ArgumentError, EquivalenceError
 from ..models import RepVGGBlock
+from ..models.repvgg import as_pair
 from .fusion import BLOCK_BOUNDS, fuse_block, raise_if_invalid, relative_error, validate_block
 
 logger = get_logger(__name__)
@@ -141,12 +142,6 @@ def _geometry_problems(block: RepVGGBlock) -> List[str]:
         if center != (0, 0):
             problems.append(f"rbr_dense.conv has {layout}, which differ, but there is an identity branch")
     return problems
-
-
-def as_pair(value: Union[int, Sequence[int]]) -> Tuple[int, int]:
-    """Return (height, width) of an attribute of a convolution, which users may have set to one number."""
-    height, width = (value, value) if isinstance(value, int) else value
-    return height, width
 
 
 def batch_norms(block: RepVGGBlock) -> Dict[str, M.BatchNorm2d]:

@@ -185,6 +185,11 @@ def a_linear_layer_for_a_convolution(network):
     return network
 
 
+def another_activation(network):
+    network.stage1[0].relu = M.Elemwise("abs")
+    return network
+
+
 def another_module_for_se(network):
     network.stage1[0].se = M.Softmax(axis=1)
     return network
@@ -211,6 +216,7 @@ OTHERS = [
     another_kernel_size_in_se,
     another_number_of_channels_within_a_stage,
     a_linear_layer_for_a_convolution,
+    another_activation,
     another_module_for_se,
 ]
 

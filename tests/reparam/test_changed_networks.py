@@ -131,7 +131,7 @@ REFUSED = {
         lambda: setattr(changed := block(), "rbr_identity", M.Identity()) or changed,
         "rbr_identity is a Identity, not a BatchNorm2d",
     ),
-    "fake quantization": (lambda: quantize_qat(block()), "rbr_dense.conv is a megengine.module.qat"),
+    "fake quantization": (lambda: quantize_qat(block()), "rbr_dense is a megengine.module.qat"),
 }
 
 
