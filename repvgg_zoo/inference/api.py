@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import threading
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Tuple, Union
 
 import numpy as np
@@ -16,31 +18,25 @@ from .._arguments import check_image_size, check_int
 from .._cpu import lower_sync_thread_priority, usable_cores
 from .._log import get_logger
 from .._settings import read_settings
-from ..checkpoints.load import CANONICALIZE_VERSION
-from ..errors import ArgumentError
+from ..adapt import input_channels
+from ..checkpoints import Checkpoint, load_checkpoint
+from ..checkpoints.identify import identify_variant
+from ..checkpoints.load import canonicalize
+from ..errors import ArgumentError, PathLike
 from ..hub import fetch_verified
-from ..registry.api import find_model
+from ..registry.model_or_file import find_model_or_file
 from ..registry.names import find_checkpoint
-from ..registry.specs import CheckpointSpec, ModelSpec
-from ..reparam.fusion import FUSE_VERSION
+from ..registry.specs import Architecture, CheckpointSpec, ModelSpec
+from ..reparam.fusion import to_form
 from ..weights import load_weights
 from .compiled_model import CompiledModel, Runner
 from .ir import NetworkWeights, check_state_dict, weights_from_state_dict
-from .reference import (
-    MAX_ERROR,
-    Shape,
-    max_relative_error,
-    not_equivalent,
-    probe_images,
-    read_samples,
-    reference_key,
-    write_samples,
-)
 
 if TYPE_CHECKING:
     from megengine.module import Module
 
 ImageSize = Union[int, Tuple[int, int]]
+Shape = Tuple[int, int, int, int]
 
 COMPILE_LOCK = threading.Lock()  # one at a time: each takes several times the memory of the weights
 
@@ -48,7 +44,7 @@ logger = get_logger(__name__)
 
 
 def compile(
-    model_or_name: Union[str, Module],
+    model: Union[PathLike, Checkpoint, Mapping[str, NDArray[Any]], Module],
     *,
     batch_size: int = 1,
     image_size: Optional[ImageSize] = None,
@@ -57,27 +53,30 @@ def compile(
 ) -> CompiledModel:
     """Compile a network for inference on the CPU, which is faster than MegEngine's eager mode.
 
-    A name stands for the variant's default checkpoint, or the one of its tag. A network is not changed; blocks in the
-    train form are re-parameterized in a copy. ``image_size`` is one number or (height, width), by default that of the
-    checkpoint, or else of the variant. ``threads`` is by default the number of cores that this process may use.
-    ``low_memory`` stores the weights once and in their own size, which is slower.
+    A name stands for the variant's default checkpoint, or the one of its tag; a path for a checkpoint of any known
+    layout, whose variant is identified by its arrays, as that of a ``Checkpoint`` or of canonical arrays. A network is
+    not changed. Blocks in the train form are re-parameterized in a copy. ``image_size`` is one number or (height,
+    width), by default that of the checkpoint, or else of the variant. ``threads`` is by default the number of cores
+    that this process may use. ``low_memory`` stores the weights once and in their own size, which is slower.
 
-    RepVGG and RepVGGplus are computed by kernels that are compiled for this processor. Other networks, and all where
-    llvmlite is missing or the processor is not supported, run in MegEngine's eager mode, and a warning says so. The
-    first call compares the outputs with the eager network's, and keeps some of these in the cache; later calls, also in
-    other processes, compare with those, and need no MegEngine if a name is given.
+    RepVGG and RepVGGplus are computed by kernels that are compiled for this processor; only a network that is given as
+    a MegEngine module needs MegEngine for that. Other networks, and all where llvmlite is missing or the processor is
+    not supported, run in MegEngine's eager mode, and a warning says so. Each call compares outputs of every layer with
+    NumPy's.
 
-    MegEngine works only in the thread that imported it, so compile there; the result may be called from any thread.
+    MegEngine works only in the thread that imported it, so compile a module there; the result may be called from any
+    thread.
 
-    Raises ArgumentError, EquivalenceError if the compiled network's output is more than 1e-4 of its scale away from
-    the eager network's, DependencyError if MegEngine is needed and missing, and what ``create`` raises.
+    Raises ArgumentError, EquivalenceError if a layer's output is more than 1e-4 of its scale away from what NumPy
+    computes, LayoutError if the arrays fit no variant, DependencyError if MegEngine is needed and missing, and what
+    ``fetch`` and ``load_checkpoint`` raise.
     """
     # Arguments are checked before anything is downloaded.
     batch_size = check_int("batch_size", batch_size, minimum=1)
     size = None if image_size is None else check_image_size("image_size", image_size)
     threads = _limit_threads(threads)
     with COMPILE_LOCK:
-        target = _from_name(model_or_name) if isinstance(model_or_name, str) else _from_module(model_or_name)
+        target = _target(model)
         shape = (batch_size, target.in_chans, *(size or (_default_image_size(target),) * 2))
         runner, backend, error = _compile_target(target, shape, threads, low_memory)
     lower_sync_thread_priority()
@@ -91,23 +90,21 @@ class _Target:
     """A network to be compiled; what takes time is computed when it is needed.
 
     ``load_weights`` returns None for a network that the kernels cannot compute. ``network`` is the MegEngine Module in
-    the deploy form. ``digest`` and ``parameters`` identify the network in the cache; without a digest it is not cached.
+    the deploy form.
     """
 
     load_weights: Callable[[], Optional[NetworkWeights]]
     network: Callable[[], Module]
-    digest: Callable[[], Optional[str]]
     in_chans: int
     spec: Optional[ModelSpec]
     checkpoint: Optional[CheckpointSpec]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _compile_target(target: _Target, shape: Shape, threads: int, low_memory: bool) -> Tuple[Runner, str, float]:
     """Return a runner that has passed the comparison, its backend, and its error."""
     reason = _kernels_unavailable_reason()
-    runner = None if reason else _lower(target, shape, threads, low_memory)
-    if runner is None:
+    weights = None if reason else target.load_weights()
+    if weights is None:
         # Python shows a warning once for each text and place in the code.
         text = reason or "only RepVGG and RepVGGplus as repvgg_zoo builds them can be compiled"
         text = f"{text}; this network runs in MegEngine's eager mode, which is slower"
@@ -115,53 +112,22 @@ def _compile_target(target: _Target, shape: Shape, threads: int, low_memory: boo
         network = target.network()
         from .eager import EagerRunner
 
-        return EagerRunner(network, probe_images(shape)[:1]), "eager", 0.0
+        return EagerRunner(network, np.zeros((1, *shape[1:]), np.float32)), "eager", 0.0
 
-    try:
-        error = _compare(runner, target, shape)
-    except BaseException:
-        runner.close()
-        raise
-    return runner, "kernels-low-memory" if low_memory else "kernels", error
-
-
-def _lower(target: _Target, shape: Shape, threads: int, low_memory: bool) -> Optional[Runner]:
-    """Return a runner for the kernels, which has its own copy of the weights, or None for any other network."""
     # Here, because they load LLVM.
     from .jit.engine import host_microkernel_config
     from .kernel_runner import KernelRunner
     from .lowering import lower
+    from .reference import check_plan
 
-    weights = target.load_weights()
-    if weights is None:
-        return None
     plan = lower(weights, shape, threads=threads, config=host_microkernel_config(), low_memory=low_memory)
-    return KernelRunner(plan, threads)
-
-
-def _compare(runner: Runner, target: _Target, shape: Shape) -> float:
-    """Return the runner's error; raise EquivalenceError if it is too large.
-
-    Only if there are no samples of the eager network's outputs, or the runner does not return them, MegEngine runs it.
-    """
-    digest, cache_dir = target.digest(), read_settings().cache_dir
-    key = None if digest is None else reference_key(digest, shape, target.parameters)
-    samples = None if key is None else read_samples(cache_dir, key)
-    if samples is not None:
-        error = max_relative_error(runner, samples, shape, sampled=True)
-        if error <= MAX_ERROR:
-            return error
-        logger.warning("a compiled network no longer returns what it did (%.1e); comparing with MegEngine", error)
-    network = target.network()
-    from .eager import run_network
-
-    outputs, reference = run_network(network, probe_images(shape))
-    error = max_relative_error(runner, reference, shape) if outputs == runner.outputs else float("inf")
-    if not error <= MAX_ERROR:
-        raise not_equivalent(error)
-    if key is not None:
-        write_samples(cache_dir, key, reference)
-    return error
+    runner = KernelRunner(plan, threads)
+    try:
+        error = check_plan(plan, weights, runner.run_calls)
+    except BaseException:
+        runner.close()
+        raise
+    return runner, "kernels-low-memory" if low_memory else "kernels", error
 
 
 def _kernels_unavailable_reason() -> Optional[str]:
@@ -174,16 +140,36 @@ def _kernels_unavailable_reason() -> Optional[str]:
     return None if is_supported() else "the kernels need a processor with AVX2 and FMA, or with NEON"
 
 
-def _from_name(name: str) -> _Target:
-    """Return the target for a published checkpoint, of which no MegEngine network is built if it is in the cache."""
-    spec, tag = find_model(name)
+def _target(model: Any) -> _Target:
+    # Where there is a Module, MegEngine has been imported already.
+    modules = sys.modules.get("megengine.module")
+    if modules is not None and isinstance(model, modules.Module):
+        return _from_module(model)
+    if isinstance(model, (str, os.PathLike)):
+        model_or_file = find_model_or_file(model)
+        if isinstance(model_or_file, Path):
+            return _from_checkpoint(load_checkpoint(model_or_file))
+        return _from_spec(*model_or_file)
+    if isinstance(model, Mapping):
+        return _from_checkpoint(canonicalize(dict(model), format="arrays", path="the dict"))
+    if isinstance(model, Checkpoint):
+        return _from_checkpoint(model)
+    raise ArgumentError(
+        f"compile takes a name, a path, a Checkpoint, arrays or a MegEngine module, not {type(model).__name__}",
+        expected="a name such as 'RepVGG_A0', or a network",
+        actual=type(model).__name__,
+    )
+
+
+def _from_spec(spec: ModelSpec, tag: Optional[str]) -> _Target:
+    """Return the target for a published checkpoint."""
     checkpoint = find_checkpoint(spec, tag)
 
     @functools.lru_cache(maxsize=None)
     def network() -> Module:
         from .. import create
 
-        return create(name, pretrained=True, deploy=True)
+        return create(spec.name, pretrained=checkpoint.tag, deploy=True)
 
     if "/" in spec.architecture.builder:
         return _from_module(network())  # a plugin builds it
@@ -191,24 +177,37 @@ def _from_name(name: str) -> _Target:
 
     def weights() -> NetworkWeights:
         state_dict = load_weights(file, checkpoint, deploy=True, cache_dir=read_settings().cache_dir).state_dict
-        state_dict = {key: _as_float32(array) for key, array in state_dict.items()}
-        check_state_dict(state_dict, spec.architecture, checkpoint.num_classes, file.path)
-        return weights_from_state_dict(state_dict)
+        return _checked_weights(state_dict, spec.architecture, checkpoint.num_classes, file.path)
 
-    return _Target(
-        weights,
-        network,
-        digest=lambda: file.sha256,
-        in_chans=spec.architecture.in_chans,
-        spec=spec,
-        checkpoint=checkpoint,
-        parameters={
-            "layout": checkpoint.layout,
-            "architecture": repr(spec.architecture),
-            "canonicalize": CANONICALIZE_VERSION,
-            "fuse": FUSE_VERSION,
-        },
-    )
+    return _Target(weights, network, spec.architecture.in_chans, spec, checkpoint)
+
+
+def _from_checkpoint(checkpoint: Checkpoint) -> _Target:
+    """Return the target for arrays, which decide on the variant, the classes and the input channels."""
+    spec = identify_variant(checkpoint)
+    in_chans = input_channels(checkpoint.state_dict) or spec.architecture.in_chans
+    architecture = spec.architecture._replace(in_chans=in_chans)
+
+    @functools.lru_cache(maxsize=None)
+    def network() -> Module:
+        from .. import create
+
+        return create(spec.name, checkpoint=checkpoint, in_chans=in_chans, deploy=True)
+
+    def weights() -> NetworkWeights:
+        state_dict = to_form(checkpoint, "deploy").state_dict
+        head = state_dict.get("linear.bias")
+        return _checked_weights(state_dict, architecture, None if head is None else head.size, checkpoint.path)
+
+    return _Target(weights, network, in_chans, spec, None)
+
+
+def _checked_weights(
+    state_dict: Mapping[str, NDArray[Any]], architecture: Architecture, num_classes: Optional[int], path: PathLike
+) -> NetworkWeights:
+    state_dict = {key: _as_float32(array) for key, array in state_dict.items()}
+    check_state_dict(state_dict, architecture, num_classes, path)
+    return weights_from_state_dict(state_dict)
 
 
 def _as_float32(array: NDArray[Any]) -> NDArray[Any]:
@@ -216,29 +215,14 @@ def _as_float32(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
-def _from_module(network: Any) -> _Target:
-    # Where there is a Module, MegEngine has been imported already.
-    modules = sys.modules.get("megengine.module")
-    if modules is None or not isinstance(network, modules.Module):
-        raise ArgumentError(
-            f"compile takes a name or a MegEngine module, not {type(network).__name__}",
-            expected="a name such as 'RepVGG_A0', or a network",
-            actual=type(network).__name__,
-        )
-    from .eager import deploy_form, extract_weights, input_channels, network_digest
+def _from_module(network: Module) -> _Target:
+    from .eager import deploy_form, extract_weights, has_known_code, input_channels
 
     deployed = functools.lru_cache(maxsize=None)(lambda: deploy_form(network))
-    digest = functools.lru_cache(maxsize=None)(lambda: network_digest(network))
-
-    def weights() -> Optional[NetworkWeights]:
-        extracted = extract_weights(deployed())
-        return None if digest() is None else extracted
-
     return _Target(
-        weights,
+        lambda: extract_weights(deployed()) if has_known_code(deployed()) else None,
         deployed,
-        digest,
-        in_chans=input_channels(network),
+        input_channels(network),
         spec=getattr(network, "spec", None),
         checkpoint=getattr(network, "checkpoint", None),
     )

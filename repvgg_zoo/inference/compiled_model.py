@@ -50,7 +50,7 @@ class CompiledModel:
     used in a forked process. ``close()``, or the end of a ``with`` block, releases memory and threads.
 
     Attributes: ``shape`` (batch_size, C, H, W), ``threads``, ``backend`` ("kernels", "kernels-low-memory" or "eager"),
-    ``error`` (how far its outputs were from the eager network's when it was compiled, relative to the output's scale),
+    ``error`` (how far a layer's outputs were at most from NumPy's when it was compiled, relative to the layer's scale),
     ``spec`` and ``checkpoint`` as of networks that ``create`` returns.
     """
 

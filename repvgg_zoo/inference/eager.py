@@ -6,8 +6,6 @@ No other module of this package imports MegEngine.
 from __future__ import annotations
 
 import copy
-import dataclasses
-import hashlib
 import re
 import threading
 from contextlib import contextmanager
@@ -22,7 +20,6 @@ from numpy.typing import NDArray
 from .. import models
 from .._tensors import input_tensor, numpy_views
 from ..checkpoints.layouts import block_sort_key
-from ..checkpoints.network_metadata import HEAD_MARK
 from ..errors import ArgumentError, StateError
 from ..models import RepVGG, RepVGGBlock, RepVGGplus, SEBlock
 from ..models.repvggplus import PlusStage
@@ -37,9 +34,6 @@ LEAF_LAYERS = (M.Conv2d, M.Linear)
 LAYER_KEY = re.compile(r"linear|stage[^.]+(\.blocks)?(\.\d+)?\.(rbr_reparam|(se|post_se)\.(down|up))")
 
 KNOWN_PACKAGES = ("megengine", models.__name__)
-PLAIN_TYPES = (bool, int, float, str, type(None))
-# Attributes that change nothing in eval mode.
-IGNORED = ("training", "_name", "spec", "checkpoint", "metadata", HEAD_MARK)
 
 
 @contextmanager
@@ -116,7 +110,7 @@ def extract_weights(network: M.Module) -> Optional[NetworkWeights]:
     """Return the weights of a deploy-form RepVGG or RepVGGplus, or None for any other network.
 
     The arrays are views of the network's memory, valid as long as it lives. The network's code must be that of this
-    package, see ``network_digest``.
+    package, see ``has_known_code``.
     """
     modules = dict(network.named_modules())
     if type(network) not in (RepVGG, RepVGGplus) or not all(_is_supported(*item) for item in modules.items()):
@@ -136,23 +130,19 @@ def extract_weights(network: M.Module) -> Optional[NetworkWeights]:
     return weights if [layer.stride for layer in weights.layers] == strides else None
 
 
-@_errors_of_megengine()
-def network_digest(network: M.Module) -> Optional[str]:
-    """Return the SHA-256 of everything that decides what ``network`` computes in eval mode, or None if it is unknown.
+def has_known_code(network: M.Module) -> bool:
+    """Whether weights and plain attributes say what a network computes.
 
-    It covers each module's class and plain attributes (stride, padding, eps ...) and each tensor's name, shape, dtype
-    and bytes. It is unknown for a network with classes from elsewhere, forward hooks or a replaced ``forward``, whose
-    code a digest cannot see.
+    They do not with classes from elsewhere, forward hooks or a replaced ``forward``.
     """
-    digest = hashlib.sha256()
-    for name, module in network.named_modules():
-        if not _has_known_code(module):
-            return None
-        digest.update(f"{name}:{type(module).__module__}.{type(module).__qualname__}{_attributes(module)}\n".encode())
-    for name, array in numpy_views(dict(network.named_tensors())).items():
-        digest.update(f"{name}:{array.dtype}{array.shape}\n".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+    return all(map(_is_known, network.modules()))
+
+
+def _is_known(module: M.Module) -> bool:
+    package = type(module).__module__
+    is_known = any(package == known or package.startswith(f"{known}.") for known in KNOWN_PACKAGES)
+    has_hooks = module._forward_pre_hooks or module._forward_hooks
+    return is_known and not has_hooks and "forward" not in vars(module)
 
 
 def _private_copy(network: M.Module) -> M.Module:
@@ -195,23 +185,3 @@ def _supported_stride(block: RepVGGBlock) -> Optional[int]:
     options = (convolution.kernel_size, convolution.padding, convolution.dilation)
     is_plain = options == ((3, 3), (1, 1), (1, 1)) and convolution.padding_mode == "zeros"
     return int(convolution.stride[0]) if is_plain else None
-
-
-def _has_known_code(module: M.Module) -> bool:
-    package = type(module).__module__
-    is_known = any(package == known or package.startswith(f"{known}.") for known in KNOWN_PACKAGES)
-    has_hooks = module._forward_pre_hooks or module._forward_hooks
-    return is_known and not has_hooks and "forward" not in vars(module)
-
-
-def _attributes(module: M.Module) -> List[str]:
-    attributes = sorted(vars(module).items())
-    return [f"{name}={value!r}" for name, value in attributes if name not in IGNORED and _is_plain(value)]
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(_is_plain(item) for item in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return True
-    return isinstance(value, PLAIN_TYPES)

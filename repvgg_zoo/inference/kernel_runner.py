@@ -23,16 +23,22 @@ class KernelRunner:
         self._pool = ThreadPool(threads) if threads > 1 else None
 
     def __call__(self, x: NDArray[Any]) -> Arrays:
+        assert self._plan is not None
+        plan = self._plan.plan
+        self.run_calls(x, 0, len(plan.calls))
+        outputs = plan.outputs.values()
+        # copy, since ascontiguousarray would return the plan's own memory for a feature map of one pixel.
+        return tuple((array if array.ndim == 2 else array.transpose(0, 3, 1, 2)).copy() for array in outputs)
+
+    def run_calls(self, x: NDArray[Any], start: int, stop: int) -> None:
+        """Run the plan's calls from ``start`` up to ``stop`` for a batch of images."""
         bound = self._plan
         assert bound is not None
         if self._pool is None:
             bound.bind_input(x)
-            bound(0)
+            bound(0, start, stop)
         else:
-            self._pool.run(bound, before=lambda: bound.bind_input(x))
-        outputs = bound.plan.outputs.values()
-        # copy, since ascontiguousarray would return the plan's own memory for a feature map of one pixel.
-        return tuple((array if array.ndim == 2 else array.transpose(0, 3, 1, 2)).copy() for array in outputs)
+            self._pool.run(lambda thread: bound(thread, start, stop), before=lambda: bound.bind_input(x))
 
     def close(self) -> None:
         if self._pool is not None:
@@ -60,8 +66,8 @@ class _BoundPlan:
         self._images = x
         self.plan.calls[0].arguments[0] = x.ctypes.data
 
-    def __call__(self, thread: int) -> None:
-        calls = self._calls
+    def __call__(self, thread: int, start: int, stop: int) -> None:
+        calls = self._calls[start:stop]
         self._code.run(
             calls.ctypes.data, len(calls), thread, self._threads, self._barrier.ctypes.data, self._yield_thread
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights, check_layer
 from .jit.kernels import NR, UNROLLED, MicrokernelConfig
 from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
 from .packing import aligned_copy, aligned_zeros, pack_conv_weights, pack_linear_weights, pack_winograd_weights, pad
-from .plan import ExecutionPlan
+from .plan import ActivationBuffer, ExecutionPlan, LayerCalls
 
 # The cost model that selects a convolution's algorithm; only the ratio of the two figures matters. They were measured
 # on Zen 3. One core of an Emerald Rapids (AVX-512) does 90e9 to 100e9 FMAs a second: there 90e9 and 10e9 select the
@@ -26,42 +25,6 @@ MC = 96  # rows of an igemm convolution that are multiplied with one panel of we
 
 WINOGRAD_CHUNK_BYTES = 1 << 20  # of V and M together, so that they stay in the second-level cache
 MIN_TILES_PER_CHUNK = 64  # fewer would stream the weights too often
-
-
-@dataclass(frozen=True, eq=False)
-class ActivationBuffer:
-    """An activation (N, height, width, channels) in ``storage`` (N, H', W', C'), padded with zeros.
-
-    One row and one column of zeros come before it, all that remains after it. C' is channels rounded up to a multiple
-    of NR, or of UNROLLED for the input images.
-    """
-
-    storage: NDArray[Any]
-    height: int
-    width: int
-    channels: int
-
-    @property
-    def images(self) -> int:
-        return len(self.storage)
-
-    @property
-    def strides(self) -> Tuple[int, int, int]:
-        """Floats from one image, row and pixel to the next."""
-        _, height, width, channels = self.storage.shape
-        return height * width * channels, width * channels, channels
-
-    @property
-    def interior(self) -> NDArray[Any]:
-        """The activation without padding: a view (N, height, width, channels)."""
-        return self.storage[:, 1 : self.height + 1, 1 : self.width + 1, : self.channels]
-
-    def offsets(self, ys: Any, xs: Any) -> NDArray[Any]:
-        """Return the offsets of the pixels in rows ``ys`` and columns ``xs`` of the storage, for all images."""
-        image_stride, row_stride, pixel_stride = self.strides
-        images = np.arange(self.images)[:, None, None] * image_stride
-        offsets: NDArray[Any] = images + np.asarray(ys)[:, None] * row_stride + np.asarray(xs) * pixel_stride
-        return offsets.reshape(-1)
 
 
 ConvAlgorithm = Optional[WinogradTransform]  # None is igemm
@@ -152,7 +115,7 @@ class _Lowering:
 
     def _lower_layer(self, layer: ConvLayer, x: ActivationBuffer) -> ActivationBuffer:
         height, width = (_conv_output_size(size, layer.stride) for size in (x.height, x.width))
-        out = self._allocate(height, width, layer.out_channels)
+        out, start = self._allocate(height, width, layer.out_channels), len(self._plan.calls)
         relu = layer.se is None or layer.se.after_relu
         # Winograd's transforms take whole vectors of channels, which images do not have.
         can_use_winograd = layer.stride == 1 and x.storage.shape[-1] % NR == 0
@@ -161,8 +124,10 @@ class _Lowering:
             self._lower_igemm_conv(layer, x, out, relu)
         else:
             self._lower_winograd_conv(layer, transform, x, out, relu)
+        conv_stop = len(self._plan.calls)
         if layer.se is not None:
             self._lower_se(layer.se, out)
+        self._plan.layers.append(LayerCalls(x, out, start, conv_stop, len(self._plan.calls)))
         return out
 
     def _lower_igemm_conv(self, layer: ConvLayer, x: ActivationBuffer, out: ActivationBuffer, relu: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,66 @@ class KernelCall:
     arguments: NDArray[Any]
 
 
+@dataclass(frozen=True, eq=False)
+class ActivationBuffer:
+    """An activation (N, height, width, channels) in ``storage`` (N, H', W', C'), padded with zeros.
+
+    One row and one column of zeros come before it, all that remains after it. C' is channels rounded up to a multiple
+    of NR, or of UNROLLED for the input images.
+    """
+
+    storage: NDArray[Any]
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def images(self) -> int:
+        return len(self.storage)
+
+    @property
+    def strides(self) -> Tuple[int, int, int]:
+        """Floats from one image, row and pixel to the next."""
+        _, height, width, channels = self.storage.shape
+        return height * width * channels, width * channels, channels
+
+    @property
+    def interior(self) -> NDArray[Any]:
+        """The activation without padding: a view (N, height, width, channels)."""
+        return self.storage[:, 1 : self.height + 1, 1 : self.width + 1, : self.channels]
+
+    def offsets(self, ys: Any, xs: Any) -> NDArray[Any]:
+        """Return the offsets of the pixels in rows ``ys`` and columns ``xs`` of the storage, for all images."""
+        image_stride, row_stride, pixel_stride = self.strides
+        images = np.arange(self.images)[:, None, None] * image_stride
+        offsets: NDArray[Any] = images + np.asarray(ys)[:, None] * row_stride + np.asarray(xs) * pixel_stride
+        return offsets.reshape(-1)
+
+
+class LayerCalls(NamedTuple):
+    """The calls of a plan from ``start`` up to ``stop``, which compute one layer: its convolution, then its SE."""
+
+    x: ActivationBuffer
+    out: ActivationBuffer
+    start: int
+    conv_stop: int
+    stop: int
+
+
 @dataclass(eq=False)
 class ExecutionPlan:
     """Kernel calls in order, for images of ``input_shape`` (N, C, H, W).
 
     The first argument of the first call is the address of the images, which is set before each run. ``outputs`` are
-    views of the results, (N, classes) or (N, H, W, C), by the name of the feature or "" for logits. ``arrays`` is all
-    memory that the calls use. The kernels must be compiled with the same ``config``.
+    views of the results, (N, classes) or (N, H, W, C), by the name of the feature or "" for logits. ``layers`` are the
+    calls of each layer. ``arrays`` is all memory that the calls use. The kernels must be compiled with the same
+    ``config``.
     """
 
     config: MicrokernelConfig
     input_shape: Tuple[int, int, int, int]
     calls: List[KernelCall] = field(default_factory=list)
+    layers: List[LayerCalls] = field(default_factory=list)
     outputs: Dict[str, NDArray[Any]] = field(default_factory=dict)
     arrays: List[NDArray[Any]] = field(default_factory=list)
 

@@ -1,86 +1,168 @@
-"""The reference: what a network returns in eager mode for two fixed images, which a compiled one must return as well.
+"""check_plan: what each call of a plan computes, compared with NumPy.
 
-Some of its values are in the derived cache, so that the eager network runs only once.
+The eager network is not the reference: it needs MegEngine, and a fault in one layer can vanish in the logits. Instead,
+the plan runs layer by layer on fixed images, and outputs of each layer are computed again from the layer's own input
+with the original weights: all channels of some pixels and all pixels of some channels for convolutions, everything for
+the rest. A fault in packing, offsets, borders, transforms or epilogues is at one of these, whichever channel, tile,
+register or panel it is about.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, Callable, List
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
-from .._derived_cache import DerivedCache, DerivedKey
 from ..errors import EquivalenceError
-from ..reparam.fusion import relative_error
-from .compiled_model import Arrays, Runner
+from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights
+from .plan import ActivationBuffer, ExecutionPlan
 
-MAX_ERROR = 1e-4  # of the output's scale; winograd in float32 differs from direct convolution by up to 6e-6
-PROBES = 2  # different images, so that images that are mixed up are noticed
-MAX_SAMPLES = 2000  # values of each output and image that are cached
-VERSION = 1  # to be raised whenever the same network would have other probes or samples
+MAX_ERROR = 1e-4  # of the scale of a layer's sums; Winograd in float32 differs from direct convolution by up to 6e-6
+CORNER = 8  # pixels on a side of the squares in which all channels are compared: a tile of every transform and MR fit
+RANDOM_PIXELS = 24  # and so many more
+CHANNELS = 4  # of which all pixels are compared, and the last channel
 
-Shape = Tuple[int, int, int, int]
-
-
-def probe_images(shape: Shape) -> NDArray[Any]:
-    """Return the images of the comparison, (PROBES, C, H, W) for an input of (N, C, H, W): the same everywhere."""
-    return np.random.RandomState(0).standard_normal((PROBES, *shape[1:])).astype(np.float32)
+RunCalls = Callable[[NDArray[Any], int, int], None]
 
 
-def reference_key(source: str, shape: Shape, parameters: Mapping[str, Any]) -> DerivedKey:
-    """Return the key of a network's samples: ``source`` and ``parameters`` say which network it is."""
-    more = {"image": list(shape[1:]), "repvgg_zoo": __version__}
-    return DerivedKey(source, "reference", VERSION, {**parameters, **more})
+@np.errstate(all="ignore")  # weights may not be finite, which the error says
+def check_plan(plan: ExecutionPlan, weights: NetworkWeights, run_calls: RunCalls) -> float:
+    """Return the largest error of a layer, relative to the scale of its sums.
 
-
-def read_samples(cache_dir: Path, key: DerivedKey) -> Optional[Arrays]:
-    """Return the samples of an earlier start, or None if there are none."""
-    payload = DerivedCache(cache_dir).read(key)
-    if payload is None:
-        return None
-    return tuple(np.array(values, np.float32) for values in json.loads(bytes(payload)))
-
-
-def write_samples(cache_dir: Path, key: DerivedKey, outputs: Arrays) -> None:
-    """Keep samples of the eager network's outputs for a later start."""
-    payload = json.dumps([_samples(output).tolist() for output in outputs]).encode()
-    DerivedCache(cache_dir).write(key, lambda stream: stream.write(payload))
-
-
-def max_relative_error(runner: Runner, reference: Arrays, shape: Shape, *, sampled: bool = False) -> float:
-    """Return how far a runner's outputs for the probes are from the reference, relative to each output's scale.
-
-    The probes are repeated to fill whole batches, and every position of every batch is compared. ``sampled`` says that
-    the reference holds samples only. The error is infinite if shapes differ, or values are not finite.
+    ``run_calls`` runs the calls from one index up to another for a batch of images, in all threads. Raises
+    EquivalenceError if an error is above ``MAX_ERROR``, or values are not finite.
     """
-    probes, batch = probe_images(shape), shape[0]
-    order = np.arange(-(-max(batch, PROBES) // batch) * batch) % PROBES
-    results = [runner(probes[order[start : start + batch]]) for start in range(0, len(order), batch)]
-    outputs = [np.concatenate(pieces) for pieces in zip(*results)]
-    outputs = [_samples(output) for output in outputs] if sampled else outputs
-    # The first axis of an eager network's output need not be the batch.
-    shapes = [(len(order), *array.shape[1:]) for array in reference if array.ndim and len(array) == PROBES]
-    if shapes != [output.shape for output in outputs]:
-        return float("inf")
-    pairs = ((array[order].astype(np.float64), output.astype(np.float64)) for array, output in zip(reference, outputs))
-    return max(relative_error(*pair)[2] for pair in pairs)
+    images = probe_images(plan.input_shape)
+    random = np.random.RandomState(1)
+    errors = []
+    first = plan.layers[0].start
+    run_calls(images, 0, first)
+    errors.append(_difference(plan.layers[0].x.interior, images.transpose(0, 2, 3, 1), 1.0))
+    for calls, layer in zip(plan.layers, weights.layers):
+        run_calls(images, calls.start, calls.conv_stop)
+        errors.append(_conv_error(layer, calls.x, calls.out, random))
+        if layer.se is not None:
+            before = calls.out.interior.copy()
+            run_calls(images, calls.conv_stop, calls.stop)
+            errors.append(_se_error(layer.se, before, calls.out.interior))
+        errors.append(0.0 if _is_padded_with_zeros(calls.out) else float("inf"))
+    if weights.head is not None:
+        run_calls(images, plan.layers[-1].stop, len(plan.calls))
+        errors.append(_head_error(weights.head, plan.layers[-1].out.interior, plan.outputs[""]))
+    # The whole plan in one go: its calls must not disturb one another.
+    results = {name: output.copy() for name, output in plan.outputs.items()}
+    run_calls(images, 0, len(plan.calls))
+    same = all(np.array_equal(output, results[name]) for name, output in plan.outputs.items())
+    errors.append(0.0 if same else float("inf"))
+    error = max(errors, key=lambda value: float("inf") if np.isnan(value) else value)
+    if not error <= MAX_ERROR:
+        raise _not_equivalent(error)
+    return error
 
 
-def not_equivalent(error: float) -> EquivalenceError:
-    """Return the error for a compiled network that is too far from the eager one."""
+def probe_images(shape: Any) -> NDArray[Any]:
+    """Return a batch of images (N, C, H, W), float32: the same in every process, and no two alike."""
+    images = np.random.RandomState(0).standard_normal((min(2, shape[0]), *shape[1:])).astype(np.float32)
+    batch: NDArray[Any] = images[np.arange(shape[0]) % len(images)]
+    # Scaled differently, so that images that are mixed up are noticed.
+    batch *= np.linspace(1, 1.5, shape[0], dtype=np.float32)[:, None, None, None]
+    return batch
+
+
+def _conv_error(layer: ConvLayer, x: ActivationBuffer, out: ActivationBuffer, random: np.random.RandomState) -> float:
+    """Compare all channels of some pixels, and all pixels of some channels."""
+    relu = layer.se is None or layer.se.after_relu
+    windows: Any = np.lib.stride_tricks.sliding_window_view(  # type: ignore[call-overload]  # axis may be a tuple
+        x.storage[..., : layer.in_channels], (3, 3), axis=(1, 2)
+    )
+    images, ys, xs = _pixels(out, random)
+    patches = windows[images, ys * layer.stride, xs * layer.stride]  # (pixels, I, 3, 3)
+    groups, outs, ins = layer.kernel.shape[:3]
+    columns = patches.reshape(len(patches), groups, ins * 9).transpose(1, 2, 0)
+    sums = np.matmul(layer.kernel.reshape(groups, outs, ins * 9), columns).reshape(groups * outs, -1).T + layer.bias
+    scale = float(np.abs(sums).max())
+    errors = [_difference(out.interior[images, ys, xs], _relu(sums, relu), scale)]
+    last = layer.out_channels - 1
+    for channel in sorted({*random.randint(0, last + 1, CHANNELS).tolist(), last}):
+        sums = _conv_channel(layer, channel, x, out)
+        errors.append(_difference(out.interior[..., channel], _relu(sums, relu), scale))
+    return float(np.max(errors))  # NaN if one is
+
+
+def _pixels(out: ActivationBuffer, random: np.random.RandomState) -> List[NDArray[Any]]:
+    """Return the images, rows and columns of the pixels that are compared: corners of the batch, and random ones."""
+    shape = (out.images, out.height, out.width)
+    corner = np.indices((1, min(CORNER, out.height), min(CORNER, out.width))).reshape(3, -1)
+    opposite = np.array(shape)[:, None] - 1 - corner
+    others = np.stack([random.randint(0, size, RANDOM_PIXELS) for size in shape])
+    return list(np.concatenate([corner, opposite, others], axis=1))
+
+
+def _conv_channel(layer: ConvLayer, channel: int, x: ActivationBuffer, out: ActivationBuffer) -> NDArray[Any]:
+    """Return a channel's sums for all pixels, (N, H, W)."""
+    group, index = divmod(channel, layer.kernel.shape[1])
+    kernel = layer.kernel[group, index]
+    ins = slice(group * len(kernel), (group + 1) * len(kernel))
+    sums = np.full((out.images, out.height, out.width), layer.bias[channel], np.float32)
+    for i in range(3):
+        for j in range(3):
+            ys, xs = (
+                slice(at, at + layer.stride * (n - 1) + 1, layer.stride) for at, n in ((i, out.height), (j, out.width))
+            )
+            sums += x.storage[:, ys, xs, ins] @ kernel[:, i, j]
+    return sums
+
+
+def _se_error(se: SEWeights, before: NDArray[Any], after: NDArray[Any]) -> float:
+    """Compare a block's output before and after its SE, whole."""
+    squeezed = _relu(_linear(se.down, _global_avg_pool(before)), True)
+    with np.errstate(over="ignore"):
+        scale = 1 / (1 + np.exp(-_linear(se.up, squeezed)))
+    expected = before * scale[:, None, None, :]
+    return _difference(after, _relu(expected, not se.after_relu), float(np.abs(expected).max()))
+
+
+def _head_error(head: LinearWeights, x: NDArray[Any], logits: NDArray[Any]) -> float:
+    expected = _linear(head, _global_avg_pool(x))
+    return _difference(logits, expected, float(np.abs(expected).max()))
+
+
+def _linear(linear: LinearWeights, x: NDArray[Any]) -> NDArray[Any]:
+    result: NDArray[Any] = x @ linear.weight.T.astype(np.float64) + linear.bias
+    return result
+
+
+def _global_avg_pool(x: NDArray[Any]) -> NDArray[Any]:
+    """(N, H, W, C) to (N, C), in float64."""
+    result: NDArray[Any] = x.mean(axis=(1, 2), dtype=np.float64)
+    return result
+
+
+def _relu(x: NDArray[Any], apply: bool) -> NDArray[Any]:
+    return np.maximum(x, 0) if apply else x
+
+
+def _is_padded_with_zeros(buffer: ActivationBuffer) -> bool:
+    """Whether everything outside of the activation is zero, which the next convolution takes for granted."""
+    y, x, channels = buffer.height + 1, buffer.width + 1, buffer.channels
+    storage = buffer.storage
+    outside = (storage[:, 0], storage[:, y:], storage[:, :, 0], storage[:, :, x:], storage[..., channels:])
+    return not any(part.any() for part in outside)
+
+
+def _difference(actual: NDArray[Any], expected: NDArray[Any], scale: float) -> float:
+    """Return the largest difference relative to ``scale``: NaN if any value is, 0 if nothing differs."""
+    difference = float(np.max(np.abs(actual - expected), initial=0.0))
+    if difference == 0:
+        return 0.0
+    return difference / scale if scale else float("inf")
+
+
+def _not_equivalent(error: float) -> EquivalenceError:
     return EquivalenceError(
-        f"the compiled network differs from the eager one by {error:.1e} of the output's scale",
+        f"the compiled network differs from its weights' convolutions by {error:.1e} of a layer's scale",
         expected=f"at most {MAX_ERROR:g}",
         actual=error,
         hint="weights with values that are not finite do this; otherwise run the network itself, and report it",
     )
-
-
-def _samples(array: NDArray[Any]) -> NDArray[Any]:
-    """Return up to ``MAX_SAMPLES`` values of each image: (N, ...) to (N, values)."""
-    flat = array.reshape(len(array), -1)
-    return flat[:, :: max(1, -(-flat.shape[1] // MAX_SAMPLES))]

@@ -199,6 +199,29 @@ def test_a_name_stands_for_its_checkpoint():
         repvgg_zoo.compile("RepVGG_N1")
 
 
+def saved_as(kind, tmp_path):
+    """A train-form RepVGG_A0 with seven classes and one channel, and what stands for it."""
+    network = randomised(repvgg_zoo.create("RepVGG_A0", num_classes=7, in_chans=1))
+    path = tmp_path / "a0.safetensors"
+    repvgg_zoo.save_checkpoint(path, network)
+    checkpoint = repvgg_zoo.load_checkpoint(path)
+    return network, {
+        "a path": path,
+        "its text": str(path),
+        "a Checkpoint": checkpoint,
+        "arrays": dict(checkpoint.state_dict),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["a path", "its text", "a Checkpoint", "arrays"])
+def test_weights_from_anywhere_are_compiled_as_the_variant_that_they_fit(kind, tmp_path):
+    network, source = saved_as(kind, tmp_path)
+    x = images(1, 1, 64)
+    with repvgg_zoo.compile(source, image_size=64) as compiled:
+        assert (compiled.backend, compiled.spec.name) == ("kernels", "RepVGG_A0")
+        assert distance(eager(network, x), compiled(x)) < BOUND
+
+
 def test_changed_weights_are_another_network():
     network = small(deploy=True)
     x = images(1, 3, 32)
@@ -257,11 +280,11 @@ def test_several_threads_may_call_one_model():
     assert all(np.array_equal(a, b) for a, b in zip(serial * 3, parallel))
 
 
-def test_a_name_can_be_compiled_in_any_thread_once_it_was_compiled():
+def test_a_name_can_be_compiled_in_any_thread():
     x = images(1, 1, 32)
-    expected = repvgg_zoo.compile("RepVGG_N0")(x)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: repvgg_zoo.compile("RepVGG_N0")(x), range(8)))
+    expected = repvgg_zoo.compile("RepVGG_N0")(x)
     assert all(np.array_equal(expected, answer) for answer in answers)
 
 
@@ -352,7 +375,7 @@ def test_wrong_arguments_are_refused(options):
 
 @eagerly
 def test_what_is_not_a_network_is_refused():
-    with pytest.raises(ArgumentError, match="name or a MegEngine module"):
+    with pytest.raises(ArgumentError, match="a name, a path, a Checkpoint, arrays or a MegEngine module"):
         repvgg_zoo.compile(3)
     with pytest.raises(ArgumentError, match="image_size is needed"):
         repvgg_zoo.compile(Backbone())
@@ -456,7 +479,9 @@ except ArgumentError as error:
     print(error.message)
 """
     child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert child.stdout == "compile takes a name or a MegEngine module, not int\n", child.stderr
+    assert child.stdout == "compile takes a name, a path, a Checkpoint, arrays or a MegEngine module, not int\n", (
+        child.stderr
+    )
 
 
 def test_other_networks_run_eagerly_and_one_warning_says_so():

@@ -35,7 +35,8 @@ class WinogradTransform:
     def transform_weights(self, kernels: NDArray[Any], out: NDArray[Any]) -> None:
         """Write G g G^T of 3x3 kernels: (9, n) to ``out`` (num_elements, n), float32."""
         matrix = np.array(self.G)
-        np.matmul(np.kron(matrix, matrix).astype(np.float32), kernels, out=out)
+        with np.errstate(invalid="ignore", over="ignore"):  # weights that are not finite are refused later
+            np.matmul(np.kron(matrix, matrix).astype(np.float32), kernels, out=out)
 
 
 WINOGRAD_TRANSFORMS = (
