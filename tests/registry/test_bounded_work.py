@@ -146,7 +146,7 @@ def test_no_registry_breaks_the_listing_of_others(tmp_path, monkeypatch, text):
     monkeypatch.setenv("REPVGG_ZOO_REGISTRY", str(tmp_path / "bad.yaml"))
     assert "RepVGG_A0" in repvgg_zoo.list_models()
     assert repvgg_zoo.model_info("RepVGG_A0").name == "RepVGG_A0"
-    with pytest.raises(repvgg_zoo.errors.UnknownModelError):
+    with pytest.raises(RegistryError, match=r"bad\.yaml"):
         repvgg_zoo.model_info("nonsense")
 
 
