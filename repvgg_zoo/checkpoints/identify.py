@@ -1,17 +1,17 @@
-"""identify_variant: which variant of the registry a checkpoint is of, detected from its arrays."""
+"""Which variant of the registry a checkpoint is of, and which architecture it has, detected from its arrays."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, cast
 
 from ..errors import LayoutError
 from ..registry.api import full_registry
-from ..registry.architecture import stage_channels
-from ..registry.specs import Architecture, ModelSpec
+from ..registry.architecture import STAGE_WIDTHS, deploy_shapes, stage_channels
+from ..registry.specs import Architecture, ModelSpec, SESpec
 from .layouts import BLOCK
-from .state_dict import Checkpoint
+from .state_dict import Checkpoint, format_keys
 
 _STAGE = re.compile(r"(stage\d)")
 _KERNELS = ("rbr_dense.conv.weight", "rbr_reparam.weight")
@@ -41,6 +41,55 @@ def identify_variant(checkpoint: Checkpoint) -> ModelSpec:
         actual=signature,
         hint="a registry of your own can describe it; see repvgg_zoo.register",
     )
+
+
+def architecture_of_arrays(state_dict: Mapping[str, Any], image_size: int) -> Architecture:
+    """Return the architecture of canonical arrays of either form; arrays do not tell the size of images.
+
+    Raise LayoutError if they are not those of a whole RepVGG or RepVGGplus as the paper builds it, with a head.
+    """
+    signature = state_dict_signature(state_dict)
+    stem = next((state_dict[f"stage0.{name}"] for name in _KERNELS if f"stage0.{name}" in state_dict), None)
+    if stem is None or stem.ndim != 4 or 0 in signature.num_blocks:
+        raise LayoutError("the arrays are not those of a whole network", hint="pass a file with a stem and four stages")
+    head = state_dict.get("linear.weight")
+    if head is None or head.ndim != 2:
+        raise LayoutError("the arrays have no head", hint="pass the file of a classifier")
+    architecture = Architecture(
+        num_blocks=cast(Tuple[int, int, int, int], signature.num_blocks),
+        width_multiplier=cast(
+            Tuple[float, float, float, float],
+            tuple(channels / width for channels, width in zip(signature.channels, STAGE_WIDTHS)),
+        ),
+        groups=signature.groups,
+        se=_se_spec(state_dict),
+        builder=signature.builder,
+        in_chans=int(stem.shape[1]),
+        num_classes=int(head.shape[0]),
+        image_size=image_size,
+    )
+    wrong: List[str] = []
+    for key, shape in deploy_shapes(architecture).items():
+        array = state_dict.get(key)
+        if array is None and key.endswith("rbr_reparam.weight"):
+            array = state_dict.get(key.replace("rbr_reparam.weight", "rbr_dense.conv.weight"))
+        if (array is None and not key.endswith("rbr_reparam.bias")) or (array is not None and array.shape != shape):
+            wrong.append(key)
+    if wrong:
+        raise LayoutError(
+            f"the arrays are not those of a RepVGG as the paper builds it: {format_keys(wrong, 3)}",
+            actual=wrong,
+            hint="a network of your own needs a builder; see the guide to plugins",
+        )
+    return architecture
+
+
+def _se_spec(state_dict: Mapping[str, Any]) -> Optional[SESpec]:
+    for prefix, position in (("stage0.se.", "before_relu"), ("stage0.post_se.", "after_relu")):
+        down = state_dict.get(f"{prefix}down.weight")
+        if down is not None:
+            return SESpec(position, int(down.shape[1]) // max(1, int(down.shape[0])))
+    return None
 
 
 def architecture_signature(architecture: Architecture) -> Signature:

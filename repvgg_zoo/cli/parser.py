@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "bench": Command("bench", "measure the latency of both forms and of the compiled network"),
         "cache": Command("cache", "manage the cache: ls, rm, prune, where"),
         "bundle": Command("bundle", "copy checkpoints to machines without internet: pack, unpack, show"),
+        "registry": Command("registry", "describe your own checkpoints: check a registry file, draft one"),
         "doctor": Command("doctor", "check the installation and the settings, and say how to fix them"),
     }
 )

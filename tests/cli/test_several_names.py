@@ -23,6 +23,8 @@ READING_A_FILE = {
     "convert": ["convert", MISSING, "out.pkl"],
     "compare": ["compare", MISSING],
     "bench": ["bench", MISSING],
+    "registry draft": ["registry", "draft", MISSING],
+    "registry check": ["registry", "check", MISSING],
     "bundle unpack": ["bundle", "unpack", MISSING],
     "bundle show": ["bundle", "show", MISSING],
 }
