@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "cache": Command("cache", "manage the cache: ls, rm, prune, where"),
         "bundle": Command("bundle", "copy checkpoints to machines without internet: pack, unpack, show"),
         "registry": Command("registry", "describe your own checkpoints: check a registry file, draft one"),
+        "completion": Command("completion", "print a script for completion in bash, zsh or fish"),
         "doctor": Command("doctor", "check the installation and the settings, and say how to fix them"),
     }
 )
@@ -156,7 +157,7 @@ def top_help() -> str:
             "working network.",
             "",
             "commands:",
-            *(f"  {name:10} {command.summary}" for name, command in COMMANDS.items()),
+            *(f"  {name:11} {command.summary}" for name, command in COMMANDS.items()),
             "",
             f"{PROGRAM} COMMAND --help shows a command's arguments and examples.",
             "",

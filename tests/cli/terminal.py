@@ -11,15 +11,22 @@ import subprocess
 import sys
 import termios
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 SECONDS = 60.0
+PROGRAM = (sys.executable, "-m", "repvgg_zoo")
 
 
 class Terminal:
-    """Runs ``repvgg-zoo`` with its own controlling terminal; every wait has a timeout."""
+    """Runs ``repvgg-zoo``, or another program, with its own controlling terminal; every wait has a timeout."""
 
-    def __init__(self, *argv: str, env: Optional[Dict[str, str]] = None, columns: int = 80) -> None:
+    def __init__(
+        self,
+        *argv: str,
+        env: Optional[Dict[str, str]] = None,
+        columns: int = 80,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
@@ -29,7 +36,7 @@ class Terminal:
 
         options: Dict[str, Any] = {"stdin": slave, "stdout": slave, "stderr": slave, "preexec_fn": own_terminal}
         environ = {**os.environ, "TERM": "xterm", **(env or {})}
-        self._process = subprocess.Popen([sys.executable, "-m", "repvgg_zoo", *argv], env=environ, **options)
+        self._process = subprocess.Popen([*program, *argv], env=environ, **options)
         os.close(slave)
         self.screen = ""
 
@@ -42,6 +49,12 @@ class Terminal:
     def press(self, keys: str) -> None:
         """Send keys; "\\x03" is Ctrl-C."""
         os.write(self._master, keys.encode())
+
+    def kill(self) -> None:
+        """End the program, such as a shell."""
+        self._process.kill()
+        self._process.wait(timeout=SECONDS)
+        os.close(self._master)
 
     def finish(self) -> int:
         """Read to the end and return the exit code."""

@@ -21,7 +21,7 @@ def test_the_help_names_every_command_and_every_exit_code(run):
     result = run("--help")
     assert result.code == 0 and not result.err
     for name, command in COMMANDS.items():
-        assert f"  {name:10} {command.summary}\n" in result.out
+        assert f"  {name:11} {command.summary}\n" in result.out
     for code in (0, 1, 2, 3, 4, 5, 6, 7, 70, 130):
         assert f"\n  {code:<4} " in result.out
 
@@ -148,9 +148,10 @@ def test_light_commands_import_no_framework():
 
         sys.meta_path.insert(0, Refuse())
         from repvgg_zoo.cli import main
-        for line in ("--help", "list --pareto", "info RepVGG_A0", "info RepVGG_N0.digits", "fetch RepVGG_N0",
-                     "verify RepVGG_N0", "verify", "cache ls", "bundle pack b.zip RepVGG_N0", "bundle show b.zip",
-                     "bundle pack m RepVGG_N0", "doctor network --offline", "cache prune"):
+        for line in ("--help", "list --pareto", "list --checkpoints", "search timm", "info RepVGG_A0",
+                     "info RepVGG_N0.digits", "fetch RepVGG_N0", "verify RepVGG_N0", "verify", "cache ls",
+                     "bundle pack b.zip RepVGG_N0", "bundle show b.zip", "bundle pack m RepVGG_N0",
+                     "doctor network --offline", "cache prune"):
             code = main(line.split())
             assert code == 0, (line, code)
             assert "numpy" not in sys.modules, line
