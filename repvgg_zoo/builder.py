@@ -18,9 +18,8 @@ from ._log import get_logger
 from ._tensors import load_state_dict
 from .adapt import adapt, input_channels
 from .checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
-from .checkpoints.formats.file_buffer import METADATA_KEY
 from .checkpoints.layouts import CLASSIFIERS, get_layout
-from .checkpoints.load import canonicalize
+from .checkpoints.load import checkpoint_from_arrays
 from .checkpoints.network_metadata import architecture_of, attach_metadata, check_bn_eps, set_bn_eps, with_bn_eps
 from .checkpoints.publisher import complete_metadata, default_preprocessing
 from .errors import ArgumentError, PathLike, RegistryError, StateError, ZooError
@@ -166,9 +165,7 @@ def _load(
         weights = own
     elif isinstance(own, Mapping):
         layouts = [get_layout(name) for name in plugin_layouts(spec.name)]
-        text = getattr(own, METADATA_KEY, None)  # as megengine.load returns it from a pickle of ours
-        payload = dict(own) if text is None else {**own, METADATA_KEY: text}
-        weights = canonicalize(payload, format="arrays", path="the dict", extra_layouts=layouts)
+        weights = checkpoint_from_arrays(own, layouts)
     elif isinstance(own, (str, os.PathLike)):
         weights = load_checkpoint(own, extra_layouts=plugin_layouts(spec.name))
     else:

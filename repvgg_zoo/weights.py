@@ -71,12 +71,16 @@ def _compute(file: VerifiedFile, spec: CheckpointSpec, form: str) -> Checkpoint:
     # Where others can write, the file may be another one by now.
     sha256 = None if only_this_user_writes(file.path.parent) else file.sha256
     checkpoint = load_checkpoint(file.path, layout=spec.layout, sha256=sha256)
+    checkpoint = replace(with_spec(checkpoint, spec, file.sha256), source_sha256=file.sha256)
+    return fuse(checkpoint) if form == "deploy" and checkpoint.form == "train" else checkpoint
+
+
+def with_spec(checkpoint: Checkpoint, spec: CheckpointSpec, sha256: Optional[str]) -> Checkpoint:
+    """Return the weights in a published file with what the registry says about them."""
     bn_eps = checkpoint.metadata.bn_eps
     if spec.bn_eps is not None and checkpoint.form == "train":
         bn_eps = uniform_bn_eps(checkpoint.state_dict, spec.bn_eps)
-    metadata = replace(metadata_of_spec(spec), bn_eps=bn_eps, source_sha256=file.sha256)
-    checkpoint = replace(checkpoint, source_sha256=file.sha256, metadata=metadata)
-    return fuse(checkpoint) if form == "deploy" and checkpoint.form == "train" else checkpoint
+    return replace(checkpoint, metadata=replace(metadata_of_spec(spec), bn_eps=bn_eps, source_sha256=sha256))
 
 
 def _open(cache: DerivedCache, key: DerivedKey) -> Optional[Dict[str, Any]]:

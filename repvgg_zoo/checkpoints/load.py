@@ -72,6 +72,13 @@ def load_checkpoint(
         raise
 
 
+def checkpoint_from_arrays(arrays: Mapping[str, Any], extra_layouts: Sequence[Layout] = ()) -> Checkpoint:
+    """Return the Checkpoint of a dict of arrays, such as ``megengine.load`` returns; raise as ``canonicalize`` does."""
+    text = getattr(arrays, METADATA_KEY, None)
+    payload = dict(arrays) if text is None else {**arrays, METADATA_KEY: text}
+    return canonicalize(payload, format="arrays", path="the dict", extra_layouts=extra_layouts)
+
+
 def canonicalize(
     payload: Any,
     *,

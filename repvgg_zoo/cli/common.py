@@ -70,10 +70,12 @@ def load_network(path: Path, *, deploy: Optional[bool] = None) -> Any:
     from ..builder import create
     from ..checkpoints import load_checkpoint
     from ..checkpoints.identify import identify_variant
+    from ..checkpoints.publisher import find_variant
 
     checkpoint = load_checkpoint(path)
     form = checkpoint.form == "deploy" if deploy is None else deploy
-    return create(identify_variant(checkpoint).name, checkpoint=checkpoint, deploy=form)
+    variant = find_variant(checkpoint) or identify_variant(checkpoint)
+    return create(variant.name, checkpoint=checkpoint, deploy=form)
 
 
 def all_checkpoints() -> List[CheckpointSpec]:

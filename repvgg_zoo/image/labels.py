@@ -6,6 +6,8 @@ import functools
 from typing import NamedTuple, Tuple
 
 from .._resources import read_text
+from ..checkpoints import CheckpointMetadata
+from ..checkpoints.metadata import metadata_of_spec
 from ..registry.specs import IMAGENET, CheckpointSpec
 
 
@@ -18,10 +20,15 @@ class Label(NamedTuple):
 
 def labels_of(checkpoint: CheckpointSpec) -> Tuple[Label, ...]:
     """Return the classes of a checkpoint in the order of its logits; empty if the registry does not know them."""
-    if checkpoint.labels:
-        return tuple(map(Label, checkpoint.labels))
-    classes = imagenet() if checkpoint.dataset == IMAGENET else ()
-    return classes if len(classes) == checkpoint.num_classes else ()
+    return class_labels(metadata_of_spec(checkpoint), checkpoint.num_classes)
+
+
+def class_labels(metadata: CheckpointMetadata, num_classes: int) -> Tuple[Label, ...]:
+    """Return the classes of a network in the order of its logits; empty if they are not known, or not that many."""
+    classes = tuple(map(Label, metadata.class_names))
+    if not classes and metadata.dataset == IMAGENET:
+        classes = imagenet()
+    return classes if len(classes) == num_classes else ()
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from .._arguments import check_int
 from .._cpu import lower_sync_thread_priority
+from .._escape import escape
+from ..checkpoints import Checkpoint
 from ..errors import ArgumentError
+from ..registry.specs import CheckpointSpec
 from .io import Image
-from .labels import Label, labels_of
-from .preprocess import checkpoint_of, preprocess_image
+from .labels import Label, class_labels
+from .preprocess import Preprocess, metadata_of, open_model
 
 Images = Union[List[Image], Tuple[Image, ...]]
 
@@ -24,8 +27,8 @@ Images = Union[List[Image], Tuple[Image, ...]]
 class Prediction:
     """One predicted class: its index among the logits, its name, and its probability in 0..1.
 
-    ``synset`` is its WordNet synset where it is one of ImageNet's classes. The label of a class whose name the registry
-    does not know is "class 3".
+    ``synset`` is its WordNet synset where it is one of ImageNet's classes. The label of a class whose name is not known
+    is "class 3". It may be any text of a file; ``str`` of the prediction is escaped.
     """
 
     index: int
@@ -34,7 +37,7 @@ class Prediction:
     synset: Optional[str] = None
 
     def __str__(self) -> str:
-        return f"{self.label} {100 * self.probability:.1f} %"
+        return f"{escape(self.label)} {100 * self.probability:.1f} %"
 
 
 @overload
@@ -50,13 +53,16 @@ def predict(
 ) -> Union[List[Prediction], List[List[Prediction]]]:
     """Return the ``topk`` most probable classes of an image, most probable first; fewer if there are fewer classes.
 
-    A list or tuple of images gives a list of such lists. A name is compiled and closed again at every call, so for many
-    images pass them all at once, or pass a network from ``compile`` or ``create``. An image is anything that
-    ``preprocess`` accepts, and is preprocessed as the checkpoint's publisher does it. A network in training mode runs
-    in eval mode and is put back. ``labels`` are the names of your own classes, for a network with a head of its own.
+    ``model_or_name`` is a name, a checkpoint file, a Checkpoint, or a network of ``create`` or ``compile``. A list or
+    tuple of images gives a list of such lists. A name or a file is compiled and closed again at every call, so for many
+    images pass them all at once, or pass a network. An image is anything that ``preprocess`` accepts, and is
+    preprocessed as it says. A network in training mode runs in eval mode and is put back.
+
+    Labels are those of the published checkpoint, or those that ``save_checkpoint`` wrote into the file; a head that is
+    not of either has numbered ones. ``labels`` are names of your own.
 
     Raises ArgumentError for anything that is not an image, a network or a classifier, and what ``compile`` raises for a
-    name.
+    name or a file.
 
     >>> import numpy as np, repvgg_zoo
     >>> digit = np.zeros((8, 8), np.uint8)
@@ -65,19 +71,22 @@ def predict(
     1
     """
     topk = check_int("topk", topk, minimum=1)
-    checkpoint = checkpoint_of(model_or_name)
+    model = open_model(model_or_name)
+    metadata = metadata_of(model)
+    assert metadata.preprocessing is not None
+    to_input = Preprocess(metadata.preprocessing)
     is_batch = isinstance(image, (list, tuple))
     # Before the network is compiled, so that an image that cannot be read is reported at once.
     images = image if isinstance(image, (list, tuple)) else (image,)
-    inputs = [preprocess_image(item, checkpoint.preprocessing)[None] for item in images]
-    with _open_model(model_or_name) as network:
+    inputs = [to_input(item)[None] for item in images]
+    with _compiled(model) as network:
         lower_sync_thread_priority()
         logits = [_logits(network, x) for x in inputs]
-    names = labels_of(checkpoint) if labels is None else tuple(map(Label, labels))
+    names = tuple(map(Label, labels or ()))
     for row in logits if labels is not None else ():
         if len(row) != len(names):
             raise ArgumentError(f"{len(names)} labels for {len(row)} classes", expected=len(row), actual=len(names))
-    predictions = [top_k(row, names, topk) for row in logits]
+    predictions = [top_k(row, names or class_labels(metadata, len(row)), topk) for row in logits]
     return predictions if is_batch else predictions[0]
 
 
@@ -91,14 +100,14 @@ def top_k(logits: NDArray[Any], names: Sequence[Label], k: int) -> List[Predicti
 
 
 @contextmanager
-def _open_model(model_or_name: Any) -> Iterator[Any]:
-    """Yield the network; a name's is compiled, and closed afterwards."""
-    if not isinstance(model_or_name, str):
-        yield model_or_name
+def _compiled(model: Any) -> Iterator[Any]:
+    """Yield the network; that of a published checkpoint or a file is compiled, and closed afterwards."""
+    if not isinstance(model, (CheckpointSpec, Checkpoint)):
+        yield model
         return
     from ..inference.api import compile
 
-    with compile(model_or_name) as network:
+    with compile(model.name if isinstance(model, CheckpointSpec) else model) as network:
         yield network
 
 

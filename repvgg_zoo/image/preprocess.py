@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._escape import escape
 from .._requirements import needed_by
+from ..checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
+from ..checkpoints.metadata import metadata_of_spec
+from ..checkpoints.network_metadata import metadata_of_network
+from ..checkpoints.publisher import complete_metadata
 from ..errors import ArgumentError
-from ..registry.api import find_default_checkpoint
+from ..registry.model_or_file import find_model_or_file
 from ..registry.names import find_checkpoint
-from ..registry.specs import CheckpointSpec, Preprocessing
+from ..registry.specs import CheckpointSpec, ModelSpec, Preprocessing
 from .io import Image, load_image
 
 # An image of 1 x 100000 would have 26 million columns once its short side is 256.
@@ -19,21 +27,78 @@ MAX_RESIZED_PIXELS = 1 << 26
 ROUNDING: Mapping[str, Callable[[float], int]] = {"floor": int, "round": round}
 
 
-def preprocess(model_or_name: Any) -> Callable[[Image], NDArray[Any]]:
+class Preprocess:
+    """The function that ``preprocess`` returns: from an image to (C, image_size, image_size) float32.
+
+    Attributes: ``preprocessing``, a Preprocessing, and ``source``, which says in words where it is from.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, source: Optional[str] = None) -> None:
+        self.preprocessing = preprocessing
+        self.source = source
+
+    def __call__(self, image: Image) -> NDArray[Any]:
+        return preprocess_image(image, self.preprocessing)
+
+    def __repr__(self) -> str:
+        size, resize, interpolation, backend, color_order = self.preprocessing[:5]
+        source = "" if self.source is None else f", from {escape(self.source)}"
+        return f"<Preprocess {size}x{size} {color_order}, resized to {resize} {interpolation} by {backend}{source}>"
+
+
+def preprocess(model_or_name: Any) -> Preprocess:
     """Return the function that turns an image into this network's input: (C, image_size, image_size) float32.
 
-    An image is a path, an open file, a Pillow image, or a uint8 array (H, W, 3) in RGB order or (H, W). It is rotated
-    by its EXIF orientation, resized so that its short side is ``resize``, center-cropped, put into the checkpoint's
-    color order, scaled to 0..1 and normalized. Resizing uses the publisher's library (Pillow or OpenCV,
-    ``Preprocessing.backend``), as the two differ when they shrink. Transparency is dropped, of an animation the first
-    frame is used, of 16-bit grayscale the high byte. A name without a tag, and a network with random weights, use the
-    variant's default checkpoint.
+    ``model_or_name`` is a name, a checkpoint file, a Checkpoint, or a network. An image is a path, an open file, a
+    Pillow image, or a uint8 array (H, W, 3) in RGB order or (H, W). It is rotated by its EXIF orientation, resized so
+    that its short side is ``resize``, center-cropped, put into the checkpoint's color order, scaled to 0..1 and
+    normalized. Resizing uses the publisher's library (Pillow or OpenCV, ``Preprocessing.backend``), as the two differ
+    when they shrink. Transparency is dropped, of an animation the first frame is used, of 16-bit grayscale the high
+    byte.
 
-    Raises UnknownModelError, NoWeightsError for a variant without pretrained weights, and ArgumentError for anything
-    that is not an image.
+    A file that ``save_checkpoint`` wrote says its preprocessing. Any other is preprocessed as the publisher does it
+    whose layout it has, such as BaseCls in BGR order. A name without a tag, a network with random weights, and a file
+    in a layout of no publisher use the variant's default checkpoint. The result's ``source`` says which it was.
+
+    Raises UnknownModelError, NoWeightsError for a variant without pretrained weights, ArgumentError for anything that
+    is not an image or a network, and what ``load_checkpoint`` raises for a file.
     """
-    preprocessing = checkpoint_of(model_or_name).preprocessing
-    return lambda image: preprocess_image(image, preprocessing)
+    metadata = metadata_of(model_or_name)
+    assert metadata.preprocessing is not None
+    return Preprocess(metadata.preprocessing, metadata.preprocessing_source)
+
+
+def metadata_of(model: Any) -> CheckpointMetadata:
+    """Return what is known about a name's, a file's, a Checkpoint's or a network's weights, preprocessing included."""
+    model = open_model(model)
+    spec = getattr(model, "spec", None)
+    if isinstance(model, CheckpointSpec):
+        return metadata_of_spec(model)
+    if isinstance(model, Checkpoint):
+        metadata = complete_metadata(model)
+    elif spec is None and not any(hasattr(model, name) for name in ("metadata", "checkpoint")):
+        raise ArgumentError(
+            f"{type(model).__name__} is neither a name nor a network that repvgg_zoo.create made",
+            expected="a name such as 'RepVGG_A0', a checkpoint file, or a network",
+        )
+    else:
+        metadata = metadata_of_network(model)
+    if metadata.preprocessing is None and isinstance(spec, ModelSpec):
+        return replace(metadata, preprocessing=find_checkpoint(spec).preprocessing)
+    if metadata.preprocessing is None:
+        raise ArgumentError(
+            f"the preprocessing of {escape(getattr(model, 'path', type(model).__name__))} is not known",
+            hint="save the file with save_checkpoint(path, network, preprocessing=...)",
+        )
+    return metadata
+
+
+def open_model(model: Any) -> Any:
+    """Return the registry's checkpoint of a name, the Checkpoint in a file, or anything else as it is."""
+    if not isinstance(model, (str, os.PathLike)):
+        return model
+    target = find_model_or_file(model)
+    return load_checkpoint(target) if isinstance(target, Path) else find_checkpoint(*target)
 
 
 def preprocess_image(image: Image, preprocessing: Preprocessing) -> NDArray[Any]:
@@ -57,22 +122,6 @@ def preprocess_image(image: Image, preprocessing: Preprocessing) -> NDArray[Any]
     pixels = pixels[:, :, ::-1] if preprocessing.color_order == "BGR" else pixels
     mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
     return np.ascontiguousarray(((pixels.astype(np.float32) / np.float32(255) - mean) / std).transpose(2, 0, 1))
-
-
-def checkpoint_of(model_or_name: Any) -> CheckpointSpec:
-    """Return the checkpoint of a name or a network: its own, or its variant's default."""
-    if isinstance(model_or_name, str):
-        return find_default_checkpoint(model_or_name)
-    checkpoint: Optional[CheckpointSpec] = getattr(model_or_name, "checkpoint", None)
-    if checkpoint is not None:
-        return checkpoint
-    spec = getattr(model_or_name, "spec", None)
-    if spec is None:
-        raise ArgumentError(
-            f"{type(model_or_name).__name__} is neither a name nor a network that repvgg_zoo.create made",
-            expected="a name such as 'RepVGG_A0', or a network",
-        )
-    return find_checkpoint(spec)
 
 
 def target_size(height: int, width: int, preprocessing: Preprocessing) -> Tuple[int, int]:

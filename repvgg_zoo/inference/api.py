@@ -19,9 +19,12 @@ from .._cpu import lower_sync_thread_priority, usable_cores
 from .._log import get_logger
 from .._settings import read_settings
 from ..adapt import input_channels
-from ..checkpoints import Checkpoint, load_checkpoint
+from ..checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
 from ..checkpoints.identify import identify_variant
-from ..checkpoints.load import canonicalize
+from ..checkpoints.load import checkpoint_from_arrays
+from ..checkpoints.metadata import metadata_of_spec
+from ..checkpoints.network_metadata import architecture_of, metadata_of_network
+from ..checkpoints.publisher import complete_metadata, find_variant
 from ..errors import ArgumentError, PathLike
 from ..hub import fetch_verified
 from ..registry.model_or_file import find_model_or_file
@@ -54,7 +57,7 @@ def compile(
     """Compile a network for inference on the CPU, which is faster than MegEngine's eager mode.
 
     A name stands for the variant's default checkpoint, or the one of its tag; a path for a checkpoint of any known
-    layout, whose variant is identified by its arrays, as that of a ``Checkpoint`` or of canonical arrays. A network is
+    layout, whose variant it says or is identified by its arrays, as that of a ``Checkpoint`` or of arrays. A network is
     not changed. Blocks in the train form are re-parameterized in a copy. ``image_size`` is one number or (height,
     width), by default that of the checkpoint, or else of the variant. ``threads`` is by default the number of cores
     that this process may use. ``low_memory`` stores the weights once and in their own size, which is slower.
@@ -81,7 +84,14 @@ def compile(
         runner, backend, error = _compile_target(target, shape, threads, low_memory)
     lower_sync_thread_priority()
     return CompiledModel(
-        runner, shape, threads, backend=backend, error=error, spec=target.spec, checkpoint=target.checkpoint
+        runner,
+        shape,
+        threads,
+        backend=backend,
+        error=error,
+        spec=target.spec,
+        checkpoint=target.checkpoint,
+        metadata=target.metadata,
     )
 
 
@@ -98,6 +108,7 @@ class _Target:
     in_chans: int
     spec: Optional[ModelSpec]
     checkpoint: Optional[CheckpointSpec]
+    metadata: CheckpointMetadata
 
 
 def _compile_target(target: _Target, shape: Shape, threads: int, low_memory: bool) -> Tuple[Runner, str, float]:
@@ -151,7 +162,7 @@ def _target(model: Any) -> _Target:
             return _from_checkpoint(load_checkpoint(model_or_file))
         return _from_spec(*model_or_file)
     if isinstance(model, Mapping):
-        return _from_checkpoint(canonicalize(dict(model), format="arrays", path="the dict"))
+        return _from_checkpoint(checkpoint_from_arrays(model))
     if isinstance(model, Checkpoint):
         return _from_checkpoint(model)
     raise ArgumentError(
@@ -179,14 +190,14 @@ def _from_spec(spec: ModelSpec, tag: Optional[str]) -> _Target:
         state_dict = load_weights(file, checkpoint, deploy=True, cache_dir=read_settings().cache_dir).state_dict
         return _checked_weights(state_dict, spec.architecture, checkpoint.num_classes, file.path)
 
-    return _Target(weights, network, spec.architecture.in_chans, spec, checkpoint)
+    return _Target(weights, network, spec.architecture.in_chans, spec, checkpoint, metadata_of_spec(checkpoint))
 
 
 def _from_checkpoint(checkpoint: Checkpoint) -> _Target:
-    """Return the target for arrays, which decide on the variant, the classes and the input channels."""
-    spec = identify_variant(checkpoint)
+    """Return the target for arrays, which decide on the classes and the input channels, and on an unknown variant."""
+    spec = find_variant(checkpoint) or identify_variant(checkpoint)  # which says why it is none
     in_chans = input_channels(checkpoint.state_dict) or spec.architecture.in_chans
-    architecture = spec.architecture._replace(in_chans=in_chans)
+    architecture = architecture_of(checkpoint, spec)._replace(in_chans=in_chans)
 
     @functools.lru_cache(maxsize=None)
     def network() -> Module:
@@ -199,7 +210,7 @@ def _from_checkpoint(checkpoint: Checkpoint) -> _Target:
         head = state_dict.get("linear.bias")
         return _checked_weights(state_dict, architecture, None if head is None else head.size, checkpoint.path)
 
-    return _Target(weights, network, in_chans, spec, None)
+    return _Target(weights, network, in_chans, spec, None, complete_metadata(checkpoint, spec))
 
 
 def _checked_weights(
@@ -225,12 +236,13 @@ def _from_module(network: Module) -> _Target:
         input_channels(network),
         spec=getattr(network, "spec", None),
         checkpoint=getattr(network, "checkpoint", None),
+        metadata=metadata_of_network(network),
     )
 
 
 def _default_image_size(target: _Target) -> int:
-    if target.checkpoint is not None:
-        return target.checkpoint.preprocessing.image_size
+    if target.metadata.preprocessing is not None:
+        return target.metadata.preprocessing.image_size
     if target.spec is not None:
         return target.spec.architecture.image_size
     raise ArgumentError(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Optional, Protocol, Tuple, Type
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoints import CheckpointMetadata
 from ..errors import ArgumentError, ClosedError
 from ..registry.specs import CheckpointSpec, ModelSpec
 
@@ -51,7 +52,7 @@ class CompiledModel:
 
     Attributes: ``shape`` (batch_size, C, H, W), ``threads``, ``backend`` ("kernels", "kernels-low-memory" or "eager"),
     ``error`` (how far a layer's outputs were at most from NumPy's when it was compiled, relative to the layer's scale),
-    ``spec`` and ``checkpoint`` as of networks that ``create`` returns.
+    ``spec``, ``checkpoint`` and ``metadata`` as of networks that ``create`` returns.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class CompiledModel:
         error: float,
         spec: Optional[ModelSpec],
         checkpoint: Optional[CheckpointSpec],
+        metadata: CheckpointMetadata,
     ) -> None:
         self.shape = shape
         self.threads = threads
@@ -71,6 +73,7 @@ class CompiledModel:
         self.error = error
         self.spec = spec
         self.checkpoint = checkpoint
+        self.metadata = metadata
         self._runner: Optional[Runner] = runner
         self._lock = threading.Lock()
         self._process = os.getpid()

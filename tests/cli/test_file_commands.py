@@ -67,6 +67,25 @@ def test_a_failed_fetch_has_the_exit_code_of_its_error(run, argv, code, type, me
     assert run("fetch", *argv, "--json").json["error"]["type"] == type
 
 
+def test_convert_keeps_what_a_file_says_about_its_weights_and_info_shows_it(run):
+    assert run("convert", "RepVGG_N0", "n0.safetensors").code == 0
+    network = repvgg_zoo.create("RepVGG_N0", checkpoint="n0.safetensors", num_classes=3, bn_eps=1e-3)
+    repvgg_zoo.save_checkpoint("own.pkl", network, class_names=["cat", "dog", "\x1b[31mbird"])
+    assert run("convert", "own.pkl", "deploy.safetensors", "--deploy", "--check").code == 0
+
+    own, deploy = (run("info", name, "--json").json for name in ("own.pkl", "deploy.safetensors"))
+    assert (own["variant"], own["source"], own["source_sha256"]) == ("RepVGG_N0", "RepVGG_N0.digits", SHA256)
+    assert set(own["bn_eps"].values()) == {1e-3}
+    assert deploy["class_names"] == ["cat", "dog", "\x1b[31mbird"]
+    assert (deploy["bn_eps"], deploy["preprocessing"]) == ({}, own["preprocessing"])
+    expected = repvgg_zoo.predict(repvgg_zoo.to_deploy(network), np.zeros((8, 8), np.uint8))
+    actual = repvgg_zoo.predict("deploy.safetensors", np.zeros((8, 8), np.uint8))
+    assert [p.probability for p in actual] == pytest.approx([p.probability for p in expected], abs=1e-5)
+    text = " ".join(run("info", "own.pkl").out.split())
+    for part in ("cat, dog, \\x1b[31mbird", "BN eps 0.001", "preprocessing the file", "trained from RepVGG_N0.digits"):
+        assert part in text
+
+
 def test_a_cache_that_cannot_be_created_has_exit_code_5(run, folder, monkeypatch):
     (folder / "file").write_text("")
     monkeypatch.setenv("REPVGG_ZOO_HOME", str(folder / "file" / "cache"))

@@ -125,7 +125,7 @@ def test_info_of_a_network_of_ones_own_says_that_no_variant_has_its_shapes(run):
     import repvgg_zoo
 
     network = repvgg_zoo.create("RepVGG_N0", width_multiplier=(0.5, 0.5, 0.5, 0.5), num_classes=0)
-    repvgg_zoo.save_checkpoint("odd.pkl", network)
+    repvgg_zoo.save_checkpoint("odd.pkl", network.state_dict())
     payload = run("info", "odd.pkl", "--json").json
     assert payload["variant"] is None and "fits no variant" in payload["problem"] and payload["num_classes"] is None
     assert "odd.pkl: no variant of the registry, train form" in run("info", "odd.pkl").out

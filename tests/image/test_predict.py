@@ -18,6 +18,7 @@ from repvgg_zoo import Prediction, predict
 from repvgg_zoo._resources import hub_folder
 from repvgg_zoo.errors import ArgumentError, NoWeightsError, UnknownModelError
 from repvgg_zoo.image.labels import imagenet
+from repvgg_zoo.models import RepVGG
 from repvgg_zoo.registry.api import find_default_checkpoint
 
 
@@ -35,8 +36,8 @@ def network():
 @pytest.fixture(scope="module")
 def thousand():
     """A small network with a thousand classes and random weights, which stands for RepVGG_A0's checkpoints."""
-    network = repvgg_zoo.create("RepVGG_A0", num_blocks=(1, 1, 1, 1), width_multiplier=(0.25, 0.25, 0.25, 0.25))
-    network.checkpoint = find_default_checkpoint("RepVGG_A0.timm")
+    network = RepVGG((1, 1, 1, 1), (0.25, 0.25, 0.25, 0.25))
+    network.spec, network.checkpoint = repvgg_zoo.model_info("RepVGG_A0"), find_default_checkpoint("RepVGG_A0.timm")
     return network
 
 

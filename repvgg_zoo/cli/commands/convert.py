@@ -10,6 +10,7 @@ from ...errors import ArgumentError, EquivalenceError
 from ...hub.progress import format_size
 from ...registry.model_or_file import find_model_or_file
 from ...registry.names import find_checkpoint
+from ...registry.specs import CheckpointSpec
 from ..common import add_fetch_options, fetch
 from ..console import Result, pluralize
 
@@ -56,42 +57,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from ...checkpoints import load_checkpoint, save_checkpoint
     from ...checkpoints.save import output_format
+    from ...weights import with_spec
 
     if args.out.exists() and not args.force:
         raise ArgumentError(f"{args.out} exists already", path=args.out, hint="--force overwrites it")
-    path, layout = source_file(args)
+    path, layout, spec = source_file(args)
     checkpoint = load_checkpoint(path, layout=layout)
+    if spec is not None:
+        checkpoint = with_spec(checkpoint, spec, spec.file.sha256)
     read = to_dict(path, checkpoint.format, checkpoint.layout, checkpoint.form, checkpoint.state_dict)
     read["skipped"] = [{"key": key, "why": why} for key, why in checkpoint.report.skipped]
     read["reshaped"], read["transposed"] = len(checkpoint.report.reshaped), len(checkpoint.report.transposed)
-    arrays, form, fusion = checkpoint.state_dict, checkpoint.form, None
-    if args.deploy and form == "train":
-        arrays, fusion = fuse(checkpoint)
-        form = "deploy"
-    save_checkpoint(args.out, arrays, layout=args.layout, format=args.format)
-    written = to_dict(args.out, output_format(args.out, args.format), args.layout, form, arrays)
+    fusion = None
+    if args.deploy and checkpoint.form == "train":
+        checkpoint, fusion = fuse(checkpoint)
+    save_checkpoint(args.out, checkpoint, layout=args.layout, format=args.format)
+    arrays = checkpoint.state_dict
+    written = to_dict(args.out, output_format(args.out, args.format), args.layout, checkpoint.form, arrays)
     if args.check:
         check(args.out, args.layout, arrays)
     return Result({"read": read, "fused": fusion, "wrote": written, "checked": args.check}, render)
 
 
-def source_file(args: argparse.Namespace) -> Tuple[Path, Optional[str]]:
-    """Return the source's path, and its layout or None to detect it."""
+def source_file(args: argparse.Namespace) -> Tuple[Path, Optional[str], Optional[CheckpointSpec]]:
+    """Return the source's path, its layout or None to detect it, and what the registry says about it."""
     target = find_model_or_file(args.source)
     if isinstance(target, Path):
-        return target, args.from_layout
+        return target, args.from_layout, None
     checkpoint = find_checkpoint(*target)
-    return fetch(checkpoint.file, args), args.from_layout or checkpoint.layout
+    return fetch(checkpoint.file, args), args.from_layout or checkpoint.layout, checkpoint
 
 
-def fuse(checkpoint: Checkpoint) -> Tuple[Mapping[str, Any], Dict[str, Any]]:
-    """Return the arrays of the deploy form and the error of each block; raise EquivalenceError above the bound."""
-    from ...reparam.fusion import block_bound, fuse_state_dict, fusion_errors
+def fuse(checkpoint: Checkpoint) -> Tuple[Checkpoint, Dict[str, Any]]:
+    """Return the deploy form and the error of each block; raise EquivalenceError above the bound."""
+    from ...reparam import fusion
 
-    arrays = fuse_state_dict(checkpoint.state_dict)
-    errors = fusion_errors(checkpoint.state_dict, arrays)
+    fused = fusion.fuse(checkpoint)
+    errors = fusion.fusion_errors(checkpoint.state_dict, fused.state_dict, checkpoint.metadata.bn_eps)
     worst = max(errors, key=lambda block: errors[block])
-    bound = block_bound(arrays)
+    bound = fusion.block_bound(fused.state_dict)
     if not errors[worst] <= bound:
         raise EquivalenceError(
             f"fusing block {worst} changes its output by {errors[worst]:.1e} of its scale; nothing was written",
@@ -100,7 +104,7 @@ def fuse(checkpoint: Checkpoint) -> Tuple[Mapping[str, Any], Dict[str, Any]]:
             actual=errors[worst],
             hint="these weights are extreme or damaged; convert without --deploy to look at them",
         )
-    return arrays, {"blocks": errors, "worst_block": worst, "worst_error": errors[worst], "bound": bound}
+    return fused, {"blocks": errors, "worst_block": worst, "worst_error": errors[worst], "bound": bound}
 
 
 def check(path: Path, layout: str, arrays: Mapping[str, Any]) -> None:

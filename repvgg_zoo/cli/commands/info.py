@@ -73,18 +73,20 @@ def file_to_dict(path: Path) -> Dict[str, Any]:
     from ...adapt import input_channels
     from ...checkpoints import load_checkpoint
     from ...checkpoints.identify import identify_variant
+    from ...checkpoints.publisher import complete_metadata
 
     checkpoint = load_checkpoint(path)
-    arrays = checkpoint.state_dict
-    try:
-        variant, problem = identify_variant(checkpoint).name, None
-    except LayoutError as error:
-        variant, problem = None, error.message
+    arrays, metadata, problem = checkpoint.state_dict, complete_metadata(checkpoint), None
+    if metadata.variant is None:
+        try:
+            identify_variant(checkpoint)
+        except LayoutError as error:
+            problem = error.message
     head = arrays.get("linear.weight")
     return {
         "path": path,
         "size": path.stat().st_size,
-        "variant": variant,
+        "variant": metadata.variant,
         "problem": problem,
         "format": checkpoint.format,
         "layout": checkpoint.layout,
@@ -95,12 +97,20 @@ def file_to_dict(path: Path) -> Dict[str, Any]:
         "num_classes": None if head is None else int(head.shape[0]),
         "in_chans": input_channels(arrays),
         "skipped": dict(checkpoint.report.skipped),
+        "class_names": metadata.class_names,
+        "dataset": metadata.dataset,
+        "preprocessing": metadata.preprocessing,
+        "preprocessing_source": metadata.preprocessing_source,
+        "bn_eps": dict(metadata.bn_eps),
+        "source": metadata.source,
+        "source_sha256": metadata.source_sha256,
     }
 
 
 def render_file(file: Mapping[str, Any]) -> List[str]:
     """Return the description of a file."""
     skipped = pluralize(len(file["skipped"]), "entry", "entries")
+    names, eps, preprocessing = file["class_names"], sorted(set(file["bn_eps"].values())), file["preprocessing"]
     return [
         style(f"{file['path']}: {file['variant'] or 'no variant of the registry'}, {file['form']} form", "bold"),
         "",
@@ -110,6 +120,12 @@ def render_file(file: Mapping[str, Any]) -> List[str]:
                 "format": f"{file['format']}, layout {file['layout']}",
                 "arrays": f"{file['arrays']:,} of {', '.join(file['dtypes'])}, {file['numbers']:,} numbers",
                 "classes": "none, it has no head" if file["num_classes"] is None else file["num_classes"],
+                "class names": ", ".join(names[:5]) + (", ..." if names[5:] else "") or file["dataset"],
+                "preprocessing": preprocessing
+                and f"{file['preprocessing_source']}; "
+                f"{preprocessing.image_size} x {preprocessing.image_size} {preprocessing.color_order}",
+                "BN eps": ", ".join(f"{value:g}" for value in eps[:5]) + (", ..." if eps[5:] else "") or None,
+                "trained from": file["source"],
                 "channels": file["in_chans"] and f"{file['in_chans']} of the input",
                 "skipped": f"{skipped}; --json lists them" if file["skipped"] else None,
                 "problem": file["problem"],
