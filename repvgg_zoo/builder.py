@@ -26,6 +26,7 @@ from .errors import ArgumentError, PathLike, RegistryError, StateError, ZooError
 from .hub import fetch_verified, read_settings
 from .models import RepVGG, RepVGGplus
 from .models.layers import reset_parameters
+from .models.stages import MAX_OUTPUT_STRIDE, stage_geometries
 from .registry.api import find_model
 from .registry.architecture import is_too_large, stage_channels
 from .registry.names import find_checkpoint
@@ -54,6 +55,7 @@ def create(
     in_chans: Optional[int] = None,
     features_only: bool = False,
     out_indices: Optional[Sequence[int]] = None,
+    output_stride: int = MAX_OUTPUT_STRIDE,
     bn_eps: Optional[float] = None,
     progress: Optional[bool] = None,
     **overrides: Any,
@@ -64,11 +66,13 @@ def create(
     ``"RepVGG_A0.timm"`` with ``pretrained=True``), ``checkpoint`` reads a file on disk in any known format and
     layout, or takes a Checkpoint or a dict of arrays. Weights of a train form are re-parameterized when
     ``deploy=True``. With a ``num_classes`` or ``in_chans`` other than the checkpoint's, the trunk is loaded, the stem
-    adapted, and the head newly initialized; what was not loaded is logged. ``num_classes=0`` builds no head and
-    returns the pooled features (N, channels). ``features_only`` builds no head and returns a dict of feature maps,
-    those of ``out_indices`` if passed. ``bn_eps`` is the eps of all BN layers, for weights from elsewhere that were
-    trained with another one than 1e-5: no file but ours says so. Further keyword arguments replace fields of the
-    variant's architecture: ``num_blocks``, ``width_multiplier``, ``groups`` and ``se`` (an SESpec or None).
+    adapted, and the head newly initialized; what was not loaded is logged. ``num_classes=0`` builds no head and returns
+    the pooled features (N, channels). ``features_only`` builds no head and returns a dict of feature maps, those of
+    ``out_indices`` if passed. ``output_stride`` of 16 or 8 instead of 32 gives larger maps for dense prediction, with
+    the same weights: strides of the last stages become dilation. ``bn_eps`` is the eps of all BN layers, for weights
+    from elsewhere that were trained with another one than 1e-5: no file but ours says so. Further keyword arguments
+    replace fields of the variant's architecture: ``num_blocks``, ``width_multiplier``, ``groups`` and ``se`` (an SESpec
+    or None).
 
     A network with loaded weights is in eval mode, one with random weights in training mode. Its attributes ``spec`` and
     ``checkpoint`` are the ModelSpec, and the CheckpointSpec that its weights are from, or None; ``metadata`` (a
@@ -86,11 +90,17 @@ def create(
     deploy, features_only = check_flag("deploy", deploy), check_flag("features_only", features_only)
     if out_indices is not None:
         out_indices = tuple(check_int("out_indices", i, minimum=0) for i in check_items("out_indices", out_indices))
+    stage_geometries(output_stride)  # which checks it
     bn_eps = None if bn_eps is None else check_bn_eps(bn_eps)
     spec, tag = find_model(name)
     selected = _select_checkpoint(spec, tag, pretrained, checkpoint)
     architecture = _apply_overrides(spec, overrides)
-    options = {"features_only": features_only, "out_indices": out_indices, "deploy": deploy}
+    options = {
+        "features_only": features_only,
+        "out_indices": out_indices,
+        "output_stride": output_stride,
+        "deploy": deploy,
+    }
     weights = _load(spec, selected, checkpoint, deploy, bn_eps, progress)
     if weights is None:
         network = build_network(
@@ -308,6 +318,7 @@ def _build_with_plugin(
     *,
     features_only: bool,
     out_indices: Optional[Sequence[int]],
+    output_stride: int = MAX_OUTPUT_STRIDE,
     init_weights: bool = True,
     **options: Any,
 ) -> M.Module:
@@ -316,13 +327,21 @@ def _build_with_plugin(
     options["init_weights"] = init_weights
     try:
         if features_only or out_indices is not None:
-            parameters = inspect.signature(build).parameters
-            if "features_only" not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            if not _takes(build, "features_only"):
                 raise ArgumentError(
                     f"the builder {architecture.builder} returns no feature maps",
                     hint="leave out features_only and out_indices",
                 )
             options.update(features_only=features_only, out_indices=out_indices)
+        if output_stride != MAX_OUTPUT_STRIDE:
+            if not _takes(build, "output_stride"):
+                raise ArgumentError(
+                    f"the builder {architecture.builder} takes no output_stride",
+                    expected=MAX_OUTPUT_STRIDE,
+                    actual=output_stride,
+                    hint="leave out output_stride",
+                )
+            options["output_stride"] = output_stride
         network = build(architecture, **options)
     except ZooError:
         raise
@@ -335,6 +354,11 @@ def _build_with_plugin(
             problem = f"without {' and '.join(missing)}"
         raise plugin.error(f"built a {type(network).__name__} with {architecture.builder}, {problem}")
     return network
+
+
+def _takes(build: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(build).parameters
+    return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def _build_repvgg(architecture: Architecture, **options: Any) -> M.Module:

@@ -23,6 +23,7 @@ NEEDS_MEGENGINE = {
     "repvgg_zoo.models.layers",
     "repvgg_zoo.models.repvgg",
     "repvgg_zoo.models.repvggplus",
+    "repvgg_zoo.models.stages",
     "repvgg_zoo.reparam.equivalence",
     "repvgg_zoo.reparam.to_deploy",
 }

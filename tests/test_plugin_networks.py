@@ -111,6 +111,13 @@ def test_a_builder_gets_features_only_if_it_supports_it(plugin):
         repvgg_zoo.create("odd/whole", out_indices=[2])
 
 
+def test_a_builder_gets_output_stride_if_it_supports_it(plugin):
+    with pytest.raises(ArgumentError, match="the builder odd/plain takes no output_stride"):
+        repvgg_zoo.create("odd/plain", output_stride=8)
+    network = repvgg_zoo.create("odd/whole", features_only=True, output_stride=8)
+    assert network.feature_info[-1].reduction == 8
+
+
 def test_a_head_that_is_megengines_own_is_initialized_again(plugin, tmp_path):
     path = tmp_path / "mine.safetensors"
     repvgg_zoo.save_checkpoint(path, repvgg_zoo.create("odd/mges", num_classes=5))

@@ -22,10 +22,11 @@ from .._tensors import input_tensor, numpy_views
 from ..checkpoints.layouts import block_sort_key
 from ..errors import ArgumentError, StateError
 from ..models import RepVGG, RepVGGBlock, RepVGGplus, SEBlock
+from ..models.repvgg import as_pair
 from ..models.repvggplus import PlusStage
 from ..reparam.to_deploy import eval_mode, find_blocks, to_deploy
 from .compiled_model import Arrays, OutputSpec
-from .ir import NetworkWeights, check_layers, weights_from_state_dict
+from .ir import NetworkWeights, check_layers, weights_from_state_dict, with_geometries
 
 # A user may have put any module of MegEngine's in any place, and its weights do not say what it computes.
 CONTAINERS = (RepVGG, RepVGGplus, RepVGGBlock, SEBlock, PlusStage, M.Sequential)
@@ -116,18 +117,19 @@ def extract_weights(network: M.Module) -> Optional[NetworkWeights]:
     if type(network) not in (RepVGG, RepVGGplus) or not all(_is_supported(*item) for item in modules.items()):
         return None
     blocks = {name: module for name, module in modules.items() if isinstance(module, RepVGGBlock)}
-    strides = [_supported_stride(blocks[name]) for name in sorted(blocks, key=block_sort_key)]
-    if None in strides or any(tensor.dtype != np.float32 for tensor in network.tensors()):
+    geometries = [_supported_geometry(blocks[name]) for name in sorted(blocks, key=block_sort_key)]
+    if None in geometries or any(tensor.dtype != np.float32 for tensor in network.tensors()):
         return None
     if network.linear is None and not network.features_only:
         return None
     features = {} if network.linear is not None else {info.index: info.name for info in network.feature_info}
     weights = weights_from_state_dict(numpy_views(dict(network.named_tensors())), features)
+    weights = with_geometries(weights, [geometry for geometry in geometries if geometry is not None])
     try:
         check_layers(weights)
     except StateError:  # MegEngine may run it all the same, or say why not
         return None
-    return weights if [layer.stride for layer in weights.layers] == strides else None
+    return weights
 
 
 def has_known_code(network: M.Module) -> bool:
@@ -175,13 +177,13 @@ def _is_supported(name: str, module: M.Module) -> bool:
     return type(module) in CONTAINERS or type(module) in STUBS
 
 
-def _supported_stride(block: RepVGGBlock) -> Optional[int]:
-    """Return the stride, or None for a block that is not as this package builds it."""
+def _supported_geometry(block: RepVGGBlock) -> Optional[Tuple[int, int]]:
+    """Return stride and dilation, or None for a block that the kernels cannot compute."""
     convolution = block.rbr_reparam
     if type(convolution) is not M.Conv2d or convolution.bias is None:
         return None
-    if convolution.stride[0] != convolution.stride[1]:
-        return None
-    options = (convolution.kernel_size, convolution.padding, convolution.dilation)
-    is_plain = options == ((3, 3), (1, 1), (1, 1)) and convolution.padding_mode == "zeros"
-    return int(convolution.stride[0]) if is_plain else None
+    names = ("kernel_size", "stride", "padding", "dilation")
+    kernel_size, stride, padding, dilation = (as_pair(getattr(convolution, name)) for name in names)
+    are_equal = stride[0] == stride[1] and dilation[0] == dilation[1]
+    is_plain = kernel_size == (3, 3) and padding == dilation and convolution.padding_mode == "zeros"
+    return (int(stride[0]), int(dilation[0])) if are_equal and is_plain else None

@@ -6,9 +6,9 @@ checked here: against the variant where it is known, and always against one anot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,8 @@ class SEWeights:
 class ConvLayer:
     """A deploy-form block: kernel (groups, O / groups, I / groups, 3, 3) and bias (O,).
 
-    ``feature`` is the name under which its output is returned, or None if it is not.
+    It is padded by ``dilation`` zeros on each side. ``feature`` is the name under which its output is returned, or None
+    if it is not.
     """
 
     kernel: NDArray[Any]
@@ -50,6 +51,7 @@ class ConvLayer:
     stride: int
     se: Optional[SEWeights] = None
     feature: Optional[str] = None
+    dilation: int = 1
 
     @property
     def groups(self) -> int:
@@ -96,6 +98,15 @@ def weights_from_state_dict(
             )
         )
     return NetworkWeights(tuple(layers), _linear(state_dict, "linear") if "linear.weight" in state_dict else None)
+
+
+def with_geometries(weights: NetworkWeights, geometries: Sequence[Tuple[int, int]]) -> NetworkWeights:
+    """Return a network with this (stride, dilation) of each layer."""
+    layers = (
+        replace(layer, stride=stride, dilation=dilation)
+        for layer, (stride, dilation) in zip(weights.layers, geometries)
+    )
+    return replace(weights, layers=tuple(layers))
 
 
 def check_state_dict(

@@ -77,9 +77,11 @@ class _Lowering:
         self._plan = ExecutionPlan(config, shape)
         self._free_storages: Dict[Any, List[NDArray[Any]]] = {}
         self._workspaces: Dict[str, NDArray[Any]] = {}
+        self._border = 1
 
     def lower(self, weights: NetworkWeights) -> ExecutionPlan:
         check_layers(weights, self._channels)
+        self._border = max(layer.dilation for layer in weights.layers)
         outputs = self._plan.outputs
         x = self._lower_input()
         for layer in weights.layers:
@@ -118,7 +120,7 @@ class _Lowering:
         out, start = self._allocate(height, width, layer.out_channels), len(self._plan.calls)
         relu = layer.se is None or layer.se.after_relu
         # Winograd's transforms take whole vectors of channels, which images do not have.
-        can_use_winograd = layer.stride == 1 and x.storage.shape[-1] % NR == 0
+        can_use_winograd = layer.stride == layer.dilation == 1 and x.storage.shape[-1] % NR == 0
         transform = self._select_algorithm(layer, out) if can_use_winograd else None
         if transform is None:
             self._lower_igemm_conv(layer, x, out, relu)
@@ -134,10 +136,11 @@ class _Lowering:
         packed = pack_conv_weights(layer.kernel, x.storage.shape[-1], out.storage.shape[-1])
         groups, panels, _, in_channels, _ = packed.shape
         _, row_stride, pixel_stride = x.strides
-        if groups == 1:  # the three pixels of a row are contiguous
-            kc, tap_offsets = 3 * in_channels, [row_stride * i for i in range(3)]
+        taps = range(0, 3 * layer.dilation, layer.dilation)
+        if groups == layer.dilation == 1:  # the three pixels of a row are contiguous
+            kc, tap_offsets = 3 * in_channels, [row_stride * i for i in taps]
         else:
-            kc, tap_offsets = in_channels, [row_stride * i + pixel_stride * j for i in range(3) for j in range(3)]
+            kc, tap_offsets = in_channels, [row_stride * i + pixel_stride * j for i in taps for j in taps]
         ys, xs = np.arange(out.height), np.arange(out.width)
         self._lower_igemm(
             a=x.storage,
@@ -149,8 +152,8 @@ class _Lowering:
             a_group_offsets=[in_channels * group for group in range(groups)],
             c_group_offsets=[NR * panels * group for group in range(groups)],
             panels=panels,
-            a_offsets=x.offsets(ys * layer.stride, xs * layer.stride),
-            c_offsets=out.offsets(ys + 1, xs + 1),
+            a_offsets=x.offsets(ys * layer.stride - layer.dilation, xs * layer.stride - layer.dilation),
+            c_offsets=out.offsets(ys, xs),
             mc=MC,
             relu=relu,
         )
@@ -163,7 +166,7 @@ class _Lowering:
         groups, panels, _, group_ins, _ = packed.shape
         w, bias = pack_winograd_weights(packed, transform), pad(layer.bias, outs)
         ys, xs = (np.arange(0, size, transform.m) for size in (out.height, out.width))
-        in_offsets, out_offsets = x.offsets(ys, xs), out.offsets(ys + 1, xs + 1)
+        in_offsets, out_offsets = x.offsets(ys - 1, xs - 1), out.offsets(ys, xs)
         heights = np.tile(np.repeat(out.height - ys, len(xs)), out.images)
         widths = np.tile(np.tile(out.width - xs, len(ys)), out.images)
         chunks = _winograd_chunks(len(in_offsets), transform.num_elements, ins + outs)
@@ -275,11 +278,11 @@ class _Lowering:
 
     def _allocate(self, height: int, width: int, channels: int, multiple: int = NR) -> ActivationBuffer:
         largest = max(transform.m for transform in WINOGRAD_TRANSFORMS)
-        sides = (_round_up(size, largest) + 2 for size in (height, width))
+        sides = (_round_up(size, largest) + 2 * self._border for size in (height, width))
         shape = (self._images, *sides, _round_up(channels, multiple))
         # Only a storage of the same height and width has zeros where the padding must be.
         free = self._free_storages.get((shape, height, width))
-        return ActivationBuffer(free.pop() if free else aligned_zeros(shape), height, width, channels)
+        return ActivationBuffer(free.pop() if free else aligned_zeros(shape), height, width, channels, self._border)
 
     def _workspace(self, name: str, size: int) -> NDArray[Any]:
         """Return memory that all layers share: no two of them use it at the same time."""
@@ -305,7 +308,7 @@ def _spatial_args(x: ActivationBuffer) -> Dict[str, int]:
 
 
 def _conv_output_size(size: int, stride: int) -> int:
-    """Return the height or width after a 3x3 convolution with padding 1."""
+    """Return the height or width after a 3x3 convolution with as much padding as dilation."""
     return (size - 1) // stride + 1
 
 

@@ -23,14 +23,15 @@ class KernelCall:
 class ActivationBuffer:
     """An activation (N, height, width, channels) in ``storage`` (N, H', W', C'), padded with zeros.
 
-    One row and one column of zeros come before it, all that remains after it. C' is channels rounded up to a multiple
-    of NR, or of UNROLLED for the input images.
+    ``border`` rows and columns of zeros come before it, all that remains after it. C' is channels rounded up to a
+    multiple of NR, or of UNROLLED for the input images.
     """
 
     storage: NDArray[Any]
     height: int
     width: int
     channels: int
+    border: int
 
     @property
     def images(self) -> int:
@@ -45,13 +46,18 @@ class ActivationBuffer:
     @property
     def interior(self) -> NDArray[Any]:
         """The activation without padding: a view (N, height, width, channels)."""
-        return self.storage[:, 1 : self.height + 1, 1 : self.width + 1, : self.channels]
+        first = self.border
+        return self.storage[:, first : first + self.height, first : first + self.width, : self.channels]
 
-    def offsets(self, ys: Any, xs: Any) -> NDArray[Any]:
-        """Return the offsets of the pixels in rows ``ys`` and columns ``xs`` of the storage, for all images."""
+    def offsets(self, ys: NDArray[Any], xs: NDArray[Any]) -> NDArray[Any]:
+        """Return the offsets in the storage of the pixels in rows ``ys`` and columns ``xs``, for all images.
+
+        Rows and columns count from those of the activation, so the padding before it has negative ones.
+        """
         image_stride, row_stride, pixel_stride = self.strides
         images = np.arange(self.images)[:, None, None] * image_stride
-        offsets: NDArray[Any] = images + np.asarray(ys)[:, None] * row_stride + np.asarray(xs) * pixel_stride
+        rows, columns = (ys + self.border) * row_stride, (xs + self.border) * pixel_stride
+        offsets: NDArray[Any] = images + rows[:, None] + columns
         return offsets.reshape(-1)
 
 

@@ -73,9 +73,10 @@ def probe_images(shape: Any) -> NDArray[Any]:
 def _conv_error(layer: ConvLayer, x: ActivationBuffer, out: ActivationBuffer, random: np.random.RandomState) -> float:
     """Compare all channels of some pixels, and all pixels of some channels."""
     relu = layer.se is None or layer.se.after_relu
+    first, size, dilation = x.border - layer.dilation, 2 * layer.dilation + 1, layer.dilation
     windows: Any = np.lib.stride_tricks.sliding_window_view(  # type: ignore[call-overload]  # axis may be a tuple
-        x.storage[..., : layer.in_channels], (3, 3), axis=(1, 2)
-    )
+        x.storage[:, first:, first:, : layer.in_channels], (size, size), axis=(1, 2)
+    )[..., ::dilation, ::dilation]
     images, ys, xs = _pixels(out, random)
     patches = windows[images, ys * layer.stride, xs * layer.stride]  # (pixels, I, 3, 3)
     groups, outs, ins = layer.kernel.shape[:3]
@@ -105,10 +106,12 @@ def _conv_channel(layer: ConvLayer, channel: int, x: ActivationBuffer, out: Acti
     kernel = layer.kernel[group, index]
     ins = slice(group * len(kernel), (group + 1) * len(kernel))
     sums = np.full((out.images, out.height, out.width), layer.bias[channel], np.float32)
+    starts = [x.border + layer.dilation * offset for offset in (-1, 0, 1)]
     for i in range(3):
         for j in range(3):
             ys, xs = (
-                slice(at, at + layer.stride * (n - 1) + 1, layer.stride) for at, n in ((i, out.height), (j, out.width))
+                slice(at, at + layer.stride * (n - 1) + 1, layer.stride)
+                for at, n in ((starts[i], out.height), (starts[j], out.width))
             )
             sums += x.storage[:, ys, xs, ins] @ kernel[:, i, j]
     return sums
@@ -145,9 +148,10 @@ def _relu(x: NDArray[Any], apply: bool) -> NDArray[Any]:
 
 def _is_padded_with_zeros(buffer: ActivationBuffer) -> bool:
     """Whether everything outside of the activation is zero, which the next convolution takes for granted."""
-    y, x, channels = buffer.height + 1, buffer.width + 1, buffer.channels
-    storage = buffer.storage
-    outside = (storage[:, 0], storage[:, y:], storage[:, :, 0], storage[:, :, x:], storage[..., channels:])
+    border, storage = buffer.border, buffer.storage
+    y, x = border + buffer.height, border + buffer.width
+    rows, columns = (storage[:, :border], storage[:, y:]), (storage[:, :, :border], storage[:, :, x:])
+    outside = (*rows, *columns, storage[..., buffer.channels :])
     return not any(part.any() for part in outside)
 
 

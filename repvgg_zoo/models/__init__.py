@@ -1,7 +1,8 @@
 """The networks: RepVGG (CVPR 2021) and RepVGGplus, and their blocks."""
 
 from .layers import SEBlock, linear
-from .repvgg import FeatureInfo, RepVGG, RepVGGBlock
+from .repvgg import RepVGG, RepVGGBlock
 from .repvggplus import RepVGGplus
+from .stages import FeatureInfo
 
 __all__ = ["FeatureInfo", "RepVGG", "RepVGGBlock", "RepVGGplus", "SEBlock", "linear"]

@@ -5,7 +5,6 @@ A block has three branches in the train form and one 3x3 convolution in the depl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import megengine.functional as F
@@ -14,10 +13,10 @@ import numpy as np
 from megengine import Parameter, Tensor
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError
 from ..registry.architecture import stage_channels
 from ..registry.specs import SESpec
 from .layers import SEBlock, conv2d, global_avg_pool, linear
+from .stages import MAX_OUTPUT_STRIDE, feature_info, stage_geometries
 
 
 class RepVGG(M.Module):
@@ -28,8 +27,9 @@ class RepVGG(M.Module):
     layer 0 and the count runs on through the stages (paper, section 3.4). With ``num_classes=0`` there is no head and
     the pooled features (N, channels) are returned; with ``features_only`` there is none either, and
     ``extract_features`` is returned; ``out_indices`` picks stages (0 is the stem), and none beyond them
-    is built. ``init_weights=False`` leaves zeros, for a caller who is about to load weights. Raises ArgumentError for
-    stages that do not exist.
+    is built. ``output_stride`` of 16 or 8 instead of 32 dilates the last one or two stages in place of their strides.
+    ``init_weights=False`` leaves zeros, for a caller who is about to load weights. Raises ArgumentError for stages that
+    do not exist, and for another ``output_stride``.
 
     ``megengine.quantization`` converts both forms: stubs stand where values change between int8 and float, which is
     around the global average, SE and the identity branch's BN. In a float network they do nothing.
@@ -46,15 +46,17 @@ class RepVGG(M.Module):
         in_chans: int = 3,
         features_only: bool = False,
         out_indices: Optional[Sequence[int]] = None,
+        output_stride: int = MAX_OUTPUT_STRIDE,
         deploy: bool = False,
         init_weights: bool = True,
     ) -> None:
         super().__init__()
+        geometries = stage_geometries(output_stride)
         widths = stage_channels(width_multiplier)
         self.in_chans = in_chans
         self.num_classes = num_classes
         self.features_only = features_only
-        self.feature_info = feature_info(widths, features_only, out_indices)
+        self.feature_info = feature_info(widths, features_only, out_indices, output_stride)
 
         options: Dict[str, Any] = {"se": se, "deploy": deploy, "init_weights": init_weights}
         self.stage0 = RepVGGBlock(in_chans, widths[0], stride=2, **options)
@@ -62,12 +64,14 @@ class RepVGG(M.Module):
         for stage in range(1, self.feature_info[-1].index + 1):
             blocks = []
             for index in range(num_blocks[stage - 1]):
-                first = index == 0
+                first, geometry = index == 0, geometries[stage]
                 blocks.append(
                     RepVGGBlock(
                         widths[stage - 1] if first else widths[stage],
                         widths[stage],
-                        stride=2 if first else 1,
+                        stride=geometry.stride if first else 1,
+                        dilation=geometry.first_dilation if first else geometry.dilation,
+                        identity=not first,
                         groups=groups if layer % 2 == 0 and stage < 4 else 1,
                         **options,
                     )
@@ -112,7 +116,8 @@ class RepVGGBlock(M.Module):
     Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)), float32 unless converted.
     ``se`` with position ``before_relu`` gates the sum of the branches (RepVGG-D2se); ``after_relu`` gates the block's
     output (RepVGGplus). In the deploy form ``rbr_reparam`` is set and the three branches are None; in the train form it
-    is the other way round. ``init_weights=False`` leaves zeros, for a caller who is about to load weights.
+    is the other way round. ``identity=False`` leaves that branch out, as in the first block of a stage.
+    ``init_weights=False`` leaves zeros, for a caller who is about to load weights.
     """
 
     def __init__(
@@ -121,7 +126,9 @@ class RepVGGBlock(M.Module):
         out_channels: int,
         *,
         stride: int = 1,
+        dilation: int = 1,
         groups: int = 1,
+        identity: bool = True,
         se: Optional[SESpec] = None,
         deploy: bool = False,
         init_weights: bool = True,
@@ -129,18 +136,17 @@ class RepVGGBlock(M.Module):
         super().__init__()
         self.in_channels = in_channels
         self.out_channels = out_channels
+        options: Dict[str, Any] = {"stride": stride, "groups": groups, "init_weights": init_weights}
         self.rbr_reparam: Any = None
         self.rbr_dense: Any = None
         self.rbr_1x1: Any = None
         self.rbr_identity: Any = None
         if deploy:
-            self.rbr_reparam = conv2d(
-                in_channels, out_channels, 3, stride=stride, padding=1, groups=groups, init_weights=init_weights
-            )
+            self.rbr_reparam = conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation, **options)
         else:
-            self.rbr_dense = _conv_bn(in_channels, out_channels, 3, stride, groups, init_weights)
-            self.rbr_1x1 = _conv_bn(in_channels, out_channels, 1, stride, groups, init_weights)
-            if in_channels == out_channels and stride == 1:
+            self.rbr_dense = _conv_bn(in_channels, out_channels, 3, padding=dilation, dilation=dilation, **options)
+            self.rbr_1x1 = _conv_bn(in_channels, out_channels, 1, **options)
+            if identity and in_channels == out_channels and stride == 1:
                 self.rbr_identity = M.BatchNorm2d(out_channels)
         self.add: Any = None if deploy else M.Elemwise("add")
         self.relu = M.Elemwise("relu")
@@ -238,40 +244,6 @@ class RepVGGBlock(M.Module):
         return outer + (equivalent**2 / (scale_3x3**2 + scale_1x1**2)).sum()
 
 
-@dataclass(frozen=True)
-class FeatureInfo:
-    """One feature map: its stage (0 is the stem), its key in ``extract_features``, its channels, and its reduction.
-
-    ``reduction`` is the size of the input over the size of the map, along each side.
-    """
-
-    index: int
-    name: str
-    channels: int
-    reduction: int
-
-
-def feature_info(
-    widths: Sequence[int], features_only: bool, out_indices: Optional[Sequence[int]]
-) -> Tuple[FeatureInfo, ...]:
-    """Return the feature maps that a network returns, in order; raise ArgumentError for stages that do not exist."""
-    stages = range(len(widths))
-    if out_indices is None:
-        indices = list(stages)
-    elif not features_only:
-        raise ArgumentError("out_indices is for networks without a head", hint="add features_only=True")
-    else:
-        indices = sorted(set(out_indices))
-        if not indices or not set(indices) <= set(stages):
-            raise ArgumentError(
-                f"out_indices={list(out_indices)} names stages that do not exist",
-                expected=f"some of {list(stages)} (0 is the stem)",
-                actual=list(out_indices),
-                hint=f"choose from {list(stages)}; 0 is the stem",
-            )
-    return tuple(FeatureInfo(index, f"stage{index}", widths[index], 2 ** (index + 1)) for index in indices)
-
-
 def identity_kernel(channels: int, groups: int) -> NDArray[Any]:
     """Return the 1x1 kernel that changes nothing, float32: (channels, channels, 1, 1), or 5-D when grouped."""
     per_group = channels // groups
@@ -279,11 +251,10 @@ def identity_kernel(channels: int, groups: int) -> NDArray[Any]:
     return kernel if groups == 1 else np.tile(kernel, (groups, 1, 1, 1, 1))
 
 
-def _conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, init: bool) -> M.ConvBn2d:
+def _conv_bn(in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> M.ConvBn2d:
     layer = M.ConvBn2d.__new__(M.ConvBn2d)  # its constructor would draw weights, see layers._skip_init
     M.Module.__init__(layer)
-    options: Dict[str, Any] = {"stride": stride, "padding": kernel // 2, "groups": groups, "bias": False}
-    layer.conv = conv2d(in_channels, out_channels, kernel, init_weights=init, **options)
+    layer.conv = conv2d(in_channels, out_channels, kernel_size, bias=False, **options)
     layer.bn = M.BatchNorm2d(out_channels)
     return layer
 

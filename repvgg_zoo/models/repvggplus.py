@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Dict, List, Optional, Sequence, Union
+from types import MappingProxyType
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import megengine.module as M
 from megengine import Tensor
@@ -12,7 +13,8 @@ from ..checkpoints.layouts import AUXILIARY_HEADS
 from ..registry.architecture import stage_channels
 from ..registry.specs import SESpec
 from .layers import GlobalAvgPool2d, conv2d, global_avg_pool, linear
-from .repvgg import RepVGGBlock, feature_info
+from .repvgg import RepVGGBlock
+from .stages import MAX_OUTPUT_STRIDE, feature_info, stage_geometries
 
 # Stage 3 is split in halves, with an auxiliary head between them.
 STAGES = (("stage0",), ("stage1",), ("stage2",), ("stage3_first", "stage3_second"), ("stage4",))
@@ -35,25 +37,29 @@ class RepVGGplus(M.Module):
         in_chans: int = 3,
         features_only: bool = False,
         out_indices: Optional[Sequence[int]] = None,
+        output_stride: int = MAX_OUTPUT_STRIDE,
         deploy: bool = False,
         init_weights: bool = True,
     ) -> None:
         super().__init__()
+        geometries = stage_geometries(output_stride)
         widths = stage_channels(width_multiplier)
         self.in_chans = in_chans
         self.num_classes = num_classes
         self.features_only = features_only
-        self.feature_info = feature_info(widths, features_only, out_indices)
+        self.feature_info = feature_info(widths, features_only, out_indices, output_stride)
 
         options: Dict[str, Any] = {"se": se, "deploy": deploy, "init_weights": init_weights}
         half = num_blocks[2] // 2
         depths = {"stage1": num_blocks[0], "stage2": num_blocks[1], "stage3_first": half, "stage4": num_blocks[3]}
         self.stage0 = RepVGGBlock(in_chans, widths[0], stride=2, **options)
         for index in range(1, self.feature_info[-1].index + 1):
-            first, *rest = STAGES[index]
-            setattr(self, first, PlusStage(widths[index - 1], widths[index], depths[first], stride=2, **options))
+            (first, *rest), (stride, first_dilation, dilation) = STAGES[index], geometries[index]
+            options["dilation"] = dilation
+            head = {"stride": stride, "dilation": first_dilation, "identity": False}
+            setattr(self, first, PlusStage(widths[index - 1], widths[index], depths[first], first=head, **options))
             for name in rest:
-                setattr(self, name, PlusStage(widths[index], widths[index], num_blocks[2] - half, stride=1, **options))
+                setattr(self, name, PlusStage(widths[index], widths[index], num_blocks[2] - half, **options))
 
         self.quant, self.dequant = M.QuantStub(), M.DequantStub()
         self.quant_linear: Any = None
@@ -104,11 +110,22 @@ class RepVGGplus(M.Module):
 
 
 class PlusStage(M.Module):
-    """A sequence of blocks; the list is called ``blocks`` because the published keys have that name."""
+    """A sequence of blocks; the list is called ``blocks`` because the published keys have that name.
 
-    def __init__(self, in_channels: int, out_channels: int, depth: int, *, stride: int, **options: Any) -> None:
+    ``options`` are those of the blocks; ``first`` replaces some of them for the first one.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        depth: int,
+        *,
+        first: Mapping[str, Any] = MappingProxyType({}),
+        **options: Any,
+    ) -> None:
         super().__init__()
-        self.blocks: List[RepVGGBlock] = [RepVGGBlock(in_channels, out_channels, stride=stride, **options)]
+        self.blocks: List[RepVGGBlock] = [RepVGGBlock(in_channels, out_channels, **{**options, **first})]
         self.blocks += [RepVGGBlock(out_channels, out_channels, **options) for _ in range(depth - 1)]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -43,6 +43,9 @@ NETWORKS = {
     "one channel": ("RepVGG_A0", {"in_chans": 1}, 32),
     "deploy form": ("RepVGG_A0", {"deploy": True}, 32),
     "not square": ("RepVGG_A0", {}, (40, 72)),
+    "dilated stages": ("RepVGG_A0", {"output_stride": 8}, (64, 40)),
+    "dilated and grouped": ("RepVGG_B1g4", {"output_stride": 16}, 33),
+    "dilated RepVGGplus": ("RepVGGplus_L2pse", {"output_stride": 8}, 32),
 }
 
 
@@ -84,6 +87,17 @@ def test_compiled_networks_return_what_eager_ones_do(kind):
         assert compiled.error < BOUND
         assert distance(eager(network, x), compiled(x)) < BOUND
         assert compiled.spec is network.spec
+
+
+def test_a_stride_and_a_dilation_of_ones_own_are_compiled():
+    network = small()
+    for branch in ("rbr_dense", "rbr_1x1"):
+        getattr(network.stage1[0], branch).conv.stride = (3, 3)
+    network.stage3[1].rbr_dense.conv.dilation = network.stage3[1].rbr_dense.conv.padding = 3
+    x = images(1, 3, (64, 50))
+    with repvgg_zoo.compile(network, image_size=(64, 50)) as compiled:
+        assert compiled.backend == "kernels"
+        assert distance(eager(network, x), compiled(x)) < BOUND
 
 
 def test_feature_maps_come_by_stage():

@@ -133,11 +133,6 @@ def changed_convolution(**changes):
     return change
 
 
-def stride_where_the_stage_begins(network):
-    network.stage2[0].rbr_reparam.stride = (1, 1)
-    return network
-
-
 def half_precision(network):
     network.linear.weight = Parameter(network.linear.weight.numpy().astype(np.float16))
     return network
@@ -200,12 +195,11 @@ OTHERS = [
     one_block_in_train_form,
     subclass,
     a_network_of_another_class,
-    changed_convolution(stride=(2, 2)),
     changed_convolution(stride=(1, 2)),
-    stride_where_the_stage_begins,
     changed_convolution(padding=(0, 0)),
     changed_convolution(padding_mode="reflect"),
     changed_convolution(dilation=(2, 2)),
+    changed_convolution(dilation=(1, 2), padding=(1, 2)),
     changed_convolution(bias=None),
     half_precision,
     no_bias_in_the_head,
@@ -226,6 +220,16 @@ def test_no_weights_are_extracted_from_any_other_network(change):
     network = RepVGG([1, 2, 1, 1], WIDTHS, deploy=True)
     assert extract_weights(network) is not None
     assert extract_weights(change(network)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "geometry"),
+    [({"stride": (2, 2)}, (2, 1)), ({"stride": 3}, (3, 1)), ({"dilation": 2, "padding": (2, 2)}, (1, 2))],
+)
+def test_the_stride_and_dilation_are_those_of_the_convolution(changes, geometry):
+    network = changed_convolution(**changes)(RepVGG([1, 2, 1, 1], WIDTHS, deploy=True))
+    geometries = [(layer.stride, layer.dilation) for layer in extract_weights(network).layers]
+    assert geometries == [(2, 1), (2, 1), (2, 1), geometry, (2, 1), (2, 1)]
 
 
 def test_a_new_linear_head_is_as_good_as_the_first():
