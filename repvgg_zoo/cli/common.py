@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ..errors import UnverifiedError
-from ..hub import fetch_file
+from ..hub import VerifiedFile, fetch_verified
 from ..registry.api import full_registry
 from ..registry.specs import CheckpointSpec, FileSpec
 from .errors import explain, to_dict
@@ -32,8 +32,13 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
 
 def fetch(file: FileSpec, args: argparse.Namespace) -> Path:
     """Return the path of a checkpoint's file, fetched with the command's options."""
+    return fetch_with_digest(file, args).path
+
+
+def fetch_with_digest(file: FileSpec, args: argparse.Namespace) -> VerifiedFile:
+    """Return a checkpoint's file and its digest, fetched with the command's options."""
     try:
-        return fetch_file(file, offline=args.offline, allow_unverified=args.allow_unverified)
+        return fetch_verified(file, offline=args.offline, allow_unverified=args.allow_unverified)
     except UnverifiedError as error:
         error.hint = "add --allow-unverified to accept it; its digest is then recorded and checked from then on"
         raise

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Hashable, Optional, Sequence, Tuple, Union
 
+from .._arguments import check_flag, check_path
 from .._escape import escape
 from .._file_state import FileState
 from .._files import describe_file_type
 from .._log import get_logger
 from .._redact import redact
 from .._settings import ALLOW_UNVERIFIED_ENV, CACHE_DIRS_ENV, MIRROR_ENV, OFFLINE_ENV, Settings, read_settings
-from ..errors import CacheError, DownloadError, IntegrityError, OfflineError, UnverifiedError, ZooError
+from ..errors import CacheError, DownloadError, IntegrityError, OfflineError, PathLike, UnverifiedError, ZooError
 from ..registry.specs import FileSpec
 from . import cache
 from .cache import VerifiedFile
@@ -49,14 +50,24 @@ class Services:
     free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(str(folder)).free
 
 
-def fetch(name: str, *, offline: Optional[bool] = None, progress: Optional[bool] = None) -> Path:
+def fetch(
+    name: str,
+    *,
+    to: Optional[PathLike] = None,
+    force: bool = False,
+    offline: Optional[bool] = None,
+    progress: Optional[bool] = None,
+) -> Path:
     """Return the path of a checkpoint's file in the cache, after downloading and verifying it if necessary.
 
-    ``name`` is a variant (its default checkpoint) or ``variant.tag``. None for ``offline`` or ``progress`` means what
-    the environment says; by default progress is shown on a terminal and in notebooks. Needs no MegEngine.
+    ``name`` is a variant (its default checkpoint) or ``variant.tag``. With ``to``, a folder, the file is also copied
+    there under its publisher's name, and the path is that of the copy; an equal file that is there is left alone,
+    another one is replaced only with ``force``. None for ``offline`` or ``progress`` means what the environment says;
+    by default progress is shown on a terminal and in notebooks. Needs no MegEngine.
 
-    Raises UnknownModelError, NoWeightsError, and what ``fetch_file`` raises: OfflineError, UnverifiedError,
-    DownloadError, IntegrityError, CacheError, DiskFullError.
+    Raises UnknownModelError, NoWeightsError, ArgumentError for another file in ``to``, OSError if the copy cannot be
+    written, and what ``fetch_file`` raises: OfflineError, UnverifiedError, DownloadError, IntegrityError, CacheError,
+    DiskFullError.
 
     >>> import repvgg_zoo
     >>> repvgg_zoo.fetch("RepVGG_N0.digits").name
@@ -64,7 +75,14 @@ def fetch(name: str, *, offline: Optional[bool] = None, progress: Optional[bool]
     """
     from ..registry.api import find_default_checkpoint
 
-    return fetch_file(find_default_checkpoint(name).file, offline=offline, progress=progress)
+    folder = None if to is None else check_path("to", to).expanduser()
+    file = find_default_checkpoint(name).file
+    verified = fetch_verified(file, offline=offline, progress=progress)
+    if folder is None:
+        return verified.path
+    from .copy import copy_to_folder
+
+    return copy_to_folder(verified, file, folder, force=check_flag("force", force))
 
 
 def fetch_file(

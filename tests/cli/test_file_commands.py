@@ -47,6 +47,23 @@ def test_fetch_prints_only_paths(run):
     assert row == {"name": "RepVGG_N0.digits", "path": paths[0], "size": FILE.size, "integrity": "sha256"}
 
 
+def test_fetch_copies_into_a_folder_and_overwrites_nothing(run, folder):
+    result = run("fetch", "n0", "--to", "weights")
+    assert (result.code, result.out) == (0, f"weights/{FILE.name}\n")
+    copy = folder / "weights" / FILE.name
+    assert run("fetch", "n0", "--to", "weights", "--json").json[0]["path"] == f"weights/{FILE.name}"
+    copy.write_bytes(b"mine")
+    refused = run("fetch", "n0", "--to", "weights")
+    assert refused.code == 2 and "another file" in refused.err and copy.read_bytes() == b"mine"
+    assert run("fetch", "n0", "--to", "weights", "--force").code == 0 and copy.stat().st_size == FILE.size
+
+
+def test_files_of_one_name_are_not_fetched_into_one_folder(run, folder):
+    result = run("fetch", "a0.timm", "b2.timm", "--to", "weights", "--allow-unverified")
+    assert result.code == 2 and "have the same name, model.safetensors" in result.err
+    assert not (folder.parent / "cache").exists()
+
+
 def test_an_unknown_name_fails_before_anything_is_fetched(run, folder):
     assert run("fetch", "n0", "nonsense").code == 3
     assert not (folder.parent / "cache").exists()
