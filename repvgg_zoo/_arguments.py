@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 import numbers
 import os
+import re
 from pathlib import Path
 from typing import Any, Optional, Tuple
 
+from ._redact import redact
 from .errors import ArgumentError
+
+# A scheme of one letter is a drive; pathlib makes one slash of two.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -38,6 +43,20 @@ def check_path(name: str, value: Any) -> Path:
     if not isinstance(path, str):
         raise _error(name, value, "a path")
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+
+
+def check_local_path(name: str, value: Any) -> Path:
+    """Return a path as check_path does; raise ArgumentError for a URL, unless a file has this name."""
+    path = check_path(name, value)
+    text = os.fspath(value)
+    if _URL.match(text) and not os.path.lexists(path):
+        raise ArgumentError(
+            f"{redact(text)} is a URL, which is not downloaded",
+            expected="the path of a file",
+            actual=redact(text),
+            hint="download it and pass its path, or describe it in a registry file, with its digest",
+        )
+    return path
 
 
 def check_float(name: str, value: Any, *, above: float = -math.inf) -> float:

@@ -7,7 +7,7 @@ rename the keys, detect the form, and bring every array into canonical shape.
 from __future__ import annotations
 
 import math
-import os
+import re
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
@@ -15,8 +15,9 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arguments import check_local_path
 from ..errors import CheckpointFormatError, LayoutError, PathLike
-from .detect import MAX_TENSORS, detect_layout, is_counter
+from .detect import MAX_TENSORS, detect_layout, is_counter, missing_keys
 from .find_state import choose_state_dict
 from .formats import blocked_names, read_file, unsafe_pickle
 from .layouts import (
@@ -34,6 +35,7 @@ from .state_dict import Checkpoint, LoadReport, detect_form, format_keys
 
 # Raised whenever `canonicalize` would return something else for the same payload.
 CANONICALIZE_VERSION = 1
+SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\.")  # as in model-00001-of-00002.safetensors
 
 
 def load_checkpoint(
@@ -55,19 +57,23 @@ def load_checkpoint(
     of several networks. The report lists what was passed over. With ``sha256``, 64 lowercase hex digits, the bytes that
     are read must have that digest. Raises IntegrityError if they do not, CheckpointFormatError for a damaged or unknown
     encoding, UnsafePickleError for weights that are not arrays alone, LayoutError for keys that fit no layout or not
-    the one passed, ArgumentError for a layout or state that does not exist, and PluginError.
+    the one passed, ArgumentError for a URL and for a layout or state that does not exist, and PluginError.
     """
     chosen = None if layout is None else get_layout(layout)
     extra = [get_layout(name) for name in extra_layouts]
-    file = os.fspath(path)
+    file = str(check_local_path("the path", path))
     format, payload = read_file(file, sha256)
     try:
         checkpoint = canonicalize(
             payload, format=format, path=file, layout=chosen, extra_layouts=extra, state=state, prefix=prefix
         )
         _check_memory(checkpoint.state_dict)
+        if SHARD.search(file) and missing_keys(checkpoint.state_dict):
+            raise LayoutError("the file holds only some of the weights", actual=list(checkpoint.state_dict))
         return checkpoint
     except LayoutError as error:
+        if SHARD.search(file):
+            error.hint = "it is one of several shards: pass the index beside them, which ends in .index.json"
         error.path, error.message = file, f"{file}: {error.message}"
         raise
 

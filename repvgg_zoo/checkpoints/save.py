@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import struct
 from collections import OrderedDict
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Mapping, Option
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import check_items
+from .._arguments import check_items, check_local_path
 from .._atomic import atomic_write
 from ..errors import ArgumentError, LayoutError, PathLike
 from ..registry.specs import Preprocessing
@@ -58,7 +57,7 @@ def save_checkpoint(
     Raises ArgumentError for a layout, format or suffix that cannot be written and for metadata that are not valid,
     LayoutError for keys that the publisher has no name for, PluginError, and OSError from the file system.
     """
-    file = Path(os.fspath(path))
+    file = check_local_path("the path", path)
     write = WRITERS[output_format(file, format)]
     arrays = _state_dict(weights)
     text = _metadata_text(_metadata(weights), arrays, class_names, preprocessing)

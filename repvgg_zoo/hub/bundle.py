@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Protocol, Tuple
 
+from .._arguments import check_local_path
 from .._atomic import atomic_write
 from .._digest import CHUNK_BYTES, hash_file
 from .._file_state import FileState
@@ -76,7 +77,7 @@ def pack(
     ``target`` is a new folder, or a new file that ends in ``.zip``; it appears only when it is complete.
     Raises ArgumentError if it exists already, and whatever ``fetch`` raises.
     """
-    target = Path(target)
+    target = check_local_path("the bundle", target)
     if os.path.lexists(target):
         raise ArgumentError(f"{target} exists already", hint="choose a new name for the bundle", actual=str(target))
     folder = target.with_name(f"{target.name}.{uuid.uuid4().hex[:12]}.new")
@@ -105,7 +106,7 @@ def pack(
 def read_bundle(path: PathLike) -> Bundle:
     """Return the index of a bundle without reading its files; raises BundleError if the bundle is not valid."""
     with ExitStack() as stack:
-        return _read_index(_open(Path(path), stack))
+        return _read_index(_open(check_local_path("the bundle", path), stack))
 
 
 def unpack(
@@ -119,7 +120,7 @@ def unpack(
     """
     settings = read_settings() if settings is None else settings
     allow = settings.allow_unverified if allow_unverified is None else allow_unverified
-    root, path = settings.cache_dir, Path(path)
+    root, path = settings.cache_dir, check_local_path("the bundle", path)
     with ExitStack() as stack:
         reader = _open(path, stack)
         bundle = _read_index(reader)

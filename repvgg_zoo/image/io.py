@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arguments import check_local_path
 from .._files import open_regular_file
 from ..errors import ArgumentError, MissingFileError
 
@@ -45,10 +46,12 @@ def load_image(image: Any, color_order: str) -> NDArray[Any]:
     if not isinstance(image, (str, os.PathLike)) and not hasattr(image, "read"):
         hint = "io.BytesIO(data) is an open file" if isinstance(image, (bytes, bytearray, memoryview)) else None
         raise ArgumentError(f"{type(image).__name__} is not an image", expected=SUPPORTED_INPUTS, hint=hint)
-    name = repr(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else "the open file"
+    is_path = isinstance(image, (str, os.PathLike))
+    source = check_local_path("the image", image) if is_path else image
+    name = repr(str(source)) if is_path else "the open file"
     with ExitStack() as stack:
         try:
-            stream = stack.enter_context(open_regular_file(image)) if isinstance(image, (str, os.PathLike)) else image
+            stream = stack.enter_context(open_regular_file(source)) if is_path else source
             file = stack.enter_context(Pillow.open(stream, formats=FORMATS))
             size = _byte_count(stream)
         except Exception as error:

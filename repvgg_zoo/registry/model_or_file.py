@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 from typing import List, Optional, Tuple, Union
 
-from .._arguments import check_path
-from .._redact import redact
-from ..errors import ArgumentError, MissingFileError, RegistryError, UnknownModelError, ZooError
+from .._arguments import check_local_path
+from ..errors import MissingFileError, RegistryError, UnknownModelError, ZooError
 from .api import find_model
 from .specs import ModelSpec
 
@@ -19,7 +18,6 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".yaml", ".yml", ".json", ".txt"),
     *(".npy", ".h5", ".onnx", ".mge", ".pdiparams", ".pdmodel", ".zip", ".gz", ".tflite", ".py"),
 )
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def find_model_or_file(name_or_path: Union[str, os.PathLike[str]]) -> Union[Path, Tuple[ModelSpec, Optional[str]]]:
@@ -30,17 +28,10 @@ def find_model_or_file(name_or_path: Union[str, os.PathLike[str]]) -> Union[Path
     does not exist, which is also a text that ends like a file (``x.pth``) and that no model has as its name;
     UnknownModelError for any other text; ArgumentError for a URL and for another type; and what ``find_model`` raises.
     """
-    path = check_path("the name or path", name_or_path)
+    path = check_local_path("the name or path", name_or_path)
     name = os.fspath(name_or_path)
     if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a text that is too long to be a path
         return path
-    if URL.match(name):
-        raise ArgumentError(
-            f"{redact(name)} is a URL, which is not downloaded",
-            expected="a name or the path of a file",
-            actual=redact(name),
-            hint="download it and pass its path, or describe it in a registry file, with its digest",
-        )
     if not isinstance(name_or_path, str) or _is_written_as_path(name):
         if not os.path.lexists(path):
             raise MissingFileError(f"{path} does not exist", path=path, hint=_similar_files(path))

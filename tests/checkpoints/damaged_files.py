@@ -127,7 +127,7 @@ def damaged() -> List[Row]:
             set_in_directory(8, 0x800, write.good_zip(root="\xff").replace("\xff".encode(), b"\x96\x96")),
             "damaged",
         ),
-        ("an .npz file", other_zip([("a.npy", b"")]), "data.pkl"),
+        ("an .npz file with an empty member", other_zip([("a.npy", b"")]), "not a .npy file"),
         ("a zip with two roots", other_zip([("a/data.pkl", b"N."), ("b/data.pkl", b"N.")]), "data.pkl"),
         ("a zip with its pickle in a deep folder", other_zip([("a/../../data.pkl", b"N.")]), "data.pkl"),
         ("a zip with two members of one name", bent_zip(lambda d: None, _twice()), "two members"),

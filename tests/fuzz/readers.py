@@ -184,7 +184,7 @@ def lowered_bytes(size: int) -> int:
 
 READERS: Dict[str, Reader] = {
     "torch-zip": checkpoint_reader(
-        [in_torch_zip(small_state()), in_torch_zip(small_state(), method=8), *SEEDS["torch zip"]],
+        [in_torch_zip(small_state()), in_torch_zip(small_state(), method=8), *SEEDS["torch zip"], *SEEDS["npz"]],
         lambda size: MB + min(600 * size, 48 * MB + 32 * size),
     ),
     "torch-legacy": checkpoint_reader([in_torch_legacy(small_state()), *SEEDS["torch legacy"]], pickle_bytes),

@@ -6,11 +6,13 @@ import hashlib
 import os
 from typing import Any, Optional, Sequence, Tuple
 
+from ..._sniff import content_type_of_suffix
 from ...errors import CheckpointFormatError, IntegrityError, PathLike, UnsafePickleError
-from . import numpy_pickle, safetensors_file, torch_legacy, torch_zip
+from . import npz_file, numpy_pickle, safetensors_file, shards, torch_legacy, torch_zip
 from .file_buffer import Buffer, MalformedFile, read_buffer
 from .pickle_values import NotRead
 from .pickles import blocked_names
+from .zip_archive import ZIP_ERRORS, Archive
 
 __all__ = ["blocked_names", "read_file", "unsafe_pickle"]
 
@@ -24,7 +26,8 @@ def read_file(path: PathLike, sha256: Optional[str] = None) -> Tuple[str, Any]:
     """Return the name of a checkpoint file's format and its payload, without any framework and without running code.
 
     The format, detected from the content and not from the suffix, is "safetensors", "megengine" (a pickle of NumPy
-    arrays), "torch" (zip or legacy) or "paddle". The payload is what was saved: as a rule a dict of NumPy arrays by
+    arrays), "torch" (zip or legacy), "paddle" or "npz". The index of a sharded checkpoint (``.index.json``) is
+    "safetensors", with the tensors of all shards. The payload is what was saved: as a rule a dict of NumPy arrays by
     name, which may be nested in further dicts among scalars, text, lists and tuples. What a pickle makes with other
     globals than those of arrays, such as a training script's options, is never made: a NotRead is in its place. Arrays
     have the file's dtypes in native byte order, but bfloat16 becomes float32. They are read-only views of one private
@@ -33,20 +36,22 @@ def read_file(path: PathLike, sha256: Optional[str] = None) -> Tuple[str, Any]:
     Raises CheckpointFormatError, UnsafePickleError if the whole payload is of such a global, and IntegrityError if
     the bytes that were read do not have the digest ``sha256``, if one is passed.
     """
-    data = read_buffer(path)
-    if sha256 is not None:
-        _compare_digest(path, data, sha256)
     try:
-        format, payload = _read(data)
+        format, payload = _read_path(path, sha256)
         if isinstance(payload, NotRead):
             raise unsafe_pickle([payload.name], path)
         return format, payload
     except UnsafePickleError as error:
         raise unsafe_pickle(error.blocked, path) from None
     except MalformedFile as error:
+        kind = content_type_of_suffix(os.fspath(path))
+        if kind is not None:
+            message = f"the file is {kind.name} by its name, not a checkpoint"
+            raise CheckpointFormatError(message, hint=kind.hint, path=path) from error
         raise CheckpointFormatError(
             f"the file is not a readable checkpoint: {error}",
-            hint=f"if it was downloaded, compare its size and digest with the publisher's; otherwise: {SAVE_AGAIN}",
+            hint=error.hint
+            or f"if it was downloaded, compare its size and digest with the publisher's; otherwise: {SAVE_AGAIN}",
             path=path,
         ) from error
 
@@ -74,9 +79,20 @@ def _compare_digest(path: PathLike, data: Buffer, expected: str) -> None:
         )
 
 
+def _read_path(path: PathLike, sha256: Optional[str]) -> Tuple[str, Any]:
+    if shards.is_index(path):
+        if sha256 is not None:
+            raise MalformedFile("it is an index, whose digest says nothing about the files that it names")
+        return "safetensors", shards.read(path)
+    data = read_buffer(path)
+    if sha256 is not None:
+        _compare_digest(path, data, sha256)
+    return _read(data)
+
+
 def _read(data: Buffer) -> Tuple[str, Any]:
     if data[:2] == b"PK":
-        return "torch", torch_zip.read(data)
+        return _read_zip(data)
     if safetensors_file.is_safetensors(data):
         return "safetensors", safetensors_file.read(data)
     if torch_legacy.is_legacy(data):
@@ -85,3 +101,13 @@ def _read(data: Buffer) -> Tuple[str, Any]:
     if data[:1] not in (b"\x80", b"(", b"]", b"}", b"c"):
         raise MalformedFile("its first bytes are those of no known format")
     return numpy_pickle.read(data)
+
+
+def _read_zip(data: Buffer) -> Tuple[str, Any]:
+    try:
+        archive = Archive(data)
+        return ("npz", npz_file.read(archive)) if npz_file.is_npz(archive) else ("torch", torch_zip.read(archive))
+    except (MalformedFile, UnsafePickleError):
+        raise
+    except ZIP_ERRORS as error:
+        raise MalformedFile(f"the zip archive is damaged ({type(error).__name__}: {str(error)[:200]})") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 from ..._buffers import read_file
 from ..._sniff import SNIFF_BYTES, sniff_content_type
@@ -20,6 +20,10 @@ MAX_FILE_BYTES = 1 << 34  # a training state of the largest network, in float64,
 
 class MalformedFile(ValueError):
     """The content is damaged or beyond a limit; read_file, which knows the path, turns it into its own error."""
+
+    def __init__(self, message: str, *, hint: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def read_buffer(path: PathLike) -> Buffer:
