@@ -28,8 +28,11 @@ def metadata_of_network(network: Any) -> CheckpointMetadata:
 
     A head that its user put in place of the checkpoint's has other classes, even if it has as many.
     """
-    metadata = getattr(network, "metadata", None)
-    if not isinstance(metadata, CheckpointMetadata):
+    known = getattr(network, "metadata", None)
+    is_created = isinstance(known, CheckpointMetadata)
+    if isinstance(known, CheckpointMetadata):
+        metadata = known
+    else:
         checkpoint, spec = getattr(network, "checkpoint", None), getattr(network, "spec", None)
         if isinstance(checkpoint, CheckpointSpec):
             metadata = metadata_of_spec(checkpoint)
@@ -39,7 +42,7 @@ def metadata_of_network(network: Any) -> CheckpointMetadata:
         return metadata
     head = main_head(network)
     is_known = getattr(head, HEAD_MARK, False) or type(head).__module__.startswith(CONVERTED_BY_MEGENGINE)
-    if head is not None and not is_known and hasattr(network, "metadata"):
+    if head is not None and is_created and not is_known:
         metadata = metadata.without_classes()
     return replace(metadata, bn_eps=bn_eps_of(network))
 

@@ -9,7 +9,7 @@ from typing import List, Optional, Tuple
 from ..errors import LayoutError, PluginError, UnknownModelError
 from ..registry.api import find_model
 from ..registry.load import shipped_registry
-from ..registry.specs import CheckpointSpec, ModelSpec, Preprocessing
+from ..registry.specs import IMAGENET, CheckpointSpec, ModelSpec, Preprocessing
 from .identify import identify_variant
 from .metadata import CheckpointMetadata
 from .state_dict import Checkpoint
@@ -22,20 +22,30 @@ STEM_KERNELS = ("stage0.rbr_dense.conv.weight", "stage0.rbr_reparam.weight")
 
 
 def complete_metadata(checkpoint: Checkpoint, spec: Optional[ModelSpec] = None) -> CheckpointMetadata:
-    """Return a checkpoint's metadata with the variant and the preprocessing filled in where the file does not say.
+    """Return a checkpoint's metadata with variant, dataset and preprocessing filled in where the file does not say.
 
     ``spec`` is the variant if it is known; otherwise its arrays tell. ``preprocessing_source`` says where the
-    preprocessing is from. Both may stay None.
+    preprocessing is from. A file of another program's with 1000 classes is taken for one of ImageNet-1k, as timm
+    does it. What is not known stays None.
     """
     metadata = checkpoint.metadata
     if spec is None:
         spec = find_variant(checkpoint)
+    if _has_imagenet_head(checkpoint):
+        metadata = replace(metadata, dataset=IMAGENET)
     if spec is not None:
         metadata = replace(metadata, variant=spec.name)
     if metadata.preprocessing is not None:
         return metadata
     preprocessing, source = _publisher_preprocessing(checkpoint, spec)
     return replace(metadata, preprocessing=preprocessing, preprocessing_source=source)
+
+
+def _has_imagenet_head(checkpoint: Checkpoint) -> bool:
+    head = checkpoint.state_dict.get("linear.weight")
+    known = checkpoint.metadata
+    is_ours = known.variant is not None or known.dataset is not None or known.class_names
+    return not is_ours and head is not None and head.shape[:1] == (1000,)
 
 
 def find_variant(checkpoint: Checkpoint) -> Optional[ModelSpec]:

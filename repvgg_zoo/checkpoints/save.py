@@ -19,7 +19,7 @@ from ..errors import ArgumentError, LayoutError, PathLike
 from ..registry.specs import Preprocessing
 from .formats.file_buffer import METADATA_KEY
 from .layouts import Layout, get_layout, to_publisher_array, to_publisher_key
-from .metadata import CheckpointMetadata, to_text
+from .metadata import CheckpointMetadata, from_text, to_text
 from .network_metadata import metadata_of_network
 from .publisher import complete_metadata
 from .state_dict import Checkpoint, format_keys
@@ -60,7 +60,7 @@ def save_checkpoint(
     file = check_local_path("the path", path)
     write = WRITERS[output_format(file, format)]
     arrays = _state_dict(weights)
-    text = _metadata_text(_metadata(weights), arrays, class_names, preprocessing)
+    text = _metadata_text(weights, arrays, class_names, preprocessing)
     state_dict = to_publisher_state_dict(arrays, layout)
     if not file.parent.is_dir():
         raise ArgumentError(f"{file.parent} is not a folder", path=file, hint="create the folder first")
@@ -134,20 +134,30 @@ def _state_dict(source: Union[Mapping[str, NDArray[Any]], Checkpoint, Module]) -
 def _metadata(source: Union[Mapping[str, NDArray[Any]], Checkpoint, Module]) -> CheckpointMetadata:
     if isinstance(source, Checkpoint):
         return complete_metadata(source)
-    return CheckpointMetadata() if isinstance(source, Mapping) else metadata_of_network(source)
+    if isinstance(source, Mapping):
+        text = getattr(source, METADATA_KEY, None)  # as megengine.load returns it from a file of ours
+        return from_text(text) if isinstance(text, str) else CheckpointMetadata()
+    return metadata_of_network(source)
 
 
 def _metadata_text(
-    metadata: CheckpointMetadata,
+    source: Union[Mapping[str, NDArray[Any]], Checkpoint, Module],
     arrays: Mapping[str, NDArray[Any]],
     class_names: Optional[Sequence[str]],
     preprocessing: Union[Preprocessing, Mapping[str, Any], None],
 ) -> Optional[str]:
     """Return what the file says about its weights, or None if nothing is known; raise ArgumentError."""
-    if class_names is not None:
-        metadata = replace(metadata, dataset=None, class_names=check_items("class_names", class_names))
-    if preprocessing is not None:
-        metadata = replace(metadata, preprocessing=_with_fields(metadata.preprocessing, preprocessing))
+    try:
+        metadata = _metadata(source)
+        if class_names is not None:
+            metadata = replace(metadata, dataset=None, class_names=check_items("class_names", class_names))
+        if preprocessing is not None:
+            metadata = replace(metadata, preprocessing=_with_fields(metadata.preprocessing, preprocessing))
+        text = None if metadata == CheckpointMetadata() else to_text(metadata)
+    except ArgumentError:
+        raise
+    except ValueError as error:
+        raise ArgumentError(f"the metadata cannot be saved: {error}", hint="correct the value that is named") from None
     head = arrays.get("linear.weight")
     if metadata.class_names and head is not None and len(metadata.class_names) != len(head):
         raise ArgumentError(
@@ -156,10 +166,7 @@ def _metadata_text(
             actual=len(metadata.class_names),
             hint="pass one name for each output, in their order",
         )
-    try:
-        return None if metadata == CheckpointMetadata() else to_text(metadata)
-    except ValueError as error:
-        raise ArgumentError(f"the metadata cannot be saved: {error}", hint="correct the value that is named") from None
+    return text
 
 
 def _with_fields(known: Optional[Preprocessing], fields: Union[Preprocessing, Mapping[str, Any]]) -> Preprocessing:

@@ -144,7 +144,8 @@ MAX_BN_EPS = 1.0  # 1e-5 everywhere in torch, Paddle and MegEngine; Keras has 1e
 # Parameters of create() and fields of Architecture: an option of this name could not be passed to create().
 RESERVED_OPTIONS = (
     *("name", "pretrained", "checkpoint", "deploy", "num_classes", "in_chans", "features_only", "out_indices"),
-    *("progress", "init_weights", "num_blocks", "width_multiplier", "groups", "se", "builder", "image_size", "options"),
+    *("output_stride", "bn_eps", "progress", "init_weights"),
+    *("num_blocks", "width_multiplier", "groups", "se", "builder", "image_size", "options"),
 )
 
 

@@ -80,6 +80,12 @@ def test_a_dict_that_megengine_loaded_from_our_file_still_says_it(network, tmp_p
     assert again.metadata.class_names == NAMES
 
 
+def test_a_dict_that_megengine_loaded_from_our_file_is_saved_with_it_again(network, tmp_path):
+    save_checkpoint(tmp_path / "mine.pkl", network, class_names=NAMES)
+    save_checkpoint(tmp_path / "copy.safetensors", megengine.load(str(tmp_path / "mine.pkl")))
+    assert load_checkpoint(tmp_path / "copy.safetensors").metadata == load_checkpoint(tmp_path / "mine.pkl").metadata
+
+
 def test_our_state_dict_says_it_inside_of_another_programs_file(network, tmp_path):
     save_checkpoint(tmp_path / "mine.pkl", network, class_names=NAMES)
     inner = pickle.loads((tmp_path / "mine.pkl").read_bytes())

@@ -15,6 +15,7 @@ import megengine.module as M
 import numpy as np
 import pytest
 from megengine import Tensor
+from megengine.quantization import quantize_qat
 
 import repvgg_zoo
 from repvgg_zoo.checkpoints import load_checkpoint, save_checkpoint
@@ -186,6 +187,7 @@ OWN_HEADS = {
     "the network": lambda path: repvgg_zoo.create("RepVGG_N0", pretrained=True),
     "its deploy form": lambda path: repvgg_zoo.to_deploy(repvgg_zoo.create("RepVGG_N0", pretrained=True)),
     "compiled": lambda path: repvgg_zoo.compile("RepVGG_N0"),
+    "made ready for quantization": lambda path: quantize_qat(repvgg_zoo.create("n0", pretrained=True, deploy=True)),
     "asked for the classes that it has": lambda path: repvgg_zoo.create("n0", pretrained=True, num_classes=10),
     "its own file": lambda path: save_n0(path),
 }
@@ -200,6 +202,16 @@ def save_n0(folder):
 def test_the_published_head_has_its_names(tmp_path, head):
     predictions = repvgg_zoo.predict(OWN_HEADS[head](tmp_path), np.zeros((8, 8), np.uint8), topk=10)
     assert [p.label for p in predictions] == [str(p.index) for p in predictions]
+
+
+def test_a_file_from_elsewhere_with_a_thousand_classes_is_one_of_imagenet(tmp_path):
+    network = repvgg_zoo.create("RepVGG_A0", **TINY)
+    theirs = repvgg_zoo.create("RepVGG_A0", checkpoint=foreign(network, "timm", tmp_path / "a0.pkl"), **TINY)
+    first = repvgg_zoo.predict(theirs, IMAGE)[0]
+    assert (first.label, first.synset) == imagenet()[first.index]
+    save_checkpoint(tmp_path / "own.pkl", network)  # trained on other classes, which its user does not name
+    own = repvgg_zoo.create("RepVGG_A0", checkpoint=tmp_path / "own.pkl")
+    assert repvgg_zoo.predict(own, IMAGE)[0].label.startswith("class ")
 
 
 def test_the_classes_of_imagenet_keep_their_synsets_in_a_file(tmp_path):
