@@ -25,6 +25,7 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Pattern, Tu
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arguments import check_text
 from ..errors import ArgumentError
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
@@ -69,6 +70,7 @@ def get_layout(name: Union[str, Layout]) -> Layout:
     """
     if isinstance(name, Layout):
         return name
+    check_text("layout", name, "the name of a layout, or a Layout")
     if "/" in name:
         from ..registry.plugins import find_layout
 

@@ -15,8 +15,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import check_local_path
-from ..errors import CheckpointFormatError, LayoutError, PathLike
+from .._arguments import check_items, check_local_path, check_text
+from ..errors import ArgumentError, CheckpointFormatError, LayoutError, PathLike
 from .detect import MAX_TENSORS, detect_layout, is_counter, missing_keys
 from .find_state import choose_state_dict
 from .formats import blocked_names, read_file, unsafe_pickle
@@ -59,9 +59,18 @@ def load_checkpoint(
     encoding, UnsafePickleError for weights that are not arrays alone, LayoutError for keys that fit no layout or not
     the one passed, ArgumentError for a URL and for a layout or state that does not exist, and PluginError.
     """
-    chosen = None if layout is None else get_layout(layout)
-    extra = [get_layout(name) for name in extra_layouts]
     file = str(check_local_path("the path", path))
+    chosen = None if layout is None else get_layout(layout)
+    extra = [get_layout(name) for name in check_items("extra_layouts", extra_layouts)]
+    state = None if state is None else check_text("state", state)
+    prefix = None if prefix is None else check_text("prefix", prefix)
+    if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", check_text("sha256", sha256)):
+        raise ArgumentError(
+            f"{sha256!r} is not a SHA-256 digest",
+            expected="64 lowercase hex digits",
+            actual=sha256,
+            hint="pass 64 lowercase hex digits",
+        )
     format, payload = read_file(file, sha256)
     try:
         checkpoint = canonicalize(

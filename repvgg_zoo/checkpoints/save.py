@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Mapping, Option
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import check_items, check_local_path
+from .._arguments import check_items, check_local_path, check_text
 from .._atomic import atomic_write
 from ..errors import ArgumentError, LayoutError, PathLike
 from ..registry.specs import Preprocessing
@@ -58,7 +58,7 @@ def save_checkpoint(
     LayoutError for keys that the publisher has no name for, PluginError, and OSError from the file system.
     """
     file = check_local_path("the path", path)
-    write = WRITERS[output_format(file, format)]
+    write = WRITERS[output_format(file, None if format is None else check_text("format", format))]
     arrays = _state_dict(weights)
     text = _metadata_text(weights, arrays, class_names, preprocessing)
     state_dict = to_publisher_state_dict(arrays, layout)
@@ -87,6 +87,8 @@ def to_publisher_state_dict(
     state_dict: Mapping[str, NDArray[Any]], layout: Union[str, Layout]
 ) -> Dict[str, NDArray[Any]]:
     """Return canonical arrays under a publisher's keys and in its shapes, as views where that is possible."""
+    if not isinstance(layout, Layout):
+        check_text("layout", layout, "the name of a layout, or a Layout")
     if isinstance(layout, str) and "/" not in layout and layout not in WRITABLE_LAYOUTS:
         known = ", ".join(WRITABLE_LAYOUTS)
         raise ArgumentError(

@@ -75,14 +75,16 @@ def fetch(
     """
     from ..registry.api import find_default_checkpoint
 
-    folder = None if to is None else check_path("to", to).expanduser()
+    folder, force = None if to is None else check_path("to", to), check_flag("force", force)
+    offline = None if offline is None else check_flag("offline", offline)
+    progress = None if progress is None else check_flag("progress", progress)
     file = find_default_checkpoint(name).file
     verified = fetch_verified(file, offline=offline, progress=progress)
     if folder is None:
         return verified.path
     from .copy import copy_to_folder
 
-    return copy_to_folder(verified, file, folder, force=check_flag("force", force))
+    return copy_to_folder(verified, file, folder, force=force)
 
 
 def fetch_file(

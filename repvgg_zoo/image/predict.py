@@ -10,7 +10,7 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union, overlo
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import check_int
+from .._arguments import check_int, check_items, check_text
 from .._cpu import lower_sync_thread_priority
 from .._escape import escape
 from ..checkpoints import Checkpoint
@@ -71,6 +71,8 @@ def predict(
     1
     """
     topk = check_int("topk", topk, minimum=1)
+    if labels is not None:
+        labels = [check_text("labels", name, "a list of names") for name in check_items("labels", labels)]
     model = open_model(model_or_name)
     metadata = metadata_of(model)
     assert metadata.preprocessing is not None
@@ -85,7 +87,12 @@ def predict(
     names = tuple(map(Label, labels or ()))
     for row in logits if labels is not None else ():
         if len(row) != len(names):
-            raise ArgumentError(f"{len(names)} labels for {len(row)} classes", expected=len(row), actual=len(names))
+            raise ArgumentError(
+                f"{len(names)} labels for {len(row)} classes",
+                expected=len(row),
+                actual=len(names),
+                hint="pass one name for each class",
+            )
     predictions = [top_k(row, names or class_labels(metadata, len(row)), topk) for row in logits]
     return predictions if is_batch else predictions[0]
 

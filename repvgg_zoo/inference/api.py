@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Tuple, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import check_image_size, check_int
+from .._arguments import check_flag, check_image_size, check_int
 from .._cpu import lower_sync_thread_priority, usable_cores
 from .._log import get_logger
 from .._settings import read_settings
@@ -77,7 +77,7 @@ def compile(
     # Arguments are checked before anything is downloaded.
     batch_size = check_int("batch_size", batch_size, minimum=1)
     size = None if image_size is None else check_image_size("image_size", image_size)
-    threads = _limit_threads(threads)
+    threads, low_memory = _limit_threads(threads), check_flag("low_memory", low_memory)
     with COMPILE_LOCK:
         target = _target(model)
         shape = (batch_size, target.in_chans, *(size or (_default_image_size(target),) * 2))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .._tensors import input_tensor
 from ..errors import ArgumentError, FormError
 from .fusion import relative_error
-from .to_deploy import eval_mode, find_blocks, to_deploy
+from .to_deploy import check_module, eval_mode, find_blocks, to_deploy
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ def compare_forms(model: M.Module, inputs: Any = None) -> EquivalenceReport:
     without inputs for a module that ``create`` did not build, FormError for a model that is in the deploy form already,
     and what ``to_deploy`` raises.
     """
+    check_module("compare_forms", model)
+    inputs = None if inputs is None else _check_inputs(model, inputs)
     blocks = find_blocks(model)
     if blocks and all(block.deploy for block in blocks.values()):
         raise FormError(
@@ -87,6 +89,22 @@ def compare_forms(model: M.Module, inputs: Any = None) -> EquivalenceReport:
         for handle in handles:
             handle.remove()
     return EquivalenceReport(tuple(differences), _difference("end to end", reference, deployed(x)))
+
+
+def _check_inputs(model: M.Module, inputs: Any) -> Any:
+    """Return the inputs; raise ArgumentError for anything but one (N, C, H, W) array or tensor of numbers."""
+    channels = getattr(model, "in_chans", None)
+    shape = tuple(inputs.shape) if isinstance(inputs, (np.ndarray, Tensor)) else ()
+    is_valid = len(shape) == 4 and 0 not in shape and channels in (None, shape[1])
+    if not is_valid or (isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "fiu"):
+        expected = f"an array or tensor of numbers (N, {'C' if channels is None else channels}, H, W)"
+        raise ArgumentError(
+            f"inputs is {f'of shape {shape}' if shape else type(inputs).__name__}",
+            expected=expected,
+            actual=shape or type(inputs).__name__,
+            hint=f"pass {expected}",
+        )
+    return inputs
 
 
 def _difference(name: str, reference: Any, other: Any) -> Difference:

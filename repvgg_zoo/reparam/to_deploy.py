@@ -12,6 +12,7 @@ import numpy as np
 from megengine import Parameter, Tensor
 from numpy.typing import NDArray
 
+from .._arguments import check_flag
 from .._log import get_logger
 from .._tensors import numpy_views, tensors_from_arrays
 from ..checkpoints.network_metadata import bn_eps_of
@@ -50,10 +51,8 @@ def to_deploy(module: M.Module, *, inplace: bool = False, check: bool = True) ->
     strides differ, BN keeps no running statistics, they are quantized ...), if weights are not finite, a variance is
     negative, or the check fails; the module is then untouched.
     """
-    if not isinstance(module, M.Module):
-        raise ArgumentError(
-            f"to_deploy takes a MegEngine module, not a {type(module).__name__}", expected="megengine.module.Module"
-        )
+    inplace, check = check_flag("inplace", inplace), check_flag("check", check)
+    check_module("to_deploy", module)
     blocks = find_blocks(module)
     if not blocks:
         raise ArgumentError(
@@ -79,6 +78,17 @@ def to_deploy(module: M.Module, *, inplace: bool = False, check: bool = True) ->
             part.switch_to_deploy()
     target.eval()
     return target
+
+
+def check_module(function: str, module: Any) -> None:
+    """Raise ArgumentError for anything but a MegEngine module."""
+    if not isinstance(module, M.Module):
+        raise ArgumentError(
+            f"{function} takes a MegEngine module, not a {type(module).__name__}",
+            expected="megengine.module.Module",
+            actual=module,
+            hint="pass the network itself, for example the result of repvgg_zoo.create(name)",
+        )
 
 
 def find_blocks(module: M.Module) -> Dict[str, RepVGGBlock]:

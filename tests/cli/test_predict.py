@@ -1,4 +1,8 @@
-"""predict from the command line: tables, JSON, a drawing, and images that cannot be read."""
+"""predict from the command line: models, images and labels as people have them, tables, JSON and a drawing.
+
+The kind of fault: a folder, a file of weights or of labels that the command does not take, or that stops it half way,
+after a large download for images that are not there.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from PIL import Image
 import repvgg_zoo
 from repvgg_zoo._resources import hub_folder
 from repvgg_zoo.cli import draw
+from repvgg_zoo.errors import ArgumentError
+from repvgg_zoo.image.label_file import read_label_file
 from repvgg_zoo.image.predict import Prediction
 
 
@@ -40,11 +46,108 @@ def test_the_table_is_in_descending_order_without_an_empty_column(run):
 def test_an_image_that_cannot_be_read_does_not_stop_the_others(run, folder):
     (folder / "text.jpg").write_text("not an image")
     result = run("predict", "text.jpg", "missing.png", "7.png", "--model", "n0", "--json")
-    assert result.code == 1
+    assert result.code == 5 and result.json["unreadable"] == 2
     errors = [item["error"] for item in result.json["images"]]
     assert "cannot identify" in errors[0] and "does not exist" in errors[1] and errors[2] is None
     assert "cannot identify" in run("predict", "text.jpg", "--model", "n0", "--output-image", "out.png").out
     assert not (folder / "out.png").exists()
+
+
+def test_only_a_missing_image_has_the_exit_code_of_missing_files(run, folder):
+    (folder / "text.jpg").write_text("not an image")
+    assert run("predict", "text.jpg", "7.png", "--model", "n0").code == 1
+    assert run("predict", "missing.png", "--model", "n0").code == 5
+    assert "1 of 2 images could not be read" in run("predict", "text.jpg", "7.png", "--model", "n0").out
+
+
+def test_a_folder_stands_for_its_images_sorted_and_those_of_its_subfolders(run, folder):
+    for name in ("set/b/1.PNG", "set/a/2.png", "set/3.jpeg", "set/.cache/x.png", "set/._3.jpeg", "set/notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((folder / "7.png").read_bytes())
+    (folder / "set" / "broken.gif").write_bytes(b"GIF89a")
+    result = run("predict", "3.png", "set", "--model", "n0", "--topk", "1", "--json")
+    assert [item["image"] for item in result.json["images"]] == [
+        "3.png", "set/3.jpeg", "set/a/2.png", "set/b/1.PNG", "set/broken.gif",
+    ]  # fmt: skip
+    assert [item["error"] is None for item in result.json["images"]] == [True] * 4 + [False]
+    assert result.code == 1 and result.json["unreadable"] == 1
+
+
+@pytest.fixture
+def own_file(run, folder):
+    """A file of the network's weights, and one of a head with two classes and names of their own."""
+    run("convert", "n0", "own.pkl", "--layout", "timm")
+    network = repvgg_zoo.create("RepVGG_N0", pretrained=True, num_classes=2)
+    repvgg_zoo.save_checkpoint(folder / "two.safetensors", network, class_names=["low", "high"])
+    return "own.pkl"
+
+
+def test_a_checkpoint_file_is_a_model(run, own_file):
+    by_name = run("predict", "7.png", "3.png", "--model", "n0", "--json").json
+    by_file = run("predict", "7.png", "3.png", "--model", own_file, "--json").json
+    assert by_file["model"] == own_file
+    for one, other in zip(by_name["images"], by_file["images"]):
+        for first, second in zip(one["predictions"], other["predictions"]):
+            assert first["index"] == second["index"]
+            assert first["probability"] == pytest.approx(second["probability"], rel=1e-4)
+    assert {
+        item["label"]
+        for item in run("predict", "7.png", "--model", "two.safetensors", "--json").json["images"][0]["predictions"]
+    } == {"low", "high"}
+
+
+LABELS = {
+    "lines": "zero\none\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\n\n",
+    "CRLF and a BOM": "\ufeffzero\r\none\r\ntwo\r\nthree\r\nfour\r\nfive\r\nsix\r\nseven\r\neight\r\nnine",
+    "JSON list": '["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]',
+    "JSON object": '{"1": "one", "0": "zero", "2": "two", "3": "three", "4": "four", "5": "five", "6": "six",'
+    ' "7": "seven", "8": "eight", "9": "nine"}',
+    "pairs with a synset": '{"0": ["n0", "zero"], "1": ["n1", "one"], "2": ["n2", "two"], "3": ["n3", "three"],'
+    ' "4": ["n4", "four"], "5": ["n5", "five"], "6": ["n6", "six"], "7": ["n7", "seven"], "8": ["n8", "eight"],'
+    ' "9": ["n9", "nine"]}',
+}
+
+
+@pytest.mark.parametrize("text", LABELS.values(), ids=LABELS)
+def test_labels_are_read_from_a_file(folder, text):
+    (folder / "labels").write_bytes(text.encode())
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    assert read_label_file(folder / "labels") == words
+
+
+def test_labels_name_the_classes_of_a_name_and_of_a_file(run, folder, own_file):
+    (folder / "labels.txt").write_text(LABELS["lines"])
+    for model in ("n0", own_file):
+        lines = run("predict", "7.png", "--model", model, "--labels", "labels.txt").out.splitlines()
+        assert lines[4].split()[2] == "seven"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "is empty"),
+        (b"  \n \n", "is empty"),
+        (b"a\n\nb\n", "has no name in line 2"),
+        (b"a\nb\xff\n", "is not UTF-8 in line 2"),
+        (b"[]", "is empty"),
+        (b"[1, 2]", "has no name for class 0"),
+        (b'["a", null]', "has no name for class 1"),
+        (b'["a", " "]', "has no name for class 1"),
+        (b'["a", ', "is not valid JSON"),
+        (b'{"a": 0}', "has the key 'a', which is not an index"),
+        (b'{"0": "a", "2": "b"}', "has no name for class 1"),
+        (b'{"0": "a", "00": "b"}', "has the key '00'"),
+        (b'{"0": "a", "0": "b"}', "is not valid JSON: a key occurs twice"),
+        (b'{"0": {"name": "a"}}', "has no name for class 0"),
+        (b"x" * ((16 << 20) + 1), "is too large"),
+    ],
+    ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else None,
+)
+def test_labels_that_are_not_valid_are_refused_with_their_place(folder, data, says):
+    (folder / "labels").write_bytes(data)
+    with pytest.raises(ArgumentError) as caught:
+        read_label_file(folder / "labels")
+    assert says in caught.value.message and caught.value.path == str(folder / "labels") and caught.value.hint
 
 
 def test_the_drawing_shows_the_image_and_bars(run, folder):
@@ -76,13 +179,29 @@ def test_nothing_is_overwritten_without_force(run, folder):
         (["7.png", "--output-image", "out"], 2, "does not have the suffix"),
         (["7.png", "--model", "resnet50"], 3, "unknown model"),
         (["7.png", "--model", "RepVGG_B2g2"], 3, "no pretrained weights"),
+        (["7.png", "--model", "missing.pth"], 5, "missing.pth does not exist"),
         (["7.png", "--model", "RepVGG_A0", "--offline"], 4, "RepVGG-A0-train.pth"),
+        (["7.png", "--model", "RepVGG_A0", "--labels", "missing.txt"], 5, "missing.txt does not exist"),
+        (["7.png", "--model", "RepVGG_A0", "--labels", "two.txt"], 2, "has 2 names, and RepVGG_A0 has 1000 classes"),
+        (["7.png", "--model", "n0.pkl", "--labels", "two.txt"], 2, "has 2 names, and n0.pkl has 10 classes"),
+        (["empty", "--model", "RepVGG_A0"], 2, "empty holds no images"),
+        (["empty", "--model", "n0", "--output-image", "out.png"], 2, "draws one IMAGE"),
         ([], 2, "IMAGE"),
     ],
 )
-def test_invalid_arguments_are_reported_before_any_download(run, arguments, code, says):
+def test_invalid_arguments_are_reported_before_any_download(run, folder, arguments, code, says):
+    (folder / "two.txt").write_text("a\nb\n")
+    (folder / "empty").mkdir()
+    if "n0.pkl" in arguments:
+        run("convert", "n0", "n0.pkl")
     result = run("predict", *arguments)
     assert (result.code, result.out) == (code, "") and says in result.err
+
+
+def test_nothing_is_fetched_for_images_that_cannot_be_read(run, folder):
+    (folder / "text.jpg").write_text("not an image")
+    result = run("predict", "text.jpg", "missing.png", "--model", "RepVGG_A0", "--offline", "--json")
+    assert result.code == 5 and result.json["unreadable"] == 2, "not the error of a file that is not in the cache"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 2), (2, 3000), (900, 700)])

@@ -1,74 +1,160 @@
-"""repvgg-zoo predict: the classes of images, as a table, as JSON, or drawn beside the image."""
+"""repvgg-zoo predict: the classes of images, as tables, as JSON, or drawn beside the image."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Union
 
 from ..._atomic import atomic_write
-from ...errors import ArgumentError
-from ...registry.api import find_default_checkpoint
+from ...errors import ArgumentError, LayoutError, MissingFileError, ZooError
+from ...registry.model_or_file import find_model_or_file
+from ...registry.names import find_checkpoint
+from ...registry.specs import CheckpointSpec
 from ..common import add_fetch_options, fetch
-from ..console import Result, style, table
+from ..console import Result, pluralize, style, table
 from ..megengine_setup import default_to_cpu
 
-HELP = """
-Predicts the most probable classes of each image. Images are preprocessed as the
-checkpoint's publisher does it, and rotated by their EXIF orientation. The
-checkpoint is fetched if it is not in the cache.
+if TYPE_CHECKING:
+    from ...checkpoints import Checkpoint
 
-Exit code 1 if an image could not be read; the others are still predicted.
+HELP = """
+Predicts the most probable classes of each image. IMAGE may be a folder, whose
+images are predicted in the order of their paths, those of its subfolders too.
+Images are preprocessed as the checkpoint says, or as its publisher does it, and
+rotated by their EXIF orientation. A checkpoint of the registry is fetched if it
+is not in the cache, once an image was read.
+
+Exit code 1 if an image could not be read, 5 if one does not exist; the others
+are still predicted.
 """
 EXAMPLES = (
     "repvgg-zoo predict digit.png --model RepVGG_N0",
     "repvgg-zoo predict digit.png other.jpg --model RepVGG_N0.digits --topk 3",
     "repvgg-zoo predict digit.png --model n0 --output-image result.png",
-    "repvgg-zoo predict digit.png --model n0 --json",
+    "repvgg-zoo convert RepVGG_N0 own.pkl --force",
+    "repvgg-zoo predict . --model own.pkl --json",
 )
 DEFAULT_MODEL = "RepVGG_A0"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, GIF, BMP or TIFF")
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, GIF, BMP or TIFF, or a folder"
+    )
     parser.add_argument(
         "--model",
-        metavar="NAME",
+        metavar="NAME|FILE",
         default=DEFAULT_MODEL,
-        help="a variant (its default checkpoint) or NAME.TAG (default: %(default)s)",
+        help="a variant (its default checkpoint), NAME.TAG, or a checkpoint file (default: %(default)s)",
     )
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="number of classes (default: %(default)s)")
+    parser.add_argument(
+        "--labels", type=Path, metavar="FILE", help="class names: one a line, a JSON list, or JSON {index: name}"
+    )
     parser.add_argument("--output-image", type=Path, metavar="OUT", help="draw IMAGE and its classes into this file")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     add_fetch_options(parser)
 
 
 def run(args: argparse.Namespace) -> Result:
-    checkpoint = find_default_checkpoint(args.model)
+    target = find_model_or_file(args.model)
+    model = target if isinstance(target, Path) else find_checkpoint(*target)
     validate(args)
-    fetch(checkpoint.file, args)  # with this command's options; compile then finds it in the cache
-    default_to_cpu()
-    from ...image.predict import predict
-    from ...inference.api import compile
+    from ...image.folder import find_images
+    from ...image.label_file import read_label_file
 
-    rows: List[Dict[str, Any]] = []
-    with compile(checkpoint.name) as network:
-        for image in args.images:
-            try:
-                rows.append({"image": image, "predictions": predict(network, image, topk=args.topk), "error": None})
-            except ArgumentError as error:
-                rows.append({"image": image, "predictions": [], "error": error.message})
+    labels = None if args.labels is None else read_label_file(args.labels.expanduser())
+    images = find_images(path.expanduser() for path in args.images)
+    rows = predict_all(images, model, labels, args)
     output_image: Optional[Path] = args.output_image if rows[0]["predictions"] else None
+    name = str(model) if isinstance(model, Path) else model.name
     if output_image is not None:
         from PIL import Image
 
         from ..draw import draw_predictions
 
-        figure = draw_predictions(rows[0]["image"], rows[0]["predictions"], checkpoint.name)
+        figure = draw_predictions(rows[0]["image"], rows[0]["predictions"], name)
         image_format = Image.registered_extensions()[output_image.suffix.lower()]
         atomic_write(output_image, lambda stream: figure.save(stream, image_format))
-    payload = {"model": checkpoint.name, "images": rows, "output_image": output_image}
-    return Result(payload, render, int(any(row["error"] for row in rows)))
+    errors = [row.pop("exception") for row in rows]
+    payload = {
+        "model": name,
+        "images": rows,
+        "unreadable": sum(error is not None for error in errors),
+        "output_image": output_image,
+    }
+    is_missing = any(isinstance(error, MissingFileError) for error in errors)
+    return Result(payload, render, 5 if is_missing else int(any(errors)))
+
+
+def predict_all(
+    images: Sequence[Path],
+    model: Union[Path, CheckpointSpec],
+    labels: Optional[Sequence[str]],
+    args: argparse.Namespace,
+) -> List[Dict[str, Any]]:
+    """Return a row for each image; nothing is fetched unless one of them can be read."""
+    from ...image.io import load_image
+
+    if isinstance(model, CheckpointSpec):
+        check_labels(labels, model.num_classes, args)
+    rows: List[Dict[str, Any]] = []
+    for image in images:
+        try:
+            load_image(image, "RGB")
+            break
+        except ArgumentError as error:
+            rows.append(to_row(image, error=error))
+    else:
+        return rows
+    if isinstance(model, CheckpointSpec):
+        fetch(model.file, args)  # with this command's options; compile then finds it in the cache
+        network_source: Union[str, Checkpoint] = model.name
+    else:
+        network_source = load_file(model)
+        check_labels(labels, len(network_source.state_dict["linear.weight"]), args)
+    default_to_cpu()
+    from ...image.predict import predict
+    from ...inference.api import compile
+
+    with compile(network_source) as network:
+        for image in images[len(rows) :]:
+            try:
+                rows.append(to_row(image, predict(network, image, topk=args.topk, labels=labels)))
+            except ArgumentError as error:
+                rows.append(to_row(image, error=error))
+    return rows
+
+
+def load_file(path: Path) -> Checkpoint:
+    """Return the weights of a classifier's file."""
+    from ...checkpoints import load_checkpoint
+
+    weights = load_checkpoint(path)
+    if "linear.weight" not in weights.state_dict:
+        raise LayoutError(
+            f"{path} has no head, so it predicts no classes", path=path, hint="pass the file of a classifier"
+        )
+    return weights
+
+
+def check_labels(labels: Optional[Sequence[str]], num_classes: int, args: argparse.Namespace) -> None:
+    """Raise ArgumentError if there are labels, and not one for each class."""
+    if labels is not None and len(labels) != num_classes:
+        raise ArgumentError(
+            f"{args.labels} has {len(labels)} names, and {args.model} has {num_classes} classes",
+            path=args.labels,
+            expected=num_classes,
+            actual=len(labels),
+            hint="write a name for each class, in the order of the logits",
+        )
+
+
+def to_row(image: Path, predictions: Sequence[Any] = (), error: Optional[ZooError] = None) -> Dict[str, Any]:
+    """Return the record of an image."""
+    message = None if error is None else error.message
+    return {"image": image, "predictions": predictions, "error": message, "exception": error}
 
 
 def validate(args: argparse.Namespace) -> None:
@@ -78,7 +164,7 @@ def validate(args: argparse.Namespace) -> None:
     path = args.output_image
     if path is None:
         return
-    if len(args.images) > 1:
+    if len(args.images) > 1 or args.images[0].is_dir():
         raise ArgumentError("--output-image draws one IMAGE", actual=len(args.images), hint="one command for each")
     from PIL import Image
 
@@ -104,4 +190,7 @@ def render(payload: Mapping[str, Any]) -> List[str]:
         }
         columns = {head: cells for head, cells in columns.items() if any(cells)}
         lines += table(list(columns), list(zip(*columns.values())), right=["probability", "index"])
+    if payload["unreadable"] and len(payload["images"]) > 1:
+        names = pluralize(len(payload["images"]), "image")
+        lines += ["", style(f"{payload['unreadable']} of {names} could not be read", "red")]
     return lines if payload["output_image"] is None else [*lines, "", f"wrote {payload['output_image']}"]

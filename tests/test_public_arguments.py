@@ -1,0 +1,159 @@
+"""Each argument of each public function is right, or the error names it: ``create`` has a module of its own.
+
+The kind of fault: a value of another type than the documented one is taken for something else, or fails in the middle
+of the work with an error of Python's own. The table has every argument; a new one without a row fails.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import megengine.module as M
+import numpy as np
+import pytest
+
+import repvgg_zoo
+from repvgg_zoo.checkpoints import load_checkpoint
+from repvgg_zoo.errors import ArgumentError, FormError, LayoutError, RegistryError, UnknownModelError, ZooError
+
+NOT_TEXT = [None, 5, b"RepVGG_N0", ["RepVGG_N0"], True]
+NOT_PATHS = [None, 5, b"x.pkl", ["x.pkl"], True, 2.5]
+NOT_MODULES = [None, 5, "RepVGG_N0", b"x", [], {}, object(), M.Linear(2, 2)]
+NOT_FLAGS = [1, 0, "yes", [], 2.5]
+NOT_NUMBERS = ["5", [5], float("nan"), True, object()]
+NOT_POSITIVE = [0, -1, 2.5, "5", [5], True, float("nan")]
+IMAGE = np.zeros((8, 8), np.uint8)
+
+# Of each function: the arguments of a call that works, and values that are not valid for each argument.
+TABLE = {
+    "compare_forms": (
+        {"model": lambda: repvgg_zoo.create("RepVGG_N0")},
+        {
+            "model": NOT_MODULES,
+            "inputs": [
+                *("x", b"x", [], ["x"], {}, object(), 5, True, [[1, 2], [3]]),
+                np.zeros((1, 32, 32), np.float32),
+                np.zeros((2, 3, 32, 32), np.float32),
+                np.zeros((0, 1, 32, 32), np.float32),
+                np.array(["x"]),
+            ],
+        },
+    ),
+    "compile": (
+        {"model": "RepVGG_N0"},
+        {
+            "model": [None, 5, b"RepVGG_N0", [], {}, object(), "resnet50"],
+            "batch_size": NOT_POSITIVE,
+            "image_size": [*NOT_POSITIVE, (32,), (32, 32, 32), (32, 0), ("a", "b")],
+            "threads": NOT_POSITIVE,
+            "low_memory": [None, *NOT_FLAGS],
+        },
+    ),
+    "cost": (
+        {"model": "RepVGG_N0"},
+        {
+            "model": [None, 5, b"x", [], {}, "resnet50", object()],
+            "image_size": [*NOT_POSITIVE, (32,), (1, 2, 3), (0, 1)],
+        },
+    ),
+    "fetch": (
+        {"name": "RepVGG_N0"},
+        {
+            "name": [*NOT_TEXT, Path("RepVGG_N0"), "resnet50"],
+            "to": NOT_PATHS[1:],
+            "force": [None, *NOT_FLAGS],
+            "offline": NOT_FLAGS,
+            "progress": NOT_FLAGS,
+        },
+    ),
+    "list_models": (
+        {},
+        {
+            "filter": [5, b"B1*", {"a": 1}, [5], [None], True],
+            "exclude": [5, b"B1*", {"a": 1}, [5], [b"x"], True],
+            "pretrained": [5, 0, b"timm", ["timm"], 2.5],
+            "min_top1": NOT_NUMBERS,
+            "max_params": NOT_NUMBERS,
+            "max_macs": NOT_NUMBERS,
+        },
+    ),
+    "load_checkpoint": (
+        {"path": lambda: repvgg_zoo.fetch("RepVGG_N0")},
+        {
+            "path": [*NOT_PATHS, "missing.pkl", Path("missing.pkl")],
+            "layout": [5, b"timm", ["timm"], "keras", "acme/none", True],
+            "extra_layouts": ["timm", 5, [5], [None], {"timm": 1}, ["keras"], b"x", None],
+            "state": [5, b"ema", ["ema"], True, "nothing"],
+            "prefix": [5, b"backbone.", ["backbone."], True],
+            "sha256": [5, b"0" * 64, "0" * 63, "X" * 64, ["0" * 64], True],
+        },
+    ),
+    "model_info": ({"name": "RepVGG_N0"}, {"name": [*NOT_TEXT, Path("RepVGG_N0"), "resnet50"]}),
+    "predict": (
+        {"model_or_name": "RepVGG_N0", "image": IMAGE},
+        {
+            "model_or_name": [None, 5, b"RepVGG_N0", [], {}, "resnet50", object()],
+            "image": [None, 5, b"x", {}, "missing.png", [None], np.zeros((2, 2)), np.zeros((1, 2, 3, 4), np.uint8)],
+            "topk": NOT_POSITIVE,
+            "labels": ["abcdefghij", 5, ["a"], [1] * 10, {"a": 1}, b"0123456789", [None] * 10],
+        },
+    ),
+    "preprocess": ({"model_or_name": "RepVGG_N0"}, {"model_or_name": [None, 5, b"x", [], {}, "resnet50", object()]}),
+    "register": (
+        {"path_or_mapping": {"schema": 1, "variants": {}}},
+        {"path_or_mapping": [*NOT_PATHS, {}, {"schema": 1}, {1: 2}, "missing.yaml"], "exist_ok": [None, *NOT_FLAGS]},
+    ),
+    "save_checkpoint": (
+        {"path": "out.pkl", "weights": lambda: dict(load_checkpoint(repvgg_zoo.fetch("RepVGG_N0")).state_dict)},
+        {
+            "path": [*NOT_PATHS, "no-suffix", "missing/out.pkl"],
+            "weights": [None, 5, "RepVGG_N0", b"x", [], {}, {"a": 5}, {5: np.zeros(3)}, object()],
+            "layout": [None, 5, b"timm", ["timm"], "keras", "acme/none", True],
+            "format": [5, b"safetensors", ["safetensors"], "npz", True],
+            "class_names": [5, "abc", [5], {"a": 1}, b"x", ["a"]],
+            "preprocessing": [5, "imagenet", [5], {"size": 5}, b"x"],
+        },
+    ),
+    "to_deploy": (
+        {"module": lambda: repvgg_zoo.create("RepVGG_N0")},
+        {"module": NOT_MODULES, "inplace": [None, *NOT_FLAGS], "check": [None, *NOT_FLAGS]},
+    ),
+    "unregister": (
+        {"path_or_mapping_or_name": "x.yaml"},
+        {"path_or_mapping_or_name": [*NOT_PATHS, {}, {"schema": 1}, "missing.yaml", "RepVGG_A0"]},
+    ),
+}
+FUNCTIONS = [name for name in repvgg_zoo.__all__ if inspect.isfunction(getattr(repvgg_zoo, name)) and name != "create"]
+CASES = [
+    pytest.param(name, argument, value, id=f"{name}-{argument}-{index}")
+    for name, (_, arguments) in TABLE.items()
+    for argument, values in arguments.items()
+    for index, value in enumerate(values)
+]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_table_has_every_argument_of_every_public_function(name):
+    assert set(TABLE[name][1]) == set(inspect.signature(getattr(repvgg_zoo, name)).parameters)
+
+
+@pytest.fixture(scope="module")
+def values():
+    """Return the arguments of a call that works; networks are built once."""
+    return {
+        name: {key: value() if callable(value) else value for key, value in valid.items()}
+        for name, (valid, _) in TABLE.items()
+    }
+
+
+@pytest.mark.parametrize(("name", "argument", "value"), CASES)
+def test_a_value_that_is_not_valid_ends_in_an_error_of_ours_with_a_hint(
+    values, tmp_path, monkeypatch, name, argument, value
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZooError) as caught:
+        getattr(repvgg_zoo, name)(**{**values[name], argument: value})
+    allowed = (ArgumentError, UnknownModelError, RegistryError, FormError, LayoutError)
+    assert isinstance(caught.value, allowed) and (caught.value.hint or caught.value.expected), repr(caught.value)
+    assert list(tmp_path.iterdir()) == []
