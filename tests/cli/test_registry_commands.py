@@ -136,6 +136,23 @@ def test_a_search_without_a_match_names_the_closest_models(run):
     )
 
 
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["RepVGG_A4"], "no variant passes these filters; did you mean RepVGG_A2, RepVGG_A1, RepVGG_A0?"),
+        (["--tag", "tim"], "no variant passes these filters; did you mean --tag timm?"),
+        (
+            ["a0", "--checkpoints", "--tag", "baseclass"],
+            "no checkpoint passes these filters; did you mean --tag basecls?",
+        ),
+        (["a0", "--min-top1", "99"], "no variant passes these filters"),
+        (["B*", "--tag", "digits"], "no variant passes these filters"),
+    ],
+)
+def test_a_misspelt_filter_gets_the_closest_name(run, argv, hint):
+    assert (run("list", *argv).code, run("list", *argv).out) == (0, f"{hint}\n")
+
+
 def test_the_pareto_front_has_the_variants_that_no_other_beats(run):
     models = [repvgg_zoo.model_info(name) for name in repvgg_zoo.list_models(pretrained=True)]
     names = [row["name"] for row in run("list", "--pareto", "--json").json]

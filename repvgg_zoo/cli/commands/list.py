@@ -6,10 +6,11 @@ import argparse
 import fnmatch
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from ...registry.api import list_models, model_info, top1
-from ...registry.names import natural_key, normalize_name
+from ...registry.api import full_registry, list_models, model_info, top1
+from ...registry.names import natural_key, normalize_name, suggestions
 from ...registry.specs import IMAGENET, CheckpointSpec, ModelSpec
 from ..console import Prose, Result, style, table
+from ..parser import closest
 
 HELP = """
 Lists the variants that pass all filters, with the cost of their deploy form and
@@ -91,9 +92,24 @@ def run(args: argparse.Namespace) -> Result:
             if fnmatch.fnmatchcase(normalize_name(checkpoint.tag), tag)
             if args.min_top1 is None or (checkpoint.top1 or 0.0) >= args.min_top1
         ]
-        return Result(sort(rows, args.sort, args.reverse), render_checkpoints)
-    rows = [to_dict(model, model.name in front) for model in models]
-    return Result(sort(rows, args.sort, args.reverse), render)
+        result = Result(sort(rows, args.sort, args.reverse), render_checkpoints)
+    else:
+        rows = [to_dict(model, model.name in front) for model in models]
+        result = Result(sort(rows, args.sort, args.reverse), render)
+    return result if rows else result._replace(render=lambda _: [describe_no_rows(args)])
+
+
+def describe_no_rows(args: argparse.Namespace) -> str:
+    """Return what is printed instead of an empty table, with what a name or tag that nothing has may mean."""
+    registry = full_registry()
+    unknown = [pattern for pattern in args.patterns if not list_models(pattern)]
+    close = [name for pattern in unknown for name in suggestions(registry, pattern)]
+    tags = sorted({checkpoint.tag for model in registry.models for checkpoint in model.checkpoints})
+    if args.tag is not None and not list_models(pretrained=args.tag):
+        tag = closest(args.tag, tags)
+        close += [] if tag is None else [f"--tag {tag}"]
+    hint = f"; did you mean {', '.join(dict.fromkeys(close))}?" if close else ""
+    return f"no {'checkpoint' if args.checkpoints else 'variant'} passes these filters{hint}"
 
 
 def sort(rows: Iterable[Row], key: str, reverse: bool) -> List[Row]:
@@ -160,8 +176,6 @@ def estimated_size(model: ModelSpec, checkpoint: CheckpointSpec) -> int:
 
 def render(rows: Sequence[Row]) -> List[str]:
     """Return the table of variants, and an explanation of its columns."""
-    if not rows:
-        return ["no variant passes these filters"]
     heads = ["name", "params", "MACs", "px", "top-1", "at px", "default", "digest", "size"]
     cells = [
         [
@@ -184,8 +198,6 @@ def render(rows: Sequence[Row]) -> List[str]:
 
 def render_checkpoints(rows: Sequence[Row]) -> List[str]:
     """Return the table of checkpoints, and an explanation of its columns."""
-    if not rows:
-        return ["no checkpoint passes these filters"]
     heads = ["name", "top-1", "top-5", "px", "digest", "size", "license"]
     cells = [
         [

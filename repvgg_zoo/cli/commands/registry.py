@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, List, Mapping
 
-from ..console import Result, pluralize, style
+from ..console import Result, Verbatim, pluralize, style
 from ..megengine_setup import default_to_cpu
 from ..parser import run_action
 
@@ -68,4 +68,4 @@ def run_draft(args: argparse.Namespace) -> Result:
     from ...checkpoints.draft import draft_registry
 
     text = draft_registry(args.path.expanduser(), name=args.name, tag=args.tag)
-    return Result({"path": args.path, "yaml": text}, lambda payload: payload["yaml"].rstrip("\n").split("\n"))
+    return Result({"path": args.path, "yaml": text}, lambda payload: map(Verbatim, payload["yaml"].splitlines()))
