@@ -118,7 +118,7 @@ def _preprocessing(
 ) -> Tuple[Dict[str, Any], str]:
     """Return the preprocessing with a comment: that of the file, its publisher's, or one that is assumed."""
     if preprocessing is not None:
-        return _plain(preprocessing), STATE if source is None else f"as {source}"
+        return _plain(preprocessing), f"of {source}" if source else STATE
     is_gray = architecture.in_chans == 1
     mean, std = ((0.5,), (0.5,)) if is_gray else IMAGENET_STATISTICS
     size = architecture.image_size
