@@ -168,7 +168,14 @@ class BundleError(ZooError, ValueError):
 
 
 class CheckpointFormatError(ZooError, ValueError):
-    """A checkpoint file is damaged or of an unknown encoding."""
+    """A checkpoint file is damaged or of an unknown encoding.
+
+    ``damaged`` is False for a file that may well be whole, but of a kind that is not read.
+    """
+
+    def __init__(self, message: str, *, damaged: bool = True, **data: Any) -> None:
+        super().__init__(message, **data)
+        self.damaged = damaged
 
 
 class UnsafePickleError(CheckpointFormatError):

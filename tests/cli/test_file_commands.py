@@ -126,7 +126,7 @@ def test_verify_finds_a_flipped_bit_by_cache_by_name_and_by_file(run, cached):
 def test_verify_reads_any_file_as_a_checkpoint(run, cached):
     run("convert", str(cached), "own.pkl", "--deploy")
     (one,) = run("verify", "own.pkl", "--json").json
-    assert one["status"] == "unknown" and one["known_as"] == []
+    assert one["status"] == "intact" and one["known_as"] == []
     assert one["checkpoint"]["form"] == "deploy" and one["checkpoint"]["format"] == "megengine"
     assert run("verify", "own.pkl").code == 0
 

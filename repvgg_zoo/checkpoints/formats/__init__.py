@@ -9,13 +9,15 @@ from typing import Any, Optional, Sequence, Tuple
 from ..._sniff import content_type_of_suffix
 from ...errors import CheckpointFormatError, IntegrityError, PathLike, UnsafePickleError
 from . import npz_file, numpy_pickle, safetensors_file, shards, torch_legacy, torch_zip
-from .file_buffer import Buffer, MalformedFile, read_buffer
+from .file_buffer import Buffer, MalformedFile, UnsupportedFile, read_buffer
 from .pickle_values import NotRead
 from .pickles import blocked_names
 from .zip_archive import ZIP_ERRORS, Archive
 
-__all__ = ["blocked_names", "read_file", "unsafe_pickle"]
+__all__ = ["blocked_names", "check_archive", "read_file", "unsafe_pickle"]
 
+# What is named like this and does not begin like a checkpoint is damaged.
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".pdparams", ".npz")
 SAVE_AGAIN = (
     "in the program that wrote it, save `model.state_dict()` alone (with megengine: arrays, as its state_dict returns "
     "them; with torch: tensors), or write it as safetensors"
@@ -42,21 +44,39 @@ def read_file(path: PathLike, sha256: Optional[str] = None) -> Tuple[str, Any]:
             raise unsafe_pickle([payload.name], path)
         return format, payload
     except UnsafePickleError as error:
-        raise unsafe_pickle(error.blocked, path) from None
+        raise unsafe_pickle(error.blocked, path, damaged=error.damaged) from None
     except MalformedFile as error:
         kind = content_type_of_suffix(os.fspath(path))
         if kind is not None:
             message = f"the file is {kind.name} by its name, not a checkpoint"
-            raise CheckpointFormatError(message, hint=kind.hint, path=path) from error
+            raise CheckpointFormatError(message, hint=kind.hint, path=path, damaged=False) from error
         raise CheckpointFormatError(
             f"the file is not a readable checkpoint: {error}",
             hint=error.hint
             or f"if it was downloaded, compare its size and digest with the publisher's; otherwise: {SAVE_AGAIN}",
             path=path,
+            damaged=error.damaged,
         ) from error
 
 
-def unsafe_pickle(blocked: Sequence[str], path: PathLike) -> UnsafePickleError:
+def check_archive(path: PathLike) -> bool:
+    """Return whether a file is a zip archive, after comparing each member with its CRC, which read_file does not do.
+
+    Raises CheckpointFormatError if one is damaged, and what read_file raises for a file that is not read at all.
+    """
+    data = read_buffer(path)
+    if data[:2] != b"PK":
+        return False
+    try:
+        Archive(data).check()
+    except (MalformedFile, *ZIP_ERRORS) as error:
+        damaged = getattr(error, "damaged", True)
+        message = str(error) if isinstance(error, MalformedFile) else f"the zip archive is damaged ({str(error)[:200]})"
+        raise CheckpointFormatError(message, hint="download it again", path=path, damaged=damaged) from error
+    return True
+
+
+def unsafe_pickle(blocked: Sequence[str], path: PathLike, *, damaged: bool = False) -> UnsafePickleError:
     """Return the error for a pickle whose weights need globals that are not read."""
     names = ", ".join(blocked[:5]) + (", ..." if len(blocked) > 5 else "")
     return UnsafePickleError(
@@ -64,6 +84,7 @@ def unsafe_pickle(blocked: Sequence[str], path: PathLike) -> UnsafePickleError:
         blocked=blocked,
         hint=SAVE_AGAIN,
         path=path,
+        damaged=damaged,
     )
 
 
@@ -82,15 +103,15 @@ def _compare_digest(path: PathLike, data: Buffer, expected: str) -> None:
 def _read_path(path: PathLike, sha256: Optional[str]) -> Tuple[str, Any]:
     if shards.is_index(path):
         if sha256 is not None:
-            raise MalformedFile("it is an index, whose digest says nothing about the files that it names")
+            raise UnsupportedFile("it is an index, whose digest says nothing about the files that it names")
         return "safetensors", shards.read(path)
     data = read_buffer(path)
     if sha256 is not None:
         _compare_digest(path, data, sha256)
-    return _read(data)
+    return _read(data, os.fspath(path))
 
 
-def _read(data: Buffer) -> Tuple[str, Any]:
+def _read(data: Buffer, path: str) -> Tuple[str, Any]:
     if data[:2] == b"PK":
         return _read_zip(data)
     if safetensors_file.is_safetensors(data):
@@ -99,7 +120,8 @@ def _read(data: Buffer) -> Tuple[str, Any]:
         return "torch", torch_legacy.read(data)
     # Pickles start with opcode PROTO since protocol 2; a state dict of protocol 0 or 1 with one of the others.
     if data[:1] not in (b"\x80", b"(", b"]", b"}", b"c"):
-        raise MalformedFile("its first bytes are those of no known format")
+        message = "its first bytes are those of no known format"
+        raise MalformedFile(message) if path.lower().endswith(SUFFIXES) else UnsupportedFile(message)
     return numpy_pickle.read(data)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Dict, NoReturn, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .file_buffer import MalformedFile
+from .file_buffer import MalformedFile, UnsupportedFile
 from .pickle_machine import pairs
 from .pickle_values import Builder, Global, Placeholder
 from .pickles import Budget
@@ -102,7 +102,7 @@ def view_array(data: Any, dtype: Any, shape: Any, order: Any, budget: Budget) ->
     if not isinstance(dtype, DType):
         raise MalformedFile("an array without a dtype")
     if dtype.value is None:
-        raise MalformedFile(f"an array of dtype {dtype.description}; real numbers of up to 64 bits are read")
+        raise UnsupportedFile(f"an array of dtype {dtype.description}; real numbers of up to 64 bits are read")
     if isinstance(data, str):  # Python 2 and protocol 0
         budget.spend(len(data))
         data = data.encode("latin-1")

@@ -19,11 +19,19 @@ MAX_FILE_BYTES = 1 << 34  # a training state of the largest network, in float64,
 
 
 class MalformedFile(ValueError):
-    """The content is damaged or beyond a limit; read_file, which knows the path, turns it into its own error."""
+    """The content is damaged, as far as one can tell; read_file, which knows the path, turns it into its own error."""
+
+    damaged = True
 
     def __init__(self, message: str, *, hint: Optional[str] = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class UnsupportedFile(MalformedFile):
+    """The content may well be whole, but is of a kind or a size that is not read."""
+
+    damaged = False
 
 
 def read_buffer(path: PathLike) -> Buffer:
@@ -44,12 +52,14 @@ def read_buffer(path: PathLike) -> Buffer:
                     f"the file has {status.st_size} bytes, more than any checkpoint of a RepVGG",
                     hint="pass the checkpoint's file",
                     path=path,
+                    damaged=False,
                     expected=MAX_FILE_BYTES,
                     actual=status.st_size,
                 )
             kind = sniff_content_type(bytes(read_file(descriptor, min(status.st_size, SNIFF_BYTES))))
             if kind is not None:
-                raise CheckpointFormatError(f"the file is {kind.name}, not a checkpoint", hint=kind.hint, path=path)
+                message = f"the file is {kind.name}, not a checkpoint"
+                raise CheckpointFormatError(message, hint=kind.hint, path=path, damaged=kind.is_placeholder)
             content: Any = read_file(descriptor, status.st_size).obj
             return content  # type: ignore[no-any-return]
         finally:

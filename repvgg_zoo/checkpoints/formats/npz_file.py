@@ -9,7 +9,7 @@ from typing import Any, Dict, Tuple
 import numpy as np
 
 from .arrays import CODES, check_shape, native_order
-from .file_buffer import MalformedFile
+from .file_buffer import MalformedFile, UnsupportedFile
 from .pickles import Budget
 from .zip_archive import MAX_EXPANSION, Archive
 
@@ -53,6 +53,6 @@ def _header(printable: str, text: str) -> Tuple[np.dtype[Any], bool, Tuple[int, 
         raise MalformedFile(f"its member {printable} has a header that numpy.savez does not write: {text[:100]!a}")
     if dtype.group(2) not in CODES:
         what = "Python objects" if dtype.group(2) == "O" else f"dtype {dtype.group(2)!r}"
-        raise MalformedFile(f"its member {printable} holds {what}; real numbers of up to 64 bits are read")
+        raise UnsupportedFile(f"its member {printable} holds {what}; real numbers of up to 64 bits are read")
     lengths = tuple(int(length[:20]) for length in shape.group(1).replace(" ", "").split(",") if length)
     return np.dtype(dtype.group(1) + dtype.group(2)), order.group(1) == "True", check_shape(lengths)

@@ -11,7 +11,7 @@ from typing import Any, Tuple
 import numpy as np
 
 from .arrays import numpy_globals
-from .file_buffer import Buffer, MalformedFile
+from .file_buffer import Buffer, MalformedFile, UnsupportedFile
 from .pickles import Budget, load, resolve
 
 PADDLE_NAMES = "StructuredToParameterName@@"
@@ -28,7 +28,7 @@ def read(data: Buffer) -> Tuple[str, Any]:
         raise MalformedFile(f"{len(data) - end} bytes follow the pickle")
     payload = resolve(value)
     if isinstance(payload, dict) and PADDLE_SLICES in payload:
-        raise MalformedFile("paddle.save has cut its tensors into slices, which its protocols 2 and 3 do above 1 GiB")
+        raise UnsupportedFile("paddle.save has cut its tensors into slices, which its protocols 2 and 3 do above 1 GiB")
     if isinstance(payload, dict) and (PADDLE_NAMES in payload or any(map(_is_tensor, payload.values()))):
         payload.pop(PADDLE_NAMES, None)
         return "paddle", {key: value[1] if _is_tensor(value) else value for key, value in payload.items()}

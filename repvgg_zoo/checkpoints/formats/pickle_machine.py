@@ -15,7 +15,7 @@ import re
 import struct
 from typing import Any, Callable, Dict, List, Mapping, Optional, Pattern, Union
 
-from .file_buffer import METADATA_KEY, Buffer, MalformedFile
+from .file_buffer import METADATA_KEY, Buffer, MalformedFile, UnsupportedFile
 from .pickle_values import Blocked, Builder, Global, Placeholder
 
 # A checkpoint of the largest network with its optimizer's state has 100,000, some thirty for each tensor; an opcode of
@@ -78,7 +78,7 @@ class Machine:
                     f"the pickle has opcode {code:#04x} at byte {self.position - 1}, which is not supported"
                 )
             operation(self)
-        raise MalformedFile(f"the pickle has more than {MAX_OPCODES} opcodes")
+        raise UnsupportedFile(f"the pickle has more than {MAX_OPCODES} opcodes")
 
     # Reading ---------------------------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class Machine:
         if full in self.allowed_globals and len(full) == len(module) + 1 + len(name):
             return Global(full, self.allowed_globals[full])
         if len(self.blocked) >= MAX_BLOCKED:
-            raise MalformedFile(f"the pickle names more than {MAX_BLOCKED} globals that are not read")
+            raise UnsupportedFile(f"the pickle names more than {MAX_BLOCKED} globals that are not read")
         return self.blocked.setdefault(full[:MAX_NAME_CHARS], Blocked(full[:MAX_NAME_CHARS]))
 
     def call(self, function: Any, arguments: Any) -> Any:
@@ -197,7 +197,7 @@ class Machine:
 
     def resolve_persistent(self, key: Any) -> None:
         if self.persistent_load is None:
-            raise MalformedFile("the pickle has a persistent id, which only torch's files have")
+            raise UnsupportedFile("the pickle has a persistent id, which only torch's files have")
         parts = key if isinstance(key, tuple) else (key,)
         blocked = next((part for part in parts[:MAX_ARGUMENTS] if isinstance(part, Blocked)), None)
         self.stack.append(self.persistent_load(key) if blocked is None else blocked)
@@ -215,13 +215,13 @@ def pairs(keys: List[Any], values: List[Any], known: int = 0) -> Dict[Any, Any]:
     for key, value in zip(keys, values):
         if isinstance(key, str):
             if len(key) > MAX_KEY_CHARS:
-                raise MalformedFile(f"a dict has a key of {len(key)} characters")
+                raise UnsupportedFile(f"a dict has a key of {len(key)} characters")
         elif isinstance(key, Blocked):
             key, value = f"({key.value.name})", key  # so that its name is found
         elif not (isinstance(key, int) and -(2**63) <= key < 2**63):
             continue
         elif known + len(keys) > MAX_INTEGER_KEYS:
-            raise MalformedFile(f"a dict with more than {MAX_INTEGER_KEYS} entries has integers as keys")
+            raise UnsupportedFile(f"a dict with more than {MAX_INTEGER_KEYS} entries has integers as keys")
         entries[key] = value
     return entries
 
@@ -231,13 +231,13 @@ def _decimal(line: bytes) -> Any:
         return line == b"01"
     digits = line.rstrip(b"L")
     if len(digits) > MAX_DIGITS:
-        raise MalformedFile(f"a number has {len(digits)} digits")
+        raise UnsupportedFile(f"a number has {len(digits)} digits")
     return int(digits)
 
 
 def _float(line: bytes) -> float:
     if len(line) > MAX_DIGITS:
-        raise MalformedFile(f"a number has {len(line)} digits")
+        raise UnsupportedFile(f"a number has {len(line)} digits")
     return float(line)
 
 
@@ -257,7 +257,7 @@ def _count_wide_text(machine: Machine, encoded: Union[bytes, memoryview], wide: 
     if wide.search(encoded):
         machine.wide_text += len(encoded)
         if machine.wide_text > MAX_WIDE_TEXT_BYTES:
-            raise MalformedFile(f"the pickle has more than {MAX_WIDE_TEXT_BYTES >> 20} MB of text beyond latin-1")
+            raise UnsupportedFile(f"the pickle has more than {MAX_WIDE_TEXT_BYTES >> 20} MB of text beyond latin-1")
 
 
 def _python2_text(machine: Machine, size: int) -> None:

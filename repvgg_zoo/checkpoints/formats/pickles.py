@@ -12,7 +12,7 @@ import struct
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple
 
 from ...errors import UnsafePickleError
-from .file_buffer import Buffer, MalformedFile
+from .file_buffer import Buffer, MalformedFile, UnsupportedFile
 from .pickle_machine import Machine
 from .pickle_values import Builder, Global, NotRead, Placeholder
 
@@ -29,7 +29,7 @@ class Budget:
     def spend(self, size: int) -> None:
         self.remaining -= size
         if self.remaining < 0:
-            raise MalformedFile("it would unpack to many times its size")
+            raise UnsupportedFile("it would unpack to many times its size")
 
 
 def load(
@@ -69,14 +69,16 @@ def _run(machine: Machine) -> Any:
         problem = MalformedFile(f"the pickle is damaged near byte {machine.position} ({type(error).__name__})")
         problem.__cause__ = error
     if problem is not None and machine.blocked:  # their names say more than the place in the pickle
-        raise _unsafe(machine)
+        raise _unsafe(machine, damaged=problem.damaged)
     if problem is not None:
         raise problem
     return value
 
 
-def _unsafe(machine: Machine) -> UnsafePickleError:
-    return UnsafePickleError("the pickle names globals outside the allow-list", blocked=list(machine.blocked))
+def _unsafe(machine: Machine, *, damaged: bool = False) -> UnsafePickleError:
+    return UnsafePickleError(
+        "the pickle names globals outside the allow-list", blocked=list(machine.blocked), damaged=damaged
+    )
 
 
 def blocked_names(value: Any) -> List[str]:
@@ -123,9 +125,9 @@ def _resolve(value: Any, done: Dict[int, Tuple[Any, int]], path: Set[int], depth
     if key in done:
         return done[key]
     if key in path:
-        raise MalformedFile("an object contains itself")
+        raise UnsupportedFile("an object contains itself")
     if depth > MAX_DEPTH:
-        raise MalformedFile(f"objects are nested more than {MAX_DEPTH} levels deep")
+        raise UnsupportedFile(f"objects are nested more than {MAX_DEPTH} levels deep")
     path.add(key)
     nodes = 1
     result: Any
@@ -140,7 +142,7 @@ def _resolve(value: Any, done: Dict[int, Tuple[Any, int]], path: Set[int], depth
             parts.append(finished)
             nodes += count
             if nodes > MAX_NODES:
-                raise MalformedFile(f"it would unpack to more than {MAX_NODES} objects")
+                raise UnsupportedFile(f"it would unpack to more than {MAX_NODES} objects")
         result = dict(zip(value, parts)) if isinstance(value, dict) else type(value)(parts)
     path.discard(key)
     done[key] = result, nodes

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..._json import parse_json
 from .arrays import native_order, widen_bfloat16
-from .file_buffer import METADATA_KEY, Buffer, MalformedFile
+from .file_buffer import METADATA_KEY, Buffer, MalformedFile, UnsupportedFile
 
 MAX_HEADER_BYTES = 8 << 20  # that of a checkpoint with a thousand tensors takes 100 kB
 MAX_AXES = 64  # NumPy's own limit is 32 or, since version 2, 64
@@ -64,7 +64,7 @@ def header_bytes(data: Union[Buffer, memoryview]) -> int:
     """Return how many bytes the header takes, its length before it included; raise MalformedFile if that is absurd."""
     size = int.from_bytes(data[:8], "little")
     if size > MAX_HEADER_BYTES:
-        raise MalformedFile(f"its header of {size} bytes is larger than that of any checkpoint")
+        raise UnsupportedFile(f"its header of {size} bytes is larger than that of any checkpoint")
     return 8 + size
 
 
@@ -96,12 +96,12 @@ def _entry(header_size: int, size: int, name: str, entry: Any) -> Entry:
     """Return a tensor's entry, checked against the ``size`` bytes of data that follow the header."""
     printable = ascii(name[:100])
     if len(name) > MAX_KEY_CHARS:
-        raise MalformedFile(f"a tensor's name has {len(name)} characters")
+        raise UnsupportedFile(f"a tensor's name has {len(name)} characters")
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise MalformedFile(f"tensor {printable} lacks dtype, shape or data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise MalformedFile(
+        raise UnsupportedFile(
             f"tensor {printable} has dtype {ascii(dtype)[:20]}; only real numbers of 8 to 64 bits are read"
         )
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:

@@ -14,7 +14,7 @@ from ..._files import open_regular_file
 from ..._json import parse_json
 from ...errors import CheckpointFormatError, MissingFileError, PathLike
 from . import safetensors_file
-from .file_buffer import MAX_FILE_BYTES, METADATA_KEY, MalformedFile, read_buffer
+from .file_buffer import MAX_FILE_BYTES, METADATA_KEY, MalformedFile, UnsupportedFile, read_buffer
 
 INDEX_SUFFIX = ".index.json"
 MAX_INDEX_BYTES = 1 << 20  # that of a checkpoint with a thousand tensors takes 80 kB
@@ -34,10 +34,10 @@ def read(path: PathLike) -> Dict[str, Any]:
     for tensor, name in weight_map.items():
         names.setdefault(name, []).append(tensor)
     if len(names) > MAX_SHARDS:
-        raise MalformedFile(f"the index names {len(names)} files, more than any RepVGG is cut into")
+        raise UnsupportedFile(f"the index names {len(names)} files, more than any RepVGG is cut into")
     sizes = [(folder / name).stat().st_size for name in names if (folder / name).is_file()]
     if sum(sizes) > MAX_FILE_BYTES:
-        raise MalformedFile(f"the shards have {sum(sizes)} bytes, more than any checkpoint of a RepVGG")
+        raise UnsupportedFile(f"the shards have {sum(sizes)} bytes, more than any checkpoint of a RepVGG")
     payload: Dict[str, Any] = {}
     for name, tensors in names.items():
         shard = _read_shard(folder / name)
@@ -73,7 +73,7 @@ def _weight_map(path: PathLike) -> Mapping[str, str]:
         if name in ("", ".", "..") or not name.isprintable() or re.search(r"[/\\:]", name):
             raise MalformedFile(f"the index names {name[:100]!a}, which is not a file beside it")
         if not name.endswith(".safetensors"):
-            raise MalformedFile(
+            raise UnsupportedFile(
                 f"the index names {name[:100]!a}; only shards in safetensors are read",
                 hint="save the checkpoint as safetensors, or as one file",
             )

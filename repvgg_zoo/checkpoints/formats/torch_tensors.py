@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional
 import numpy as np
 
 from .arrays import check_shape, native_order, numpy_globals, widen_bfloat16
-from .file_buffer import MalformedFile
+from .file_buffer import MalformedFile, UnsupportedFile
 from .pickle_values import Builder, Global, Placeholder
 from .pickles import Budget
 
@@ -113,7 +113,7 @@ class Storages:
         """Return the storage that a persistent id names; legacy ids may name a part of one."""
         if not isinstance(key, tuple) or len(key) not in (5, 6) or key[0] != "storage":
             kind = key[0] if isinstance(key, tuple) and key and isinstance(key[0], str) else type(key).__name__
-            raise MalformedFile(f"a persistent id of kind {kind[:50]!r}; checkpoints hold storages")
+            raise UnsupportedFile(f"a persistent id of kind {kind[:50]!r}; checkpoints hold storages")
         kind, name, count = key[1], key[2], key[4]
         if not isinstance(kind, Global) or kind.name not in STORAGES or not isinstance(name, str):
             raise MalformedFile("a storage without class and key")
@@ -169,7 +169,7 @@ def torch_globals(storages: Storages) -> Dict[str, Builder]:
         storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
     ) -> Tensor:
         if not isinstance(dtype, Global) or dtype.name not in DTYPES:
-            raise MalformedFile("a tensor has an unknown dtype")
+            raise UnsupportedFile("a tensor has an unknown dtype")
         return Tensor(storages, storage, DTYPES[dtype.name], offset, size, stride)
 
     def parameter(data: Any, *rest: Any) -> Any:

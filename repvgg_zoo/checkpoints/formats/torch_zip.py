@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .file_buffer import MalformedFile
+from .file_buffer import UnsupportedFile
 from .pickles import Budget, load, resolve
 from .torch_tensors import StorageId, Storages, torch_globals
 from .zip_archive import MAX_EXPANSION, Archive
@@ -16,10 +16,10 @@ def read(archive: Archive) -> Any:
     """Return the payload of a torch zip file. Raises MalformedFile, UnsafePickleError and ZIP_ERRORS."""
     names = [name for name in archive.members if name.rpartition("/")[2] == "data.pkl" and name.count("/") <= 1]
     if len(names) != 1:
-        raise MalformedFile("the zip archive holds no data.pkl, as torch's files do")
+        raise UnsupportedFile("the zip archive holds no data.pkl, as torch's files do")
     root = names[0][: -len("data.pkl")]
     if f"{root}constants.pkl" in archive.members:
-        raise MalformedFile("this is a TorchScript archive, a program and not a checkpoint", hint=SAVE_STATE)
+        raise UnsupportedFile("this is a TorchScript archive, a program and not a checkpoint", hint=SAVE_STATE)
     order = "<"
     if f"{root}byteorder" in archive.members:
         order = {b"little": "<", b"big": ">"}[bytes(archive.content(f"{root}byteorder")[:8])]

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from typing import IO, Dict, Union, cast
 
-from .file_buffer import Buffer, MalformedFile
+from .file_buffer import Buffer, MalformedFile, UnsupportedFile
 
 # That of a checkpoint with a thousand storages takes 150 kB; reading it takes some 20 bytes of memory for each byte.
 MAX_DIRECTORY_BYTES = 1 << 20
@@ -46,13 +46,20 @@ class Archive:
             if member.filename in self.members:
                 raise MalformedFile(f"the zip archive has two members {member.filename[:100]!r}")
             if member.flag_bits & 1:
-                raise MalformedFile("the zip archive is encrypted")
+                raise UnsupportedFile("the zip archive is encrypted")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise MalformedFile("the zip archive is compressed by another method than deflate")
+                raise UnsupportedFile("the zip archive is compressed by another method than deflate")
             packed += 0 if member.compress_type == zipfile.ZIP_STORED else member.file_size
             self.members[member.filename] = member
         if packed > MAX_EXPANSION * len(data):
-            raise MalformedFile("it would unpack to many times its size")
+            raise UnsupportedFile("it would unpack to many times its size")
+
+    def check(self) -> None:
+        """Read every member and compare its CRC; raise MalformedFile, and ZIP_ERRORS, if one is damaged."""
+        for name, member in self.members.items():
+            # torch writes 0 where it was told not to compute the CRC.
+            if member.CRC != 0 and zlib.crc32(self.content(name)) != member.CRC:
+                raise MalformedFile(f"the zip archive's member {name[:100]!r} is damaged")
 
     def content(self, name: str) -> Union[bytes, memoryview]:
         """Return a member's bytes: a view of the buffer if it is stored, decompressed and checked if it is deflated."""

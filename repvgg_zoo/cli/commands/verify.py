@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 from ..._digest import hash_file
-from ...errors import ZooError
+from ...errors import CheckpointFormatError, UnsafePickleError, ZooError
 from ...hub import cache_filename, cache_manager, read_settings
 from ...hub.progress import format_size
 from ...hub.verify import digest_matches, expected_digest
@@ -17,12 +17,17 @@ from ...registry.specs import INTEGRITY_LEVELS, CheckpointSpec
 from ..common import all_checkpoints, try_each
 from ..console import Result, key_values, pluralize, style
 
+if TYPE_CHECKING:
+    from ...checkpoints import Checkpoint
+
 HELP = """
 Reads files completely and checks their digests. Without a target: every file in
 the cache. NAME: its file in the cache, against the registry's digest. FILE: any
 file, against the registry's digests, and whether it is a readable checkpoint.
 
-A file of whose digest only the first digits are published is "prefix only".
+A file of whose digest only the first digits are published is "prefix only"; one
+that has no published digest is "intact" if it could be read to its end, whatever
+it holds, and "unknown" if it is of a kind that is not read.
 Exit code 1 if a file is damaged or unreadable, or a NAME is not in the cache.
 """
 EXAMPLES = (
@@ -31,10 +36,18 @@ EXAMPLES = (
     "repvgg-zoo verify RepVGG_N0",
     'repvgg-zoo verify "$(repvgg-zoo fetch RepVGG_N0)" --json',
 )
-OK, PREFIX, UNKNOWN = "ok", "prefix only", "unknown"
+OK, PREFIX, INTACT, UNKNOWN = "ok", "prefix only", "intact", "unknown"
 DAMAGED, UNREADABLE, MISSING = "damaged", "unreadable", "missing"
 PREFIX_NOTE = "it is not damaged, but it may be forged: its publisher states only the first digits of its SHA-256"
-COLORS = {OK: "green", PREFIX: "yellow", UNKNOWN: "yellow", DAMAGED: "red", UNREADABLE: "red", MISSING: "red"}
+COLORS = {
+    OK: "green",
+    PREFIX: "yellow",
+    INTACT: "green",
+    UNKNOWN: "yellow",
+    DAMAGED: "red",
+    UNREADABLE: "red",
+    MISSING: "red",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,8 +122,6 @@ def verify_checkpoint(checkpoint: CheckpointSpec) -> Dict[str, Any]:
 
 def verify_file(path: Path) -> Dict[str, Any]:
     """Check any file: its digest, which checkpoints of the registry it is, and what it contains as a checkpoint."""
-    from ...checkpoints import load_checkpoint
-
     sha256 = hash_file(path)
     with_digest = [checkpoint for checkpoint in all_checkpoints() if checkpoint.file.integrity != "none"]
     matches = [checkpoint for checkpoint in with_digest if digest_matches(checkpoint.file, sha256)]
@@ -126,11 +137,42 @@ def verify_file(path: Path) -> Dict[str, Any]:
         expected = expected_digest(same_name[0].file)
         problem = f"it has the name of {same_name[0].name}, whose SHA-256 is {expected}, but its own is {sha256}"
         return {**row, "status": DAMAGED, "problem": problem}
+    status, reason, checkpoint = check_content(path)
+    row["checkpoint"] = None if checkpoint is None else describe(checkpoint)
+    if matches:
+        integrity = max((match.file.integrity for match in matches), key=INTEGRITY_LEVELS.index)
+        return {**row, **undamaged(integrity), "note": reason}
+    if status == DAMAGED:
+        return {**row, "status": status, "problem": reason}
+    note = "no checkpoint of the registry has this digest"
+    return {**row, "status": status, "problem": None, "note": note if reason is None else f"{note}; {reason}"}
+
+
+def check_content(path: Path) -> Tuple[str, Optional[str], Optional[Checkpoint]]:
+    """Return the status of a file without a published digest, why it cannot be loaded, and else the checkpoint."""
+    from ...checkpoints import load_checkpoint
+    from ...checkpoints.formats import check_archive
+
+    checkpoint: Optional[Checkpoint] = None
+    reason: Optional[str] = None
+    status = INTACT
     try:
         checkpoint = load_checkpoint(path)
+    except CheckpointFormatError as error:
+        if error.damaged:
+            return DAMAGED, error.message, None
+        status, reason = INTACT if isinstance(error, UnsafePickleError) else UNKNOWN, error.message
     except ZooError as error:
-        return {**row, "status": DAMAGED, "problem": error.message}
-    row["checkpoint"] = {
+        reason = error.message
+    try:
+        return INTACT if check_archive(path) else status, reason, checkpoint
+    except CheckpointFormatError as error:
+        return (DAMAGED, error.message, None) if error.damaged else (status, reason, checkpoint)
+
+
+def describe(checkpoint: Checkpoint) -> Dict[str, Any]:
+    """Return what a checkpoint holds."""
+    return {
         "format": checkpoint.format,
         "layout": checkpoint.layout,
         "form": checkpoint.form,
@@ -139,9 +181,6 @@ def verify_file(path: Path) -> Dict[str, Any]:
         "dtypes": sorted({array.dtype.name for array in checkpoint.state_dict.values()}),
         "skipped": dict(checkpoint.report.skipped),
     }
-    if matches:
-        return {**row, **undamaged(max((match.file.integrity for match in matches), key=INTEGRITY_LEVELS.index))}
-    return {**row, "status": UNKNOWN, "problem": "no checkpoint of the registry has this digest; it is readable"}
 
 
 def unique_names(checkpoint: CheckpointSpec) -> List[str]:
@@ -161,6 +200,7 @@ def render(rows: List[Dict[str, Any]]) -> List[str]:
         lines += key_values(
             {
                 "problem": row["problem"],
+                "note": row.get("note"),
                 "sha256": row.get("sha256"),
                 "known as": ", ".join(row.get("known_as", [])) or None,
                 "format": content and f"{content['format']}, layout {content['layout']}, {content['form']} form",
