@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .image.preprocess import preprocess
     from .inference.api import compile
     from .inference.compiled_model import CompiledModel
+    from .models import Network
     from .registry.api import list_models, model_info
     from .registry.cost import NetworkCost
     from .registry.plugins import Plugin
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CompiledModel",
+    "Network",
     "NetworkCost",
     "Plugin",
     "Prediction",
@@ -49,6 +51,7 @@ __all__ = [
 
 _LAZY_EXPORTS = {
     "CompiledModel": "inference.compiled_model",
+    "Network": "models",
     "NetworkCost": "registry.cost",
     "Plugin": "registry.plugins",
     "Prediction": "image.predict",

@@ -8,7 +8,7 @@ import itertools
 import os
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Callable, List, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Union, cast
 
 import megengine.module as M
 
@@ -24,7 +24,7 @@ from .checkpoints.network_metadata import architecture_of, attach_metadata, chec
 from .checkpoints.publisher import complete_metadata, default_preprocessing
 from .errors import ArgumentError, PathLike, RegistryError, StateError, ZooError
 from .hub import fetch_verified, read_settings
-from .models import RepVGG, RepVGGplus
+from .models import Network, RepVGG, RepVGGplus
 from .models.layers import reset_parameters
 from .models.stages import MAX_OUTPUT_STRIDE, stage_geometries
 from .registry.api import find_model
@@ -59,7 +59,7 @@ def create(
     bn_eps: Optional[float] = None,
     progress: Optional[bool] = None,
     **overrides: Any,
-) -> M.Module:
+) -> Network:
     """Build the network called ``name``, with random, published or your own weights.
 
     ``pretrained=True`` fetches the variant's default checkpoint, a string the one with that tag (as does a name such as
@@ -133,7 +133,7 @@ def create(
     network.spec = spec
     network.checkpoint = selected
     lower_sync_thread_priority()
-    return network
+    return cast(Network, network)
 
 
 def _select_checkpoint(

@@ -21,6 +21,7 @@ NEEDS_MEGENGINE = {
     "repvgg_zoo.inference.eager",
     "repvgg_zoo.models",
     "repvgg_zoo.models.layers",
+    "repvgg_zoo.models.network",
     "repvgg_zoo.models.repvgg",
     "repvgg_zoo.models.repvggplus",
     "repvgg_zoo.models.stages",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import LayoutError
@@ -45,6 +46,11 @@ class Checkpoint:
     report: LoadReport = field(repr=False)
     source_sha256: Optional[str] = None
     metadata: CheckpointMetadata = field(default_factory=CheckpointMetadata, repr=False)
+
+    @property
+    def arrays(self) -> Dict[str, NDArray[Any]]:
+        """The state dict as a dict, for ``load_state_dict`` of any Module; the arrays are the same ones."""
+        return {key: np.asarray(array) for key, array in self.state_dict.items()}
 
 
 def detect_form(state_dict: Mapping[str, NDArray[Any]]) -> Tuple[str, Dict[str, str]]:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from ..registry.architecture import stage_channels
 from ..registry.specs import SESpec
 from .layers import SEBlock, conv2d, global_avg_pool, linear
+from .network import Network
 from .stages import MAX_OUTPUT_STRIDE, feature_info, stage_geometries
 
 
-class RepVGG(M.Module):
+class RepVGG(Network):
     """The paper's network: maps (N, in_chans, H, W) to logits (N, num_classes), for any H and W.
 
     Stage s of 1 to 4 has ``num_blocks[s - 1]`` blocks of 64, 128, 256 or 512 times ``width_multiplier[s - 1]``

@@ -13,6 +13,7 @@ from ..checkpoints.layouts import AUXILIARY_HEADS
 from ..registry.architecture import stage_channels
 from ..registry.specs import SESpec
 from .layers import GlobalAvgPool2d, conv2d, global_avg_pool, linear
+from .network import Network
 from .repvgg import RepVGGBlock
 from .stages import MAX_OUTPUT_STRIDE, feature_info, stage_geometries
 
@@ -20,7 +21,7 @@ from .stages import MAX_OUTPUT_STRIDE, feature_info, stage_geometries
 STAGES = (("stage0",), ("stage1",), ("stage2",), ("stage3_first", "stage3_second"), ("stage4",))
 
 
-class RepVGGplus(M.Module):
+class RepVGGplus(Network):
     """Maps (N, in_chans, H, W) to logits (N, num_classes) in eval mode and in the deploy form, for any H and W.
 
     In training mode it returns a dict as the official code does: ``main`` and the logits of the three auxiliary heads,
