@@ -30,7 +30,7 @@ from .models.stages import MAX_OUTPUT_STRIDE, stage_geometries
 from .registry.api import find_model
 from .registry.architecture import is_too_large, stage_channels
 from .registry.names import find_checkpoint
-from .registry.plugins import find_builder, plugin_layouts
+from .registry.plugins import find_builder, format_exception, plugin_layouts
 from .registry.specs import SE_POSITIONS, Architecture, CheckpointSpec, ModelSpec, SESpec
 from .reparam.fusion import to_form
 from .weights import load_weights
@@ -345,15 +345,43 @@ def _build_with_plugin(
         network = build(architecture, **options)
     except ZooError:
         raise
-    except Exception as error:
-        raise plugin.error(f"fails to build with {architecture.builder}: {type(error).__name__}: {error}") from error
-    missing = [name for name in ("in_chans", "num_classes") if not hasattr(network, name)]
-    if not isinstance(network, M.Module) or missing:
-        problem = "which is not a MegEngine module"
-        if isinstance(network, M.Module):
-            problem = f"without {' and '.join(missing)}"
+    except (Exception, SystemExit) as error:  # whatever the plugin's code does, except the user's interrupt
+        raise plugin.error(
+            f"fails to build with {architecture.builder}: {format_exception(error)}",
+            None if _takes_options(build, options) else f"it is called as build(architecture, {', '.join(options)})",
+        ) from error
+    problem = _problem(network, options)
+    if problem is not None:
         raise plugin.error(f"built a {type(network).__name__} with {architecture.builder}, {problem}")
     return network
+
+
+def _problem(network: Any, options: Mapping[str, Any]) -> Optional[str]:
+    """Return what is wrong with a plugin's network, which has to say its channels, classes and heads, or None."""
+    if not isinstance(network, M.Module):
+        return "which is not a MegEngine module"
+    missing = [name for name in ("in_chans", "num_classes") if not hasattr(network, name)]
+    if missing:
+        return f"without {' and '.join(missing)}"
+    for name in ("in_chans", "num_classes"):
+        if getattr(network, name) != options[name]:
+            return f"whose {name} is {getattr(network, name)!r}, not {options[name]}"
+    has_head = options["num_classes"] > 0 and not options.get("features_only")
+    heads = getattr(network, "heads", ()) if has_head else ()
+    modules = dict(network.named_modules())
+    if isinstance(heads, str) or not all(isinstance(head, str) and head in modules for head in heads):
+        return f"whose heads are {heads!r}, which are not names of its modules"
+    return None
+
+
+def _takes_options(build: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(build).bind(None, **options)
+    except TypeError:
+        return False
+    except ValueError:  # a function of C has no signature
+        return True
+    return True
 
 
 def _takes(build: Callable[..., Any], name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from megengine import Tensor
 
 import repvgg_zoo
 from repvgg_zoo.checkpoints import LAYOUTS
+from repvgg_zoo.cli import main
 from repvgg_zoo.errors import ArgumentError, PluginError, RegistryError
 
 from .registry.installed import registry
@@ -20,11 +22,25 @@ PARTS = {
     "refuses": "def refuses(architecture, **given): raise ArgumentError('no such head')",
     "nothing": "def nothing(architecture, **given): pass",
     "an_array": "def an_array(architecture, **given): return [1]",
+    "exits": "def exits(architecture, **given): sys.exit('no license')",
+    "old": "def old(architecture, classes, channels): return whole(architecture)",
+    "deaf": "def deaf(architecture, **given): return whole(architecture, in_chans=given['in_chans'])",
+    "vague": """def vague(architecture, **given):
+    network = whole(architecture, **given)
+    network.num_classes = str(network.num_classes)
+    return network""",
+    "headless": """def headless(architecture, **given):
+    network = whole(architecture, **given)
+    network.heads = ["classifier"]
+    return network""",
     "bare": "def bare(architecture, **given): return Conv2d(3, 3, 3)",
     "text": "text = 'not callable'",
     "plain": """def plain(architecture, num_classes, in_chans, deploy, init_weights):
     return RepVGG(architecture.num_blocks, architecture.width_multiplier, num_classes=num_classes,
                   in_chans=in_chans, deploy=deploy, init_weights=init_weights)""",
+    "loud": """def loud(architecture, **given):
+    print("hello from odd")
+    return whole(architecture, **given)""",
     "whole": """def whole(architecture, **given):
     return RepVGG(architecture.num_blocks, architecture.width_multiplier, **given)""",
     "mges": """def mges(architecture, **given):
@@ -33,6 +49,7 @@ PARTS = {
     return network""",
 }
 HEAD = """\
+import sys
 from megengine.module import Conv2d, Linear
 from repvgg_zoo.errors import ArgumentError
 from repvgg_zoo.models import RepVGG
@@ -76,6 +93,10 @@ def install_odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layouts: str) -
     [
         ("raises", PluginError, "fails to build with odd/raises: KeyError: 'hidden'"),
         ("refuses", ArgumentError, "no such head"),
+        ("exits", PluginError, "fails to build with odd/exits: SystemExit: no license"),
+        ("old", PluginError, "it is called as build(architecture, num_classes, in_chans, deploy, init_weights)"),
+        ("vague", PluginError, "whose num_classes is '1000', not 1000"),
+        ("headless", PluginError, "whose heads are ['classifier'], which are not names of its modules"),
         ("nothing", PluginError, "built a NoneType with odd/nothing, which is not a MegEngine module"),
         ("an_array", PluginError, "built a list"),
         ("bare", PluginError, "without in_chans and num_classes"),
@@ -89,6 +110,17 @@ def test_a_builder_that_does_not_build_ends_in_an_error_of_ours(plugin, name, er
         repvgg_zoo.create(f"odd/{name}")
     assert message in str(caught.value)
     assert not isinstance(caught.value, PluginError) or "(odd 1)" in str(caught.value)
+
+
+def test_a_builder_that_ignores_an_argument_is_named(plugin):
+    with pytest.raises(PluginError, match="built a RepVGG with odd/deaf, whose num_classes is 1000, not 5"):
+        repvgg_zoo.create("odd/deaf", num_classes=5)
+
+
+def test_what_a_builder_prints_is_not_on_the_stdout_of_a_command(plugin, capfd):
+    assert main(["compare", "odd/loud", "--json"]) == 0
+    printed = capfd.readouterr()
+    assert json.loads(printed.out)["name"] == "odd/loud" and "hello from odd" in printed.err
 
 
 def test_a_builder_whose_package_is_not_installed_is_named():
@@ -144,6 +176,21 @@ def test_a_layout_that_does_not_exist_is_an_error(plugin_with_a_bad_layout, tmp_
             call()
         assert message in str(caught.value)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", 5),
+        ("block_prefixes", None),
+        ("module_names", ["conv"]),
+        ("head_names", {"linear": 5}),
+        ("tensor_names", {3: "weight"}),
+    ],
+)
+def test_a_layout_whose_tables_are_not_names_is_refused_when_it_is_made(field, value):
+    with pytest.raises(ArgumentError, match=field):
+        replace(LAYOUTS["official"], **{field: value})
 
 
 def test_a_layout_of_your_own_saves_and_loads(tmp_path):

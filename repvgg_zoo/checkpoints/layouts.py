@@ -62,6 +62,19 @@ class Layout:
     head_transposed: bool = False
     linear_se: bool = False
 
+    def __post_init__(self) -> None:
+        check_text("name", self.name, "the name of a layout")
+        for table_name in ("block_prefixes", "module_names", "head_names", "tensor_names"):
+            table = getattr(self, table_name)
+            names = [*table, *table.values()] if isinstance(table, Mapping) else [None]
+            if not all(isinstance(name, str) for name in names):
+                raise ArgumentError(
+                    f"{table_name} of layout {self.name} is not a table of names",
+                    expected="a dict from canonical names to the publisher's",
+                    actual=table,
+                    hint="pass a dict from canonical names to the publisher's",
+                )
+
 
 def get_layout(name: Union[str, Layout]) -> Layout:
     """Return the layout with this name, a plugin's if it is ``acme/...``; a Layout is returned as it is.
