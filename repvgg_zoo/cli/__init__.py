@@ -53,9 +53,12 @@ def _run(arguments: List[str]) -> int:
     args = parser.parse_args([*leading, *arguments[1:]])
     result = module.run(args)
     emit(result, as_json=args.json)
-    for error in result.failures if not args.json else ():  # in JSON they are part of the result
+    for error in result.failures:
         flush()
-        errors.report(error, as_json=False, with_traceback=args.traceback)
+        if not isinstance(error, Exception):
+            raise error  # Ctrl-C
+        if not args.json:  # where they are part of the result
+            errors.report(error, as_json=False, with_traceback=args.traceback)
     return errors.exit_code(result.failures[0]) if result.failures else int(result.exit_code)
 
 

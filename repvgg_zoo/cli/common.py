@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import UnverifiedError
 from ..hub import VerifiedFile, fetch_verified
@@ -48,26 +48,39 @@ def fetch_with_digest(file: FileSpec, args: argparse.Namespace) -> VerifiedFile:
 
 def try_each(
     names: Sequence[str], function: Callable[[str], Any], *, done: Callable[[Any], None] = lambda result: None
-) -> Tuple[List[Any], List[Exception]]:
+) -> Tuple[List[Any], List[BaseException]]:
     """Return what the function returns for each name, and the errors; one name's error does not stop the others.
 
     In the results a failed name has a row with its error. A single name's error is raised. ``done`` gets each result
-    as soon as it is there.
+    as soon as it is there. Ctrl-C ends the work, and is an error of its own if there are results by then.
     """
     results: List[Any] = []
-    failures: List[Exception] = []
+    failures: List[BaseException] = []
     for name in names:
         try:
             results.append(function(name))
+        except KeyboardInterrupt as error:
+            if not results:
+                raise
+            return results, [*failures, error]
         except Exception as error:
             if len(names) == 1:
                 raise
-            failures.append(explain(error))
-            row: Dict[str, Any] = {"name": name, "error": to_dict(failures[-1])}
-            results.append(row)
+            explained = explain(error)
+            failures.append(explained)
+            results.append({"name": name, "error": to_dict(explained)})
         else:
             done(results[-1])
     return results, failures
+
+
+def count_arrays(arrays: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return how many arrays and numbers a checkpoint has, and their dtypes."""
+    return {
+        "arrays": len(arrays),
+        "numbers": sum(int(array.size) for array in arrays.values()),
+        "dtypes": sorted({array.dtype.name for array in arrays.values()}),
+    }
 
 
 def load_network(path: Path, *, deploy: Optional[bool] = None) -> Any:

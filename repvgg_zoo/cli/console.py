@@ -42,13 +42,13 @@ class Result(NamedTuple):
 
     A line that is a path is printed by :func:`print_path`; any other is broken between words where a terminal is
     narrower, and see :class:`Prose` and :class:`Verbatim`. ``failures`` are the errors of some of several names, which
-    are reported after the results of the others; the first one has the exit code.
+    are reported after the results of the others; the first one has the exit code. Ctrl-C comes last.
     """
 
     payload: Any
     render: Callable[[Any], Iterable[Union[str, Path]]]
     exit_code: int = 0
-    failures: Sequence[Exception] = ()
+    failures: Sequence[BaseException] = ()
 
 
 def emit(result: Result, *, as_json: bool) -> None:

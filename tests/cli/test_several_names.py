@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import re
+import signal
+import time
 from typing import Iterator, Tuple
 
 import pytest
 
+import repvgg_zoo
 from repvgg_zoo.cli.parser import COMMANDS, command_parser
+from repvgg_zoo.hub import cache_filename
+from tests.hub.server import Answer
+
+from .conftest import spawn
 
 MISSING = "./missing.pkl"
 # One command line for each command that reads a file.
@@ -56,6 +64,19 @@ def test_a_missing_file_has_exit_code_5_and_its_path(run, argv):
     assert error.code == 5 and error.json["error"]["path"].endswith("missing.pkl")
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["predict", "missing.png", "--model", "n0"],
+        ["predict", "missing.png", "--model", MISSING],
+        ["predict", "missing.png", "--model", "n0", "--labels", "missing.txt"],
+    ],
+    ids=" ".join,
+)
+def test_a_missing_image_or_label_file_has_the_same_exit_code(run, argv):
+    assert run(*argv).code == 5
+
+
 @pytest.mark.parametrize("argv", READING_A_FILE.values(), ids=READING_A_FILE)
 def test_a_file_of_something_else_has_another_exit_code(run, folder, argv):
     (folder / "missing.pkl").write_text("<!doctype html>")
@@ -94,6 +115,22 @@ def test_a_single_name_that_fails_is_the_only_result(run):
     assert run("info", "RepVGG_Z9", "--json").json["error"]["type"] == "UnknownModelError"
     assert isinstance(run("info", "n0", "--json").json, dict)
     assert [row["name"] for row in run("info", "n0", "a0", "--json").json] == ["RepVGG_N0", "RepVGG_A0"]
+
+
+@pytest.mark.parametrize("option", [[], ["--json"]], ids=["text", "json"])
+def test_ctrl_c_loses_no_result(server, monkeypatch, option):
+    file = repvgg_zoo.model_info("RepVGG_A0").checkpoint("official").file
+    url = server.serve(f"/{cache_filename(file)}", Answer(b"x" * 1000, stall=True, cut=500))
+    monkeypatch.setenv("REPVGG_ZOO_MIRROR", url.rpartition("/")[0])
+    process = spawn("fetch", "RepVGG_N0", "RepVGG_A0.official", *option)
+    until = time.monotonic() + 60
+    while server.sent < 500 and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run the same command again to resume" in err
+    paths = [row["path"] for row in json.loads(out)] if option else out.splitlines()
+    assert len(paths) == 1 and paths[0].endswith("RepVGG_N0-digits.safetensors")
 
 
 def test_a_pipe_that_closes_is_no_failure_of_a_name(capfd):

@@ -11,7 +11,7 @@ from ...hub.progress import format_size
 from ...registry.model_or_file import find_model_or_file
 from ...registry.names import find_checkpoint
 from ...registry.specs import CheckpointSpec
-from ..common import add_fetch_options, fetch
+from ..common import add_fetch_options, count_arrays, fetch
 from ..console import Result, pluralize
 
 if TYPE_CHECKING:
@@ -139,9 +139,7 @@ def to_dict(path: Path, format: str, layout: str, form: str, arrays: Mapping[str
         "format": format,
         "layout": layout,
         "form": form,
-        "arrays": len(arrays),
-        "numbers": sum(int(array.size) for array in arrays.values()),
-        "dtypes": sorted({array.dtype.name for array in arrays.values()}),
+        **count_arrays(arrays),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterable, List, Mapping
 from ...errors import LayoutError
 from ...registry.model_or_file import find_model_or_file
 from ...registry.specs import CheckpointSpec, ModelSpec
-from ..common import try_each
+from ..common import count_arrays, try_each
 from ..console import Prose, Result, Verbatim, key_values, pluralize, style, to_jsonable
 from ..describe import describe, format_checkpoint
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> Result:
     results, failures = try_each(args.names, info)
     succeeded = [result for result in results if isinstance(result, Result)]
     payload = [result.payload if isinstance(result, Result) else result for result in results]
-    return Result(payload if len(payload) > 1 else payload[0], lambda _: render(succeeded), failures=failures)
+    return Result(payload if len(args.names) > 1 else payload[0], lambda _: render(succeeded), failures=failures)
 
 
 def render(results: Iterable[Result]) -> List[str]:
@@ -91,9 +91,7 @@ def file_to_dict(path: Path) -> Dict[str, Any]:
         "format": checkpoint.format,
         "layout": checkpoint.layout,
         "form": checkpoint.form,
-        "arrays": len(arrays),
-        "numbers": sum(int(array.size) for array in arrays.values()),
-        "dtypes": sorted({array.dtype.name for array in arrays.values()}),
+        **count_arrays(arrays),
         "num_classes": None if head is None else int(head.shape[0]),
         "in_chans": input_channels(arrays),
         "skipped": dict(checkpoint.report.skipped),

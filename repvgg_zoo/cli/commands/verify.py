@@ -14,7 +14,7 @@ from ...hub.verify import digest_matches, expected_digest
 from ...registry.model_or_file import find_model_or_file
 from ...registry.names import find_checkpoint
 from ...registry.specs import INTEGRITY_LEVELS, CheckpointSpec
-from ..common import all_checkpoints, try_each
+from ..common import all_checkpoints, count_arrays, try_each
 from ..console import Result, key_values, pluralize, style
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def verify(name: str) -> Dict[str, Any]:
     return verify_file(target) if isinstance(target, Path) else verify_checkpoint(find_checkpoint(*target))
 
 
-def result(rows: List[Dict[str, Any]], failures: Sequence[Exception] = ()) -> Result:
+def result(rows: List[Dict[str, Any]], failures: Sequence[BaseException] = ()) -> Result:
     """Return the command's result; those that could not be checked are ``failures``."""
     failed = any(row.get("status") in (DAMAGED, UNREADABLE, MISSING) for row in rows)
     return Result(rows, render, int(failed), failures)
@@ -176,9 +176,7 @@ def describe(checkpoint: Checkpoint) -> Dict[str, Any]:
         "format": checkpoint.format,
         "layout": checkpoint.layout,
         "form": checkpoint.form,
-        "arrays": len(checkpoint.state_dict),
-        "numbers": sum(int(array.size) for array in checkpoint.state_dict.values()),
-        "dtypes": sorted({array.dtype.name for array in checkpoint.state_dict.values()}),
+        **count_arrays(checkpoint.state_dict),
         "skipped": dict(checkpoint.report.skipped),
     }
 
