@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
+from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
 from ._arguments import check_image_size
+from .checkpoints import load_checkpoint
+from .checkpoints.identify import architecture_of_arrays
 from .checkpoints.layouts import AUXILIARY_HEADS
+from .checkpoints.publisher import complete_metadata
 from .errors import ArgumentError
-from .registry.api import find_model
 from .registry.architecture import BlockSpec, is_too_large
 from .registry.cost import (
     LayerCost,
@@ -22,24 +26,27 @@ from .registry.cost import (
     block_params,
     total_cost,
 )
+from .registry.model_or_file import find_model_or_file
 from .registry.specs import Architecture, Cost, ModelSpec, SESpec
 from .registry.validation import fields_of
 
 ImageSize = Union[int, Tuple[int, int]]
 BUILDERS = ("repvgg", "repvggplus")
-EXPECTED = "a name such as 'RepVGG_A0', a ModelSpec, an Architecture, or a MegEngine module"
+DEFAULT_IMAGE_SIZE = 224  # of a file that fits no variant
+EXPECTED = "a name such as 'RepVGG_A0', a file, a ModelSpec, an Architecture, or a MegEngine module"
 
 
 def cost(model: Any, *, image_size: Optional[ImageSize] = None) -> NetworkCost:
     """Return the parameters and multiply-accumulates of a network, in the train form and in the deploy form.
 
-    ``model`` is a name, a ModelSpec, an Architecture, or a network; ``image_size`` is one number or (height, width), by
-    default that of the architecture. ``layers`` of the result has the same figures for each block. Of a network they
-    are measured by running it on one image of zeros, so they include changes that were made to it; all others are
-    computed, without MegEngine, except those of a plugin's network, which is built.
+    ``model`` is a name, a checkpoint file, a ModelSpec, an Architecture, or a network; ``image_size`` is one number or
+    (height, width), by default that of the architecture, or of the variant that a file is of. ``layers`` of the result
+    has the same figures for each block. Of a network they are measured by running it on one image of zeros, so they
+    include changes that were made to it; all others are computed, without MegEngine, except those of a plugin's
+    network, which is built.
 
-    Raise UnknownModelError, PluginError, and ArgumentError for anything else, for an architecture that cannot be built,
-    and without ``image_size`` for a network that ``create`` did not return.
+    Raise UnknownModelError, PluginError, what ``load_checkpoint`` raises, and ArgumentError for anything else, for an
+    architecture that cannot be built, and without ``image_size`` for a network that ``create`` did not return.
 
     >>> import repvgg_zoo
     >>> repvgg_zoo.cost("RepVGG_A0").macs
@@ -48,8 +55,9 @@ def cost(model: Any, *, image_size: Optional[ImageSize] = None) -> NetworkCost:
     2777139200
     """
     size = None if image_size is None else check_image_size("image_size", image_size)
-    if isinstance(model, str):
-        model = find_model(model)[0]
+    if isinstance(model, (str, os.PathLike)):
+        target = find_model_or_file(model)
+        model = _architecture_of_file(target) if isinstance(target, Path) else target[0]
     architecture = model.architecture if isinstance(model, ModelSpec) else model
     if isinstance(architecture, Architecture):
         _check_architecture(architecture)
@@ -74,6 +82,13 @@ def cost(model: Any, *, image_size: Optional[ImageSize] = None) -> NetworkCost:
             hint="pass image_size=224, for example",
         )
     return _module_cost(model, size)
+
+
+def _architecture_of_file(path: Path) -> Architecture:
+    checkpoint = load_checkpoint(path)
+    metadata = complete_metadata(checkpoint)
+    size = metadata.preprocessing.image_size if metadata.preprocessing else DEFAULT_IMAGE_SIZE
+    return architecture_of_arrays(checkpoint.state_dict, size)
 
 
 def _check_architecture(architecture: Architecture) -> None:

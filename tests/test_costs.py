@@ -70,6 +70,15 @@ def test_the_layers_add_up_and_have_the_names_of_the_state_dict():
         assert sum(getattr(layer.params, form) for layer in result.layers) == getattr(result.params, form)
 
 
+def test_a_file_has_the_cost_of_the_network_in_it(tmp_path):
+    network = repvgg_zoo.create("RepVGG_N0", width_multiplier=(0.25, 0.25, 0.125, 0.125), num_classes=3, deploy=True)
+    repvgg_zoo.save_checkpoint(tmp_path / "mine.pkl", network, layout="official")
+    result = repvgg_zoo.cost(tmp_path / "mine.pkl", image_size=32)
+    expected = repvgg_zoo.cost(network, image_size=32)
+    assert (result.params, result.macs) == (expected.params, expected.macs)
+    assert repvgg_zoo.cost(str(repvgg_zoo.fetch("RepVGG_N0"))) == repvgg_zoo.cost("RepVGG_N0")
+
+
 def test_a_network_inside_of_another_one_is_counted_with_it():
     class Segmenter(M.Module):
         def __init__(self):

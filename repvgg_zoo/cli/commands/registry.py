@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any, List, Mapping
 
+from ..._arguments import check_local_path
 from ..console import Result, Verbatim, pluralize, style
 from ..megengine_setup import default_to_cpu
 from ..parser import run_action
@@ -30,10 +30,10 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
     check = actions.add_parser("check", help="report everything that is wrong with a registry file")
-    check.add_argument("path", type=Path, metavar="FILE", help="a registry file in YAML")
+    check.add_argument("path", metavar="FILE", help="a registry file in YAML")
     check.set_defaults(action_run=run_check)
     draft = actions.add_parser("draft", help="print a registry file for a checkpoint file")
-    draft.add_argument("path", type=Path, metavar="FILE", help="a checkpoint file")
+    draft.add_argument("path", metavar="FILE", help="a checkpoint file")
     draft.add_argument("--name", metavar="NAME", help="the variant's name (default: mine/ and the zoo's name of it)")
     draft.add_argument("--tag", metavar="TAG", default="mine", help="the checkpoint's tag (default: %(default)s)")
     draft.set_defaults(action_run=run_draft)
@@ -47,7 +47,7 @@ def run_check(args: argparse.Namespace) -> Result:
     from ...registry.check import check_registry
 
     default_to_cpu()  # a plugin's network is built
-    report = check_registry(args.path.expanduser(), cost=cost)
+    report = check_registry(check_local_path("the registry", args.path), cost=cost)
     return Result(report, lambda _: render(report._asdict()), int(bool(report.problems)))
 
 
@@ -67,5 +67,5 @@ def render(report: Mapping[str, Any]) -> List[str]:
 def run_draft(args: argparse.Namespace) -> Result:
     from ...checkpoints.draft import draft_registry
 
-    text = draft_registry(args.path.expanduser(), name=args.name, tag=args.tag)
+    text = draft_registry(check_local_path("the file", args.path), name=args.name, tag=args.tag)
     return Result({"path": args.path, "yaml": text}, lambda payload: map(Verbatim, payload["yaml"].splitlines()))
