@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Collection, Iterable, List, Optional
+from typing import Collection, Iterable, List, Optional, Tuple
 
 from .._atomic import TEMP_SUFFIX
 from .._digest import hash_file
@@ -35,6 +35,8 @@ _TEMP_STAMP = re.compile(rf"\.(.+){re.escape(cache.STAMP_SUFFIX)}\.[0-9a-f]+{re.
 class CachedFile:
     """A file in a cache; ``size`` in bytes, ``modified`` in seconds since 1970.
 
+    ``used`` is when it was last read, as far as the file system records that: most of them about once a day, and some
+    never, for which it is the time of the download.
     ``kind`` is "file", "partial" (an unfinished download), "record" (the digest of a file that is gone),
     "stale" (a lock, or a stamp of no use), "derived" (computed from a file) or "invalid" (not a regular file).
     ``sha256`` and ``integrity`` are what its stamp says, if it has one; ``problem`` is why it cannot be used, or None.
@@ -47,6 +49,7 @@ class CachedFile:
     sha256: Optional[str] = None
     integrity: Optional[str] = None
     problem: Optional[str] = None
+    used: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def prune(
     """Remove what is no longer needed, and return what was removed; with ``dry_run`` nothing is.
 
     That is: partial files that no process writes and that nobody resumed for ``days``, and stale files of that age.
-    Running downloads are left alone, and so are all whole files: see ``unknown_files``.
+    Running downloads are left alone, and so are all whole files: see ``shrink`` and ``unknown_files``.
     """
     oldest = clock.time() - days * 86400
     resumable = set(stale_partials(root, None, None, clock))
@@ -115,6 +118,46 @@ def prune(
         if file.modified <= oldest
     ]
     return _remove(chosen, dry_run)
+
+
+def shrink(
+    root: Path,
+    max_bytes: float,
+    known: Collection[FileSpec],
+    *,
+    without: Collection[Path] = (),
+    dry_run: bool = False,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Tuple[List[CachedFile], int]:
+    """Remove what can be had again until a cache has at most ``max_bytes``; return it, and the size of what is left.
+
+    That is, in this order: derived data and partial files that no process writes, the oldest first, and files that
+    ``known`` describes, the least recently used first. The recorded digest of a file without a published one stays, so
+    the next download must have it. All other files stay whatever their size, see ``unknown_files``. ``without`` are
+    files that do not count, as they are removed anyway.
+    """
+    from .._derived_cache import DerivedCache  # here, as it takes NumPy
+
+    derived = [CachedFile(entry.path, "derived", entry.size, entry.mtime) for entry in DerivedCache(root).entries()]
+    files = [file for file in (*derived, *list_files(root)) if file.path not in without]
+    idle = set(stale_partials(root, None, None, clock))
+    names = {cache_filename(file) for file in known}
+    removable = [
+        *sorted(
+            (file for file in files if file.kind == "derived" or file.path in idle), key=lambda file: file.modified
+        ),
+        *sorted(
+            (file for file in files if file.kind == "file" and file.path.name in names), key=lambda file: file.used
+        ),
+    ]
+    size = sum(file.size for file in files)
+    chosen: List[CachedFile] = []
+    for file in removable:
+        if size <= max_bytes:
+            break
+        chosen.append(file)
+        size -= file.size
+    return _remove(chosen, dry_run, keep_records=True), size
 
 
 def unknown_files(root: Path, known: Collection[FileSpec]) -> List[CachedFile]:
@@ -201,6 +244,7 @@ def _cached_file(path: Path) -> Optional[CachedFile]:
         sha256=None if stamp is None else stamp.sha256,
         integrity=None if stamp is None else stamp.integrity,
         problem=None if is_readable else "cannot be read: Permission denied",
+        used=max(status.st_atime, status.st_mtime),
     )
 
 
@@ -294,13 +338,15 @@ def _derived_from(root: Path, files: List[CachedFile]) -> List[CachedFile]:
     ]
 
 
-def _remove(files: List[CachedFile], dry_run: bool) -> List[CachedFile]:
+def _remove(files: List[CachedFile], dry_run: bool, *, keep_records: bool = False) -> List[CachedFile]:
+    """Remove files and their stamps, unless these are to be kept and are the only record of a digest."""
     removed = []
     for file in files:
         try:
             if not dry_run:
                 file.path.unlink()
-                if file.kind in ("file", "derived", "invalid"):
+                is_record = keep_records and file.integrity not in (None, "sha256")
+                if file.kind in ("file", "derived", "invalid") and not is_record:
                     cache.stamp_path(file.path, file.path.parent).unlink()
         except FileNotFoundError:  # another process was faster, or there was no stamp
             pass

@@ -269,6 +269,24 @@ def test_a_file_is_removed_by_the_name_that_the_listing_shows(run, cached):
     assert not cached.exists()
 
 
+def test_prune_shrinks_the_cache_to_a_size(run, cached):
+    run("cache", "prune", "--derived")
+    payload = run("cache", "prune", "--max-size", "5GB", "--json").json
+    assert payload["removed"] == [] and payload["remaining_size"] == FILE.size <= payload["max_size"] == 5_000_000_000
+    unknown = cached.with_name("0123456789abcdef-other.bin")
+    unknown.write_bytes(b"x" * 2000)
+    result = run("cache", "prune", "--max-size", "1kB", "--dry-run")
+    assert result.code == 1 and f"would remove {cached.name}, 1.0 MB, last used " in result.out
+    assert "2.0 kB is left in the cache: nothing else could be" in result.out and unknown.name in result.out
+    assert run("cache", "prune", "--max-size", "2kB").code == 0
+    assert not cached.exists() and unknown.exists()
+
+
+@pytest.mark.parametrize("size", ["five", "-1", "5XB", "5iB", "", "nan", "1e9"])
+def test_a_size_that_is_none_is_refused(run, size):
+    assert "is not a valid size" in run("cache", "prune", f"--max-size={size}").err
+
+
 def test_prune_removes_unfinished_downloads_and_with_an_option_derived_data(run, cached):
     root = cached.parent
     part = root / f"{'a' * 16}.released.{'b' * 12}.part"

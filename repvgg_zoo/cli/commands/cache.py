@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence
@@ -21,10 +23,14 @@ HELP = """
 Lists, removes and prunes the files of the cache folder. Other files in it are
 never touched. repvgg-zoo verify checks the digests of the cache's files.
 
-prune removes no checkpoint: it lists those that no registry of today has, which
-a plugin or another shell's registry may own. rm removes them by name.
+prune removes no checkpoint, unless --max-size is passed: then it removes what can
+be computed or downloaded again until the cache has that size: derived data and
+unfinished downloads, the oldest first, then checkpoints of today's registry, the
+least recently used first. Others may belong to a plugin or to another shell's
+registry; prune lists them, and rm removes them by name.
 
-Exit code of ls: 5 if an entry cannot be used, such as a link.
+Exit code of ls: 5 if an entry cannot be used, such as a link. Of prune: 1 if the
+cache is still larger than --max-size.
 """
 EXAMPLES = (
     "repvgg-zoo fetch RepVGG_N0",
@@ -33,6 +39,7 @@ EXAMPLES = (
     "repvgg-zoo cache rm RepVGG_N0 --dry-run",
     "repvgg-zoo cache rm RepVGG_N0",
     "repvgg-zoo cache prune --derived --dry-run --json",
+    "repvgg-zoo cache prune --max-size 5GB",
 )
 
 UNUSABLE = 5  # the exit code of errors in the cache
@@ -52,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--days", type=float, default=cache_manager.MAX_AGE_DAYS, help="their minimum age (default: %(default)g)"
     )
     prune.add_argument("--derived", action="store_true", help="also derived data, which is computed again when needed")
+    prune.add_argument(
+        "--max-size",
+        type=parse_size,
+        metavar="SIZE",
+        help="also whole files, until the cache has this size: 5GB, 500MB",
+    )
     prune.set_defaults(action_run=run_prune)
     for action in (rm, prune):
         action.add_argument("--dry-run", action="store_true", help="only show what would be removed")
@@ -131,11 +144,18 @@ def run_prune(args: argparse.Namespace) -> Result:
         removed += [derived_to_dict(entry) for entry in (cache.entries() if args.dry_run else cache.prune())]
     registry, failures = load_all_registries()
     known = [checkpoint.file for model in registry.models for checkpoint in model.checkpoints]
+    remaining: Dict[str, Any] = {}
+    if args.max_size is not None:
+        without = {file["path"] for file in removed}
+        files, size = cache_manager.shrink(root, args.max_size, known, without=without, dry_run=args.dry_run)
+        removed += map(file_to_dict, files)
+        remaining = {"max_size": args.max_size, "remaining_size": size}
     unknown = [file_to_dict(file) for file in cache_manager.unknown_files(root, known)]
     reasons = [failure.message for failure in failures]
     if plugin_mode() == "off":
         reasons.append(f"plugins were not searched ({PLUGINS_ENV}=off)")
-    return removal_result(removed, dry_run=args.dry_run, unknown=unknown, not_searched=reasons)
+    result = removal_result(removed, dry_run=args.dry_run, unknown=unknown, not_searched=reasons, **remaining)
+    return result._replace(exit_code=int(bool(remaining) and remaining["remaining_size"] > remaining["max_size"]))
 
 
 def removal_result(removed: Sequence[Mapping[str, Any]], *, dry_run: bool, **more: Any) -> Result:
@@ -148,10 +168,14 @@ def render_removed(payload: Mapping[str, Any]) -> List[str]:
     """Return a line for each file, the total, and the files that were left because nobody knows whose they are."""
     removed, verb = payload["removed"], "would remove" if payload["dry_run"] else "removed"
     derived = [file for file in removed if file["kind"] == "derived"]
-    lines = [f"{verb} {file['name']}, {format_size(file['size'])}" for file in removed if file["kind"] != "derived"]
+    lines = [f"{verb} {describe_removed(file)}" for file in removed if file["kind"] != "derived"]
     if derived:
         lines.append(f"{verb} derived data: {total(derived)}")
     lines.append(f"{verb} {total(removed)}" if removed else "nothing to remove")
+    if "max_size" in payload:
+        size, most = payload["remaining_size"], payload["max_size"]
+        reason = "" if size <= most else ": nothing else could be downloaded or computed again"
+        lines.append(f"{format_size(size)} is left in the cache{reason}")
     unknown = payload.get("unknown")
     if unknown:
         lines += [
@@ -163,6 +187,12 @@ def render_removed(payload: Mapping[str, Any]) -> List[str]:
     return lines
 
 
+def describe_removed(file: Mapping[str, Any]) -> str:
+    """Return the name and size of a file, and of a checkpoint when it was last used."""
+    used = f", last used {format_age(file['used'])} ago" if file["kind"] == "file" else ""
+    return f"{file['name']}, {format_size(file['size'])}{used}"
+
+
 def file_to_dict(file: cache_manager.CachedFile) -> Dict[str, Any]:
     """Return a file of the cache as data."""
     return {
@@ -171,6 +201,7 @@ def file_to_dict(file: cache_manager.CachedFile) -> Dict[str, Any]:
         "kind": file.kind,
         "size": file.size,
         "modified": file.modified,
+        "used": file.used,
         "sha256": file.sha256,
         "integrity": file.integrity,
         "problem": file.problem,
@@ -207,3 +238,18 @@ def format_age(modified: float) -> str:
         if seconds >= length:
             return f"{int(seconds // length)} {unit}"
     return f"{int(seconds)} s"
+
+
+def parse_size(text: str) -> int:
+    """Return a number of bytes that may have a unit: kB, MB, GB and TB count in thousands, KiB to TiB in 1024.
+
+    >>> from repvgg_zoo.cli.commands.cache import parse_size
+    >>> parse_size("5GB"), parse_size("1.5 GiB"), parse_size("500m")
+    (5000000000, 1610612736, 500000000)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?)b?", text.strip(), re.IGNORECASE | re.ASCII)
+    if match is None or (match.group(3) and not match.group(2)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a valid size, such as 5GB or 500MB")
+    base = 1024 if match.group(3) else 1000
+    power = " kmgt".index(match.group(2).lower() or " ")
+    return round(float(match.group(1)) * math.pow(base, power))
