@@ -6,7 +6,10 @@ Public names are imported at first use, so that importing this package imports n
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any, List
+
+from . import errors
 
 __version__ = "0.1.0"
 
@@ -78,13 +81,21 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         module = importlib.import_module(f".{module_name}", __name__)
-    except ImportError:
-        from ._requirements import needed_by  # here, as importing this package should take no time
+    except ImportError as error:
+        from ._requirements import dependency_error  # here, as importing this package should take no time
 
-        with needed_by(name):
+        explained = error if isinstance(error, errors.DependencyError) else dependency_error(error, name)
+        if explained is None:
             raise
+        # `from repvgg_zoo import create` is hasattr() in importlib first, and after an AttributeError there, Python
+        # says no more than "cannot import name". Everyone else gets the AttributeError that hasattr() relies on.
+        if sys._getframe(1).f_globals.get("__name__") == "importlib._bootstrap":
+            raise explained from error
+        raise errors.UnavailableError(
+            explained.message, hint=explained.hint, expected=explained.expected
+        ) from explained
     return getattr(module, name)
 
 
 def __dir__() -> List[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, "__version__", "errors"])

@@ -6,6 +6,7 @@
     ├── ArgumentError (ValueError)            an argument has a value that cannot work
     │   └── MissingFileError (OSError)        a file does not exist
     ├── DependencyError (ImportError)         a package is missing or of a wrong version
+    ├── UnavailableError (AttributeError)     an attribute of repvgg_zoo needs a package that is missing
     ├── RegistryError (ValueError)            a registry file is not valid
     ├── UnknownModelError (LookupError)       no variant or checkpoint has this name
     ├── NoWeightsError (LookupError)          the variant has no published weights
@@ -89,6 +90,14 @@ class MissingFileError(ArgumentError, FileNotFoundError):
 
 class DependencyError(ZooError, ImportError):
     """A package that this call needs is missing or of a version that does not work."""
+
+
+class UnavailableError(ZooError, AttributeError):
+    """An attribute of ``repvgg_zoo`` needs a package that is missing; ``__cause__`` is the DependencyError.
+
+    So ``hasattr(repvgg_zoo, "create")`` is False without MegEngine; ``from repvgg_zoo import create`` raises the
+    DependencyError itself.
+    """
 
 
 # The registry ------------------------------------------------------------------------------------------------

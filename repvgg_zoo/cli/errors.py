@@ -24,6 +24,7 @@ EXIT_CODES: Tuple[Tuple[Type[BaseException], int], ...] = (
     (errors.IntegrityError, 4),
     (errors.UnverifiedError, 4),
     (errors.DependencyError, 7),
+    (errors.UnavailableError, 7),
     (errors.CacheError, 5),
     (errors.ZooError, 6),
     (ModuleNotFoundError, 7),

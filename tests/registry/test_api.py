@@ -139,7 +139,7 @@ def test_listing_and_looking_up_work_where_megengine_is_not_installed():
         assert len(repvgg_zoo.list_models()) == 16
         assert repvgg_zoo.model_info("b1g2").params.deploy == 41360104
         try:
-            repvgg_zoo.to_deploy
+            from repvgg_zoo import to_deploy
         except ImportError as error:
             print(type(error).__name__, error.hint)
     """
