@@ -21,7 +21,7 @@ from .checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
 from .checkpoints.layouts import CLASSIFIERS, get_layout
 from .checkpoints.load import checkpoint_from_arrays
 from .checkpoints.network_metadata import architecture_of, attach_metadata, check_bn_eps, set_bn_eps, with_bn_eps
-from .checkpoints.publisher import complete_metadata, default_preprocessing
+from .checkpoints.publisher import complete_metadata, default_preprocessing, find_variant
 from .errors import ArgumentError, PathLike, RegistryError, StateError, ZooError
 from .hub import fetch_verified, read_settings
 from .models import Network, RepVGG, RepVGGplus
@@ -126,7 +126,13 @@ def create(
             init_weights=False,
             **options,
         )
-        load_pretrained(network, weights, new_head=num_classes is not None)
+        try:
+            load_pretrained(network, weights, new_head=num_classes is not None)
+        except StateError as error:
+            variant = find_variant(weights)
+            if variant is not None and variant.name != spec.name:
+                error.hint = f"these are weights of {variant.name}; {error.hint}"
+            raise
         network.eval()
     set_bn_eps(network, bn_eps, metadata.bn_eps)
     attach_metadata(network, metadata, weights, None if architecture == spec.architecture else architecture)

@@ -18,8 +18,8 @@ from .layouts import CLASSIFIERS
 from .metadata import DEFAULT_BN_EPS, CheckpointMetadata, metadata_of_spec, uniform_bn_eps
 from .state_dict import Checkpoint
 
-# An attribute of the head whose weights are those that the network's metadata describe.
-HEAD_MARK = "is_from_checkpoint"
+# An attribute of the head that the network was created with, which another one does not have.
+HEAD_MARK = "is_original_head"
 CONVERTED_BY_MEGENGINE = ("megengine.module.qat", "megengine.module.quantized")
 
 
@@ -50,7 +50,7 @@ def metadata_of_network(network: Any) -> CheckpointMetadata:
 def attach_metadata(
     network: Any, metadata: CheckpointMetadata, weights: Optional[Checkpoint], architecture: Optional[Architecture]
 ) -> None:
-    """Set a new network's ``metadata``, and mark its head if that is the one in the weights.
+    """Set a new network's ``metadata``, without classes if its head is not the one in the weights; mark the head.
 
     ``architecture`` is that of the network, where it is not the variant's.
     """
@@ -58,10 +58,9 @@ def attach_metadata(
     if head is not None:
         name = f"{main_head_name(network)}.weight"
         loaded = None if weights is None else weights.state_dict.get(name)
-        if loaded is not None and loaded.shape[:1] == (network.num_classes,):
-            setattr(head, HEAD_MARK, True)
-        else:
+        if loaded is None or loaded.shape[:1] != (network.num_classes,):
             metadata = metadata.without_classes()
+        setattr(head, HEAD_MARK, True)
     network.metadata = replace(metadata, architecture=architecture, bn_eps={})  # its BN layers have their eps
 
 

@@ -57,7 +57,7 @@ def find_variant(checkpoint: Checkpoint) -> Optional[ModelSpec]:
         pass
     try:
         return identify_variant(checkpoint)
-    except LayoutError:
+    except (LayoutError, PluginError):
         return None
 
 

@@ -272,6 +272,15 @@ def exhausting() -> List[Row]:
             "parts",
         ),
         ("a safetensors header of NaN", write.safetensors_file(b'{"a":NaN}'), "NaN"),
+        (
+            "metadata of 3 MB in a safetensors file",
+            write.safetensors_file(
+                b'{"__metadata__":{"repvgg_zoo_metadata":"[' + b"[]," * 1_000_000 + b"""0]"},"linear.weight":"""
+                b'{"dtype":"F32","shape":[],"data_offsets":[0,4]}}',
+                bytes(4),
+            ),
+            "parts",
+        ),
         ("a zip of 40000 empty members", _many_members(40_000), "zip"),
         ("a safetensors header of 50 MB", write.safetensors_file(b"{" + b" " * 50_000_000), "header"),
     ]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
+from contextlib import suppress
 from typing import Any, Dict
 
 import megengine
@@ -105,6 +107,14 @@ def test_the_users_own_architecture_comes_before_the_files(network, tmp_path):
     save_checkpoint(tmp_path / "mine.pkl", network)
     with pytest.raises(StateError):
         repvgg_zoo.create("RepVGG_A0", checkpoint=tmp_path / "mine.pkl", num_blocks=(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("source", [lambda path: path, lambda path: dict(load_checkpoint(path).state_dict)])
+def test_weights_of_another_variant_are_called_so(tmp_path, source):
+    save_checkpoint(tmp_path / "n0.pkl", repvgg_zoo.create("RepVGG_N0", pretrained=True))
+    with pytest.raises(StateError) as caught:
+        repvgg_zoo.create("RepVGG_A0", checkpoint=source(tmp_path / "n0.pkl"))
+    assert caught.value.hint.startswith("these are weights of RepVGG_N0; build the variant")
 
 
 # Other programs ----------------------------------------------------------------------------------------------
@@ -208,6 +218,29 @@ def test_fields_of_a_later_version_are_left_out():
 def test_a_text_of_megabytes_is_not_parsed():
     with pytest.raises(ValueError, match="characters"):
         from_text("[" * (5 << 20))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"class_names":["a"' + ',"a"' * 10_000 + "]}",
+        '{"architecture":{"num_blocks":[1,1,1,1],"width_multiplier":[1,1,1,1],"builder":"a/b","options":{"a":1'
+        + "".join(f',"{number}":1' for number in range(5_000))
+        + "}}}",
+        '{"mood":[[]' + ",[]" * 10_000 + "]}",
+        '{"variant":"' + "\\u4e00" * 10_000 + '"}',
+    ],
+    ids=["names", "options", "an unknown field", "wide characters"],
+)
+def test_reading_metadata_takes_memory_in_proportion(text):
+    tracemalloc.start()
+    try:
+        with suppress(ValueError):
+            from_text(text)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 30 * len(text) + 100_000
 
 
 def test_every_field_survives_its_text():

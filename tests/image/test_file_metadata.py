@@ -183,7 +183,14 @@ def test_a_foreign_head_has_numbered_classes(tmp_path, head):
     assert [p.label for p in predictions] == [f"class {p.index}" for p in predictions]
 
 
+def named():
+    network = repvgg_zoo.create("RepVGG_N0")
+    network.metadata = replace(network.metadata, class_names=tuple(map(str, range(10))))
+    return network
+
+
 OWN_HEADS = {
+    "a network whose user has named its classes": lambda path: named(),
     "the network": lambda path: repvgg_zoo.create("RepVGG_N0", pretrained=True),
     "its deploy form": lambda path: repvgg_zoo.to_deploy(repvgg_zoo.create("RepVGG_N0", pretrained=True)),
     "compiled": lambda path: repvgg_zoo.compile("RepVGG_N0"),
