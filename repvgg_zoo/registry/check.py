@@ -38,7 +38,7 @@ class RegistryReport(NamedTuple):
 
 
 def check_registry(path: Path, *, cost: Callable[[ModelSpec], NetworkCost]) -> RegistryReport:
-    """Read a registry file completely, and recount what it states of each valid variant with ``cost``.
+    """Read a registry file completely, and recount with ``cost`` what it states of each variant.
 
     A file beside it that is a checkpoint's source is compared with the stated size and digest. Raise MissingFileError
     if the registry file does not exist, and RegistryError if it cannot be read.
@@ -54,9 +54,10 @@ def check_registry(path: Path, *, cost: Callable[[ModelSpec], NetworkCost]) -> R
     is_shipped = shipped.path is not None and path.resolve() == Path(shipped.path).resolve()
     for model in parsed.models:
         problems += [] if is_shipped else _conflicts(model, shipped, parsed.lines)
-        problems += _wrong_costs(model, cost, parsed.lines)
         for checkpoint in model.checkpoints:
             problems += _wrong_files(checkpoint, _line(parsed.lines, model, "checkpoints"))
+    for model in (*parsed.models, *parsed.incomplete):
+        problems += _wrong_costs(model, cost, parsed.lines)
     return RegistryReport(
         path=path,
         variants=tuple(model.name for model in parsed.models),

@@ -101,9 +101,13 @@ def parse_registry(data: bytes, *, path: Optional[Path] = None) -> Registry:
 
 
 class ParsedRegistry(NamedTuple):
-    """The valid variants of a document, all its problems, and the line of each variant's name and fields."""
+    """The valid variants of a document, all its problems, and the line of each variant's name and fields.
+
+    ``incomplete`` has the architectures and costs of variants that are not valid, where these fields are.
+    """
 
     models: Tuple[ModelSpec, ...]
+    incomplete: List[ModelSpec]
     problems: List[DocumentError]
     lines: Mapping[Tuple[str, str], int]
 
@@ -114,7 +118,7 @@ def parse_all(data: bytes, *, path: Optional[Path] = None) -> ParsedRegistry:
     models: Tuple[ModelSpec, ...] = ()
     with suppress(_TooManyProblems), parser.collected():
         models = parser.models(compose(data))
-    return ParsedRegistry(models, list(parser.problems.values()), parser.lines)
+    return ParsedRegistry(models, parser.incomplete, list(parser.problems.values()), parser.lines)
 
 
 class _NoAliasDumper(yaml.SafeDumper):
@@ -144,6 +148,7 @@ class _Parser:
         self.problems: Dict[Tuple[int, str], DocumentError] = {}  # by line and message
         self.failures = 0  # how often a body ended, also with a problem that was known already
         self.lines: Dict[Tuple[str, str], int] = {}
+        self.incomplete: List[ModelSpec] = []
         # A publisher's nodes are part of each of its checkpoints, but are read only once.
         self._values: Dict[yaml.Node, Any] = {}
         self._invalid: Dict[yaml.Node, Exception] = {}
@@ -219,12 +224,25 @@ class _Parser:
                     filled = _fill_placeholders(spec)
                     self.spend(value, sum(map(len, (*filled.file.sources, *filled.aliases))))
                     checkpoints.append(_with_file_sources(filled, merged, self.folder))
-        model: ModelSpec = self.spec(
-            node, ModelSpec, entries, failures=before, name=key.value, checkpoints=tuple(checkpoints)
-        )
+        try:
+            model: ModelSpec = self.spec(
+                node, ModelSpec, entries, failures=before, name=key.value, checkpoints=tuple(checkpoints)
+            )
+        except (DocumentError, _IncompleteSpec):
+            self.keep_costs(key.value, entries)
+            raise
         if model.default is None and checkpoints:
             model = model._replace(default=default_tag(checkpoints))
         return model
+
+    def keep_costs(self, name: str, entries: Entries) -> None:
+        """Keep what a variant that is left out costs, if that much of it is valid."""
+        values: Dict[str, Any] = {}
+        for field in [field for field in ("architecture", "params", "macs") if field in entries]:
+            with self.collected():
+                values[field] = self.field(entries[field][1], field, fields_of(ModelSpec)[field])
+        if len(values) == 3:
+            self.incomplete.append(ModelSpec(name=name, family="", **values))
 
     def spec(
         self, node: yaml.Node, kind: Any, entries: Entries, *, failures: Optional[int] = None, **keyed: Any
