@@ -32,7 +32,7 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, Optional, Sequence, Tuple, Type, Union
 
-from ._escape import escape_message
+from ._escape import escape, escape_message
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -41,8 +41,9 @@ class ZooError(Exception):
     """Base class of all errors that repvgg_zoo raises for its users.
 
     Attributes: ``message`` (one sentence), ``hint`` (what to do), and, where they apply, ``path``, ``url``,
-    ``expected`` and ``actual``. ``str(error)`` shows the message, then the hint on a line of its own. Message and hint
-    are escaped, as they may quote a file or a server; the other attributes are not.
+    ``expected`` and ``actual``. ``str(error)`` shows the message, the path if the message does not, and the hint, each
+    on a line of its own. Message and hint are escaped, as they may quote a file or a server; the other attributes are
+    not.
     """
 
     def __init__(
@@ -64,18 +65,25 @@ class ZooError(Exception):
         self.actual = actual
 
     def __str__(self) -> str:
-        return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
+        lines = [self.message]
+        if self.path is not None and escape(str(self.path)) not in self.message:
+            lines.append(f"path: {escape(str(self.path))}")
+        if self.hint is not None:
+            lines.append(f"hint: {self.hint}")
+        return "\n  ".join(lines)
 
     # Errors are pickled between processes (multiprocessing, pytest-xdist); the default reduction would call
     # __init__ with the message alone and lose the other fields.
     def __reduce__(self) -> Tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, dict(self.__dict__))
+        # ImportError keeps its path where __dict__ does not have it.
+        return _rebuild, (type(self), self.message, {**self.__dict__, "path": self.path})
 
 
 def _rebuild(cls: Type[ZooError], message: str, state: Dict[str, Any]) -> ZooError:
     # Of a class that is also a ValueError, cls.__new__ is that of ValueError, which makes no OSError.
     error = OSError.__new__(cls, message) if issubclass(cls, OSError) else cls.__new__(cls, message)
-    error.__dict__.update(state)
+    for name, value in state.items():
+        setattr(error, name, value)
     error.args = (message,)
     return error
 
