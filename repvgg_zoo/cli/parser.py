@@ -178,12 +178,13 @@ def unknown_command(name: str) -> UsageError:
     """Return the error for a first word that is not a command."""
     is_option = name.startswith("-")
     close = closest(name, list(TOP_OPTIONS if is_option else COMMANDS))
+    hint = f"{PROGRAM} --help lists the commands{', after which their options stand' if is_option else ''}"
     return UsageError(
         f"{name!r} is not a valid {'option' if is_option else 'command'}",
         usage=f"{PROGRAM} COMMAND [arguments]",
         expected=list(TOP_OPTIONS if is_option else COMMANDS),
         actual=name,
-        hint=f"did you mean {PROGRAM} {close}?" if close else f"{PROGRAM} --help lists the commands",
+        hint=f"did you mean {PROGRAM} {close}?" if close else hint,
     )
 
 
