@@ -77,7 +77,11 @@ def test_the_examples_of_the_top_help_are_those_of_commands():
         (["lst"], "'lst' is not a valid command", "did you mean repvgg-zoo list?"),
         (["frobnicate"], "'frobnicate' is not a valid command", "repvgg-zoo --help lists the commands"),
         (["--frob"], "'--frob' is not a valid option", "--help"),
-        (["--offline", "fetch", "n0"], "'--offline' is not a valid option", "commands, after which their options stand"),
+        (
+            ["--offline", "fetch", "n0"],
+            "'--offline' is not a valid option",
+            "commands, after which their options stand",
+        ),
         (["--jsn", "list"], "'--jsn' is not a valid option", "did you mean repvgg-zoo --json?"),
         (["info"], "required: NAME", "repvgg-zoo info --help"),
         (["list", "--min-top1", "much"], "invalid float value: 'much'", "repvgg-zoo list --help"),
