@@ -65,14 +65,18 @@ def detect_layout(arrays: Arrays, layouts: Sequence[Layout], prefix: Optional[st
     If there are other keys, the network must be complete and the only one that is not averaged (``ema``), unless
     ``prefix`` picks it. Raises LayoutError with the prefixes that were found, or with the closest layout.
     """
-    for layout in layouts if prefix is None else ():
-        names = _all_names(arrays, layout)
-        if names is not None:
-            return Network(layout, "", names)
+    exact = None if prefix is not None else _exact(arrays, layouts)
+    if exact is not None:
+        return exact
     found, joined = _find_networks(arrays, layouts)
-    network = _choose(arrays, found, joined) if prefix is None else _below(prefix, found)
-    if network is None:
-        raise _unknown_layout(arrays, layouts, [*found, *joined])
+    candidates = _candidates(arrays, found, joined, prefix)
+    if len(candidates) > 1:
+        raise _several_networks(candidates)
+    if not candidates:
+        raise _unknown_prefix(prefix, found) if prefix is not None else _unknown_layout(arrays, layouts, found, joined)
+    (network,) = candidates
+    if network.intruders:
+        raise _not_a_repvgg(network)
     others = {key: other.prefix for other in found for key in other.names}
     strangers = [
         (key, f"of the RepVGG below {others[key]!r}" if key in others else "not of the RepVGG")
@@ -80,6 +84,13 @@ def detect_layout(arrays: Arrays, layouts: Sequence[Layout], prefix: Optional[st
         if key not in network.names
     ]
     return network._replace(strangers=strangers)
+
+
+def holds_network(arrays: Arrays, layouts: Sequence[Layout], prefix: Optional[str] = None) -> bool:
+    """Return whether there is a RepVGG in a state dict, or several."""
+    if prefix is None and _exact(arrays, layouts) is not None:
+        return True
+    return bool(_candidates(arrays, *_find_networks(arrays, layouts), prefix))
 
 
 def is_counter(key: str) -> bool:
@@ -122,14 +133,17 @@ def missing_keys(names: Iterable[str]) -> List[str]:
     return missing + (sorted(head - present) if head & present else [])
 
 
-def _all_names(arrays: Arrays, layout: Layout) -> Optional[Dict[str, str]]:
-    """Return the canonical name of every key, or None if the layout does not have one of them."""
-    names: Dict[str, str] = {}
-    for key, name in zip(arrays, to_canonical_keys(layout, arrays)):
-        if name is None:
-            return None
-        names[key] = name
-    return names
+def _exact(arrays: Arrays, layouts: Sequence[Layout]) -> Optional[Network]:
+    """Return the network in the first layout that has every key, or None."""
+    for layout in layouts:
+        names: Dict[str, str] = {}
+        for key, name in zip(arrays, to_canonical_keys(layout, arrays)):
+            if name is None:
+                break
+            names[key] = name
+        else:
+            return Network(layout, "", names)
+    return None
 
 
 def _find_networks(arrays: Arrays, layouts: Sequence[Layout]) -> Tuple[List[Network], List[Network]]:
@@ -231,56 +245,62 @@ def _features(arrays: Arrays, names: Mapping[str, str]) -> int:
     return channels[max(channels)] if channels else 0
 
 
-def _choose(arrays: Arrays, found: Sequence[Network], joined: Sequence[Network]) -> Optional[Network]:
-    """Return the network that is complete, or that has all keys; None without one, LayoutError if it is not unique."""
+def _candidates(
+    arrays: Arrays, found: Sequence[Network], joined: Sequence[Network], prefix: Optional[str]
+) -> Sequence[Network]:
+    """Return the networks with this prefix, or the complete ones, without averaged ones if there are others too."""
+    if prefix is not None:
+        plain = ".".join(part for part in prefix.split(".") if part and part not in WRAPPER_MODULES)
+        return [network for network in found if network.prefix.rstrip(".") == plain]
     complete = [network for network in found if _is_complete(network)]
-    candidates = [network for network in complete if not is_averaged(network.prefix)] or complete
-    if len(candidates) > 1:
-        prefixes = [network.prefix for network in candidates]
-        raise LayoutError(
-            f"the file holds {len(prefixes)} RepVGGs, below the prefixes {_quoted(prefixes)}",
-            expected="one RepVGG",
-            actual=prefixes,
-            hint="pass one of them as prefix= to load_checkpoint; create takes what it returns as checkpoint=",
-        )
-    candidates += [network for network in joined if _is_complete(network)]
+    if complete:
+        return [network for network in complete if not is_averaged(network.prefix)] or complete
+    whole = [network for network in joined if _is_complete(network)]
     # Without strangers, what is missing is reported when the weights are loaded into a network.
-    candidates += [network for network in (*found, *joined) if len(network.names) == len(arrays)]
-    return candidates[0] if candidates else None
+    return [*whole, *(network for network in (*found, *joined) if len(network.names) == len(arrays))][:1]
 
 
 def _is_complete(network: Network) -> bool:
     return not network.intruders and not missing_keys(network.names.values())
 
 
-def _below(prefix: str, found: Sequence[Network]) -> Network:
-    """Return the network with this prefix; raise LayoutError if there is none, or if it is of another family."""
-    plain = ".".join(part for part in prefix.split(".") if part and part not in WRAPPER_MODULES)
-    network = next((network for network in found if network.prefix.rstrip(".") == plain), None)
-    if network is None:
-        prefixes = [other.prefix for other in found]
-        raise LayoutError(
-            f"there is no RepVGG below the prefix {prefix!r}"
-            + (f"; blocks of one are below {_quoted(prefixes)}" if prefixes else " or any other"),
-            expected=prefixes,
-            actual=prefix,
-            hint="pass one of these prefixes" if prefixes else "pass a file that holds a RepVGG",
-        )
-    if network.intruders:
-        raise LayoutError(
-            f"below {prefix!r}, {len(network.intruders)} keys are of no RepVGG: {format_keys(network.intruders)}",
-            expected=network.layout.name,
-            actual=list(network.intruders),
-            hint="only networks of the RepVGG family can be loaded",
-        )
-    return network
+def _several_networks(networks: Sequence[Network]) -> LayoutError:
+    prefixes = [network.prefix for network in networks]
+    return LayoutError(
+        f"the file holds {len(prefixes)} RepVGGs, below the prefixes {_quoted(prefixes)}",
+        expected="one RepVGG",
+        actual=prefixes,
+        hint="pass one of them as prefix= to load_checkpoint; create takes what it returns as checkpoint=",
+    )
+
+
+def _unknown_prefix(prefix: str, found: Sequence[Network]) -> LayoutError:
+    prefixes = [network.prefix for network in found]
+    return LayoutError(
+        f"there is no RepVGG below the prefix {prefix!r}"
+        + (f"; blocks of one are below {_quoted(prefixes)}" if prefixes else " or any other"),
+        expected=prefixes,
+        actual=prefix,
+        hint="pass one of these prefixes" if prefixes else "pass a file that holds a RepVGG",
+    )
+
+
+def _not_a_repvgg(network: Network) -> LayoutError:
+    return LayoutError(
+        f"below {network.prefix!r}, {len(network.intruders)} keys are of no RepVGG: {format_keys(network.intruders)}",
+        expected=network.layout.name,
+        actual=list(network.intruders),
+        hint="only networks of the RepVGG family can be loaded",
+    )
 
 
 def _quoted(prefixes: Sequence[str]) -> str:
     return format_keys([repr(prefix) for prefix in prefixes])
 
 
-def _unknown_layout(arrays: Arrays, layouts: Sequence[Layout], found: Sequence[Network]) -> LayoutError:
+def _unknown_layout(
+    arrays: Arrays, layouts: Sequence[Layout], found: Sequence[Network], joined: Sequence[Network]
+) -> LayoutError:
     """Return the error that names the closest layout, the keys that it does not have, and those that are missing."""
     names = list(dict.fromkeys(layout.name for layout in layouts))
     if not found:
@@ -290,7 +310,7 @@ def _unknown_layout(arrays: Arrays, layouts: Sequence[Layout], found: Sequence[N
             actual=list(arrays),
             hint="pass a checkpoint of a RepVGG; if layout= was passed, try without it",
         )
-    closest = max(found, key=lambda network: len(network.names))
+    closest = max([*found, *joined], key=lambda network: len(network.names))
     unknown = [*closest.intruders]
     unknown += [key for key in arrays if key not in closest.names and key not in closest.intruders]
     missing = missing_keys(closest.names.values())

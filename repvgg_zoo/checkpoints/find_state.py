@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, LayoutError
-from .detect import MAX_KEY_CHARS, MAX_TENSORS, detect_layout, is_averaged, is_counter
+from .detect import MAX_KEY_CHARS, MAX_TENSORS, holds_network, is_averaged, is_counter
 from .layouts import Layout
 from .state_dict import format_keys
 
@@ -40,7 +40,8 @@ def choose_state_dict(
     """Return the path of the state dict in a file's content, the state dict, and (key, reason) of what is beside it.
 
     It is the first dict, in the order of WRAPPERS, in which there is a RepVGG, else the first that holds arrays,
-    else the whole content. Raises ArgumentError if there is none that is called ``state``.
+    else the whole content. Raises ArgumentError if there is none that is called ``state``, and LayoutError if several
+    have the same right to be taken.
     """
     dicts = itertools.islice(_dicts_of_arrays(payload, ()), MAX_STATE_DICTS)
     candidates = sorted(dicts, key=lambda item: _rank(item[0]))
@@ -60,13 +61,31 @@ def choose_state_dict(
     if len(candidates) > 1:  # a single one is compared with the layouts later, with an error if it fits none
         sizes = itertools.accumulate(len(arrays) for _, arrays in candidates)
         compared = [item for item, size in zip(candidates, sizes) if size <= MAX_COMPARED]
-        path = next((other for other, arrays in compared if _fits(arrays, layouts, prefix)), path)
+        path = _first_fitting(compared, layouts, prefix) or path
     skipped: List[Tuple[str, str]] = []
     for depth, name in enumerate(path):
-        prefix = "".join(f"{part}." for part in path[:depth])
-        skipped += [(f"{prefix}{key}", f"beside {prefix}{name}") for key in payload if key != name]
+        above = "".join(f"{part}." for part in path[:depth])
+        skipped += [(f"{above}{key}", f"beside {above}{name}") for key in payload if key != name]
         payload = payload[name]
     return "".join(f"{part}." for part in path), payload, skipped
+
+
+def _first_fitting(
+    candidates: Sequence[Tuple[Path, Mapping[str, NDArray[Any]]]], layouts: Sequence[Layout], prefix: Optional[str]
+) -> Optional[Path]:
+    """Return the path of the first dict with a RepVGG, or None; raise LayoutError if another has the same rank."""
+    fitting = (path for path, arrays in candidates if _fits(arrays, layouts, prefix))
+    first = next(fitting, None)
+    second = None if first is None else next(fitting, None)
+    if first is None or second is None or _rank(first) != _rank(second):
+        return first
+    names = [".".join(path) for path in (first, second)]
+    raise LayoutError(
+        f"the file holds several RepVGGs, such as {' and '.join(map(repr, names))}",
+        expected="one RepVGG",
+        actual=names,
+        hint="pass one of these names as state= to load_checkpoint; create takes what it returns as checkpoint=",
+    )
 
 
 def _dicts_of_arrays(value: Any, path: Path) -> Iterator[Tuple[Path, Mapping[str, NDArray[Any]]]]:
@@ -91,8 +110,4 @@ def _fits(arrays: Mapping[str, NDArray[Any]], layouts: Sequence[Layout], prefix:
     weights = {key: array for key, array in arrays.items() if not is_counter(key)}
     if not 0 < len(weights) <= MAX_TENSORS:
         return False
-    try:
-        detect_layout(weights, layouts, prefix)
-    except LayoutError:
-        return False
-    return True
+    return holds_network(weights, layouts, prefix)

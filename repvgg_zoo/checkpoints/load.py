@@ -6,6 +6,7 @@ rename the keys, detect the form, and bring every array into canonical shape.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from dataclasses import replace
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._arguments import check_items, check_local_path, check_text
+from .._log import get_logger
 from ..errors import ArgumentError, CheckpointFormatError, LayoutError, PathLike
 from .detect import MAX_TENSORS, detect_layout, is_counter, missing_keys
 from .find_state import choose_state_dict
@@ -36,6 +38,8 @@ from .state_dict import Checkpoint, LoadReport, detect_form, format_keys
 # Raised whenever `canonicalize` would return something else for the same payload.
 CANONICALIZE_VERSION = 1
 SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\.")  # as in model-00001-of-00002.safetensors
+
+logger = get_logger(__name__)
 
 
 def load_checkpoint(
@@ -123,6 +127,7 @@ def canonicalize(
     network = detect_layout(arrays, candidates, prefix)
     detected, names = network.layout, network.names
     skipped += [(f"{chosen}{key}", reason) for key, reason in network.strangers]
+    _log_strangers(path, [f"{chosen}{key}" for key, _ in network.strangers if arrays[key].dtype.kind == "f"], prefix)
     renamed = {names[key]: array for key, array in arrays.items() if key in names}
     _check_dtypes(renamed)
     form, redundant = detect_form(renamed)
@@ -135,9 +140,25 @@ def canonicalize(
         layout=layout.name if layout else _layout_name(detected, format, reshaped),
         format=format,
         path=path,
-        report=LoadReport(tuple(state_dict), tuple(skipped), tuple(reshaped), tuple(transposed)),
+        report=LoadReport(
+            tuple(state_dict),
+            tuple(skipped),
+            tuple(reshaped),
+            tuple(transposed),
+            state=chosen.rstrip("."),
+            prefix=network.prefix,
+        ),
         metadata=metadata,
     )
+
+
+def _log_strangers(path: str, keys: Sequence[str], prefix: Optional[str]) -> None:
+    """Log the weights that are left aside: with a warning, unless a part of the file was asked for."""
+    if keys:
+        level = logging.WARNING if prefix is None else logging.INFO
+        logger.log(
+            level, "%s: %d arrays are not of the network and were not loaded: %s", path, len(keys), format_keys(keys)
+        )
 
 
 def _metadata(payload: Any, found: Mapping[Any, Any], path: str) -> CheckpointMetadata:

@@ -20,12 +20,17 @@ MAX_KEY_CHARS = 120  # of a key in a message; the longest one of any publisher h
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a file's arrays: canonical keys, and for ``skipped`` (the file's key, why)."""
+    """What became of a file's arrays: canonical keys, and for ``skipped`` (the file's key, why).
+
+    ``state`` and ``prefix`` say where the network was, in the words of ``load_checkpoint``'s arguments.
+    """
 
     loaded: Tuple[str, ...]
     skipped: Tuple[Tuple[str, str], ...] = ()
     reshaped: Tuple[str, ...] = ()
     transposed: Tuple[str, ...] = ()
+    state: str = ""
+    prefix: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -159,12 +159,57 @@ def test_a_teacher_beside_the_student_must_be_chosen():
     assert np.array_equal(read(tree, prefix="teacher").state_dict["linear.bias"], AVERAGED["linear.bias"])
 
 
+def test_a_state_dict_with_several_networks_is_not_passed_over_for_an_averaged_one():
+    tree = {"state_dict": {**prefixed("student.", STATE), **prefixed("teacher.", AVERAGED)}, "ema": STATE}
+    with pytest.raises(LayoutError, match="holds 2 RepVGGs"):
+        read(tree)
+    assert_all_loaded(read(tree, prefix="student."))
+    assert_all_loaded(read(tree, state="ema"))
+
+
+@pytest.mark.parametrize("names", [("student", "teacher"), ("nets.a", "nets.b")])
+def test_a_teacher_in_a_state_dict_of_its_own_must_be_chosen_too(names):
+    tree = {"net": {"conv.weight": np.ones(3)}}
+    for name, state in zip(names, (STATE, AVERAGED)):
+        *above, last = name.split(".")
+        part = tree
+        for key in above:
+            part = part.setdefault(key, {})
+        part[last] = state
+    with pytest.raises(LayoutError, match=f"several RepVGGs, such as '{names[0]}' and '{names[1]}'") as caught:
+        read(tree)
+    assert "state=" in caught.value.hint
+    assert_all_loaded(read(tree, state=names[0]))
+
+
+def test_the_moments_of_an_optimizer_are_not_taken_for_another_network():
+    optimizer = {"state": {"exp_avg": AVERAGED, "exp_avg_sq": AVERAGED}}
+    assert_all_loaded(read({"weights": STATE, "optimizer": optimizer}))
+
+
 @pytest.mark.parametrize("prefix", ["ema.", "model_ema.module.", "ema_model."])
 def test_plain_weights_come_before_averaged_ones_in_one_state_dict_too(prefix):
     tree = {**prefixed(prefix, AVERAGED), **prefixed("model.", STATE)}
     assert_all_loaded(read(tree))
     averaged = read(tree, prefix=prefix)
     assert np.array_equal(averaged.state_dict["linear.bias"], AVERAGED["linear.bias"])
+
+
+def test_the_report_says_where_the_network_was():
+    report = read({"nets": {"a": {**prefixed("module.lit.", STATE), **CRITERION}}}).report
+    assert (report.state, report.prefix) == ("nets.a", "lit.")
+    assert (read(STATE).report.state, read(STATE).report.prefix) == ("", "")
+
+
+def test_weights_that_are_left_aside_are_logged_unless_a_part_was_asked_for(caplog):
+    tree = {**prefixed("backbone.", STATE), **CRITERION, "steps": np.array(3)}
+    read(tree)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == "file: 1 arrays are not of the network and were not loaded: criterion.weight"
+    caplog.clear()
+    read(tree, prefix="backbone.")
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_a_wrapped_copy_beside_the_network_is_another_network():

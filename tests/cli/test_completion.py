@@ -27,8 +27,24 @@ NAMES = {"NAME", "NAME|FILE", "PATTERN", "SOURCE"}
 CHOICES = {"ACTION", "CHECK", "KEY", "SHELL", "TAG"}
 # Left to the shell, which completes paths.
 OTHERS = {
-    *("FILE", "FOLDER", "IMAGE", "BUNDLE", "OUT", "BATCH", "LAYOUT", "N", "K", "PX", "S", "X", "PERCENT", "DAYS"),
-    *("TEXT", "WORD", "SIZE"),
+    *(
+        "FILE",
+        "FOLDER",
+        "IMAGE",
+        "BUNDLE",
+        "OUT",
+        "BATCH",
+        "LAYOUT",
+        "PREFIX",
+        "N",
+        "K",
+        "PX",
+        "S",
+        "X",
+        "PERCENT",
+        "DAYS",
+    ),
+    *("TEXT", "WORD", "SIZE", "PREFIX"),
 }
 
 

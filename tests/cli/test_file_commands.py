@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -173,6 +174,18 @@ def test_a_name_of_a_plugin_is_not_taken_for_a_path(run, tmp_path, monkeypatch):
     for argv in (["verify", "acme/RepVGG_Q"], ["convert", "acme/RepVGG_Q", "out.pkl"]):
         assert run(*argv, "--json").json["error"]["type"] == "NoWeightsError"
     assert run("verify", "other/RepVGG_Q").code == 3, "no plugin has this namespace"
+
+
+def test_convert_takes_a_part_of_a_file(run, cached):
+    state = repvgg_zoo.load_checkpoint(cached).state_dict
+    averaged = {f"teacher.{key}": array + 1 for key, array in state.items()}
+    both = {**{f"student.{key}": array for key, array in state.items()}, **averaged}
+    Path("trainer.pkl").write_bytes(pickle.dumps({"state_dict": both, "state_dict_ema": averaged}))
+    assert "below the prefixes 'student.', 'teacher.'" in run("convert", "trainer.pkl", "out.pkl").err
+    for argv, expected in ((["--prefix", "student."], 0), (["--prefix", "teacher."], 1), (["--state", "ema"], 1)):
+        assert run("convert", "trainer.pkl", "out.pkl", "--force", *argv).code == 0
+        result = repvgg_zoo.load_checkpoint("out.pkl").state_dict
+        assert np.array_equal(result["linear.bias"], state["linear.bias"] + expected)
 
 
 @pytest.mark.parametrize("layout", ["canonical", "official", "timm", "openmmlab", "basecls"])

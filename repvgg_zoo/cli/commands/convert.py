@@ -49,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--deploy", action="store_true", help="re-parameterize: write the deploy form")
     parser.add_argument("--from-layout", metavar="LAYOUT", help="SOURCE's layout (default: detected from its keys)")
+    parser.add_argument("--state", metavar="KEY", help="which of several state dicts in SOURCE, such as ema")
+    parser.add_argument("--prefix", metavar="PREFIX", help="which of several networks in SOURCE, such as backbone.")
     parser.add_argument("--check", action="store_true", help="read OUT again and compare it bit for bit")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     add_fetch_options(parser)
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> Result:
     if args.out.exists() and not args.force:
         raise ArgumentError(f"{args.out} exists already", path=args.out, hint="--force overwrites it")
     path, layout, spec = source_file(args)
-    checkpoint = load_checkpoint(path, layout=layout)
+    checkpoint = load_checkpoint(path, layout=layout, state=args.state, prefix=args.prefix)
     if spec is not None:
         checkpoint = with_spec(checkpoint, spec, spec.file.sha256)
     read = to_dict(path, checkpoint.format, checkpoint.layout, checkpoint.form, checkpoint.state_dict)
