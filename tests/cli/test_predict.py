@@ -96,6 +96,15 @@ def test_a_checkpoint_file_is_a_model(run, own_file):
     } == {"low", "high"}
 
 
+def test_where_a_files_preprocessing_is_from_is_printed(run, own_file):
+    arrays = dict(repvgg_zoo.load_checkpoint(own_file).state_dict)
+    repvgg_zoo.save_checkpoint("theirs.pkl", arrays, layout="timm")  # says nothing
+    default = "RepVGG_N0.digits, the default checkpoint of RepVGG_N0"
+    for model, source in (("two.safetensors", "the file"), ("theirs.pkl", default)):
+        assert run("predict", "7.png", "--model", model, "--json").json["preprocessing_source"] == source
+        assert run("predict", "7.png", "--model", model).out.splitlines()[1] == f"preprocessing: {source}"
+
+
 LABELS = {
     "lines": "zero\none\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\n\n",
     "CRLF and a BOM": "\ufeffzero\r\none\r\ntwo\r\nthree\r\nfour\r\nfive\r\nsix\r\nseven\r\neight\r\nnine",
@@ -119,7 +128,7 @@ def test_labels_name_the_classes_of_a_name_and_of_a_file(run, folder, own_file):
     (folder / "labels.txt").write_text(LABELS["lines"])
     for model in ("n0", own_file):
         lines = run("predict", "7.png", "--model", model, "--labels", "labels.txt").out.splitlines()
-        assert lines[4].split()[2] == "seven"
+        assert lines[-5].split()[2] == "seven"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..._atomic import atomic_write
 from ...errors import ArgumentError, LayoutError, MissingFileError, ZooError
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> Result:
 
     labels = None if args.labels is None else read_label_file(args.labels.expanduser())
     images = find_images(path.expanduser() for path in args.images)
-    rows = predict_all(images, model, labels, args)
+    rows, preprocessing_source = predict_all(images, model, labels, args)
     output_image: Optional[Path] = args.output_image if rows[0]["predictions"] else None
     name = str(model) if isinstance(model, Path) else model.name
     if output_image is not None:
@@ -78,14 +78,15 @@ def run(args: argparse.Namespace) -> Result:
         image_format = Image.registered_extensions()[output_image.suffix.lower()]
         atomic_write(output_image, lambda stream: figure.save(stream, image_format))
     errors = [row.pop("exception") for row in rows]
-    payload = {
+    payload: Dict[str, Any] = {
         "model": name,
+        "preprocessing_source": preprocessing_source,
         "images": rows,
         "unreadable": sum(error is not None for error in errors),
         "output_image": output_image,
     }
     is_missing = any(isinstance(error, MissingFileError) for error in errors)
-    return Result(payload, render, 5 if is_missing else int(any(errors)))
+    return Result(payload, lambda _: render(payload, isinstance(model, Path)), 5 if is_missing else int(any(errors)))
 
 
 def predict_all(
@@ -93,8 +94,11 @@ def predict_all(
     model: Union[Path, CheckpointSpec],
     labels: Optional[Sequence[str]],
     args: argparse.Namespace,
-) -> List[Dict[str, Any]]:
-    """Return a row for each image; nothing is fetched unless one of them can be read."""
+) -> Tuple[List[Dict[str, Any]], Optional[str]]:
+    """Return a row for each image, and where the preprocessing is from.
+
+    Nothing is fetched unless one of the images can be read.
+    """
     from ...image.io import load_image
 
     if isinstance(model, CheckpointSpec):
@@ -107,7 +111,7 @@ def predict_all(
         except ArgumentError as error:
             rows.append(to_row(image, error=error))
     else:
-        return rows
+        return rows, None
     if isinstance(model, CheckpointSpec):
         fetch(model.file, args)  # with this command's options; compile then finds it in the cache
         network_source: Union[str, Checkpoint] = model.name
@@ -124,7 +128,7 @@ def predict_all(
                 rows.append(to_row(image, predict(network, image, topk=args.topk, labels=labels)))
             except ArgumentError as error:
                 rows.append(to_row(image, error=error))
-    return rows
+        return rows, network.metadata.preprocessing_source
 
 
 def load_file(path: Path) -> Checkpoint:
@@ -174,9 +178,11 @@ def validate(args: argparse.Namespace) -> None:
         raise ArgumentError(f"{path} exists already", path=path, hint="--force overwrites it")
 
 
-def render(payload: Mapping[str, Any]) -> List[str]:
-    """Return a table for each image."""
+def render(payload: Mapping[str, Any], is_file: bool) -> List[str]:
+    """Return a table for each image; for a file, first where its preprocessing is from."""
     lines: List[str] = [f"predictions of {payload['model']}:"]
+    if is_file and payload["preprocessing_source"] is not None:
+        lines.append(f"preprocessing: {payload['preprocessing_source']}")
     for row in payload["images"]:
         lines += ["", style(str(row["image"]), "bold")]
         if row["error"]:
