@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .._html import html_table
 from ..errors import LayoutError
 from .layouts import AUXILIARY_HEADS, BLOCK, BN_TENSORS, has_identity
 from .metadata import CheckpointMetadata
@@ -31,6 +32,20 @@ class LoadReport:
     transposed: Tuple[str, ...] = ()
     state: str = ""
     prefix: str = ""
+
+    def __repr__(self) -> str:
+        counts = (f"{len(getattr(self, name))} {name}" for name in ("loaded", "skipped", "reshaped", "transposed"))
+        return f"<LoadReport {', '.join(counts)}>"
+
+    def _repr_html_(self) -> str:
+        reshaped, transposed = set(self.reshaped), set(self.transposed)
+        rows = [
+            *((key, "skipped", reason) for key, reason in self.skipped),
+            *((key, "loaded, reshaped", None) for key in self.reshaped),
+            *((key, "loaded, transposed", None) for key in self.transposed),
+            *((key, "loaded", None) for key in self.loaded if key not in reshaped and key not in transposed),
+        ]
+        return html_table(repr(self)[1:-1], ("key", "outcome", "reason"), rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import fnmatch
 from typing import Any, Callable, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .._arguments import check_flag, check_float, check_items, check_text
+from .._html import html_table
 from .._settings import PLUGINS_ENV, REGISTRY_ENV, plugin_mode, registry_files
 from ..errors import ArgumentError, PluginError, RegistryError, UnknownModelError, ZooError
 from .load import load_file, load_plugin_registry
@@ -45,7 +46,8 @@ def list_models(
     ``filter`` and ``exclude`` are wildcards, one or several (``"B1*"``, ``["*g2", "*g4"]``), compared without case,
     ``-``, ``_`` and with or without ``RepVGG``. ``pretrained=True`` keeps variants with weights, ``False`` those
     without, a string those with a checkpoint of that tag. ``min_top1`` is percent, of the default checkpoint or else
-    of the paper; ``max_params`` and ``max_macs`` count the deploy form. Needs no MegEngine.
+    of the paper; ``max_params`` and ``max_macs`` count the deploy form. A notebook shows the list as a table. Needs no
+    MegEngine.
 
     Includes plugins and the registry files of ``REPVGG_ZOO_REGISTRY``. A broken one is left out with a warning, or
     raises its error if ``REPVGG_ZOO_PLUGINS=strict``. Raise ArgumentError for a filter of another type.
@@ -75,8 +77,31 @@ def list_models(
     if max_macs is not None:
         most_macs = check_float("max_macs", max_macs)
         tests.append(lambda model: model.macs.deploy <= most_macs)
-    names = (model.name for model in full_registry().models if all(test(model) for test in tests))
-    return sorted(names, key=natural_key)
+    models = (model for model in full_registry().models if all(test(model) for test in tests))
+    return ModelNames(sorted(models, key=lambda model: natural_key(model.name)))
+
+
+class ModelNames(List[str]):
+    """Names of variants: a list, which a notebook shows as a table."""
+
+    def __init__(self, models: Iterable[ModelSpec]) -> None:
+        self._models = {model.name: model for model in models}
+        super().__init__(self._models)
+
+    def _repr_html_(self) -> str:
+        header = ("name", "parameters", "MACs", "top-1", "checkpoints")
+        models = (self._models[name] for name in self if name in self._models)
+        rows = (
+            (
+                model.name,
+                f"{model.params.deploy / 1e6:.2f} M",
+                f"{model.macs.deploy / 1e9:.2f} G",
+                top1(model),
+                ", ".join(checkpoint.tag for checkpoint in model.checkpoints),
+            )
+            for model in models
+        )
+        return html_table(f"{len(self)} variants", header, rows)
 
 
 def model_info(name: str) -> ModelSpec:

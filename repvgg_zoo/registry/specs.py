@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional, Tuple, Union
 
+from .._escape import escape
+from .._html import html_table
+
 FORMS = ("train", "deploy")
 FORMATS = ("safetensors", "megengine", "torch", "paddle")
 SE_POSITIONS = ("before_relu", "after_relu")
@@ -139,6 +142,13 @@ class CheckpointSpec(NamedTuple):
         """The full name, for example ``"RepVGG_A0.timm"``."""
         return f"{self.variant}.{self.tag}"
 
+    def __repr__(self) -> str:
+        accuracy = "" if self.top1 is None else f", top-1 {self.top1:g}"
+        return f"<CheckpointSpec {escape(self.name)}: {self.format}, {self.form} form{accuracy}, {self.file.integrity}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.name, (), zip(CHECKPOINT_COLUMNS, checkpoint_row(self)))
+
 
 class ModelSpec(NamedTuple):
     """One variant: how it is built, what it costs, its other names, and its published checkpoints.
@@ -167,6 +177,31 @@ class ModelSpec(NamedTuple):
             if checkpoint.tag == tag:
                 return checkpoint
         raise KeyError(tag)
+
+    def __repr__(self) -> str:
+        tags = ", ".join(checkpoint.tag for checkpoint in self.checkpoints) or "none"
+        return f"<ModelSpec {escape(self.name)}: {format_costs(self)} in the deploy form; checkpoints: {escape(tags)}>"
+
+    def _repr_html_(self) -> str:
+        if not self.checkpoints:
+            return html_table(f"{self.name}: {format_costs(self)}", (), [("no weights", self.no_weights)])
+        rows = map(checkpoint_row, self.checkpoints)
+        return html_table(f"{self.name}: {format_costs(self)}", CHECKPOINT_COLUMNS, rows)
+
+
+CHECKPOINT_COLUMNS = ("tag", "publisher", "form", "format", "layout", "size", "integrity", "license", "top-1", "top-5")
+
+
+def checkpoint_row(checkpoint: CheckpointSpec) -> Tuple[object, ...]:
+    """Return what a table shows of a checkpoint, by CHECKPOINT_COLUMNS."""
+    size = None if checkpoint.file.size is None else f"{checkpoint.file.size / 1e6:.1f} MB"
+    published = (checkpoint.tag, checkpoint.publisher, checkpoint.form, checkpoint.format, checkpoint.layout)
+    return (*published, size, checkpoint.file.integrity, checkpoint.license, checkpoint.top1, checkpoint.top5)
+
+
+def format_costs(model: ModelSpec) -> str:
+    """Return parameters and MACs of the deploy form, in short."""
+    return f"{model.params.deploy / 1e6:.2f} M parameters and {model.macs.deploy / 1e9:.2f} G MACs"
 
 
 class Registry:

@@ -10,6 +10,8 @@ import numpy as np
 from megengine import Tensor
 from numpy.typing import NDArray
 
+from .._escape import escape
+from .._html import html_table
 from .._tensors import input_tensor
 from ..errors import ArgumentError, FormError
 from .fusion import relative_error
@@ -40,6 +42,18 @@ class EquivalenceReport:
     def worst_block(self) -> Difference:
         """The block with the largest relative difference."""
         return max(self.blocks, key=lambda block: block.relative)
+
+    def __repr__(self) -> str:
+        worst, whole = self.worst_block, self.end_to_end
+        worst_block = f"worst {escape(worst.name)} ({worst.relative:.1e})"
+        return f"<EquivalenceReport {len(self.blocks)} blocks, {worst_block}, end to end {whole.relative:.1e}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (row.name, f"{row.relative:.1e}", f"{row.max_abs:.1e}", f"{row.scale:.1e}")
+            for row in (*self.blocks, self.end_to_end)
+        ]
+        return html_table(repr(self)[1:-1], ("block", "relative", "max abs", "scale"), rows)
 
     def __str__(self) -> str:
         rows = [*self.blocks, self.end_to_end]

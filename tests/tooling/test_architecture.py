@@ -21,6 +21,7 @@ LAYERS = (
         "_escape",
         "_file_state",
         "_files",
+        "_html",
         "_json",
         "_redact",
         "_log",
