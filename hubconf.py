@@ -68,6 +68,8 @@ def _entry(name: str) -> Callable[..., Module]:
         in_chans: Optional[int] = None,
         features_only: bool = False,
         out_indices: Optional[Sequence[int]] = None,
+        output_stride: int = 32,
+        bn_eps: Optional[float] = None,
         progress: Optional[bool] = None,
         **overrides: Any,
     ) -> Module:
@@ -80,6 +82,8 @@ def _entry(name: str) -> Callable[..., Module]:
             in_chans=in_chans,
             features_only=features_only,
             out_indices=out_indices,
+            output_stride=output_stride,
+            bn_eps=bn_eps,
             progress=progress,
             **overrides,
         )
