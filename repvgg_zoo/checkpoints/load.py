@@ -156,9 +156,8 @@ def _log_strangers(path: str, keys: Sequence[str], prefix: Optional[str]) -> Non
     """Log the weights that are left aside: with a warning, unless a part of the file was asked for."""
     if keys:
         level = logging.WARNING if prefix is None else logging.INFO
-        logger.log(
-            level, "%s: %d arrays are not of the network and were not loaded: %s", path, len(keys), format_keys(keys)
-        )
+        count = "1 array is" if len(keys) == 1 else f"{len(keys)} arrays are"
+        logger.log(level, "%s: %s not of the network and not loaded: %s", path, count, format_keys(keys))
 
 
 def _metadata(payload: Any, found: Mapping[Any, Any], path: str) -> CheckpointMetadata:

@@ -136,13 +136,16 @@ def check_state_dict(
         *(f"not float32: {key} ({state_dict[key].dtype})" for key in not_float32),
     ]
     if problems:
+        has_no_head = problems == ["missing: linear.weight", "missing: linear.bias"]
         raise _state_error(
             problems,
             missing=missing,
             unexpected=unexpected,
             shape_mismatches=mismatches,
             path=path,
-            hint="correct the variant or num_classes in the checkpoint's registry entry, or name another file",
+            hint="compile what create returns for them with features_only=True"
+            if has_no_head
+            else "correct the variant or num_classes in the checkpoint's registry entry, or name another file",
         )
 
 

@@ -68,6 +68,17 @@ def test_without_either_the_error_says_what_to_do(what):
     assert "num_classes=" in caught.value.hint and "features_only=True" in caught.value.hint
 
 
+def test_a_backbone_that_is_compiled_by_itself_is_an_error_that_says_what_to_do():
+    state = repvgg_zoo.create("RepVGG_N0", deploy=True).state_dict()
+    with pytest.raises(StateError) as caught:
+        repvgg_zoo.compile(trunk(state))
+    assert "features_only=True" in caught.value.hint
+    features = repvgg_zoo.create("RepVGG_N0", checkpoint=trunk(state), deploy=True, features_only=True)
+    assert set(repvgg_zoo.compile(features)(np.zeros((1, 1, 32, 32), np.float32))) == {
+        info.name for info in features.feature_info
+    }
+
+
 def test_a_trunk_that_is_incomplete_is_an_error_whatever_is_asked_for():
     weights = {key: array for key, array in trunk(FULL["train"]).items() if key != "stage1.0.rbr_1x1.bn.bias"}
     for more in ({}, {"features_only": True}, {"num_classes": 7}):

@@ -206,7 +206,7 @@ def test_weights_that_are_left_aside_are_logged_unless_a_part_was_asked_for(capl
     read(tree)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert record.getMessage() == "file: 1 arrays are not of the network and were not loaded: criterion.weight"
+    assert record.getMessage() == "file: 1 array is not of the network and not loaded: criterion.weight"
     caplog.clear()
     read(tree, prefix="backbone.")
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
