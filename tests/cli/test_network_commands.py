@@ -52,7 +52,9 @@ def test_compare_says_that_weights_are_random(run):
 
 def test_compare_of_an_unknown_architecture_is_an_error(run):
     network = repvgg_zoo.create("RepVGG_N0", width_multiplier=(0.5, 0.5, 0.5, 0.5))
-    repvgg_zoo.save_checkpoint("odd.pkl", network)
+    repvgg_zoo.save_checkpoint("own.pkl", network)
+    assert run("compare", "own.pkl").code == 0, "the file says how its network is built"
+    repvgg_zoo.save_checkpoint("odd.pkl", dict(network.state_dict()))
     error = run("compare", "odd.pkl", "--json")
     assert error.code == 6 and "fits no variant" in error.json["error"]["message"]
 
