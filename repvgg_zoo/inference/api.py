@@ -117,10 +117,10 @@ def _compile_target(target: _Target, shape: Shape, threads: int, low_memory: boo
     weights = None if reason else target.load_weights()
     if weights is None:
         # Python shows a warning once for each text and place in the code.
-        text = reason or "only RepVGG and RepVGGplus as repvgg_zoo builds them can be compiled"
+        network = target.network()
+        text = reason or _why_not_compiled(network)
         text = f"{text}; this network runs in MegEngine's eager mode, which is slower"
         warnings.warn(text, RuntimeWarning, stacklevel=1)
-        network = target.network()
         from .eager import EagerRunner
 
         return EagerRunner(network, np.zeros((1, *shape[1:]), np.float32)), "eager", 0.0
@@ -238,6 +238,14 @@ def _from_module(network: Module) -> _Target:
         checkpoint=getattr(network, "checkpoint", None),
         metadata=metadata_of_network(network),
     )
+
+
+def _why_not_compiled(network: Module) -> str:
+    from .eager import unsupported_part
+
+    part = unsupported_part(network)
+    text = "only RepVGG and RepVGGplus as repvgg_zoo builds them can be compiled"
+    return text if part is None else f"{text}, and {part}"
 
 
 def _default_image_size(target: _Target) -> int:

@@ -113,15 +113,10 @@ def extract_weights(network: M.Module) -> Optional[NetworkWeights]:
     The arrays are views of the network's memory, valid as long as it lives. The network's code must be that of this
     package, see ``has_known_code``.
     """
-    modules = dict(network.named_modules())
-    if type(network) not in (RepVGG, RepVGGplus) or not all(_is_supported(*item) for item in modules.items()):
+    if unsupported_part(network) is not None:
         return None
-    blocks = {name: module for name, module in modules.items() if isinstance(module, RepVGGBlock)}
+    blocks = {name: module for name, module in network.named_modules() if isinstance(module, RepVGGBlock)}
     geometries = [_supported_geometry(blocks[name]) for name in sorted(blocks, key=block_sort_key)]
-    if None in geometries or any(tensor.dtype != np.float32 for tensor in network.tensors()):
-        return None
-    if network.linear is None and not network.features_only:
-        return None
     features = {} if network.linear is not None else {info.index: info.name for info in network.feature_info}
     weights = weights_from_state_dict(numpy_views(dict(network.named_tensors())), features)
     weights = with_geometries(weights, [geometry for geometry in geometries if geometry is not None])
@@ -130,6 +125,24 @@ def extract_weights(network: M.Module) -> Optional[NetworkWeights]:
     except StateError:  # MegEngine may run it all the same, or say why not
         return None
     return weights
+
+
+def unsupported_part(network: M.Module) -> Optional[str]:
+    """Return what a deploy-form network has that the kernels cannot compute, in words, or None."""
+    if type(network) not in (RepVGG, RepVGGplus):
+        return f"it is a {type(network).__name__}"
+    for name, module in network.named_modules():
+        if not _is_supported(name, module):
+            return f"{name} is another {type(module).__name__} than that of a RepVGG"
+        if isinstance(module, RepVGGBlock) and _supported_geometry(module) is None:
+            convolution = module.rbr_reparam
+            options = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+            values = ", ".join(f"{option}={getattr(convolution, option, None)!r}" for option in options)
+            return f"{name}.rbr_reparam has {values}"
+    if network.linear is None and not network.features_only:
+        return "it has no head"
+    dtype = next((tensor.dtype for tensor in network.tensors() if tensor.dtype != np.float32), None)
+    return None if dtype is None else f"it has weights of {np.dtype(dtype).name}"
 
 
 def has_known_code(network: M.Module) -> bool:

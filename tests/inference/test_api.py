@@ -143,6 +143,22 @@ def test_a_repvgg_that_was_changed_runs_eagerly(change):
     assert distance(eager(network, x), compiled(x)) < BOUND
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda network: setattr(network.stage1[0].rbr_reparam, "padding_mode", "reflect"), "padding_mode='reflect'"),
+        (lambda network: setattr(network.stage1[0].rbr_reparam, "stride", (1, 2)), "stage1.0.rbr_reparam has .*(1, 2)"),
+        (with_pooling_in_a_stage, "stage1.1 is another AvgPool2d"),
+        (with_another_head, "linear.0 is another Dropout"),
+    ],
+)
+def test_the_warning_names_what_cannot_be_compiled(change, reason):
+    network = small(deploy=True)
+    change(network)
+    with pytest.warns(RuntimeWarning, match=reason):
+        repvgg_zoo.compile(network, image_size=32).close()
+
+
 @eagerly
 def test_a_network_that_runs_eagerly_is_a_copy_in_eval_mode():
     network = small(deploy=True)
