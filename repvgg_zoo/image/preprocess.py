@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._escape import escape
-from .._requirements import needed_by
 from ..checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
 from ..checkpoints.metadata import metadata_of_spec
 from ..checkpoints.network_metadata import metadata_of_network
@@ -21,6 +20,7 @@ from ..registry.model_or_file import find_model_or_file
 from ..registry.names import find_checkpoint
 from ..registry.specs import CheckpointSpec, ModelSpec, Preprocessing
 from .io import Image, load_image
+from .resize import resize_with_opencv, resize_with_pillow
 
 # An image of 1 x 100000 would have 26 million columns once its short side is 256.
 MAX_RESIZED_PIXELS = 1 << 26
@@ -113,7 +113,7 @@ def preprocess_image(image: Image, preprocessing: Preprocessing) -> NDArray[Any]
             actual=size[0] * size[1],
             hint="crop it first",
         )
-    resize = _resize_with_pillow if preprocessing.backend == "pillow" else _resize_with_opencv
+    resize = resize_with_pillow if preprocessing.backend == "pillow" else resize_with_opencv
     pixels = resize(pixels, size, preprocessing.interpolation)
     crop = preprocessing.image_size
     top, left = (ROUNDING[preprocessing.crop_rounding]((length - crop) / 2) for length in pixels.shape[:2])
@@ -133,18 +133,3 @@ def target_size(height: int, width: int, preprocessing: Preprocessing) -> Tuple[
     else:
         length = int(preprocessing.resize * long / short)
     return (preprocessing.resize, length) if height <= width else (length, preprocessing.resize)
-
-
-def _resize_with_pillow(pixels: NDArray[Any], size: Tuple[int, int], interpolation: str) -> NDArray[Any]:
-    from PIL import Image as Pillow
-
-    method = Pillow.Resampling.BILINEAR if interpolation == "bilinear" else Pillow.Resampling.BICUBIC
-    return np.asarray(Pillow.fromarray(pixels).resize(size[::-1], method))
-
-
-def _resize_with_opencv(pixels: NDArray[Any], size: Tuple[int, int], interpolation: str) -> NDArray[Any]:
-    with needed_by("resizing as this publisher does"):
-        import cv2
-
-    method = cv2.INTER_LINEAR if interpolation == "bilinear" else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=method))
