@@ -103,7 +103,11 @@ def test_a_large_image_of_usual_content_is_read(tmp_path: Path, size: Tuple[int,
     assert load_image(tmp_path / "image.jpg", "RGB").shape == (size[1], size[0], 3)
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir],
+    ids=["a FIFO", "a device", "a folder"],
+)
 def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path: Path, make) -> None:
     make(tmp_path / "image.png")
     with pytest.raises(ArgumentError, match=r"not a regular file|folder"):

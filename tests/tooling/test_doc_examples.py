@@ -11,7 +11,24 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-DOCSTRING = '''"""A module.
+# The content of a page of docs/, and how its example ends.
+PAGES = {
+    "a_right_example": ("```python\nassert 1 + 1 == 2\n```\n", "PASSED"),
+    "a_wrong_example": ("```python\nassert 1 + 1 == 3\n```\n", "FAILED"),
+    "a_wrong_result_in_python": ("```python\n>>> 1 + 1\n3\n```\n", "FAILED"),
+    "a_right_result": ("```pycon\n>>> 1 + 1\n2\n```\n", "PASSED"),
+    "a_wrong_result": ("```pycon\n>>> 1 + 1\n3\n```\n", "FAILED"),
+    "skipped": ('<!-- skip: next "needs the internet" -->\n\n```python\nassert 1 + 1 == 3\n```\n', "SKIPPED"),
+    "an_empty_folder_and_cache": (
+        "```python\nimport os\nassert os.listdir('.') == [] and 'cache' in os.environ['REPVGG_ZOO_HOME']\n```\n",
+        "PASSED",
+    ),
+}
+
+# The result in the docstring of a module, and how its example ends.
+DOCSTRINGS = {"a_right_docstring": ("2", "PASSED"), "a_wrong_docstring": ("3", "FAILED")}
+
+MODULE = '''"""A module.
 
 >>> 1 + 1
 {answer}
@@ -19,37 +36,33 @@ DOCSTRING = '''"""A module.
 '''
 
 
-def outcomes(project: Path, folder: Path) -> str:
-    """Return the output of pytest in a project with our conftest.py and one file."""
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory):
+    """The lines that pytest prints for a project with our conftest.py, all pages and all modules."""
+    project = tmp_path_factory.mktemp("project")
     shutil.copy(str(ROOT / "conftest.py"), str(project / "conftest.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]
+    (project / "docs").mkdir()
+    for name, (block, _) in PAGES.items():
+        (project / "docs" / f"{name}.md").write_text("# A page\n\n" + block)
+    (project / "repvgg_zoo").mkdir()
+    (project / "repvgg_zoo" / "__init__.py").touch()
+    for name, (answer, _) in DOCSTRINGS.items():
+        (project / "repvgg_zoo" / f"{name}.py").write_text(MODULE.format(answer=answer))
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "docs", "repvgg_zoo"]
     done = subprocess.run(command, cwd=str(project), stdout=subprocess.PIPE, text=True, check=False)
-    return done.stdout
+    return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize(
-    ("block", "expected"),
-    [
-        ("```python\nassert 1 + 1 == 2\n```\n", "1 passed"),
-        ("```python\nassert 1 + 1 == 3\n```\n", "1 failed"),
-        ("```python\n>>> 1 + 1\n3\n```\n", "1 failed"),
-        ("```pycon\n>>> 1 + 1\n2\n```\n", "1 passed"),
-        ("```pycon\n>>> 1 + 1\n3\n```\n", "1 failed"),
-        ('<!-- skip: next "needs the internet" -->\n\n```python\nassert 1 + 1 == 3\n```\n', "1 skipped"),
-        (
-            "```python\nimport os\nassert os.listdir('.') == [] and 'cache' in os.environ['REPVGG_ZOO_HOME']\n```\n",
-            "1 passed",
-        ),
-    ],
-)
-def test_an_example_in_a_markdown_page_is_run(tmp_path: Path, block: str, expected: str) -> None:
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "page.md").write_text("# A page\n\n" + block)
-    assert expected in outcomes(tmp_path, tmp_path / "docs")
+def outcomes(lines, path):
+    """How the examples of a file ended, among them the marks that skip one."""
+    return [line.split()[1] for line in lines if line.startswith(f"{path}::") and "[" in line]
 
 
-@pytest.mark.parametrize(("answer", "expected"), [("2", "1 passed"), ("3", "1 failed")])
-def test_an_example_in_a_docstring_is_run(tmp_path: Path, answer: str, expected: str) -> None:
-    (tmp_path / "repvgg_zoo").mkdir()
-    (tmp_path / "repvgg_zoo" / "__init__.py").write_text(DOCSTRING.format(answer=answer))
-    assert expected in outcomes(tmp_path, tmp_path / "repvgg_zoo")
+@pytest.mark.parametrize("name", PAGES)
+def test_an_example_in_a_markdown_page_is_run(lines, name):
+    assert outcomes(lines, f"docs/{name}.md")[-1] == PAGES[name][1]
+
+
+@pytest.mark.parametrize("name", DOCSTRINGS)
+def test_an_example_in_a_docstring_is_run(lines, name):
+    assert outcomes(lines, f"repvgg_zoo/{name}.py")[-1] == DOCSTRINGS[name][1]
