@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import repvgg_zoo
+from repvgg_zoo._requirements import has_megengine_wheels
 
 NAME = "RepVGG_N0.digits"
 FORMS = ("train form", "deploy form", "compiled")
@@ -37,17 +38,31 @@ def main() -> None:
     path = repvgg_zoo.fetch(NAME)
     print(f"  {path}\n  {path.stat().st_size:,} bytes, sha256 {str(file.sha256)[:16]}... verified")
 
+    images, labels = test_images()
+    to_input = repvgg_zoo.preprocess(NAME)
+    inputs = np.stack([to_input(image) for image in images])
+    if has_megengine_wheels():
+        show_networks(inputs, labels)
+
+    title("Compiling the deploy form, and predicting one image")
+    with repvgg_zoo.compile(NAME, batch_size=32) as compiled:
+        predictions = compiled(inputs).argmax(1)
+        top3 = ", ".join(map(str, repvgg_zoo.predict(compiled, images[0], topk=3)))
+        print(f"  {score(predictions, labels)}\n  {top3}; it is a {labels[0]}")
+
+    draw(images, labels, predictions).save(output_image)
+    print(f"\nSome of the test images with their predictions: {output_image}")
+
+
+def show_networks(inputs: NDArray[Any], labels: NDArray[Any]) -> None:
+    """Show what needs MegEngine: the network in both forms, and how they compare."""
     title("Building the train form: three branches in each block")
     model = repvgg_zoo.create(NAME, pretrained=True)
-    images, labels = test_images()
-    to_input = repvgg_zoo.preprocess(model)
-    inputs = np.stack([to_input(image) for image in images])
     print(f"  {describe(model)}\n  {score(classify(model, inputs), labels)}")
 
     title("Re-parameterizing: one 3x3 convolution in each block")
     deployed = repvgg_zoo.to_deploy(model)
-    predictions = classify(deployed, inputs)
-    print(f"  {describe(deployed)}\n  {score(predictions, labels)}")
+    print(f"  {describe(deployed)}\n  {score(classify(deployed, inputs), labels)}")
 
     title("Comparing the two forms, relative to the size of each output")
     report = repvgg_zoo.compare_forms(model, inputs[:32])
@@ -55,19 +70,12 @@ def main() -> None:
     print(f"  {len(report.blocks)} blocks, worst {worst.name}: {worst.relative:.1e}; end to end: ", end="")
     print(f"{report.end_to_end.relative:.1e}")
 
-    title("Compiling, and timing all three, 32 images at a time")
+    title("Timing both and the compiled network, 32 images at a time")
     with repvgg_zoo.compile(deployed, batch_size=32) as compiled:
         some = inputs[:32]
         calls = (lambda: classify(model, some), lambda: classify(deployed, some), lambda: compiled(some))
         texts = [f"{form} {1e3 * time:.1f} ms" for form, time in zip(FORMS, time_interleaved(*calls))]
         print(f"  {', '.join(texts)}")
-
-        title("Predicting one image")
-        top3 = ", ".join(map(str, repvgg_zoo.predict(compiled, images[0], topk=3)))
-        print(f"  {top3}; it is a {labels[0]}")
-
-    draw(images, labels, predictions).save(output_image)
-    print(f"\nSome of the test images with their predictions: {output_image}")
 
 
 def show_registry() -> None:

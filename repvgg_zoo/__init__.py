@@ -92,7 +92,7 @@ def __getattr__(name: str) -> Any:
         if sys._getframe(1).f_globals.get("__name__") == "importlib._bootstrap":
             raise explained from error
         raise errors.UnavailableError(
-            explained.message, hint=explained.hint, expected=explained.expected
+            explained.message, hint=explained.hint, expected=explained.expected, actual=explained.actual
         ) from explained
     return getattr(module, name)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import platform
 import re
+import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, Mapping, NamedTuple, Optional
+from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional
 
 from .errors import DependencyError
 
@@ -36,11 +38,15 @@ class Requirement(NamedTuple):
 def requirements() -> Mapping[str, Requirement]:
     """Return all requirements by the name of the distribution.
 
-    A checkout's pyproject.toml comes first, as another version of this package may be installed beside it.
+    A checkout's pyproject.toml comes first, as another version of this package may be installed beside it. The only
+    marker that requirements have is where MegEngine has wheels; those that are for it are left out elsewhere.
     """
-    root = Path(__file__).resolve().parents[1]
-    parsed = map(_parse, _stated_in_checkout(root / "pyproject.toml") or _stated_in_metadata())
-    return {requirement.name: requirement for requirement in parsed}
+    return _merge(text for text in _stated() if ";" not in text or has_megengine_wheels())
+
+
+def has_megengine_wheels() -> bool:
+    """Whether MegEngine has wheels for this interpreter: CPython 3.8 to 3.10 on x86_64."""
+    return sys.version_info < (3, 11) and platform.machine() in ("x86_64", "AMD64")
 
 
 def requirement(name: str) -> Requirement:
@@ -68,17 +74,18 @@ def dependency_error(error: ImportError, name: str) -> Optional[DependencyError]
 
     if isinstance(error, DependencyError):
         return None
-    required = {one.import_name: one for one in requirements().values()}
+    required = {one.import_name: one for one in _merge(_stated()).values()}
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
     packages = [module.partition(".")[0] for module in [*modules, error.name or ""]]
     package = next((package for package in packages if package in required), None)
     if package is None:
         return None
+    if package == "megengine" and not has_megengine_wheels():
+        return _no_wheels(name)
     label = "MegEngine" if package == "megengine" else package
     is_missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == package
     if is_missing:
         problem, cure = "is not installed", f"pip install '{required[package]}'"
-        cure += " on CPython 3.8 to 3.10" if package == "megengine" else ""
     else:
         problem, cure = f"cannot be imported: {error}", import_fix(str(error), package)
     explained = DependencyError(
@@ -88,6 +95,16 @@ def dependency_error(error: ImportError, name: str) -> Optional[DependencyError]
     )
     explained.__cause__ = error
     return explained
+
+
+def _no_wheels(name: str) -> DependencyError:
+    version = ".".join(map(str, sys.version_info[:2]))
+    return DependencyError(
+        f"{name} needs MegEngine, which has no wheel for CPython {version} on {platform.machine()}",
+        expected="CPython 3.8 to 3.10 on x86_64",
+        actual=f"CPython {version} on {platform.machine()}",
+        hint="uv venv --python 3.10, and install there; compile, predict, fetch and load_checkpoint work here as well",
+    )
 
 
 def import_fix(problem: str, package: str = "megengine") -> str:
@@ -102,6 +119,20 @@ def import_fix(problem: str, package: str = "megengine") -> str:
     if "cache" in problem or "Permission" in problem or "Read-only" in problem:
         return "export MGE_HOME=/a/writable/folder (MegEngine writes there when it is imported)"
     return f"python -c 'import {package}', and pip install --force-reinstall '{requirement(package)}'"
+
+
+def _merge(texts: Iterable[str]) -> Dict[str, Requirement]:
+    """Return requirements by name; those of one name have one bound each."""
+    merged: Dict[str, Requirement] = {}
+    for one in map(_parse, texts):
+        other = merged.get(one.name, one)
+        merged[one.name] = one._replace(lower=one.lower or other.lower, upper=one.upper or other.upper)
+    return merged
+
+
+def _stated() -> List[str]:
+    root = Path(__file__).resolve().parents[1]
+    return _stated_in_checkout(root / "pyproject.toml") or _stated_in_metadata()
 
 
 def _stated_in_checkout(pyproject: Path) -> List[str]:

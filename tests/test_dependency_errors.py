@@ -22,13 +22,14 @@ NO_LIBGL = "libGL.so.1: cannot open shared object file: No such file or director
 CALLS = """
 import repvgg_zoo
 import numpy as np
+from repvgg_zoo.image.resize import resize_with_opencv
 
 image = np.zeros((8, 8), np.uint8)
 for call in (
     lambda: exec("from repvgg_zoo import create"),
     lambda: repvgg_zoo.create,  # a second attempt says the same
     lambda: repvgg_zoo.to_deploy,
-    lambda: repvgg_zoo.preprocess("RepVGG_N0")(image),
+    lambda: resize_with_opencv(image, (4, 4), "bicubic"),
 ):
     try:
         call()
@@ -82,7 +83,12 @@ def fail_in(package: str, error: ImportError) -> None:
         ("megengine", ModuleNotFoundError("No module named 'pkg_resources'", name="pkg_resources"), "pkg_", "setupt"),
         ("megengine", ImportError("half of it is missing"), "half of it is missing", "--force-reinstall 'megengine"),
         ("llvmlite", ImportError("libLLVM is broken"), "create needs llvmlite", "--force-reinstall 'llvmlite"),
-        ("repvgg_zoo", ModuleNotFoundError("no", name="megengine.module"), "MegEngine, which is not", "CPython 3.8"),
+        (
+            "repvgg_zoo",
+            ModuleNotFoundError("no", name="megengine.module"),
+            "MegEngine, which is not",
+            "pip install 'megengine>=",
+        ),
         ("repvgg_zoo", ModuleNotFoundError("no", name="cv2"), "cv2, which is not installed", "'opencv-python>="),
     ],
 )

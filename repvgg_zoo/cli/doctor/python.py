@@ -9,7 +9,7 @@ import sys
 from importlib import metadata
 from typing import Callable, List, Mapping, Optional, Tuple
 
-from ..._requirements import Requirement, import_fix, requirement, requirements
+from ..._requirements import Requirement, has_megengine_wheels, import_fix, requirement, requirements
 from ..megengine_setup import has_gpu
 from .finding import FAIL, Finding, fail, ok, warn
 
@@ -21,23 +21,27 @@ REASONS: Mapping[str, str] = {
     "setuptools": "MegEngine imports pkg_resources, which 82 no longer has",
 }
 
+OLDER_PYTHON = "uv venv --python 3.10 (or python3.10 -m venv .venv), and install there"
+
 InstalledVersion = Callable[[str], Optional[str]]
 
 
 def check_python() -> List[Finding]:
-    """Check for CPython 3.8 to 3.10, for which MegEngine has wheels."""
+    """Check for CPython from 3.8, and whether MegEngine has wheels for it."""
     version, implementation = platform.python_version(), platform.python_implementation()
     text = f"{implementation} {version} at {sys.executable}"
-    if implementation != "CPython" or not (3, 8) <= sys.version_info[:2] <= (3, 10):
-        fix = "uv venv --python 3.10 (or python3.10 -m venv .venv), and install there"
-        return [fail("Python", f"{text}; MegEngine has wheels for CPython 3.8 to 3.10 only", fix)]
+    if implementation != "CPython" or sys.version_info < (3, 8):
+        return [fail("Python", f"{text}; CPython from 3.8 is required", OLDER_PYTHON)]
+    if not has_megengine_wheels():
+        return [warn("Python", f"{text}; MegEngine has wheels for CPython 3.8 to 3.10 on x86_64 only", OLDER_PYTHON)]
     return [ok("Python", text)]
 
 
 def check_packages() -> List[Finding]:
     """Check the version of each required package, by its metadata."""
     others = [item for item in requirements().values() if item.name not in ("megengine", "opencv-python")]
-    return [*(check_package(item, installed_version(item.name)) for item in others), check_opencv(installed_version)]
+    findings = [check_package(item, installed_version(item.name)) for item in others]
+    return [*findings, check_opencv(installed_version)] if has_megengine_wheels() else findings
 
 
 def check_package(required: Requirement, version: Optional[str]) -> Finding:
@@ -73,8 +77,10 @@ def check_megengine() -> List[Finding]:
     """Check MegEngine's version, and that it can be imported: in another process, since it may crash."""
     required, version = requirement("megengine"), installed_version("megengine")
     if version is None:
-        fix = f"pip install '{required}' (CPython 3.8 to 3.10 on x86_64)"
-        return [fail("MegEngine", "is not installed; list, info, fetch and convert work without it", fix)]
+        text = "is not installed; all but create, to_deploy and what needs networks of it works without"
+        if not has_megengine_wheels():
+            return [warn("MegEngine", text, OLDER_PYTHON)]
+        return [fail("MegEngine", text, f"pip install '{required}'")]
     finding = check_package(required, version)
     if finding.status == FAIL:
         return [fail("MegEngine", finding.text, finding.fix)]
