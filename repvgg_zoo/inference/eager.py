@@ -117,7 +117,7 @@ def extract_weights(network: M.Module) -> Optional[NetworkWeights]:
         return None
     blocks = {name: module for name, module in network.named_modules() if isinstance(module, RepVGGBlock)}
     geometries = [_supported_geometry(blocks[name]) for name in sorted(blocks, key=block_sort_key)]
-    features = {} if network.linear is not None else {info.index: info.name for info in network.feature_info}
+    features = {info.index: info.name for info in network.feature_info} if network.features_only else {}
     weights = weights_from_state_dict(numpy_views(dict(network.named_tensors())), features)
     weights = with_geometries(weights, [geometry for geometry in geometries if geometry is not None])
     try:
@@ -139,8 +139,6 @@ def unsupported_part(network: M.Module) -> Optional[str]:
             options = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
             values = ", ".join(f"{option}={getattr(convolution, option, None)!r}" for option in options)
             return f"{name}.rbr_reparam has {values}"
-    if network.linear is None and not network.features_only:
-        return "it has no head"
     dtype = next((tensor.dtype for tensor in network.tensors() if tensor.dtype != np.float32), None)
     return None if dtype is None else f"it has weights of {np.dtype(dtype).name}"
 

@@ -68,10 +68,15 @@ class ConvLayer:
 
 @dataclass(frozen=True, eq=False)
 class NetworkWeights:
-    """A network: convolutions in a row, then the head on the global average, or no head and named feature maps."""
+    """A network: convolutions in a row, then a head on the global average, that average itself, or feature maps."""
 
     layers: Tuple[ConvLayer, ...]
     head: Optional[LinearWeights]
+
+    @property
+    def returns_features(self) -> bool:
+        """Whether the outputs are named feature maps."""
+        return any(layer.feature is not None for layer in self.layers)
 
 
 def weights_from_state_dict(

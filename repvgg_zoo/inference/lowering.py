@@ -95,6 +95,8 @@ class _Lowering:
         if weights.head is not None:
             logits = self._lower_linear(weights.head, self._lower_global_avg_pool(x), relu=False)
             outputs[""] = logits[:, : len(weights.head.bias)]
+        elif not weights.returns_features:
+            outputs[""] = self._lower_global_avg_pool(x)[:, : x.channels]
         check_bounds(self._plan)
         return self._plan
 

@@ -9,7 +9,7 @@ register or panel it is about.
 
 from __future__ import annotations
 
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ def check_plan(plan: ExecutionPlan, weights: NetworkWeights, run_calls: RunCalls
             run_calls(images, calls.conv_stop, calls.stop)
             errors.append(_se_error(layer.se, before, calls.out.interior))
         errors.append(0.0 if _is_padded_with_zeros(calls.out) else float("inf"))
-    if weights.head is not None:
+    if "" in plan.outputs:
         run_calls(images, plan.layers[-1].stop, len(plan.calls))
         errors.append(_head_error(weights.head, plan.layers[-1].out.interior, plan.outputs[""]))
     # The whole plan in one go: its calls must not disturb one another.
@@ -126,9 +126,10 @@ def _se_error(se: SEWeights, before: NDArray[Any], after: NDArray[Any]) -> float
     return _difference(after, _relu(expected, not se.after_relu), float(np.abs(expected).max()))
 
 
-def _head_error(head: LinearWeights, x: NDArray[Any], logits: NDArray[Any]) -> float:
-    expected = _linear(head, _global_avg_pool(x))
-    return _difference(logits, expected, float(np.abs(expected).max()))
+def _head_error(head: Optional[LinearWeights], x: NDArray[Any], output: NDArray[Any]) -> float:
+    pooled = _global_avg_pool(x)
+    expected = pooled if head is None else _linear(head, pooled)
+    return _difference(output, expected, float(np.abs(expected).max()))
 
 
 def _linear(linear: LinearWeights, x: NDArray[Any]) -> NDArray[Any]:

@@ -63,6 +63,8 @@ def compute(weights: NetworkWeights, x: np.ndarray) -> Dict[str, np.ndarray]:
                 outputs[layer.feature] = x
         if weights.head is not None:
             outputs[""] = _linear(weights.head, x.mean(axis=(2, 3)))
+        elif not outputs:
+            outputs[""] = x.mean(axis=(2, 3))
     return outputs
 
 

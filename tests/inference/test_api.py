@@ -40,6 +40,7 @@ NETWORKS = {
     "SE before ReLU": ("RepVGG_D2se", {}, 32),
     "RepVGGplus with auxiliary heads": ("RepVGGplus_L2pse", {}, 32),
     "another number of classes": ("RepVGG_A0", {"num_classes": 7}, 32),
+    "pooled features": ("RepVGG_A0", {"num_classes": 0}, 32),
     "one channel": ("RepVGG_A0", {"in_chans": 1}, 32),
     "deploy form": ("RepVGG_A0", {"deploy": True}, 32),
     "not square": ("RepVGG_A0", {}, (40, 72)),

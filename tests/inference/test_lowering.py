@@ -83,6 +83,7 @@ NETWORKS = {
     "SE before ReLU": ((2, 3, 9, 8), [Layer(20, 2, se="before"), Layer(20, se="before"), Layer(20)], 4),
     "SE after ReLU": ((3, 3, 9, 8), [Layer(20, 2, se="after"), Layer(40, se="after"), Layer(40)], 4),
     "SE that squeezes to one": ((1, 3, 3, 3), [Layer(3, se="after"), Layer(3, se="before")], 4),
+    "pooled features": ((2, 3, 9, 11), [Layer(20, 2), Layer(20, se="after")], None),
     "features and no head": (
         (2, 3, 14, 14),
         [Layer(16, 2, feature=True), Layer(16), Layer(16, se="after", feature=True), Layer(16, 2, feature=True)],
