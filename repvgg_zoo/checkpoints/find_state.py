@@ -31,6 +31,10 @@ WRAPPERS = (
     "ema",
 )
 
+# Trainers that save averaged weights as the state dict, as they load it for inference, and the plain ones beside it: a
+# key that only they have, and the key of the plain weights (mmengine's EMAHook, Lightning's WeightAveraging).
+SWAPPED = (("message_hub", "ema_state_dict"), ("averaging_state", "current_model_state"))
+
 Path = Tuple[str, ...]  # the keys that lead to a dict in a file's content
 
 
@@ -45,6 +49,9 @@ def choose_state_dict(
     """
     dicts = itertools.islice(_dicts_of_arrays(payload, ()), MAX_STATE_DICTS)
     candidates = sorted(dicts, key=lambda item: _rank(item[0]))
+    plain = _plain_beside_average(payload)
+    if state == "ema" and plain is not None:
+        state = "state_dict"
     if state is not None:
         chosen = [path for path, _ in candidates if state in (".".join(path), path[-1:] and path[-1])]
         chosen += [path for path, _ in candidates if path and state in re.split(r"[._]", path[-1])]
@@ -67,7 +74,16 @@ def choose_state_dict(
         above = "".join(f"{part}." for part in path[:depth])
         skipped += [(f"{above}{key}", f"beside {above}{name}") for key in payload if key != name]
         payload = payload[name]
+    if plain is not None and path[:1] == ("state_dict",):
+        reason = "plain weights, beside averaged ones in state_dict"
+        skipped = [(key, reason if key == plain else other) for key, other in skipped]
     return "".join(f"{part}." for part in path), payload, skipped
+
+
+def _plain_beside_average(payload: Any) -> Optional[str]:
+    """Return the key of the plain weights in a file whose ``state_dict`` has the averaged ones, else None."""
+    rows = SWAPPED if isinstance(payload, Mapping) and "state_dict" in payload else ()
+    return next((plain for mark, plain in rows if mark in payload and plain in payload), None)
 
 
 def _first_fitting(

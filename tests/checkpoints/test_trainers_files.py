@@ -175,6 +175,20 @@ def test_averaged_weights_are_loaded_when_they_are_asked_for(tmp_path, name, sta
     assert dict(averaged.report.skipped)["state_dict"] == f"beside {name}"
 
 
+@pytest.mark.parametrize(
+    ("trainer", "plain", "mark"),
+    [("mmengine", "ema_state_dict", "message_hub"), ("Lightning", "current_model_state", "averaging_state")],
+)
+def test_a_trainer_that_saves_the_average_as_the_state_dict_is_recognized(tmp_path, trainer, plain, mark):
+    content = {"state_dict": AVERAGED, plain: {f"module.{key}": WEIGHTS[key] for key in WEIGHTS}, mark: {"steps": 2}}
+    path = write(tmp_path / "net.pkl", content)
+    for state, expected in ((None, AVERAGED), ("ema", AVERAGED), ("state_dict", AVERAGED), (plain, WEIGHTS)):
+        assert np.array_equal(load_checkpoint(path, state=state).state_dict["linear.bias"], expected["linear.bias"])
+    skipped = dict(load_checkpoint(path).report.skipped)
+    assert skipped[plain] == "plain weights, beside averaged ones in state_dict"
+    assert skipped[mark] == "beside state_dict"
+
+
 def test_a_path_of_keys_picks_a_nested_state(tmp_path):
     path = write(tmp_path / "net.pkl", {"a": {"model": WEIGHTS}, "b": {"model": AVERAGED}})
     assert np.array_equal(load_checkpoint(path, state="b.model").state_dict["linear.bias"], AVERAGED["linear.bias"])

@@ -6,31 +6,15 @@ networks' inputs (3, H, W) by checkpoint.
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import sys
-import types
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict
 
+from without_init import without_init
+
 # The stub of torchvision beside this script is for the networks; here torchvision's own code runs.
 sys.path.pop(0)
-
-
-def without_init(name: str, *below: str) -> None:
-    """Let ``name.module`` be imported without running ``name/__init__.py``.
-
-    torchvision's needs the build of torch that it was compiled for, the others' need whole training frameworks; none
-    of it matters for preprocessing. All code that runs is the publisher's, unchanged.
-    """
-    (folder,) = importlib.util.find_spec(name).submodule_search_locations
-    for part in ("", *below):
-        package = types.ModuleType(f"{name}.{part}".rstrip("."))
-        package.__path__ = [str(Path(folder, *part.split(".")))]
-        package.__spec__ = importlib.machinery.ModuleSpec(package.__name__, None, is_package=True)
-        sys.modules[package.__name__] = package
-
 
 without_init("torchvision")
 without_init("mmpretrain", "datasets", "datasets.transforms")

@@ -11,6 +11,8 @@ import importlib.machinery
 import sys
 import types
 
+__version__ = "0"  # mmengine logs it
+
 
 class _AnyName(type):
     def __getattr__(cls, name):
