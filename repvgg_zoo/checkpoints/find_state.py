@@ -36,6 +36,7 @@ WRAPPERS = (
 SWAPPED = (("message_hub", "ema_state_dict"), ("averaging_state", "current_model_state"))
 
 Path = Tuple[str, ...]  # the keys that lead to a dict in a file's content
+Candidate = Tuple[Path, Mapping[str, NDArray[Any]]]
 
 
 def choose_state_dict(
@@ -56,7 +57,9 @@ def choose_state_dict(
         chosen = [path for path, _ in candidates if state in (".".join(path), path[-1:] and path[-1])]
         chosen += [path for path, _ in candidates if path and state in re.split(r"[._]", path[-1])]
         if not chosen:
-            names = [".".join(path) for path, _ in candidates]
+            compared = _within_limit(candidates)
+            fitting = [(path, arrays) for path, arrays in compared if _fits(arrays, layouts, prefix)]
+            names = [".".join(path) for path, _ in fitting or candidates]
             raise ArgumentError(
                 f"the file has no state dict {state!r}",
                 expected=names,
@@ -66,9 +69,7 @@ def choose_state_dict(
         candidates = [(path, arrays) for path, arrays in candidates if path == chosen[0]]
     path: Path = candidates[0][0] if candidates else ()
     if len(candidates) > 1:  # a single one is compared with the layouts later, with an error if it fits none
-        sizes = itertools.accumulate(len(arrays) for _, arrays in candidates)
-        compared = [item for item, size in zip(candidates, sizes) if size <= MAX_COMPARED]
-        path = _first_fitting(compared, layouts, prefix) or path
+        path = _first_fitting(_within_limit(candidates), layouts, prefix) or path
     skipped: List[Tuple[str, str]] = []
     for depth, name in enumerate(path):
         above = "".join(f"{part}." for part in path[:depth])
@@ -86,9 +87,13 @@ def _plain_beside_average(payload: Any) -> Optional[str]:
     return next((plain for mark, plain in rows if mark in payload and plain in payload), None)
 
 
-def _first_fitting(
-    candidates: Sequence[Tuple[Path, Mapping[str, NDArray[Any]]]], layouts: Sequence[Layout], prefix: Optional[str]
-) -> Optional[Path]:
+def _within_limit(candidates: Sequence[Candidate]) -> List[Candidate]:
+    """Return the first dicts, with MAX_COMPARED arrays together: comparing all could cost more than the file weighs."""
+    sizes = itertools.accumulate(len(arrays) for _, arrays in candidates)
+    return [item for item, size in zip(candidates, sizes) if size <= MAX_COMPARED]
+
+
+def _first_fitting(candidates: Sequence[Candidate], layouts: Sequence[Layout], prefix: Optional[str]) -> Optional[Path]:
     """Return the path of the first dict with a RepVGG, or None; raise LayoutError if another has the same rank."""
     fitting = (path for path, arrays in candidates if _fits(arrays, layouts, prefix))
     first = next(fitting, None)
@@ -104,7 +109,7 @@ def _first_fitting(
     )
 
 
-def _dicts_of_arrays(value: Any, path: Path) -> Iterator[Tuple[Path, Mapping[str, NDArray[Any]]]]:
+def _dicts_of_arrays(value: Any, path: Path) -> Iterator[Candidate]:
     """Return each dict that holds arrays under text keys, with the keys that lead to it, down to MAX_DEPTH."""
     if not isinstance(value, Mapping):
         return

@@ -195,7 +195,8 @@ def test_a_path_of_keys_picks_a_nested_state(tmp_path):
 
 
 def test_a_state_that_the_file_does_not_have_is_an_error_with_the_choices(tmp_path):
-    path = write(tmp_path / "net.pkl", {"state_dict": WEIGHTS, "ema": AVERAGED})
+    beside = {"scores": {"best": np.ones(3)}}
+    path = write(tmp_path / "net.pkl", {"state_dict": WEIGHTS, "ema": AVERAGED, "callbacks": beside})
     with pytest.raises(ArgumentError, match="no state dict 'swa'") as caught:
         load_checkpoint(path, state="swa")
     assert caught.value.expected == ["state_dict", "ema"]
