@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import signal
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,6 +48,14 @@ def enter_empty_folder(namespace: Dict[str, Any]) -> None:
     working = os.path.join(folder, "work")  # noqa: PTH118
     os.mkdir(working)  # noqa: PTH102
     os.chdir(working)
+    stack.callback(forget_registered)
+
+
+def forget_registered() -> None:
+    """Undo what an example registered, which the next tests of this process would find."""
+    registered = sys.modules.get("repvgg_zoo.registry.registered")
+    if registered is not None:
+        registered._registered.clear()
 
 
 def leave_folder(namespace: Dict[str, Any]) -> None:

@@ -172,7 +172,8 @@ def test_a_name_of_a_plugin_is_not_taken_for_a_path(run, tmp_path, monkeypatch):
     install(tmp_path / "site", "acme")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     for argv in (["verify", "acme/RepVGG_Q"], ["convert", "acme/RepVGG_Q", "out.pkl"]):
-        assert run(*argv, "--json").json["error"]["type"] == "NoWeightsError"
+        error = run(*argv, "--json").json["error"]
+        assert error["type"] == "NoWeightsError", error
     assert run("verify", "other/RepVGG_Q").code == 3, "no plugin has this namespace"
 
 

@@ -49,6 +49,7 @@ def install(
     """Install a module with a registry of one variant, ``namespace/RepVGG_Q``; return its metadata folder."""
     module = module or f"{namespace}_plugin".replace("-", "_")
     distribution = distribution or f"{namespace}-repvgg"
+    sys.modules.pop(module, None)  # that of an earlier test in this process, whose files are gone
     site.mkdir(parents=True, exist_ok=True)
     (site / f"{module}.py").write_text(MODULE.format(module=module) if code is None else textwrap.dedent(code))
     (site / f"{module}.yaml").write_text(registry(f"{namespace}/RepVGG_Q") if yaml is None else yaml)
