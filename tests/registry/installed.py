@@ -10,6 +10,8 @@ import textwrap
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
+from repvgg_zoo.registry.plugins import load_plugin
+
 ROOT = Path(__file__).resolve().parents[2]
 
 REGISTRY = """\
@@ -49,7 +51,9 @@ def install(
     """Install a module with a registry of one variant, ``namespace/RepVGG_Q``; return its metadata folder."""
     module = module or f"{namespace}_plugin".replace("-", "_")
     distribution = distribution or f"{namespace}-repvgg"
-    sys.modules.pop(module, None)  # that of an earlier test in this process, whose files are gone
+    # An earlier test in this process may have had a plugin of this name, whose files are gone.
+    sys.modules.pop(module, None)
+    load_plugin.cache_clear()
     site.mkdir(parents=True, exist_ok=True)
     (site / f"{module}.py").write_text(MODULE.format(module=module) if code is None else textwrap.dedent(code))
     (site / f"{module}.yaml").write_text(registry(f"{namespace}/RepVGG_Q") if yaml is None else yaml)
