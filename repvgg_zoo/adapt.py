@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Iterable, List, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from ._log import get_logger
 from .checkpoints import Checkpoint
 from .checkpoints.layouts import CLASSIFIERS
+from .checkpoints.state_dict import STEM_KERNELS, stem_channels
 
 # Raised whenever `adapt` would return something else for the same weights.
 ADAPT_VERSION = 1
-
-STEM_KERNELS = ("stage0.rbr_dense.conv.weight", "stage0.rbr_1x1.conv.weight", "stage0.rbr_reparam.weight")
 
 logger = get_logger(__name__)
 
@@ -31,7 +30,7 @@ def adapt(
     """
     state_dict = dict(checkpoint.state_dict)
     stem = [key for key in STEM_KERNELS if key in state_dict]
-    channels = {_input_channels(state_dict[key]) for key in stem}
+    channels = {stem_channels(state_dict[key]) for key in stem}
     # Kernels that disagree are damaged: loading them into the network reports their shapes.
     if len(channels) == 1 and channels.isdisjoint((None, in_chans)):
         for key in stem:
@@ -66,14 +65,3 @@ def adapt_input_conv(kernel: NDArray[Any], in_chans: int) -> NDArray[Any]:
     else:
         adapted = kernel[:, np.arange(in_chans) % old] * (old / in_chans)
     return np.asarray(adapted, dtype=kernel.dtype)
-
-
-def input_channels(state_dict: Mapping[str, NDArray[Any]]) -> Optional[int]:
-    """Return the number of input channels that the weights were trained for, or None if they have no RepVGG stem."""
-    numbers = (_input_channels(state_dict.get(key)) for key in STEM_KERNELS)
-    return next((number for number in numbers if number is not None), None)
-
-
-def _input_channels(kernel: Optional[NDArray[Any]]) -> Optional[int]:
-    """Return the number of input channels of a 4-D stem kernel, or None if the array is not one."""
-    return kernel.shape[1] if kernel is not None and kernel.ndim == 4 and kernel.shape[1] else None

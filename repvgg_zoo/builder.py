@@ -16,12 +16,13 @@ from ._arguments import check_flag, check_float, check_int, check_items
 from ._cpu import lower_sync_thread_priority
 from ._log import get_logger
 from ._tensors import load_state_dict
-from .adapt import adapt, input_channels
+from .adapt import adapt
 from .checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
 from .checkpoints.layouts import CLASSIFIERS, get_layout
 from .checkpoints.load import checkpoint_from_arrays
 from .checkpoints.network_metadata import architecture_of, attach_metadata, check_bn_eps, set_bn_eps, with_bn_eps
 from .checkpoints.publisher import complete_metadata, default_preprocessing, find_variant
+from .checkpoints.state_dict import class_count, input_channels
 from .errors import ArgumentError, PathLike, RegistryError, StateError, ZooError
 from .hub import fetch_verified, read_settings
 from .models import Network, RepVGG, RepVGGplus
@@ -116,7 +117,7 @@ def create(
         metadata = weights.metadata if selected is not None else complete_metadata(weights, spec)
         stem_width, *_, features = stage_channels(architecture.width_multiplier)
         classes = architecture.num_classes if selected is None else selected.num_classes
-        in_file = _classes(weights), input_channels(weights.state_dict)
+        in_file = class_count(weights.state_dict), input_channels(weights.state_dict)
         _check_size(weights, "the head", 0 if num_classes is not None else (in_file[0] or 0) * features)
         _check_size(weights, "the stem", 0 if in_chans or not in_file[1] else 9 * in_file[1] * stem_width)
         network = build_network(
@@ -194,12 +195,6 @@ def _load(
     if bn_eps is not None and selected is None:
         weights = with_bn_eps(weights, bn_eps)
     return to_form(weights, "deploy" if deploy else "train")
-
-
-def _classes(weights: Checkpoint) -> Optional[int]:
-    """Return the number of classes that the weights were trained for, or None if they have no head."""
-    head = weights.state_dict.get("linear.weight")
-    return None if head is None or head.ndim != 2 else int(head.shape[0])
 
 
 def _check_size(weights: Checkpoint, part: str, size: int) -> None:

@@ -8,7 +8,6 @@ looked for at any depth, and then the head beside them.
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from dataclasses import replace
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -21,14 +20,13 @@ from .layouts import (
     BLOCK,
     EMBEDDED_PREFIXES,
     IGNORED,
-    KERNELS,
     PLUS_STAGES,
     STAGES,
     Layout,
     block_sort_key,
     to_canonical_keys,
 )
-from .state_dict import format_keys, required_tensors
+from .state_dict import block_channels, format_keys, required_tensors
 
 MAX_TENSORS = 5000  # the largest network has 867; a teacher, a student and their averages have four times as many
 MAX_KEY_CHARS = 400  # the longest key of any publisher has 40
@@ -237,12 +235,8 @@ def _head(
 
 def _features(arrays: Arrays, names: Mapping[str, str]) -> int:
     """Return the output channels of the last block."""
-    channels: Dict[Tuple[str, int], int] = {}
-    for key, name in names.items():
-        match = BLOCK.match(name)
-        if match and name[match.end() :] in KERNELS:
-            channels[block_sort_key(match.group(1))] = math.prod(arrays[key].shape[:-3])
-    return channels[max(channels)] if channels else 0
+    channels = block_channels((name, arrays[key]) for key, name in names.items())
+    return channels[max(channels, key=block_sort_key)] if channels else 0
 
 
 def _candidates(

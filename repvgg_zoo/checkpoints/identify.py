@@ -11,7 +11,7 @@ from ..registry.api import full_registry
 from ..registry.architecture import STAGE_WIDTHS, deploy_shapes, stage_channels
 from ..registry.specs import Architecture, ModelSpec, SESpec
 from .layouts import BLOCK
-from .state_dict import Checkpoint, format_keys
+from .state_dict import Checkpoint, class_count, format_keys, input_channels
 
 _STAGE = re.compile(r"(stage\d)")
 _KERNELS = ("rbr_dense.conv.weight", "rbr_reparam.weight")
@@ -49,11 +49,10 @@ def architecture_of_arrays(state_dict: Mapping[str, Any], image_size: int) -> Ar
     Raise LayoutError if they are not those of a whole RepVGG or RepVGGplus as the paper builds it, with a head.
     """
     signature = state_dict_signature(state_dict)
-    stem = next((state_dict[f"stage0.{name}"] for name in _KERNELS if f"stage0.{name}" in state_dict), None)
-    if stem is None or stem.ndim != 4 or 0 in signature.num_blocks:
+    in_chans, num_classes = input_channels(state_dict), class_count(state_dict)
+    if in_chans is None or 0 in signature.num_blocks:
         raise LayoutError("the arrays are not those of a whole network", hint="pass a file with a stem and four stages")
-    head = state_dict.get("linear.weight")
-    if head is None or head.ndim != 2:
+    if num_classes is None:
         raise LayoutError("the arrays have no head", hint="pass the file of a classifier")
     architecture = Architecture(
         num_blocks=cast(Tuple[int, int, int, int], signature.num_blocks),
@@ -64,8 +63,8 @@ def architecture_of_arrays(state_dict: Mapping[str, Any], image_size: int) -> Ar
         groups=signature.groups,
         se=_se_spec(state_dict),
         builder=signature.builder,
-        in_chans=int(stem.shape[1]),
-        num_classes=int(head.shape[0]),
+        in_chans=in_chans,
+        num_classes=num_classes,
         image_size=image_size,
     )
     wrong: List[str] = []

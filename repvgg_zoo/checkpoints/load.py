@@ -7,7 +7,6 @@ rename the keys, detect the form, and bring every array into canonical shape.
 from __future__ import annotations
 
 import logging
-import math
 import re
 from dataclasses import replace
 from types import MappingProxyType
@@ -24,7 +23,6 @@ from .find_state import choose_state_dict
 from .formats import blocked_names, read_file, unsafe_pickle
 from .layouts import (
     BLOCK,
-    KERNELS,
     LAYOUTS,
     Layout,
     block_sort_key,
@@ -33,7 +31,7 @@ from .layouts import (
     to_canonical_array,
 )
 from .metadata import METADATA_KEY, CheckpointMetadata, from_text
-from .state_dict import Checkpoint, LoadReport, detect_form, format_keys
+from .state_dict import Checkpoint, LoadReport, block_channels, detect_form, format_keys
 
 # Raised whenever `canonicalize` would return something else for the same payload.
 CANONICALIZE_VERSION = 1
@@ -239,11 +237,7 @@ def _to_canonical_arrays(
 
 def _input_channels(arrays: Mapping[str, NDArray[Any]]) -> Dict[str, int]:
     """Return the input channels of each block but the stem: the output channels of the block before it."""
-    out_channels: Dict[str, int] = {}
-    for key, array in arrays.items():
-        match = BLOCK.match(key)
-        if match and key[match.end() :] in KERNELS and array.ndim in (4, 5):
-            out_channels[match.group(1)] = math.prod(array.shape[:-3])
+    out_channels = block_channels(arrays.items())
     blocks = sorted(out_channels, key=block_sort_key)
     return {block: out_channels[before] for before, block in zip(blocks, blocks[1:])}
 

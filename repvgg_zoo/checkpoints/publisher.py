@@ -12,13 +12,12 @@ from ..registry.load import shipped_registry
 from ..registry.specs import IMAGENET, CheckpointSpec, ModelSpec, Preprocessing
 from .identify import identify_variant
 from .metadata import CheckpointMetadata
-from .state_dict import Checkpoint
+from .state_dict import Checkpoint, class_count, input_channels
 
 # Files in these layouts may be of anybody: of a variant's own publisher, then.
 COMMON_LAYOUTS = ("canonical", "arrays")
 # Layouts of publishers without checkpoints in the registry, and one whose preprocessing is theirs (read in their code).
 SAME_PREPROCESSING = {"asthestarsfalll": "basecls", "official_plus": "official"}
-STEM_KERNELS = ("stage0.rbr_dense.conv.weight", "stage0.rbr_reparam.weight")
 
 
 def complete_metadata(checkpoint: Checkpoint, spec: Optional[ModelSpec] = None) -> CheckpointMetadata:
@@ -42,10 +41,9 @@ def complete_metadata(checkpoint: Checkpoint, spec: Optional[ModelSpec] = None) 
 
 
 def _has_imagenet_head(checkpoint: Checkpoint) -> bool:
-    head = checkpoint.state_dict.get("linear.weight")
     known = checkpoint.metadata
     is_ours = known.variant is not None or known.dataset is not None or known.class_names
-    return not is_ours and head is not None and head.shape[:1] == (1000,)
+    return not is_ours and class_count(checkpoint.state_dict) == 1000
 
 
 def find_variant(checkpoint: Checkpoint) -> Optional[ModelSpec]:
@@ -79,7 +77,7 @@ def _publisher_preprocessing(
     """
     layout = SAME_PREPROCESSING.get(checkpoint.layout, checkpoint.layout)
     published = [] if layout in COMMON_LAYOUTS else _checkpoints_in(layout, spec)
-    channels = _input_channels(checkpoint)
+    channels = input_channels(checkpoint.state_dict)
     published = [c for c in published if channels in (None, len(c.preprocessing.color_order))]
     own = [] if spec is None else [c for c in published if c.variant == spec.name]
     size = None if spec is None else spec.architecture.image_size
@@ -95,8 +93,3 @@ def _checkpoints_in(layout: str, spec: Optional[ModelSpec]) -> List[CheckpointSp
     """Return the checkpoints of this layout: the variant's, and those of the publishers that this package knows."""
     models = shipped_registry().models if spec is None else (spec, *shipped_registry().models)
     return [checkpoint for model in models for checkpoint in model.checkpoints if checkpoint.layout == layout]
-
-
-def _input_channels(checkpoint: Checkpoint) -> Optional[int]:
-    stems = (checkpoint.state_dict[key] for key in STEM_KERNELS if key in checkpoint.state_dict)
-    return next((int(stem.shape[1]) for stem in stems if stem.ndim == 4), None)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._html import html_table
 from ..errors import LayoutError
-from .layouts import AUXILIARY_HEADS, BLOCK, BN_TENSORS, has_identity
+from .layouts import AUXILIARY_HEADS, BLOCK, BN_TENSORS, KERNELS, has_identity
 from .metadata import CheckpointMetadata
 
 BRANCHES = ("rbr_dense.", "rbr_1x1.", "rbr_identity.")
+STEM_KERNELS = tuple(f"stage0.{name}" for name in KERNELS)
 REPARAM = ("rbr_reparam.weight", "rbr_reparam.bias")
 MAX_LISTED = 10
 MAX_KEY_CHARS = 120  # of a key in a message; the longest one of any publisher has 40
@@ -71,6 +73,33 @@ class Checkpoint:
     def arrays(self) -> Dict[str, NDArray[Any]]:
         """The state dict as a dict, for ``load_state_dict`` of any Module; the arrays are the same ones."""
         return {key: np.asarray(array) for key, array in self.state_dict.items()}
+
+
+def input_channels(state_dict: Mapping[str, NDArray[Any]]) -> Optional[int]:
+    """Return the number of input channels that the weights were trained for, or None if they have no RepVGG stem."""
+    numbers = (stem_channels(state_dict.get(key)) for key in STEM_KERNELS)
+    return next((number for number in numbers if number is not None), None)
+
+
+def stem_channels(kernel: Optional[NDArray[Any]]) -> Optional[int]:
+    """Return the number of input channels of a 4-D stem kernel, or None if the array is not one."""
+    return kernel.shape[1] if kernel is not None and kernel.ndim == 4 and kernel.shape[1] else None
+
+
+def class_count(state_dict: Mapping[str, NDArray[Any]]) -> Optional[int]:
+    """Return the number of classes that the weights were trained for, or None if they have no head."""
+    head = state_dict.get("linear.weight")
+    return None if head is None or head.ndim != 2 else int(head.shape[0])
+
+
+def block_channels(arrays: Iterable[Tuple[str, NDArray[Any]]]) -> Dict[str, int]:
+    """Return the output channels of each block, of (canonical key, array) pairs."""
+    channels: Dict[str, int] = {}
+    for key, array in arrays:
+        match = BLOCK.match(key)
+        if match and key[match.end() :] in KERNELS and array.ndim in (4, 5):
+            channels[match.group(1)] = math.prod(array.shape[:-3])
+    return channels
 
 
 def detect_form(state_dict: Mapping[str, NDArray[Any]]) -> Tuple[str, Dict[str, str]]:

@@ -18,13 +18,13 @@ from .._arguments import check_flag, check_image_size, check_int
 from .._cpu import lower_sync_thread_priority, usable_cores
 from .._log import get_logger
 from .._settings import read_settings
-from ..adapt import input_channels
 from ..checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
 from ..checkpoints.identify import identify_variant
 from ..checkpoints.load import checkpoint_from_arrays
 from ..checkpoints.metadata import metadata_of_spec
 from ..checkpoints.network_metadata import architecture_of, metadata_of_network
 from ..checkpoints.publisher import complete_metadata, find_variant
+from ..checkpoints.state_dict import class_count, input_channels
 from ..errors import ArgumentError, PathLike
 from ..hub import fetch_verified
 from ..registry.model_or_file import find_model_or_file
@@ -207,8 +207,7 @@ def _from_checkpoint(checkpoint: Checkpoint) -> _Target:
 
     def weights() -> NetworkWeights:
         state_dict = to_form(checkpoint, "deploy").state_dict
-        head = state_dict.get("linear.bias")
-        return _checked_weights(state_dict, architecture, None if head is None else head.size, checkpoint.path)
+        return _checked_weights(state_dict, architecture, class_count(state_dict), checkpoint.path)
 
     return _Target(weights, network, in_chans, spec, None, complete_metadata(checkpoint, spec))
 

@@ -70,10 +70,10 @@ def info(name: str) -> Result:
 
 def file_to_dict(path: Path) -> Dict[str, Any]:
     """Return what a checkpoint file contains; ``variant`` is None if the registry has none with these shapes."""
-    from ...adapt import input_channels
     from ...checkpoints import load_checkpoint
     from ...checkpoints.identify import identify_variant
     from ...checkpoints.publisher import complete_metadata
+    from ...checkpoints.state_dict import class_count, input_channels
 
     checkpoint = load_checkpoint(path)
     arrays, metadata, problem = checkpoint.state_dict, complete_metadata(checkpoint), None
@@ -82,7 +82,6 @@ def file_to_dict(path: Path) -> Dict[str, Any]:
             identify_variant(checkpoint)
         except LayoutError as error:
             problem = error.message
-    head = arrays.get("linear.weight")
     return {
         "path": path,
         "size": path.stat().st_size,
@@ -92,7 +91,7 @@ def file_to_dict(path: Path) -> Dict[str, Any]:
         "layout": checkpoint.layout,
         "form": checkpoint.form,
         **count_arrays(arrays),
-        "num_classes": None if head is None else int(head.shape[0]),
+        "num_classes": class_count(arrays),
         "in_chans": input_channels(arrays),
         "skipped": dict(checkpoint.report.skipped),
         "class_names": metadata.class_names,

@@ -116,8 +116,8 @@ def predict_all(
         fetch(model.file, args)  # with this command's options; compile then finds it in the cache
         network_source: Union[str, Checkpoint] = model.name
     else:
-        network_source = load_file(model)
-        check_labels(labels, len(network_source.state_dict["linear.weight"]), args)
+        network_source, num_classes = load_file(model)
+        check_labels(labels, num_classes, args)
     default_to_cpu()
     from ...image.predict import predict
     from ...inference.api import compile
@@ -131,16 +131,18 @@ def predict_all(
         return rows, network.metadata.preprocessing_source
 
 
-def load_file(path: Path) -> Checkpoint:
-    """Return the weights of a classifier's file."""
+def load_file(path: Path) -> Tuple[Checkpoint, int]:
+    """Return the weights of a classifier's file, and how many classes it has."""
     from ...checkpoints import load_checkpoint
+    from ...checkpoints.state_dict import class_count
 
     weights = load_checkpoint(path)
-    if "linear.weight" not in weights.state_dict:
+    num_classes = class_count(weights.state_dict)
+    if num_classes is None:
         raise LayoutError(
             f"{path} has no head, so it predicts no classes", path=path, hint="pass the file of a classifier"
         )
-    return weights
+    return weights, num_classes
 
 
 def check_labels(labels: Optional[Sequence[str]], num_classes: int, args: argparse.Namespace) -> None:
