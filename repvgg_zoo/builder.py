@@ -29,7 +29,7 @@ from .models import Network, RepVGG, RepVGGplus
 from .models.layers import reset_parameters
 from .models.stages import MAX_OUTPUT_STRIDE, stage_geometries
 from .registry.api import find_model
-from .registry.architecture import is_too_large, stage_channels
+from .registry.architecture import refuse_too_large, stage_channels
 from .registry.names import find_checkpoint
 from .registry.plugins import find_builder, format_exception, plugin_layouts
 from .registry.specs import SE_POSITIONS, Architecture, CheckpointSpec, ModelSpec, SESpec
@@ -272,10 +272,8 @@ def _apply_overrides(spec: ModelSpec, overrides: Mapping[str, Any]) -> Architect
     fields = {name: value for name, value in overrides.items() if name not in options}
     options.update((name, value) for name, value in overrides.items() if name in options)
     architecture = spec.architecture._replace(options=tuple(options.items()), **fields)
-    if fields and is_too_large(architecture):
-        raise ArgumentError(
-            "the network would be larger than any real one", actual=fields, hint="check num_blocks and width_multiplier"
-        )
+    if fields:
+        refuse_too_large(architecture)
     return architecture
 
 

@@ -14,9 +14,10 @@ from ._arguments import check_image_size
 from .checkpoints import load_checkpoint
 from .checkpoints.identify import architecture_of_arrays
 from .checkpoints.layouts import AUXILIARY_HEADS
-from .checkpoints.publisher import complete_metadata
+from .checkpoints.metadata import DEFAULT_IMAGE_SIZE, default_image_size
+from .checkpoints.publisher import complete_metadata, find_variant
 from .errors import ArgumentError
-from .registry.architecture import BlockSpec, is_too_large
+from .registry.architecture import BlockSpec, refuse_too_large
 from .registry.cost import (
     LayerCost,
     NetworkCost,
@@ -32,7 +33,6 @@ from .registry.validation import fields_of
 
 ImageSize = Union[int, Tuple[int, int]]
 BUILDERS = ("repvgg", "repvggplus")
-DEFAULT_IMAGE_SIZE = 224  # of a file that fits no variant
 EXPECTED = "a name such as 'RepVGG_A0', a file, a ModelSpec, an Architecture, or a MegEngine module"
 
 
@@ -86,9 +86,9 @@ def cost(model: Any, *, image_size: Optional[ImageSize] = None) -> NetworkCost:
 
 def _architecture_of_file(path: Path) -> Architecture:
     checkpoint = load_checkpoint(path)
-    metadata = complete_metadata(checkpoint)
-    size = metadata.preprocessing.image_size if metadata.preprocessing else DEFAULT_IMAGE_SIZE
-    return architecture_of_arrays(checkpoint.state_dict, size)
+    variant = find_variant(checkpoint)
+    size = default_image_size(complete_metadata(checkpoint, variant), variant)
+    return architecture_of_arrays(checkpoint.state_dict, size or DEFAULT_IMAGE_SIZE)
 
 
 def _check_architecture(architecture: Architecture) -> None:
@@ -99,12 +99,7 @@ def _check_architecture(architecture: Architecture) -> None:
     builder = architecture.builder
     if not isinstance(builder, str) or ("/" not in builder and builder not in BUILDERS):
         raise _invalid("architecture.builder", architecture.builder, f"one of {', '.join(BUILDERS)}, or a plugin's")
-    if is_too_large(architecture):
-        raise ArgumentError(
-            "the network would be larger than any real one",
-            actual=architecture,
-            hint="check num_blocks and width_multiplier",
-        )
+    refuse_too_large(architecture)
 
 
 def _check_fields(name: str, spec: Any) -> None:

@@ -16,6 +16,7 @@ from ..registry.specs import FORMATS, IMAGENET, Architecture, CheckpointSpec, Fi
 from ..registry.validation import fields_of
 from .identify import architecture_of_arrays
 from .load import load_checkpoint
+from .metadata import DEFAULT_IMAGE_SIZE, default_image_size
 from .publisher import complete_metadata, find_variant
 from .state_dict import Checkpoint
 
@@ -39,8 +40,7 @@ def draft_registry(path: Path, *, name: Optional[str] = None, tag: str = TAG) ->
     checkpoint = load_checkpoint(path)
     known = find_variant(checkpoint)
     metadata = complete_metadata(checkpoint, known)
-    preprocessing = metadata.preprocessing
-    size = preprocessing.image_size if preprocessing else known.architecture.image_size if known else 224
+    size = default_image_size(metadata, known) or DEFAULT_IMAGE_SIZE
     architecture = architecture_of_arrays(checkpoint.state_dict, size)
     in_namespace = (known.name if known else "RepVGG_X").rpartition("/")[2]
     name = _checked(ModelSpec, "name", name or f"{NAMESPACE}/{in_namespace}")
@@ -60,7 +60,7 @@ def draft_registry(path: Path, *, name: Optional[str] = None, tag: str = TAG) ->
         entry["dataset"] = (dataset, STATE) if dataset else (UNKNOWN, FILL_IN)
     if metadata.class_names:
         entry["labels"] = list(metadata.class_names)
-    entry["preprocessing"] = _preprocessing(preprocessing, metadata.preprocessing_source, architecture)
+    entry["preprocessing"] = _preprocessing(metadata.preprocessing, metadata.preprocessing_source, architecture)
     entry["provenance"] = ([f"the file {file['name']}"], "where the accuracy and the training can be looked up")
     cost = architecture_cost(architecture, (architecture.image_size,) * 2)
     variant = {

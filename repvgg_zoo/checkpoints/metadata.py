@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 from .._json import parse_json
-from ..registry.specs import Architecture, CheckpointSpec, Options, Preprocessing
+from ..registry.specs import Architecture, CheckpointSpec, ModelSpec, Options, Preprocessing
 from ..registry.validation import MAX_BN_EPS, MAX_CLASSES, check_spec, fields_of, is_spec
 from .formats.file_buffer import METADATA_KEY
 
@@ -26,6 +26,7 @@ MAX_METADATA_CHARS = 1 << 20
 MAX_TEXT_CHARS = 1000
 MAX_BN_LAYERS = 2000  # RepVGGplus_L2pse, the largest network, has 124
 
+DEFAULT_IMAGE_SIZE = 224  # of a file that fits no variant
 DEFAULT_BN_EPS = 1e-5  # of every publisher, and the default of MegEngine, torch and Paddle
 
 
@@ -89,6 +90,13 @@ def metadata_of_spec(spec: CheckpointSpec) -> CheckpointMetadata:
         source=spec.name,
         preprocessing_source=f"the registry, for {spec.name}",
     )
+
+
+def default_image_size(metadata: CheckpointMetadata, spec: Optional[ModelSpec]) -> Optional[int]:
+    """Return the image size of the preprocessing, or else that of the variant, or None if neither is known."""
+    if metadata.preprocessing is not None:
+        return metadata.preprocessing.image_size
+    return None if spec is None else spec.architecture.image_size
 
 
 def bn_layers(keys: typing.Iterable[str]) -> Tuple[str, ...]:

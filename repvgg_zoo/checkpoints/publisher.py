@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from typing import List, Optional, Tuple
 
@@ -46,15 +47,18 @@ def _has_imagenet_head(checkpoint: Checkpoint) -> bool:
     return not is_ours and class_count(checkpoint.state_dict) == 1000
 
 
-def find_variant(checkpoint: Checkpoint) -> Optional[ModelSpec]:
-    """Return the variant that the file says it is of, or that its arrays fit; None if the registry has neither."""
-    try:
-        if checkpoint.metadata.variant is not None:
+def variant_of(checkpoint: Checkpoint) -> ModelSpec:
+    """Return the variant that the file says it is of, or that its arrays fit; raise LayoutError if there is none."""
+    if checkpoint.metadata.variant is not None:
+        with suppress(UnknownModelError, PluginError):
             return find_model(checkpoint.metadata.variant)[0]
-    except (UnknownModelError, PluginError):
-        pass
+    return identify_variant(checkpoint)
+
+
+def find_variant(checkpoint: Checkpoint) -> Optional[ModelSpec]:
+    """Return what ``variant_of`` does, or None if the registry has no such variant."""
     try:
-        return identify_variant(checkpoint)
+        return variant_of(checkpoint)
     except (LayoutError, PluginError):
         return None
 

@@ -87,13 +87,11 @@ def load_network(path: Path, *, deploy: Optional[bool] = None) -> Any:
     """Return the network of a checkpoint file, by default in the form of the file."""
     from ..builder import create
     from ..checkpoints import load_checkpoint
-    from ..checkpoints.identify import identify_variant
-    from ..checkpoints.publisher import find_variant
+    from ..checkpoints.publisher import variant_of
 
     checkpoint = load_checkpoint(path)
     form = checkpoint.form == "deploy" if deploy is None else deploy
-    variant = find_variant(checkpoint) or identify_variant(checkpoint)
-    return create(variant.name, checkpoint=checkpoint, deploy=form)
+    return create(variant_of(checkpoint).name, checkpoint=checkpoint, deploy=form)
 
 
 def all_checkpoints() -> List[CheckpointSpec]:

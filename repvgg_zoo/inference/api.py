@@ -19,11 +19,10 @@ from .._cpu import lower_sync_thread_priority, usable_cores
 from .._log import get_logger
 from .._settings import read_settings
 from ..checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
-from ..checkpoints.identify import identify_variant
 from ..checkpoints.load import checkpoint_from_arrays
-from ..checkpoints.metadata import metadata_of_spec
+from ..checkpoints.metadata import default_image_size, metadata_of_spec
 from ..checkpoints.network_metadata import architecture_of, metadata_of_network
-from ..checkpoints.publisher import complete_metadata, find_variant
+from ..checkpoints.publisher import complete_metadata, variant_of
 from ..checkpoints.state_dict import class_count, input_channels
 from ..errors import ArgumentError, PathLike
 from ..hub import fetch_verified
@@ -195,7 +194,7 @@ def _from_spec(spec: ModelSpec, tag: Optional[str]) -> _Target:
 
 def _from_checkpoint(checkpoint: Checkpoint) -> _Target:
     """Return the target for arrays, which decide on the classes and the input channels, and on an unknown variant."""
-    spec = find_variant(checkpoint) or identify_variant(checkpoint)  # which says why it is none
+    spec = variant_of(checkpoint)
     in_chans = input_channels(checkpoint.state_dict) or spec.architecture.in_chans
     architecture = architecture_of(checkpoint, spec)._replace(in_chans=in_chans)
 
@@ -248,14 +247,13 @@ def _why_not_compiled(network: Module) -> str:
 
 
 def _default_image_size(target: _Target) -> int:
-    if target.metadata.preprocessing is not None:
-        return target.metadata.preprocessing.image_size
-    if target.spec is not None:
-        return target.spec.architecture.image_size
-    raise ArgumentError(
-        "image_size is needed for a network that repvgg_zoo.create did not return",
-        expected="a number, or (height, width)",
-    )
+    size = default_image_size(target.metadata, target.spec)
+    if size is None:
+        raise ArgumentError(
+            "image_size is needed for a network that repvgg_zoo.create did not return",
+            expected="a number, or (height, width)",
+        )
+    return size
 
 
 def _limit_threads(threads: Optional[int]) -> int:

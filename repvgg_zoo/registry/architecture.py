@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from ..errors import ArgumentError
 from .specs import Architecture
 
 STAGE_WIDTHS = (64, 128, 256, 512)  # of stages 1 to 4 at a multiplier of 1 (paper, table 2)
@@ -35,6 +36,16 @@ def is_too_large(architecture: Architecture) -> bool:
         return True
     widths = stage_channels(architecture.width_multiplier)[1:]
     return sum(9 * depth * width**2 for depth, width in zip(architecture.num_blocks, widths)) > MAX_WEIGHTS
+
+
+def refuse_too_large(architecture: Architecture) -> None:
+    """Raise ArgumentError for a network that is too large to be built."""
+    if is_too_large(architecture):
+        raise ArgumentError(
+            "the network would be larger than any real one",
+            actual=architecture,
+            hint="check num_blocks and width_multiplier",
+        )
 
 
 def block_specs(architecture: Architecture) -> List[BlockSpec]:
