@@ -6,6 +6,7 @@ import math
 import numbers
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, Optional, Tuple
 
@@ -14,6 +15,12 @@ from .errors import ArgumentError
 
 # A scheme of one letter is a drive; pathlib makes one slash of two.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def is_module(value: Any) -> bool:
+    """Return whether a value is a MegEngine Module; where there is one, MegEngine has been imported already."""
+    modules = sys.modules.get("megengine.module")
+    return modules is not None and isinstance(value, modules.Module)
 
 
 def check_flag(name: str, value: Any) -> bool:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 from pathlib import Path
+from typing import Any, Callable
 
 from ._files import open_regular_file
 
@@ -22,11 +23,15 @@ def hash_file(path: Path) -> str:
         return hash_descriptor(stream.fileno())
 
 
-def hash_descriptor(descriptor: int) -> str:
-    """Return the SHA-256 of what is left to read of an open file as 64 hex digits; raises OSError."""
+def hash_descriptor(descriptor: int, copy: Callable[[bytes], Any] = lambda data: None) -> str:
+    """Return the SHA-256 of what is left to read of an open file as 64 hex digits; raises OSError.
+
+    ``copy`` is called with all that is read, such as the ``write`` of another file.
+    """
     digest = hashlib.sha256()
     while True:
         data = os.read(descriptor, CHUNK_BYTES)
         if not data:
             return digest.hexdigest()
         digest.update(data)
+        copy(data)

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
-from ._arguments import check_image_size
+from ._arguments import check_image_size, is_module
 from .checkpoints import load_checkpoint
 from .checkpoints.identify import architecture_of_arrays
 from .checkpoints.layouts import AUXILIARY_HEADS
@@ -65,8 +65,7 @@ def cost(model: Any, *, image_size: Optional[ImageSize] = None) -> NetworkCost:
         if "/" not in architecture.builder:
             return architecture_cost(architecture, size)
         return _module_cost(_build(architecture), size)
-    modules = sys.modules.get("megengine.module")  # where there is a Module, MegEngine has been imported already
-    if modules is None or not isinstance(model, modules.Module):
+    if not is_module(model):
         raise ArgumentError(
             f"cost takes {EXPECTED}, not {type(model).__name__}",
             expected=EXPECTED,

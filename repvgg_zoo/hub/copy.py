@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import BinaryIO
 
 from .._atomic import atomic_write
-from .._digest import CHUNK_BYTES, hash_file
+from .._digest import hash_descriptor, hash_file
 from .._files import open_regular_file
 from ..errors import ArgumentError, IntegrityError
 from ..registry.specs import FileSpec
@@ -40,19 +39,13 @@ def copy_to_folder(source: VerifiedFile, file: FileSpec, folder: Path, *, force:
 
 
 def _copy(source: VerifiedFile, stream: BinaryIO) -> None:
-    digest = hashlib.sha256()
     with open_regular_file(source.path) as original:
-        while True:
-            data = original.read(CHUNK_BYTES)
-            if not data:
-                break
-            digest.update(data)
-            stream.write(data)
-    if digest.hexdigest() != source.sha256:
+        digest = hash_descriptor(original.fileno(), stream.write)
+    if digest != source.sha256:
         raise IntegrityError(
             f"{source.path} changed while it was copied; nothing was written",
             path=source.path,
             expected=source.sha256,
-            actual=digest.hexdigest(),
+            actual=digest,
             hint="try again; a damaged file is downloaded again",
         )

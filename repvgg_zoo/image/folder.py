@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Iterable, List
 
 from ..errors import ArgumentError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+from ..registry.model_or_file import IMAGE_SUFFIXES
 
 
 def find_images(paths: Iterable[Path]) -> List[Path]:
@@ -27,8 +26,8 @@ def find_images(paths: Iterable[Path]) -> List[Path]:
             raise ArgumentError(
                 f"{path} holds no images",
                 path=path,
-                expected=SUFFIXES,
-                hint=f"images in a folder end in {', '.join(SUFFIXES)}",
+                expected=IMAGE_SUFFIXES,
+                hint=f"images in a folder end in {', '.join(IMAGE_SUFFIXES)}",
             )
         images += in_folder
     return images
@@ -42,4 +41,6 @@ def _images_in(folder: Path) -> Iterable[Path]:
 
     for root, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root, name) for name in names if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+        yield from (
+            Path(root, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        )

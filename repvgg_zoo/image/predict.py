@@ -10,7 +10,7 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union, overlo
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import check_int, check_items, check_text
+from .._arguments import check_int, check_items, check_text, is_module
 from .._cpu import lower_sync_thread_priority
 from .._escape import escape
 from ..checkpoints import Checkpoint
@@ -143,12 +143,8 @@ def _logits(network: Any, inputs: NDArray[Any]) -> NDArray[Any]:
 
 
 def _forward(network: Any, inputs: NDArray[Any]) -> Any:
-    """Run a network on arrays: a MegEngine Module in eval mode, or anything that takes and returns arrays.
-
-    MegEngine is never imported here: where there is a Module, it has been imported already.
-    """
-    modules = sys.modules.get("megengine.module")
-    if modules is None or not isinstance(network, modules.Module):
+    """Run a network on arrays: a MegEngine Module in eval mode, or anything that takes and returns arrays."""
+    if not is_module(network):
         return network(inputs)
     from ..reparam.to_deploy import eval_mode
 

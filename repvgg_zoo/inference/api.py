@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import threading
 import warnings
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Tuple, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import check_flag, check_image_size, check_int
+from .._arguments import check_flag, check_image_size, check_int, is_module
 from .._cpu import lower_sync_thread_priority, usable_cores
 from .._log import get_logger
 from .._settings import read_settings
@@ -151,9 +150,7 @@ def _kernels_unavailable_reason() -> Optional[str]:
 
 
 def _target(model: Any) -> _Target:
-    # Where there is a Module, MegEngine has been imported already.
-    modules = sys.modules.get("megengine.module")
-    if modules is not None and isinstance(model, modules.Module):
+    if is_module(model):
         return _from_module(model)
     if isinstance(model, (str, os.PathLike)):
         model_or_file = find_model_or_file(model)

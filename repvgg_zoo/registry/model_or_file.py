@@ -12,10 +12,11 @@ from ..errors import MissingFileError, RegistryError, UnknownModelError, ZooErro
 from .api import find_model
 from .specs import ModelSpec
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 # What ends like this is a path, unless a model has the name. The last line is of files that cannot be loaded.
 SUFFIXES = (
     *(".safetensors", ".pkl", ".pickle", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".pdparams", ".npz", ".th"),
-    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".yaml", ".yml", ".json", ".txt"),
+    *(*IMAGE_SUFFIXES, ".yaml", ".yml", ".json", ".txt"),
     *(".npy", ".h5", ".onnx", ".mge", ".pdiparams", ".pdmodel", ".zip", ".gz", ".tflite", ".py"),
 )
 
