@@ -142,7 +142,7 @@ def check_state_dict(
     ]
     if problems:
         has_no_head = problems == ["missing: linear.weight", "missing: linear.bias"]
-        raise _state_error(
+        raise state_error(
             problems,
             missing=missing,
             unexpected=unexpected,
@@ -161,51 +161,55 @@ def check_layers(weights: NetworkWeights, channels: Optional[int] = None) -> Non
     """
     problems = [] if weights.layers else ["there are no layers"]
     for index, layer in enumerate(weights.layers):
-        problems += _layer_problems(f"layer {index}", layer, channels)
+        problems += layer_problems(f"layer {index}", layer, channels)
         channels = layer.bias.size
     if weights.head is not None:
-        problems += _linear_problems("the head", weights.head, inputs=channels)
+        problems += linear_problems("the head", weights.head, inputs=channels)
     if problems:
-        raise _state_error(problems)
+        raise state_error(problems)
 
 
-def _layer_problems(name: str, layer: ConvLayer, channels: Optional[int]) -> List[str]:
+def layer_problems(name: str, layer: Any, channels: Optional[int], dtype: Any = np.float32) -> List[str]:
+    """Return what is wrong with a layer for an input of so many channels; ``dtype`` is that of its kernel."""
     kernel, outputs = layer.kernel, layer.bias.size
     expected = f"(groups, {outputs} / groups, {channels or 'inputs'} / groups, 3, 3)"
-    problems = _array_problems(f"{name}'s bias", layer.bias, (outputs,))
+    problems = array_problems(f"{name}'s bias", layer.bias, (outputs,))
     if kernel.ndim != 5 or kernel.shape[3:] != (3, 3) or layer.out_channels != outputs or 0 in kernel.shape:
         return [*problems, f"{name}'s kernel is {kernel.shape} but should be {expected}"]
     if channels is not None and layer.in_channels != channels:
         problems.append(f"{name}'s kernel takes {layer.in_channels} channels, but its input has {channels}")
-    problems += _array_problems(f"{name}'s kernel", kernel, kernel.shape)
+    problems += array_problems(f"{name}'s kernel", kernel, kernel.shape, dtype)
     if layer.se is not None:
-        problems += _linear_problems(f"{name}'s SE reduction", layer.se.down, inputs=outputs)
+        problems += linear_problems(f"{name}'s SE reduction", layer.se.down, inputs=outputs)
         squeezed = layer.se.down.bias.size
-        problems += _linear_problems(f"{name}'s SE expansion", layer.se.up, inputs=squeezed, outputs=outputs)
+        problems += linear_problems(f"{name}'s SE expansion", layer.se.up, inputs=squeezed, outputs=outputs)
     return problems
 
 
-def _linear_problems(
+def linear_problems(
     name: str, linear: LinearWeights, *, inputs: Optional[int], outputs: Optional[int] = None
 ) -> List[str]:
+    """Return what is wrong with a linear layer."""
     outputs = linear.bias.size if outputs is None else outputs
     expected = (outputs, linear.weight.shape[-1] if inputs is None else inputs)
     return [
-        *_array_problems(f"{name}'s weight", linear.weight, expected),
-        *_array_problems(f"{name}'s bias", linear.bias, (outputs,)),
+        *array_problems(f"{name}'s weight", linear.weight, expected),
+        *array_problems(f"{name}'s bias", linear.bias, (outputs,)),
     ]
 
 
-def _array_problems(name: str, array: NDArray[Any], shape: Tuple[int, ...]) -> List[str]:
+def array_problems(name: str, array: NDArray[Any], shape: Tuple[int, ...], dtype: Any = np.float32) -> List[str]:
+    """Return what is wrong with an array that should have this shape and dtype."""
     problems = []
     if array.shape != shape or 0 in shape:
         problems.append(f"{name} is {array.shape} but should be {shape}")
-    if array.dtype != np.float32:
-        problems.append(f"{name} is {array.dtype}, not float32")
+    if array.dtype != dtype:
+        problems.append(f"{name} is {array.dtype}, not {np.dtype(dtype).name}")
     return problems
 
 
-def _state_error(problems: List[str], **data: Any) -> StateError:
+def state_error(problems: List[str], **data: Any) -> StateError:
+    """Return the error that lists the first problems."""
     more = [f"and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
     lines = ["the weights do not fit the network that is to be compiled:", *problems[:MAX_LISTED], *more]
     return StateError("\n  ".join(lines), **data)
