@@ -220,14 +220,25 @@ def check_all(blocks: Dict[str, RepVGGBlock], fused: Dict[str, Fused]) -> None:
 
 def fusion_error(block: RepVGGBlock, kernel: NDArray[Any], bias: NDArray[Any]) -> float:
     """Return max |fused - branches| / max |branches| before SE and ReLU, on one small random image in eval mode."""
-    weight = block.rbr_dense.conv.weight
-    options = {"dtype": weight.dtype, "device": weight.device}
+    if block.rbr_dense.conv.weight.dtype == np.float16:
+        block = in_float32(block)
+    options = {"device": block.rbr_dense.conv.weight.device}
     size = [2 * dilation + 1 for dilation in as_pair(block.rbr_dense.conv.dilation)]
-    x = Tensor(np.random.RandomState(0).standard_normal((1, block.in_channels, *size)), **options)
+    x = np.random.RandomState(0).standard_normal((1, block.in_channels, *size)).astype(np.float32)
+    x = Tensor(x, **options)
     with eval_mode(block):
         reference = block.forward_branches(x).numpy().astype(np.float64)
+    kernel, bias = (array.astype(np.float32) for array in (kernel, bias))
     convolution = block.equivalent_convolution(Parameter(kernel, **options), Parameter(bias, **options))
     return relative_error(reference, convolution(x).numpy().astype(np.float64))[2]
+
+
+def in_float32(block: RepVGGBlock) -> RepVGGBlock:
+    """Return a copy whose sums are float32: those of a float16 block round by more than its fusion does."""
+    block = copy.deepcopy(block)
+    for tensor in block.tensors():
+        tensor._reset(type(tensor)(tensor.numpy().astype(np.float32), device=tensor.device))
+    return block
 
 
 @contextmanager

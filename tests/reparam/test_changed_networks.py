@@ -173,6 +173,10 @@ def in_float16(network, keep=()):
     return network
 
 
+def test_the_check_of_a_wide_float16_block_is_not_about_how_float16_sums_round():
+    to_deploy(in_float16(block((768, 768))))
+
+
 @pytest.mark.parametrize("keep", [(), (".bn.", "rbr_identity")], ids=["everything", "all but BN"])
 @pytest.mark.parametrize("se", [None, SESpec("before_relu", 4), SESpec("after_relu", 4)])
 def test_a_float16_network_has_a_deploy_form_that_agrees(se, keep):
