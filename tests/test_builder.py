@@ -191,9 +191,16 @@ def digits_arrays():
     return repvgg_zoo.load_checkpoint(repvgg_zoo.fetch(DIGITS)).arrays
 
 
-@pytest.mark.parametrize("options", [{}, {"num_classes": 4}, {"in_chans": 1}, {"features_only": True}], ids=str)
+# Every shape with the plain call, and the first shape of each key with every option.
+WRONG_SHAPES = [(key, shape, {}) for key, shapes in MISSHAPEN.items() for shape in shapes] + [
+    (key, shapes[0], options)
+    for key, shapes in MISSHAPEN.items()
+    for options in ({"num_classes": 4}, {"in_chans": 1}, {"features_only": True})
+]
+
+
 @pytest.mark.parametrize("deploy", [False, True])
-@pytest.mark.parametrize(("key", "shape"), [(key, shape) for key, shapes in MISSHAPEN.items() for shape in shapes])
+@pytest.mark.parametrize(("key", "shape", "options"), WRONG_SHAPES, ids=str)
 def test_a_tensor_of_the_wrong_shape_is_named_whatever_is_asked_for(digits_arrays, key, shape, deploy, options):
     arrays = {**digits_arrays, key: np.ones(shape, np.float32)}
     if key.startswith("linear") and {"features_only", "num_classes"} & set(options):

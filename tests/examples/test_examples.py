@@ -68,8 +68,8 @@ def test_the_recipe_preprocesses_images_as_the_registry_says(recipe):
 def test_the_recipe_learns_and_gives_the_same_weights_for_the_same_seed(recipe):
     (images, labels), _ = recipe.digits()
     some = (images[:320], labels[:320])
-    first, second, other = (recipe.train(some, epochs=4, seed=seed) for seed in (1, 1, 2))
-    assert recipe.accuracy(first, recipe.preprocess(some[0]), some[1]) > 50
-    states = [network.state_dict() for network in (first, second, other)]
+    assert recipe.accuracy(recipe.train(some, epochs=4, seed=1), recipe.preprocess(some[0]), some[1]) > 50
+    few = (images[:64], labels[:64])
+    states = [recipe.train(few, epochs=2, seed=seed).state_dict() for seed in (1, 1, 2)]
     assert all(np.array_equal(states[0][key], states[1][key]) for key in states[0])
     assert not all(np.array_equal(states[0][key], states[2][key]) for key in states[0])
