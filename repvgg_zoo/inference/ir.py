@@ -43,7 +43,7 @@ class ConvLayer:
     """A deploy-form block: kernel (groups, O / groups, I / groups, 3, 3) and bias (O,).
 
     It is padded by ``dilation`` zeros on each side. ``feature`` is the name under which its output is returned, or None
-    if it is not.
+    if it is not. ``name`` is the block's in a state dict, such as "stage1.0".
     """
 
     kernel: NDArray[Any]
@@ -52,6 +52,7 @@ class ConvLayer:
     se: Optional[SEWeights] = None
     feature: Optional[str] = None
     dilation: int = 1
+    name: str = ""
 
     @property
     def groups(self) -> int:
@@ -100,6 +101,7 @@ def weights_from_state_dict(
                 stride=2 if is_first else 1,
                 se=_se(state_dict, name),
                 feature=features.get(stages[index]) if is_last else None,
+                name=name,
             )
         )
     return NetworkWeights(tuple(layers), _linear(state_dict, "linear") if "linear.weight" in state_dict else None)

@@ -47,6 +47,7 @@ class QuantizedConvLayer:
     se: Optional[SEWeights] = None
     feature: Optional[str] = None
     dilation: int = 1
+    name: str = ""
 
     @property
     def groups(self) -> int:
