@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
 
 from ._atomic import atomic_write, remove_stale_temp_files
 from ._buffers import FileRegion, hash_chunks, read_and_hash, read_file
-from ._file_state import FileState, only_this_user_writes
+from ._file_state import FileState, foreign_access, only_this_user_writes
 from ._files import open_regular_file
 from ._log import get_logger
 
@@ -91,6 +91,18 @@ class DerivedCache:
             os.close(descriptor)
         return payload
 
+    def read_own(self, key: DerivedKey) -> Optional[memoryview]:
+        """Return what ``read`` does if nobody else can have written it, else None: for content that will be executed.
+
+        A digest tells damage; it says nothing about who wrote the entry, the digest included.
+        """
+        if not all(only_this_user_writes(folder) for folder in (self.folder.parent, self.folder)):
+            return None
+        with suppress(OSError):
+            if foreign_access(self._path(key).lstat()) is None:
+                return self.read(key)
+        return None
+
     def open_checked(self, key: DerivedKey) -> Optional[FileRegion]:
         """Return the payload where it lies, if it was checked before and only this user can write to it, else None."""
         path = self._path(key)
@@ -107,7 +119,8 @@ class DerivedCache:
         """Store what ``write`` writes to a stream as the entry's payload; return whether that worked."""
         path = self._path(key)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o755, exist_ok=True)  # whatever the umask: others must not write here
             remove_stale_temp_files(self.folder)
             # The digest tells a file that a power failure left short; waiting for the disk would take longer than all.
             atomic_write(path, lambda stream: _write_entry(stream, key, write), fsync=False)
@@ -198,6 +211,9 @@ def _write_stamp(path: Path, state: FileState) -> None:
 
 
 def _write_entry(stream: BinaryIO, key: DerivedKey, write: Callable[[BinaryIO], object]) -> None:
+    if hasattr(os, "fchmod"):
+        with suppress(OSError):  # a file system without modes
+            os.fchmod(stream.fileno(), stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & ~0o022)
     stream.write(b" " * HEADER_BYTES)
     write(stream)
     stream.flush()

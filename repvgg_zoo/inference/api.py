@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from .._arguments import check_flag, check_image_size, check_int
 from .._cpu import lower_sync_thread_priority
+from .._derived_cache import DerivedCache
+from .._settings import read_settings
 from ..checkpoints import Checkpoint
-from ..errors import PathLike
+from ..errors import ArgumentError, PathLike
 from .compiled_model import CompiledModel, Runner
 from .target import (
     SUPPORTED,
@@ -97,12 +99,14 @@ def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool
         return EagerRunner(network, np.zeros((1, *shape[1:]), np.float32)), "eager", 0.0
 
     # Here, because they load LLVM.
-    from .jit.engine import host_microkernel_config
+    from .jit.engine import host_microkernel_config, jit_compile
     from .kernel_runner import KernelRunner
     from .lowering import lower
     from .reference import check_plan
 
-    plan = lower(weights, shape, threads=threads, config=host_microkernel_config(), low_memory=low_memory)
+    config = host_microkernel_config()
+    jit_compile(config, _derived_cache())
+    plan = lower(weights, shape, threads=threads, config=config, low_memory=low_memory)
     runner = KernelRunner(plan, threads)
     try:
         error = check_plan(plan, weights, runner.run_calls)
@@ -110,3 +114,11 @@ def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool
         runner.close()
         raise
     return runner, "kernels-low-memory" if low_memory else "kernels", error
+
+
+def _derived_cache() -> Optional[DerivedCache]:
+    """Return the derived cache, or None where no folder for it is known, which arrays and files do not need."""
+    try:
+        return DerivedCache(read_settings().cache_dir)
+    except ArgumentError:
+        return None

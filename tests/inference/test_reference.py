@@ -20,7 +20,7 @@ import repvgg_zoo
 from repvgg_zoo.errors import EquivalenceError
 from repvgg_zoo.inference import kernel_runner
 from repvgg_zoo.inference.jit import kernels
-from repvgg_zoo.inference.jit.engine import host_microkernel_config, jit_compile
+from repvgg_zoo.inference.jit.engine import host_microkernel_config, load_kernels
 from repvgg_zoo.inference.jit.kernels import FIELDS, NR, UNROLLED
 from repvgg_zoo.inference.jit.winograd import WINOGRAD_TRANSFORMS
 from repvgg_zoo.inference.kernel_runner import KernelRunner
@@ -216,7 +216,7 @@ def test_a_wrong_element_of_winograds_matrices_is_found(algorithm, matrix, monke
     if matrix != "G":  # which the generated code does not use
         transforms = tuple(wrong if transform is right else transform for transform in WINOGRAD_TRANSFORMS)
         monkeypatch.setattr(kernels, "WINOGRAD_TRANSFORMS", transforms)
-        monkeypatch.setattr(kernel_runner, "jit_compile", jit_compile.__wrapped__)
+        monkeypatch.setattr(kernel_runner, "jit_compile", load_kernels)
     weights = random_weights(3, [Layer(16, stride=2), Layer(16)], classes=4)
     with pytest.raises(EquivalenceError):
         check(lowered(algorithm, weights), weights)

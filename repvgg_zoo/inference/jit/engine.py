@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-import functools
+import hashlib
 import sys
+import threading
+import time
+from dataclasses import asdict
 from types import MappingProxyType
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Dict, Mapping, Optional
 
+import llvmlite
 from llvmlite import binding as llvm
 
+from ..._derived_cache import DerivedCache
+from ..._log import get_logger
+from .code_cache import load_or_compile
 from .kernels import AVX2, AVX512, FIELDS, MicrokernelConfig, build_module
 
 # The arguments of run: calls, their number, this thread, the number of threads, the barrier, and sched_yield.
@@ -17,34 +24,74 @@ _RUN = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
 )
 
+_LOCK = threading.Lock()
+_modules: Dict[MicrokernelConfig, JitModule] = {}
+
+logger = get_logger(__name__)
+
 
 class JitModule:
-    """Compiled kernels: their ``addresses`` by name, and ``run``, which executes a list of calls.
+    """Kernels that were loaded: their ``addresses`` by name, and ``run``, which executes a list of calls.
 
-    The code is valid as long as the object lives.
+    The code is valid as long as the object lives. ``digest`` is the SHA-256 of the object file.
     """
 
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
+    def __init__(self, code: bytes) -> None:
+        self.digest = hashlib.sha256(code).hexdigest()
+        # LLVM links the object file; nothing is compiled for the module, which is empty.
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
         self.addresses: Mapping[str, int] = MappingProxyType(
-            {name: engine.get_function_address(name) for name in FIELDS}
+            {name: self._engine.get_function_address(name) for name in FIELDS}
         )
-        self.run: Callable[..., None] = _RUN(engine.get_function_address("run"))
+        self.run: Callable[..., None] = _RUN(self._engine.get_function_address("run"))
 
 
-@functools.lru_cache(maxsize=None)
-def jit_compile(config: MicrokernelConfig) -> JitModule:
-    """Compile the kernels, once in a process, which takes some tenths of a second."""
+def jit_compile(config: MicrokernelConfig, cache: Optional[DerivedCache] = None) -> JitModule:
+    """Return the kernels as machine code, which is loaded once in a process.
+
+    Compiling takes some tenths of a second, which ``cache`` saves the next process.
+    """
+    with _LOCK:
+        if config not in _modules:
+            _modules[config] = load_kernels(config, cache)
+        return _modules[config]
+
+
+def load_kernels(config: MicrokernelConfig, cache: Optional[DerivedCache] = None) -> JitModule:
+    """Load the kernels from the cache, or compile them."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    return JitModule(load_or_compile(lambda: _compile(config), cache, _code_parameters(config)))
+
+
+def _compile(config: MicrokernelConfig) -> bytes:
+    """Return an object file with the kernels."""
+    start = time.perf_counter()
     module = llvm.parse_assembly(str(build_module(config)))
     module.verify()
-    target = llvm.Target.from_default_triple().create_target_machine(
+    code: bytes = _target_machine().emit_object(module)
+    logger.info("compiled the kernels in %.2f s", time.perf_counter() - start)
+    return code
+
+
+def _target_machine() -> Any:
+    return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
     )
-    engine = llvm.create_mcjit_compiler(module, target)
-    engine.finalize_object()
-    return JitModule(engine)
+
+
+def _code_parameters(config: MicrokernelConfig) -> Dict[str, Any]:
+    """Return what the machine code depends on beside the modules that generate it."""
+    return {
+        "config": asdict(config),
+        "llvmlite": llvmlite.__version__,
+        "llvm": llvm.llvm_version_info,
+        "triple": llvm.get_default_triple(),
+        "cpu": llvm.get_host_cpu_name(),
+        "features": llvm.get_host_cpu_features().flatten(),
+    }
 
 
 def is_supported() -> bool:
