@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .jit.kernels import FIELDS, NR, UNROLLED
-from .jit.winograd import WINOGRAD_TRANSFORMS
+from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
 from .plan import ExecutionPlan
 
 MAX_STRIDE = 1 << 40  # so that no sum of offsets overflows
@@ -146,8 +146,9 @@ def _values(table: NDArray[Any]) -> Span:
 
 
 def _check_igemm(call: _CallChecker) -> None:
-    ks, groups, panels, m_blocks = (call.count(field) for field in ("ks", "groups", "panels", "m_blocks"))
-    kc = call.count("kc", multiple=UNROLLED)
+    groups, panels, m_blocks = (call.count(field) for field in ("groups", "panels", "m_blocks"))
+    kc, ks = call.count("kc", multiple=UNROLLED), call.table("ks", groups)
+    call.require(bool((ks > 0).all()), "a group has no taps")
     block_tiles = call.table("block_tiles", m_blocks + 1)
     call.require(block_tiles[0] >= 0 and bool((np.diff(block_tiles) >= 0).all()), "block_tiles are not in order")
     m_tiles = call.table("m_tiles", int(block_tiles[-1]) + 1)
@@ -156,37 +157,40 @@ def _check_igemm(call: _CallChecker) -> None:
     rows = int(m_tiles[-1])
     call.require(rows > 0, "there are no rows")
     tap_offsets, a_offsets, c_offsets = (
-        call.table("tap_offsets", ks),
+        call.table("tap_offsets", int(ks.max())),
         call.table("a_offsets", rows),
         call.table("c_offsets", rows),
     )
-    a_group_offsets, c_group_offsets = (call.table(field, groups) for field in ("a_group_offsets", "c_group_offsets"))
-    packed_panels = groups * panels
+    names = ("a_group_offsets", "w_group_offsets", "c_group_offsets")
+    a_group_offsets, w_group_offsets, c_group_offsets = (call.table(field, groups) for field in names)
     call.floats("a", _values(a_group_offsets), _values(a_offsets), _values(tap_offsets), _steps(kc, 1))
-    call.floats("w", _steps(packed_panels * ks * kc * NR, 1))
-    call.floats("bias", _steps(packed_panels, call["bias_stride"]), _steps(NR, 1))
+    w_stops = w_group_offsets + panels * ks * kc * NR
+    call.floats("w", (int(w_group_offsets.min()), int(w_stops.max()) - 1))
+    call.floats("bias", _steps(groups * panels, call["bias_stride"]), _steps(NR, 1))
     call.floats("c", _values(c_group_offsets), _values(c_offsets), _steps(panels * NR, 1))
 
 
-def _check_input_transform(call: _CallChecker, m: int) -> None:
+def _check_input_transform(call: _CallChecker, transform: WinogradTransform) -> None:
     tiles, channels = call.count("tiles"), call.count("channels", multiple=call.vector_width)
-    side = m + 2
+    side, products = transform.side, transform.num_products
     offsets = call.table("tile_offsets", tiles)
     rows, pixels = _steps(side, call["row_stride"]), _steps(side, call["pixel_stride"])
     call.floats("x", _values(offsets), rows, pixels, _steps(channels, 1))
-    call.floats("out", _steps(tiles, channels), _steps(side**2, call["element_stride"]), _steps(channels, 1))
+    call.floats("out", _steps(tiles, channels), _steps(products, call["element_stride"]), _steps(channels, 1))
 
 
-def _check_output_transform(call: _CallChecker, m: int) -> None:
+def _check_output_transform(call: _CallChecker, transform: WinogradTransform) -> None:
     tiles, channels = call.count("tiles"), call.count("channels", multiple=call.vector_width)
-    call.floats("x", _steps(tiles, channels), _steps((m + 2) ** 2, call["element_stride"]), _steps(channels, 1))
+    elements = _steps(transform.num_elements, call["element_stride"])
+    call.floats("x", _steps(tiles, channels), elements, _steps(channels, 1))
     call.floats("bias", _steps(channels, 1))
     offsets, heights, widths = (call.table(field, tiles) for field in ("tile_offsets", "heights", "widths"))
     call.require(min(heights.min(), widths.min()) > 0, "a tile has no pixels")
     row_stride, pixel_stride = call["row_stride"], call["pixel_stride"]
     call.require(min(row_stride, pixel_stride) >= 0 and max(row_stride, pixel_stride) < MAX_STRIDE, "wrong strides")
     # A tile at the border has fewer pixels, but begins later; so the last pixel is looked for tile by tile.
-    last = offsets + (np.minimum(heights, m) - 1) * row_stride + (np.minimum(widths, m) - 1) * pixel_stride
+    rows, columns = (np.minimum(sizes, transform.m) for sizes in (heights, widths))
+    last = offsets + (rows - 1) * row_stride + (columns - 1) * pixel_stride
     call.floats("out", (int(offsets.min()), int(last.max())), _steps(channels, 1))
 
 
@@ -221,10 +225,10 @@ def _pixels(call: _CallChecker, pixel_stride: int) -> Tuple[Span, Span, Span]:
     )
 
 
-def _winograd_checks(m: int) -> Mapping[str, Callable[[_CallChecker], None]]:
+def _winograd_checks(transform: WinogradTransform) -> Mapping[str, Callable[[_CallChecker], None]]:
     return {
-        f"input_transform_{m}": lambda call: _check_input_transform(call, m),
-        f"output_transform_{m}": lambda call: _check_output_transform(call, m),
+        f"input_transform_{transform.name}": lambda call: _check_input_transform(call, transform),
+        f"output_transform_{transform.name}": lambda call: _check_output_transform(call, transform),
     }
 
 
@@ -235,6 +239,6 @@ _CHECKS: Mapping[str, Callable[[_CallChecker], None]] = MappingProxyType(
         "global_avg_pool": _check_global_avg_pool,
         "sigmoid": _check_sigmoid,
         "channel_scale": _check_channel_scale,
-        **{name: check for transform in WINOGRAD_TRANSFORMS for name, check in _winograd_checks(transform.m).items()},
+        **{name: check for transform in WINOGRAD_TRANSFORMS for name, check in _winograd_checks(transform).items()},
     }
 )

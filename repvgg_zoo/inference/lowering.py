@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .bounds import check_bounds
+from .cost_model import DEFAULT_CPU_SPEED, ConvAlgorithm, CpuSpeed, select_conv_algorithm
 from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights, check_layers
 from .jit.kernels import NR, UNROLLED, MicrokernelConfig
 from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
 from .packing import aligned_copy, aligned_zeros, pack_conv_weights, pack_linear_weights, pack_winograd_weights, pad
 from .plan import ActivationBuffer, ExecutionPlan, LayerCalls
 
-# The cost model that selects a convolution's algorithm; only the ratio of the two figures matters. They were measured
-# on Zen 3. One core of an Emerald Rapids (AVX-512) does 90e9 to 100e9 FMAs a second: there 90e9 and 10e9 select the
-# same algorithms, while 90e9 and 20e9 select F(4x4) everywhere, which takes 16 to 25 % longer.
-FMA_PER_SECOND = 45e9  # on one core
-WEIGHT_BANDWIDTH = 5e9  # bytes of weights a second that are streamed beside the arithmetic, by all cores together
-
 MC = 96  # rows of an igemm convolution that are multiplied with one panel of weights before the next one
 
 WINOGRAD_CHUNK_BYTES = 1 << 20  # of V and M together, so that they stay in the second-level cache
 MIN_TILES_PER_CHUNK = 64  # fewer would stream the weights too often
 
-
-ConvAlgorithm = Optional[WinogradTransform]  # None is igemm
 AlgorithmSelector = Callable[[ConvLayer, ActivationBuffer], ConvAlgorithm]
 
 
@@ -38,34 +32,19 @@ def lower(
     threads: int,
     config: MicrokernelConfig,
     low_memory: bool = False,
+    speed: CpuSpeed = DEFAULT_CPU_SPEED,
     select_algorithm: Optional[AlgorithmSelector] = None,
 ) -> ExecutionPlan:
     """Return the plan for images of ``shape`` (N, C, H, W) on ``threads`` threads.
 
     With ``low_memory``, no convolution uses Winograd, whose weights take up to four times as much memory.
-    ``select_algorithm`` replaces the cost model: it is called with each convolution that Winograd can compute and with
-    its output. Raise StateError if the weights do not fit one another or the images.
+    ``speed`` is the cost model's. ``select_algorithm`` replaces that model: it is called with each convolution that
+    Winograd can compute and with its output, and returns a transform of the convolution's stride, or None. Raise
+    StateError if the weights do not fit one another or the images.
     """
     transforms = () if low_memory else WINOGRAD_TRANSFORMS
-    by_cost = functools.partial(select_conv_algorithm, threads=threads, transforms=transforms)
+    by_cost = functools.partial(select_conv_algorithm, threads=threads, transforms=transforms, speed=speed)
     return _Lowering(shape, config, select_algorithm or by_cost).lower(weights)
-
-
-def select_conv_algorithm(
-    layer: ConvLayer, out: ActivationBuffer, *, threads: int, transforms: Sequence[WinogradTransform]
-) -> ConvAlgorithm:
-    """Return the algorithm that should be fastest."""
-    kernel_size = layer.kernel.size // 9
-
-    def seconds(elements: int, tiles: int) -> float:
-        arithmetic = elements * tiles * kernel_size / FMA_PER_SECOND / threads
-        return max(arithmetic, 4 * elements * kernel_size / WEIGHT_BANDWIDTH)
-
-    times: List[Tuple[float, ConvAlgorithm]] = [(seconds(9, out.images * out.height * out.width), None)]
-    for transform in transforms:
-        tiles = out.images * _ceil_div(out.height, transform.m) * _ceil_div(out.width, transform.m)
-        times.append((seconds(transform.num_elements, tiles), transform))
-    return min(times, key=lambda time: time[0])[1]
 
 
 class _Lowering:
@@ -122,7 +101,8 @@ class _Lowering:
         out, start = self._allocate(height, width, layer.out_channels), len(self._plan.calls)
         relu = layer.se is None or layer.se.after_relu
         # Winograd's transforms take whole vectors of channels, which images do not have.
-        can_use_winograd = layer.stride == layer.dilation == 1 and x.storage.shape[-1] % NR == 0
+        has_transform = any(layer.stride == transform.stride for transform in WINOGRAD_TRANSFORMS)
+        can_use_winograd = has_transform and layer.dilation == 1 and x.storage.shape[-1] % NR == 0
         transform = self._select_algorithm(layer, out) if can_use_winograd else None
         if transform is None:
             self._lower_igemm_conv(layer, x, out, relu)
@@ -168,19 +148,22 @@ class _Lowering:
         groups, panels, _, group_ins, _ = packed.shape
         w, bias = pack_winograd_weights(packed, transform), pad(layer.bias, outs)
         ys, xs = (np.arange(0, size, transform.m) for size in (out.height, out.width))
-        in_offsets, out_offsets = x.offsets(ys - 1, xs - 1), out.offsets(ys, xs)
+        in_offsets = x.offsets(ys * layer.stride - 1, xs * layer.stride - 1)
+        out_offsets = out.offsets(ys, xs)
         heights = np.tile(np.repeat(out.height - ys, len(xs)), out.images)
         widths = np.tile(np.tile(out.width - xs, len(ys)), out.images)
-        chunks = _winograd_chunks(len(in_offsets), transform.num_elements, ins + outs)
+        chunks = _winograd_chunks(len(in_offsets), transform.num_products * ins + transform.num_elements * outs)
         max_tiles = max(stop - start for start, stop in chunks)
-        v = self._workspace("V", transform.num_elements * max_tiles * ins)
+        v = self._workspace("V", transform.num_products * max_tiles * ins)
         m = self._workspace("M", transform.num_elements * max_tiles * outs)
-        # Each element of the tiles is a matrix product of its own, and so is each group.
-        products = [(element, group) for element in range(transform.num_elements) for group in range(groups)]
+        # Each element of the tiles is a matrix product of its own, or a sum of some, and so is each group.
+        counts = [len(products) for products in transform.products]
+        starts = [0, *itertools.accumulate(counts)]
+        elements = [(element, group) for element in range(transform.num_elements) for group in range(groups)]
         for start, stop in chunks:
             tiles = stop - start
             self._plan.emit_call(
-                f"input_transform_{transform.m}",
+                f"input_transform_{transform.name}",
                 x=x.storage,
                 tile_offsets=_int64(in_offsets[start:stop]),
                 row_stride=x.strides[1],
@@ -197,9 +180,10 @@ class _Lowering:
                 bias_stride=0,
                 c=m,
                 kc=group_ins,
-                tap_offsets=[0],
-                a_group_offsets=[tiles * ins * element + group_ins * group for element, group in products],
-                c_group_offsets=[tiles * outs * element + NR * panels * group for element, group in products],
+                ks=[counts[element] for element, _ in elements],
+                tap_offsets=np.arange(max(counts)) * tiles * ins,
+                a_group_offsets=[tiles * ins * starts[element] + group_ins * group for element, group in elements],
+                c_group_offsets=[tiles * outs * element + NR * panels * group for element, group in elements],
                 panels=panels,
                 a_offsets=np.arange(tiles) * ins,
                 c_offsets=np.arange(tiles) * outs,
@@ -207,7 +191,7 @@ class _Lowering:
                 relu=False,
             )
             self._plan.emit_call(
-                f"output_transform_{transform.m}",
+                f"output_transform_{transform.name}",
                 x=m,
                 element_stride=tiles * outs,
                 tiles=tiles,
@@ -256,8 +240,22 @@ class _Lowering:
         )
         return out
 
-    def _lower_igemm(self, *, a_offsets: NDArray[Any], mc: int, bias_stride: int = NR, **arguments: Any) -> None:
-        """Emit an igemm, its rows cut into blocks of at most ``mc`` rows, and those into tiles of at most MR."""
+    def _lower_igemm(
+        self,
+        *,
+        a_offsets: NDArray[Any],
+        mc: int,
+        ks: Optional[Sequence[int]] = None,
+        bias_stride: int = NR,
+        **arguments: Any,
+    ) -> None:
+        """Emit an igemm, its rows cut into blocks of at most ``mc`` rows, and those into tiles of at most MR.
+
+        ``ks`` is how many taps each group has, by default all of them.
+        """
+        groups = len(arguments["a_group_offsets"])
+        taps = np.array([len(arguments["tap_offsets"])] * groups if ks is None else ks)
+        sizes = arguments["panels"] * taps * arguments["kc"] * NR
         m_tiles, block_tiles = [0], [0]
         bounds = _split_evenly(len(a_offsets), mc)
         for start, stop in zip(bounds, bounds[1:]):
@@ -267,8 +265,9 @@ class _Lowering:
         tables = {name: _int64(arguments.pop(name)) for name in names}
         self._plan.emit_call(
             "igemm",
-            ks=len(tables["tap_offsets"]),
-            groups=len(tables["a_group_offsets"]),
+            ks=_int64(taps),
+            groups=groups,
+            w_group_offsets=_int64(np.cumsum(sizes) - sizes),
             a_offsets=_int64(a_offsets),
             m_tiles=_int64(m_tiles),
             m_blocks=len(block_tiles) - 1,
@@ -279,7 +278,7 @@ class _Lowering:
         )
 
     def _allocate(self, height: int, width: int, channels: int, multiple: int = NR) -> ActivationBuffer:
-        largest = max(transform.m for transform in WINOGRAD_TRANSFORMS)
+        largest = max(transform.m * transform.stride for transform in WINOGRAD_TRANSFORMS)
         sides = (_round_up(size, largest) + 2 * self._border for size in (height, width))
         shape = (self._images, *sides, _round_up(channels, multiple))
         # Only a storage of the same height and width has zeros where the padding must be.
@@ -293,12 +292,12 @@ class _Lowering:
         return self._workspaces[name]
 
 
-def _winograd_chunks(tiles: int, elements: int, channels: int) -> List[Tuple[int, int]]:
+def _winograd_chunks(tiles: int, tile_size: int) -> List[Tuple[int, int]]:
     """Return the bounds of the chunks of tiles that are transformed and multiplied before the next chunk.
 
-    ``channels`` are those of the input and the output together.
+    ``tile_size`` is how many floats V and M have for a tile.
     """
-    max_tiles = max(MIN_TILES_PER_CHUNK, WINOGRAD_CHUNK_BYTES // (4 * elements * channels))
+    max_tiles = max(MIN_TILES_PER_CHUNK, WINOGRAD_CHUNK_BYTES // (4 * tile_size))
     bounds = _split_evenly(tiles, max_tiles)
     return list(zip(bounds, bounds[1:]))
 

@@ -38,11 +38,22 @@ def pack_conv_weights(kernel: NDArray[Any], in_channels: int, out_channels: int)
 
 
 def pack_winograd_weights(packed: NDArray[Any], transform: WinogradTransform) -> NDArray[Any]:
-    """Transform weights packed by ``pack_conv_weights``: return U, (num_elements, groups * panels * I * NR)."""
+    """Transform weights packed by ``pack_conv_weights``: return U, (num_products * groups * panels * I * NR,).
+
+    It has (groups, panels, products of the element, I, NR) for each element of a tile.
+    """
     kernels = np.ascontiguousarray(packed.transpose(2, 0, 1, 3, 4)).reshape(9, -1)
-    transformed = aligned_zeros((transform.num_elements, kernels.shape[1]))
+    transformed = aligned_zeros((transform.num_products, kernels.shape[1]))
     transform.transform_weights(kernels, transformed)
-    return transformed
+    if transform.num_products == transform.num_elements:
+        return transformed.reshape(-1)
+    products = transformed.reshape(transform.num_products, packed.shape[0] * packed.shape[1], -1)
+    reordered, start = aligned_zeros((transformed.size,)), 0
+    for count in map(len, transform.products):
+        element = products[start : start + count].transpose(1, 0, 2)
+        reordered[start * kernels.shape[1] : (start + count) * kernels.shape[1]] = element.reshape(-1)
+        start += count
+    return reordered
 
 
 def pack_linear_weights(weight: NDArray[Any], in_features: int, out_features: int) -> NDArray[Any]:

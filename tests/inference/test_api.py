@@ -510,9 +510,7 @@ except ArgumentError as error:
     print(error.message)
 """
     child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert child.stdout == "int is not a name, a path, a Checkpoint, arrays or a MegEngine module\n", (
-        child.stderr
-    )
+    assert child.stdout == "int is not a name, a path, a Checkpoint, arrays or a MegEngine module\n", child.stderr
 
 
 def test_other_networks_run_eagerly_and_one_warning_says_so():

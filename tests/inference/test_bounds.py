@@ -24,7 +24,8 @@ from tests.inference.reference import Layer, random_weights
 SHAPE = (2, 3, 8, 8)
 LAYERS = [Layer(32), Layer(32, groups=2, se="before"), Layer(32, 2)]
 PIXEL, ROW = 32, 320
-ALGORITHMS = dict(zip(("F2", "F4"), WINOGRAD_TRANSFORMS), igemm=None)
+F2, F4, F2_STRIDE_2 = WINOGRAD_TRANSFORMS
+ALGORITHMS = {"igemm": {}, "F2": {1: F2, 2: F2_STRIDE_2}, "F4": {1: F4}}  # by the stride of the convolution
 
 
 def plan_with(algorithm, config=None):
@@ -33,7 +34,7 @@ def plan_with(algorithm, config=None):
         SHAPE,
         threads=1,
         config=config or host_microkernel_config(),
-        select_algorithm=lambda layer, out: ALGORITHMS[algorithm],
+        select_algorithm=lambda layer, out: ALGORITHMS[algorithm].get(layer.stride),
     )
 
 
@@ -88,7 +89,10 @@ MUTATIONS = {
     "a few channels more": (*CONVOLUTION, "kc", 4),
     "channels that are not whole steps": (*CONVOLUTION, "kc", -1),
     "no channels": (*CONVOLUTION, "kc", -16),
-    "a tap more": (*CONVOLUTION, "ks", 1),
+    "a tap more": (*CONVOLUTION, "ks", add(-1, 1)),
+    "no taps": (*CONVOLUTION, "ks", add(0, -9)),
+    "a group's weights further": (*CONVOLUTION, "w_group_offsets", add(-1, 1)),
+    "a group's weights before": (*CONVOLUTION, "w_group_offsets", add(0, -1)),
     "a group more": (*CONVOLUTION, "groups", 1),
     "no groups": (*CONVOLUTION, "groups", -2),
     "a panel more": (*CONVOLUTION, "panels", 1),
@@ -133,6 +137,9 @@ MUTATIONS = {
     "rows of output farther apart": ("F2", "output_transform_2", 0, "row_stride", 2 * ROW),
     "rows of output in reverse": ("F2", "output_transform_2", 0, "row_stride", -2 * ROW),
     "strides that overflow": ("F2", "output_transform_2", 0, "row_stride", 1 << 62),
+    "tiles of stride 2 that are read further": ("F2", "input_transform_2s2", 0, "x", 4 * (ROW + 2 * PIXEL)),
+    "a tile of stride 2 that is read before": ("F2", "input_transform_2s2", 0, "tile_offsets", add(0, -1)),
+    "sums of more products": ("F2", "igemm", 4, "ks", add(1, 1000)),
     "an image more": ("igemm", "nchw_to_nhwc", 0, "images", 1),
     "a row of pixels more": ("igemm", "nchw_to_nhwc", 0, "height", 1),
     "no pixels in a row": ("igemm", "nchw_to_nhwc", 0, "width", -8),

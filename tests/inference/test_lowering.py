@@ -18,8 +18,9 @@ from repvgg_zoo.inference.lowering import lower
 from repvgg_zoo.inference.packing import HUGE_PAGE_BYTES, aligned_zeros
 from tests.inference.reference import Layer, compute, images, random_weights
 
-F2, F4 = WINOGRAD_TRANSFORMS
-ALGORITHMS = {"igemm": None, "F2": F2, "F4": F4}
+F2, F4, F2_STRIDE_2 = WINOGRAD_TRANSFORMS
+# By the stride of the convolution.
+ALGORITHMS = {"igemm": {}, "F2": {1: F2, 2: F2_STRIDE_2}, "F4": {1: F4}}
 # Of the outputs' scale. float32 rounds by 6e-8. Through the layers of these networks that was seen to grow to 5e-7, and
 # with F4, whose factors are up to 8, to 3e-6; the bounds are four times as much.
 BOUNDS = {"igemm": 2e-6, "F2": 2e-6, "F4": 1.2e-5}
@@ -34,7 +35,7 @@ def lower_with(algorithm, weights, shape, threads=1, config=None):
         shape,
         threads=threads,
         config=config or host_microkernel_config(),
-        select_algorithm=lambda layer, out: ALGORITHMS[algorithm],
+        select_algorithm=lambda layer, out: ALGORITHMS[algorithm].get(layer.stride),
     )
 
 
@@ -152,6 +153,7 @@ def kernels_of(shape, layers, low_memory=False):
 
 
 F2_KERNELS = {"input_transform_2", "output_transform_2"}
+STRIDE_2_KERNELS = {"input_transform_2s2", "output_transform_2s2"}
 F4_KERNELS = {"input_transform_4", "output_transform_4"}
 
 # Shape of the images, layers, and the Winograd kernels in the plan for them.
@@ -167,8 +169,9 @@ CHOICES = {
         [Layer(64), Layer(64)],
         F2_KERNELS,
     ),
-    "stride 2 takes neither": ((1, 3, 32, 32), [Layer(64, 2), Layer(64, 2)], set()),
-    "an image takes neither": ((1, 3, 32, 32), [Layer(64), Layer(64, 2)], set()),
+    "stride 2 takes tiles of its own": ((1, 3, 64, 64), [Layer(64, 2), Layer(64, 2)], STRIDE_2_KERNELS),
+    "few tiles of stride 2 take neither": ((1, 3, 32, 32), [Layer(64, 2), Layer(64, 2)], set()),
+    "an image takes neither": ((1, 3, 32, 32), [Layer(64)], set()),
     "few channels are padded": ((1, 3, 32, 32), [Layer(8), Layer(64)], F4_KERNELS),
 }
 

@@ -30,8 +30,9 @@ from tests.inference.reference import Layer, random_weights
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (3, 3, 22, 26)  # three images, and sides that are multiples of no tile
-F2, F4 = WINOGRAD_TRANSFORMS
-ALGORITHMS = {"igemm": None, "F2": F2, "F4": F4}
+F2, F4, F2_STRIDE_2 = WINOGRAD_TRANSFORMS
+# By the stride of the convolution.
+ALGORITHMS = {"igemm": {}, "F2": {1: F2, 2: F2_STRIDE_2}, "F4": {1: F4}}
 
 # Every kind of layer.
 WEIGHTS = random_weights(
@@ -54,7 +55,7 @@ def lowered(algorithm, weights=WEIGHTS):
         SHAPE,
         threads=2,
         config=host_microkernel_config(),
-        select_algorithm=lambda layer, out: ALGORITHMS[algorithm],
+        select_algorithm=lambda layer, out: ALGORITHMS[algorithm].get(layer.stride),
     )
 
 
@@ -90,7 +91,7 @@ def lower_the_last(plan, call, field, random):
 
 
 def lower_one(plan, call, field, random):
-    """Make a tile smaller that was whole."""
+    """Make a tile smaller that was whole, or leave out a tap."""
     values = array_at(plan, call, field)
     values[random.choice(len(values))] -= 1
 
@@ -118,7 +119,9 @@ FAULTS = [
     ("igemm", "bias", change_a_value),
     ("igemm", "a_offsets", swap_two_offsets),
     ("igemm", "c_offsets", swap_two_offsets),
+    ("igemm", "ks", lower_one),
     ("igemm", "a_group_offsets", swap_two_offsets),
+    ("igemm", "w_group_offsets", swap_two_offsets),
     ("igemm", "c_group_offsets", swap_two_offsets),
     ("igemm", "tap_offsets", swap_two_offsets),
     ("igemm", "m_tiles", lower_the_last),
@@ -208,18 +211,17 @@ def changed(transform, matrix):
 
 
 @pytest.mark.parametrize("matrix", ["BT", "G", "AT"])
-@pytest.mark.parametrize("algorithm", ["F2", "F4"])
-def test_a_wrong_element_of_winograds_matrices_is_found(algorithm, matrix, monkeypatch):
-    right = ALGORITHMS[algorithm]
+@pytest.mark.parametrize("right", WINOGRAD_TRANSFORMS, ids=lambda transform: transform.name)
+def test_a_wrong_element_of_winograds_matrices_is_found(right, matrix, monkeypatch):
     wrong = changed(right, matrix)
-    monkeypatch.setitem(ALGORITHMS, algorithm, wrong)
+    monkeypatch.setitem(ALGORITHMS, "wrong", {right.stride: wrong})
     if matrix != "G":  # which the generated code does not use
         transforms = tuple(wrong if transform is right else transform for transform in WINOGRAD_TRANSFORMS)
         monkeypatch.setattr(kernels, "WINOGRAD_TRANSFORMS", transforms)
         monkeypatch.setattr(kernel_runner, "jit_compile", load_kernels)
-    weights = random_weights(3, [Layer(16, stride=2), Layer(16)], classes=4)
+    weights = random_weights(3, [Layer(16), Layer(16, stride=right.stride)], classes=4)
     with pytest.raises(EquivalenceError):
-        check(lowered(algorithm, weights), weights)
+        check(lowered("wrong", weights), weights)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])

@@ -35,13 +35,15 @@ AVX2 = MicrokernelConfig(vector_width=8, mr=6, nr_panels=1)  # 12 accumulators, 
 AVX512 = MicrokernelConfig(vector_width=16, mr=8, nr_panels=2)
 
 # Indirect GEMM (XNNPACK's igemm): for each group, c[row] = a[row] @ w + bias, with ReLU if asked for. A row of a is
-# ``ks`` pieces of ``kc`` floats, at tap_offsets from the row's own offset. w is (groups, panels, ks, kc, NR). The rows
-# are cut into m_blocks, each of which uses all weights of a panel, and those into m_tiles of at most MR rows.
+# ``ks`` pieces of ``kc`` floats, at tap_offsets from the row's own offset. Each group has a ``ks`` of its own, and so
+# many of the tap_offsets. Its weights are (panels, ks, kc, NR), at its w_group_offset. The rows are cut into m_blocks,
+# each of which uses all weights of a panel, and those into m_tiles of at most MR rows.
 IGEMM = (
-    *("a", "w", "bias", "c", "kc", "ks", "tap_offsets", "groups", "a_group_offsets", "c_group_offsets"),
+    *("a", "w", "bias", "c", "kc", "ks", "tap_offsets"),
+    *("groups", "a_group_offsets", "w_group_offsets", "c_group_offsets"),
     *("panels", "a_offsets", "c_offsets", "m_tiles", "m_blocks", "block_tiles", "bias_stride", "relu"),
 )
-# Winograd: tiles of x to V (num_elements, tiles, channels), and M, of the same shape, to tiles of the output.
+# Winograd: tiles of x to V (num_products, tiles, channels), and M (num_elements, tiles, channels) to tiles of output.
 INPUT_TRANSFORM = ("x", "tile_offsets", "row_stride", "pixel_stride", "out", "tiles", "channels", "element_stride")
 OUTPUT_TRANSFORM = (
     *("x", "element_stride", "tiles", "channels", "bias", "relu", "out", "tile_offsets", "row_stride", "pixel_stride"),
@@ -54,8 +56,8 @@ SIGMOID = ("x", "count")  # in place
 CHANNEL_SCALE = ("x", "images", "height", "width", "channels", "image_stride", "row_stride", "scale", "relu")
 FIELDS: Dict[str, Tuple[str, ...]] = {
     "igemm": IGEMM,
-    **{f"input_transform_{transform.m}": INPUT_TRANSFORM for transform in WINOGRAD_TRANSFORMS},
-    **{f"output_transform_{transform.m}": OUTPUT_TRANSFORM for transform in WINOGRAD_TRANSFORMS},
+    **{f"input_transform_{transform.name}": INPUT_TRANSFORM for transform in WINOGRAD_TRANSFORMS},
+    **{f"output_transform_{transform.name}": OUTPUT_TRANSFORM for transform in WINOGRAD_TRANSFORMS},
     "nchw_to_nhwc": NCHW_TO_NHWC,
     "global_avg_pool": GLOBAL_AVG_POOL,
     "sigmoid": SIGMOID,
@@ -148,20 +150,22 @@ def _emit_igemm_microkernel(begin: Begin, mr: int, nr_panels: int) -> llvm_ir.Fu
 def _emit_igemm(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.Function]]) -> None:
     """Emit the loops around the microkernels; ``microkernels[i][j]`` is the one for i + 1 panels and j + 1 rows."""
     b = begin("igemm", KERNEL_TYPE, IGEMM)
-    kc, ks, panels, m_blocks = (b.arg_i64(name) for name in ("kc", "ks", "panels", "m_blocks"))
+    kc, panels, m_blocks = (b.arg_i64(name) for name in ("kc", "panels", "m_blocks"))
     relu, bias_stride = b.arg_i64("relu"), b.arg_i64("bias_stride")
     a, w, bias, c = (b.arg_f32_ptr(name) for name in ("a", "w", "bias", "c"))
-    names = ("tap_offsets", "a_group_offsets", "c_group_offsets", "a_offsets", "c_offsets", "m_tiles", "block_tiles")
-    tap_offsets, a_group_offsets, c_group_offsets, a_offsets, c_offsets, m_tiles, block_tiles = (
-        b.arg_i64_ptr(name) for name in names
-    )
-    panel_size = b.ir.mul(b.ir.mul(ks, kc), I64(NR))
+    group_ks, tap_offsets = b.arg_i64_ptr("ks"), b.arg_i64_ptr("tap_offsets")
+    names = ("a_group_offsets", "w_group_offsets", "c_group_offsets")
+    a_group_offsets, w_group_offsets, c_group_offsets = (b.arg_i64_ptr(name) for name in names)
+    a_offsets, c_offsets = b.arg_i64_ptr("a_offsets"), b.arg_i64_ptr("c_offsets")
+    m_tiles, block_tiles = b.arg_i64_ptr("m_tiles"), b.arg_i64_ptr("block_tiles")
     nr_panels = I64(len(microkernels))
     n_tiles = b.ir.sdiv(b.ir.add(panels, I64(len(microkernels) - 1)), nr_panels)
     work_items = b.ir.mul(b.ir.mul(b.arg_i64("groups"), m_blocks), n_tiles)
     with b.loop(*b.thread_range(work_items)) as items:
         item = _decompose_work_item(b, items.index, m_blocks, n_tiles, panels, nr_panels)
-        w_ptr = b.offset(w, b.ir.mul(item.packed_panel, panel_size))
+        ks = b.load_i64(group_ks, item.group)
+        panel_size = b.ir.mul(b.ir.mul(ks, kc), I64(NR))
+        w_ptr = b.offset(w, b.load_i64(w_group_offsets, item.group), b.ir.mul(item.panel, panel_size))
         a_ptr = b.offset(a, b.load_i64(a_group_offsets, item.group))
         c_ptr = b.offset(c, b.load_i64(c_group_offsets, item.group), b.ir.mul(item.panel, I64(NR)))
         bias_ptr = b.offset(bias, b.ir.mul(item.packed_panel, bias_stride))
@@ -194,7 +198,7 @@ class _WorkItem(NamedTuple):
     block: Any
     panel: Any  # the first one, within the group
     num_panels: Any
-    packed_panel: Any  # the first one, within all of w
+    packed_panel: Any  # the first one, within all groups
 
 
 def _decompose_work_item(
@@ -245,13 +249,14 @@ def _dispatch_microkernel(
 
 
 def _emit_input_transform(begin: Begin, transform: WinogradTransform) -> None:
-    """Emit V = B^T d B for tiles of m x m pixels with one more on each side."""
-    b = begin(f"input_transform_{transform.m}", KERNEL_TYPE, INPUT_TRANSFORM)
+    """Emit V = B^T d B for tiles of ``side`` x ``side`` pixels."""
+    b = begin(f"input_transform_{transform.name}", KERNEL_TYPE, INPUT_TRANSFORM)
     x, out, tile_offsets = b.arg_f32_ptr("x"), b.arg_f32_ptr("out"), b.arg_i64_ptr("tile_offsets")
     names = ("row_stride", "pixel_stride", "element_stride", "channels")
     row_stride, pixel_stride, element_stride, channels = (b.arg_i64(name) for name in names)
     vectors = b.ir.sdiv(channels, I64(b.vector_width))
-    side = range(transform.m + 2)
+    side = range(transform.side)
+    products = [product for element in transform.products for product in element]
     with b.loop(*b.thread_range(b.ir.mul(b.arg_i64("tiles"), vectors))) as items:
         tile, vector = b.divmod(items.index, vectors)
         channel = b.ir.mul(vector, I64(b.vector_width))
@@ -259,22 +264,22 @@ def _emit_input_transform(begin: Begin, transform: WinogradTransform) -> None:
         target = b.offset(out, b.ir.mul(tile, channels), channel)
         rows = [b.offset(source, b.ir.mul(row_stride, I64(i))) for i in side]
         pixels = [[b.load_vector(b.offset(rows[i], b.ir.mul(pixel_stride, I64(j)))) for j in side] for i in side]
-        for i, elements in enumerate(b.two_sided_matmul(transform.BT, pixels)):
-            for j, value in enumerate(elements):
-                b.store_vector(value, b.offset(target, b.ir.mul(element_stride, I64(i * len(side) + j))))
+        transformed = b.two_sided_matmul(transform.BT, pixels)
+        for index, (i, j) in enumerate(products):
+            b.store_vector(transformed[i][j], b.offset(target, b.ir.mul(element_stride, I64(index))))
     b.ir.ret_void()
 
 
 def _emit_output_transform(begin: Begin, transform: WinogradTransform) -> None:
     """Emit Y = A^T M A for tiles of m x m pixels, without those beyond the image."""
-    b = begin(f"output_transform_{transform.m}", KERNEL_TYPE, OUTPUT_TRANSFORM)
+    b = begin(f"output_transform_{transform.name}", KERNEL_TYPE, OUTPUT_TRANSFORM)
     x, bias, out = (b.arg_f32_ptr(name) for name in ("x", "bias", "out"))
     tile_offsets, heights, widths = (b.arg_i64_ptr(name) for name in ("tile_offsets", "heights", "widths"))
     names = ("row_stride", "pixel_stride", "element_stride", "channels")
     row_stride, pixel_stride, element_stride, channels = (b.arg_i64(name) for name in names)
     lower = b.relu_min(b.arg_i64("relu"))
     vectors = b.ir.sdiv(channels, I64(b.vector_width))
-    side = range(transform.m + 2)
+    side = range(len(transform.AT[0]))
     with b.loop(*b.thread_range(b.ir.mul(b.arg_i64("tiles"), vectors))) as items:
         tile, vector = b.divmod(items.index, vectors)
         channel = b.ir.mul(vector, I64(b.vector_width))

@@ -1,13 +1,18 @@
 """Winograd's minimal filtering for 3x3 convolutions (Lavin and Gray, "Fast Algorithms for Convolutional Neural
 Networks", CVPR 2016): Y = A^T [(G g G^T) . (B^T d B)] A.
 
-F(2x2, 3x3) computes 4 outputs with 16 multiplications instead of 36, F(4x4, 3x3) 16 outputs with 36 instead of 144.
+F(2x2, 3x3) computes 4 outputs with 16 multiplications instead of 36, F(4x4, 3x3) 16 outputs with 36 instead of 144. At
+stride 2, the even and the odd pixels of a row are filtered apart, with the outer two weights and with the middle one,
+by F(2, 2) and F(2, 1). Both have their outputs in the same form before A^T, so they are added there: an element of a
+tile is then a sum of several products. F(2x2, 3x3) takes 25 multiplications instead of 36. F(4x4, 3x3) would take 81
+instead of 144, but nine times as many weights: reading those takes the time that it saves, unless batches are large.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import Any, Tuple
+from typing import Any, List, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,37 +22,66 @@ Matrix = Tuple[Tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class WinogradTransform:
-    """F(m x m, 3 x 3): m x m outputs from a tile of (m + 2) x (m + 2) inputs.
+    """F(m x m, 3 x 3): m x m outputs of a convolution of this stride from a tile of ``side`` x ``side`` inputs.
 
-    ``BT`` transforms the input, ``G`` the weights, and ``AT`` the output; each is applied from both sides.
+    ``BT`` transforms the input, ``G`` the weights, and ``AT`` the output; each is applied from both sides. In one
+    dimension, BT and G have a row for each product; ``products_per_element`` says how many of them in a row are added
+    up to one element, of which AT has a column.
     """
 
     m: int
+    stride: int
     BT: Matrix
     G: Matrix
     AT: Matrix
+    products_per_element: Tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What the names of its kernels end in."""
+        return f"{self.m}" if self.stride == 1 else f"{self.m}s{self.stride}"
+
+    @property
+    def side(self) -> int:
+        """The height and width of a tile of inputs."""
+        return len(self.BT[0])
 
     @property
     def num_elements(self) -> int:
-        """How many elements a transformed tile has."""
-        return (self.m + 2) ** 2
+        """How many elements a transformed tile of outputs has."""
+        return len(self.products_per_element) ** 2
+
+    @property
+    def num_products(self) -> int:
+        """How many elements a transformed tile of inputs has, and a transformed kernel."""
+        return len(self.BT) ** 2
+
+    @property
+    def products(self) -> List[List[Tuple[int, int]]]:
+        """The products that are added up to each element, as rows of BT and G for each of the two dimensions."""
+        stops = [0, *itertools.accumulate(self.products_per_element)]
+        rows = [range(start, stop) for start, stop in zip(stops, stops[1:])]
+        return [[(i, j) for i in ys for j in xs] for ys in rows for xs in rows]
 
     def transform_weights(self, kernels: NDArray[Any], out: NDArray[Any]) -> None:
-        """Write G g G^T of 3x3 kernels: (9, n) to ``out`` (num_elements, n), float32."""
-        matrix = np.array(self.G)
+        """Write G g G^T of 3x3 kernels: (9, n) to ``out`` (num_products, n), float32, in the order of ``products``."""
+        rows = [np.kron(self.G[i], self.G[j]) for element in self.products for i, j in element]
         with np.errstate(invalid="ignore", over="ignore"):  # weights that are not finite are refused later
-            np.matmul(np.kron(matrix, matrix).astype(np.float32), kernels, out=out)
+            np.matmul(np.array(rows, np.float32), kernels, out=out)
 
 
 WINOGRAD_TRANSFORMS = (
     WinogradTransform(
-        2,
+        m=2,
+        stride=1,
         BT=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
         G=((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
         AT=((1, 1, 1, 0), (0, 1, -1, -1)),
+        products_per_element=(1, 1, 1, 1),
     ),
     WinogradTransform(
-        4,
+        m=4,
+        stride=1,
         BT=(
             (4, 0, -5, 0, 1, 0),
             (0, -4, -4, 1, 1, 0),
@@ -65,5 +99,14 @@ WINOGRAD_TRANSFORMS = (
             (0, 0, 1),
         ),
         AT=((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
+        products_per_element=(1, 1, 1, 1, 1, 1),
+    ),
+    WinogradTransform(
+        m=2,
+        stride=2,
+        BT=((1, 0, -1, 0, 0), (0, 1, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, -1, 0, 1), (0, 0, 0, 1, 0)),
+        G=((1, 0, 0), (0, 1, 0), (1, 0, 1), (0, 0, 1), (0, 1, 0)),
+        AT=((1, 1, 0), (0, 1, 1)),
+        products_per_element=(2, 1, 2),
     ),
 )
