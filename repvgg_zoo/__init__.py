@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .image.preprocess import preprocess
     from .inference.api import compile
     from .inference.compiled_model import CompiledModel
+    from .inference.quantize import quantize
+    from .inference.quantized_network import QuantizedNetwork
     from .models import Network
     from .registry.api import list_models, model_info
     from .registry.cost import NetworkCost
@@ -36,6 +38,7 @@ __all__ = [
     "NetworkCost",
     "Plugin",
     "Prediction",
+    "QuantizedNetwork",
     "compare_forms",
     "compile",
     "cost",
@@ -46,6 +49,7 @@ __all__ = [
     "model_info",
     "predict",
     "preprocess",
+    "quantize",
     "register",
     "save_checkpoint",
     "to_deploy",
@@ -58,6 +62,7 @@ _LAZY_EXPORTS = {
     "NetworkCost": "registry.cost",
     "Plugin": "registry.plugins",
     "Prediction": "image.predict",
+    "QuantizedNetwork": "inference.quantized_network",
     "compare_forms": "reparam.equivalence",
     "compile": "inference.api",
     "cost": "costs",
@@ -68,6 +73,7 @@ _LAZY_EXPORTS = {
     "model_info": "registry.api",
     "predict": "image.predict",
     "preprocess": "image.preprocess",
+    "quantize": "inference.quantize",
     "register": "registry.registered",
     "save_checkpoint": "checkpoints",
     "to_deploy": "reparam.to_deploy",

@@ -24,6 +24,7 @@
     ├── StateError (ValueError)               a checkpoint does not fit a network
     ├── FormError (ValueError)                train or deploy form does not allow this
     ├── EquivalenceError (ArithmeticError)    two forms disagree, or cannot be fused
+    ├── QuantizationError (ArithmeticError)   a quantized network would be too inaccurate
     └── ClosedError (ValueError)              a compiled network was closed
 """
 
@@ -234,6 +235,17 @@ class FormError(ZooError, ValueError):
 
 class EquivalenceError(ZooError, ArithmeticError):
     """Two forms of a network disagree by more than the bound, or the weights cannot be fused."""
+
+
+class QuantizationError(ZooError, ArithmeticError):
+    """A network cannot be quantized within the accuracy that was asked for; ``blocks`` are the worst ones, worst first.
+
+    ``expected`` and ``actual`` are signal-to-noise ratios in dB.
+    """
+
+    def __init__(self, message: str, *, blocks: Sequence[str] = (), **data: Any) -> None:
+        super().__init__(message, **data)
+        self.blocks = tuple(blocks)
 
 
 class ClosedError(ZooError, ValueError):

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 WRITABLE_LAYOUTS = ("canonical", "official", "timm", "openmmlab", "basecls")
 FORMAT_SUFFIXES = {"safetensors": ".safetensors", "megengine": ".pkl"}
-SAFETENSORS_DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64"}
+FLOAT_DTYPES = ("float16", "float32", "float64")
+SAFETENSORS_DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64", "int8": "I8", "uint8": "U8"}
 
 
 def save_checkpoint(
@@ -122,7 +123,7 @@ def _state_dict(source: Union[Mapping[str, NDArray[Any]], Checkpoint, Module]) -
     other = [
         str(key)
         for key, value in state_dict.items()
-        if not (isinstance(key, str) and isinstance(value, np.ndarray) and value.dtype.name in SAFETENSORS_DTYPES)
+        if not (isinstance(key, str) and isinstance(value, np.ndarray) and value.dtype.name in FLOAT_DTYPES)
     ]
     if other:
         raise ArgumentError(

@@ -16,6 +16,7 @@ from typing import Any, List, Optional, Tuple, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import PathLike
 from .ir import ConvLayer, LinearWeights, SEWeights, array_problems, layer_problems, linear_problems, state_error
 
 MAX_WEIGHT = 127
@@ -77,18 +78,20 @@ class QuantizedWeights:
 
 def largest_sums(kernel: NDArray[Any], center_shift: NDArray[Any]) -> NDArray[Any]:
     """Return the largest magnitude that each output channel's integer sums can have, int64 (O,)."""
-    magnitudes = np.abs(kernel.astype(np.int64)).sum(axis=2)  # (groups, O / groups, 3, 3)
+    magnitudes = np.abs(kernel, dtype=np.int16).sum(axis=2, dtype=np.int64)  # (groups, O / groups, 3, 3)
     magnitudes = magnitudes.reshape(-1, 3, 3)
     center = magnitudes[:, 1, 1]
     sums: NDArray[Any] = magnitudes.sum(axis=(1, 2)) - center + (center << center_shift.astype(np.int64))
     return sums * MAX_ACTIVATION
 
 
-def check_quantized_layers(weights: QuantizedWeights, channels: Optional[int] = None) -> None:
+def check_quantized_layers(
+    weights: QuantizedWeights, channels: Optional[int] = None, path: Optional[PathLike] = None
+) -> None:
     """Raise StateError unless each layer fits the output of the previous one and all arrays have their dtypes.
 
     All numbers must be finite and in their ranges, and no sum can leave 32 bits. ``channels`` is the number of channels
-    of the images, by default that of the first layer.
+    of the images, by default that of the first layer, and ``path`` the file that they come from, for the error.
     """
     problems = [] if weights.layers else ["there are no layers"]
     for index, layer in enumerate(weights.layers):
@@ -102,7 +105,7 @@ def check_quantized_layers(weights: QuantizedWeights, channels: Optional[int] = 
     if weights.head is not None:
         problems += linear_problems("the head", weights.head, inputs=channels)
     if problems:
-        raise state_error(problems)
+        raise state_error(problems, path=path)
 
 
 def _quantized_layer_problems(name: str, layer: QuantizedConvLayer, channels: Optional[int]) -> List[str]:

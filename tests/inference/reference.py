@@ -7,6 +7,7 @@ from typing import Dict, NamedTuple, Optional, Sequence
 import numpy as np
 
 from repvgg_zoo.inference.ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights
+from repvgg_zoo.inference.quantized import QuantizedConvLayer, QuantizedWeights
 
 
 class Layer(NamedTuple):
@@ -68,6 +69,42 @@ def compute(weights: NetworkWeights, x: np.ndarray) -> Dict[str, np.ndarray]:
     return outputs
 
 
+def compute_quantized(weights: QuantizedWeights, x: np.ndarray) -> Dict[str, np.ndarray]:
+    """The outputs of a quantized network, with its sums in exact integers, as ``compute`` returns them."""
+    outputs = {}
+    x = x.astype(np.float64)
+    for layer in weights.layers:
+        if isinstance(layer, QuantizedConvLayer):
+            x = _quantized_convolution(np.minimum(np.rint(x / layer.input_scale), 255), layer)
+        else:
+            x = _convolution(x, layer.kernel, layer.bias, layer.stride)
+        if layer.se is not None and not layer.se.after_relu:
+            x = x * _scales(layer.se, x)
+        x = np.maximum(x, 0)
+        if layer.se is not None and layer.se.after_relu:
+            x = x * _scales(layer.se, x)
+        if layer.feature is not None:
+            outputs[layer.feature] = x
+    if weights.head is not None:
+        outputs[""] = _linear(weights.head, x.mean(axis=(2, 3)))
+    elif not outputs:
+        outputs[""] = x.mean(axis=(2, 3))
+    return outputs
+
+
+def _quantized_convolution(q, layer):
+    """A layer's output for its input as whole numbers, before ReLU; float64 holds them exactly."""
+    zeros = np.zeros(layer.out_channels)
+    center = np.zeros(layer.kernel.shape, np.int8)
+    center[..., 1, 1] = layer.kernel[..., 1, 1]
+    sums = _convolution(q, layer.kernel - center, zeros, layer.stride)
+    sums += _convolution(q, center, zeros, layer.stride) * 2.0 ** layer.center_shift[:, None, None]
+    y = sums * (layer.kernel_scale.astype(np.float64) * layer.input_scale)[:, None, None]
+    if layer.identity is not None:
+        y += q * (layer.identity * layer.input_scale)[:, None, None]
+    return y + layer.bias[:, None, None]
+
+
 def _convolution(x, kernel, bias, stride):
     groups, wide, deep = kernel.shape[:3]
     images, _, height, width = x.shape
@@ -77,7 +114,8 @@ def _convolution(x, kernel, bias, stride):
     for i in range(3):
         for j in range(3):
             pixels = padded[..., i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
-            out += np.einsum("goi,ngihw->ngohw", kernel[..., i, j].astype(np.float64), pixels)
+            products = kernel[..., i, j].astype(np.float64) @ pixels.reshape(images, groups, deep, rows * columns)
+            out += products.reshape(out.shape)
     return out.reshape(images, groups * wide, rows, columns) + bias.astype(np.float64)[:, None, None]
 
 

@@ -42,8 +42,8 @@ LAYERS = (
     ("reparam",),
     ("weights",),
     ("adapt", "builder"),
-    ("inference",),
-    ("image", "costs"),
+    ("inference", "image"),  # predict compiles a name, quantize preprocesses images
+    ("costs",),
     ("cli", "__main__"),
 )
 
