@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from typing import Any, Iterable, Sequence
 
 from ._escape import escape
@@ -25,4 +24,6 @@ def _row(tag: str, cells: Sequence[Any]) -> str:
 
 
 def _text(value: Any) -> str:
+    import html  # its table of 2,231 entities is needed in notebooks only
+
     return "" if value is None else html.escape(escape(str(value)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import platform
 import re
 import sys
 from contextlib import contextmanager
@@ -46,7 +45,13 @@ def requirements() -> Mapping[str, Requirement]:
 
 def has_megengine_wheels() -> bool:
     """Whether MegEngine has wheels for this interpreter: CPython 3.8 to 3.10 on x86_64."""
-    return sys.version_info < (3, 11) and platform.machine() in ("x86_64", "AMD64")
+    return sys.version_info < (3, 11) and _machine() in ("x86_64", "AMD64")
+
+
+def _machine() -> str:
+    import platform  # which imports subprocess
+
+    return platform.machine()
 
 
 def requirement(name: str) -> Requirement:
@@ -100,9 +105,9 @@ def dependency_error(error: ImportError, name: str) -> Optional[DependencyError]
 def _no_wheels(name: str) -> DependencyError:
     version = ".".join(map(str, sys.version_info[:2]))
     return DependencyError(
-        f"{name} needs MegEngine, which has no wheel for CPython {version} on {platform.machine()}",
+        f"{name} needs MegEngine, which has no wheel for CPython {version} on {_machine()}",
         expected="CPython 3.8 to 3.10 on x86_64",
-        actual=f"CPython {version} on {platform.machine()}",
+        actual=f"CPython {version} on {_machine()}",
         hint="uv venv --python 3.10, and install there; compile, predict, fetch and load_checkpoint work here as well",
     )
 

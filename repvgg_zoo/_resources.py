@@ -1,14 +1,12 @@
-"""The data of the package: inside it if it is installed, beside it in a checkout, or in the zip it is imported from."""
+"""The data of the package: inside it if it is installed, beside it in a checkout, or in the zip it is imported from.
+
+What reads a zip is imported only where there is one: it takes as long as reading half the registry.
+"""
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
-import pkgutil
-import shutil
-import tempfile
-import zipfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -26,6 +24,8 @@ def hub_folder() -> Path:
 
 def read_text(name: str) -> str:
     """Return the text of a file inside the package, such as "image/imagenet-1k.txt", wherever it is imported from."""
+    import pkgutil
+
     data = pkgutil.get_data("repvgg_zoo", name)
     assert data is not None, name
     return data.decode("utf-8")
@@ -42,6 +42,10 @@ def _root() -> Path:
 @functools.lru_cache(maxsize=1)
 def _extract(archive: str) -> Path:
     """Copy the data out of a zip, into a folder that is deleted when the process ends."""
+    import atexit
+    import tempfile
+    import zipfile
+
     folder = Path(tempfile.mkdtemp(prefix="repvgg-zoo-"))
     atexit.register(_remove, folder, os.getpid())
     data = PACKAGE.relative_to(Path(archive).resolve()).as_posix() + "/data/"
@@ -52,4 +56,6 @@ def _extract(archive: str) -> Path:
 
 def _remove(folder: Path, pid: int) -> None:
     if os.getpid() == pid:  # not in a forked child
+        import shutil
+
         shutil.rmtree(str(folder), ignore_errors=True)

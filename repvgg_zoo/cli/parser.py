@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from types import MappingProxyType
 from typing import Any, Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Sequence
 
@@ -190,6 +189,8 @@ def unknown_command(name: str) -> UsageError:
 
 def closest(name: str, words: Sequence[str]) -> Optional[str]:
     """Return the word that is most similar to ``name``, or None; the dashes of options do not count."""
+    import difflib  # known names do not need it
+
     bare = {word.lstrip("-"): word for word in words}
     matches = difflib.get_close_matches(name.lstrip("-").lower(), list(bare), 1, cutoff=0.5)
     return bare[matches[0]] if matches else None

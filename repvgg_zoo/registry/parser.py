@@ -345,13 +345,14 @@ def _with_defaults(own: Entries, defaults: Entries) -> Entries:
 
 def _fill_placeholders(spec: CheckpointSpec) -> CheckpointSpec:
     """Replace ``{variant}``, ``{name}`` and ``{stem}`` (the file's name without its extension)."""
+    if not any("{" in text for text in (*spec.file.sources, *spec.aliases)):
+        return spec
     name = spec.file.name
     values = {"{variant}": spec.variant, "{name}": name, "{stem}": os.path.splitext(name)[0]}  # noqa: PTH122 - faster
 
     def fill(text: str) -> str:
-        if "{" in text:
-            for placeholder, value in values.items():
-                text = text.replace(placeholder, value)
+        for placeholder, value in values.items():
+            text = text.replace(placeholder, value)
         return text
 
     file = spec.file._replace(sources=tuple(map(fill, spec.file.sources)))

@@ -52,8 +52,8 @@ class DocumentError(Exception):
         self.hint = hint
 
 
-def fail(node: yaml.Node, message: str, expected: Any, *, actual: Any = None, hint: Optional[str] = None) -> NoReturn:
-    """Raise a DocumentError at the line of ``node``."""
+def fail(node: Any, message: str, expected: Any, *, actual: Any = None, hint: Optional[str] = None) -> NoReturn:
+    """Raise a DocumentError at the line of ``node``, a node or an event."""
     raise DocumentError(message, node.start_mark.line + 1, expected, actual, hint)
 
 
@@ -72,8 +72,7 @@ def compose(data: bytes) -> yaml.Node:
         line = data.count(b"\n", 0, error.start) + 1
         raise DocumentError(f"byte 0x{data[error.start]:02x} is not UTF-8", line, "UTF-8") from None
     try:
-        _check_structure(text)  # first, because composing recurses in C: deep nesting would end the process
-        root: Optional[yaml.Node] = yaml.compose(text, Loader=LOADER)
+        root = _compose(text)
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
         raise DocumentError(f"not valid YAML: {error.problem}", mark.line + 1 if mark else 1, "valid YAML") from None
@@ -85,31 +84,62 @@ def compose(data: bytes) -> yaml.Node:
     return root
 
 
-def _check_structure(text: str) -> None:
-    """Refuse anchors and aliases (and with them cycles and entity bombs), deep nesting, and a second document."""
-    depth, documents, nodes = 0, 0, 0
-    event: Any
-    for event in yaml.parse(text, Loader=LOADER):
-        line = event.start_mark.line + 1
-        if isinstance(event, yaml.NodeEvent):
-            if event.anchor is not None:
-                raise DocumentError("anchors and aliases are not allowed", line, "the values written out")
-            if depth >= MAX_DEPTH:
-                raise DocumentError("the nesting is too deep for a registry", line, f"at most {MAX_DEPTH} levels")
-            nodes += 1
-            if nodes > MAX_NODES:
-                raise DocumentError("the file has too many values for a registry", line, f"at most {MAX_NODES}")
-            text_chars = len(event.value) if isinstance(event, yaml.ScalarEvent) else 0
-            if text_chars > MAX_TEXT_CHARS or len(getattr(event, "tag", None) or "") > MAX_TEXT_CHARS:
-                raise DocumentError("a text is too long for a registry", line, f"at most {MAX_TEXT_CHARS} characters")
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        elif isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-            if documents > 1:
-                raise DocumentError("a second document starts here", line, "one document")
+def _compose(text: str) -> Optional[yaml.Node]:
+    """Return the root node, or None if there is no document.
+
+    Refuse anchors and aliases (and with them cycles and entity bombs), deep nesting, and a second document. PyYAML's
+    own composer recurses in C, where deep nesting would end the process.
+    """
+    root: Optional[yaml.Node] = None
+    collections: List[Tuple[yaml.Node, List[yaml.Node]]] = []  # the open ones, with their children so far
+    documents, nodes = 0, 0
+    loader = LOADER(text)
+    try:
+        while loader.check_event():
+            event = loader.get_event()
+            if isinstance(event, yaml.NodeEvent):
+                nodes += 1
+                _check_limits(event, len(collections), nodes)
+                node = _node(event, loader)
+                if collections:
+                    collections[-1][1].append(node)
+                else:
+                    root = node
+                if isinstance(event, yaml.CollectionStartEvent):
+                    collections.append((node, []))
+            elif isinstance(event, yaml.CollectionEndEvent):
+                node, children = collections.pop()
+                is_map = isinstance(node, yaml.MappingNode)
+                node.value = list(zip(children[::2], children[1::2])) if is_map else children
+            elif isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    fail(event, "a second document starts here", "one document")
+    finally:
+        loader.dispose()
+    return root
+
+
+def _check_limits(event: Any, depth: int, nodes: int) -> None:
+    if event.anchor is not None:
+        fail(event, "anchors and aliases are not allowed", "the values written out")
+    if depth >= MAX_DEPTH:
+        fail(event, "the nesting is too deep for a registry", f"at most {MAX_DEPTH} levels")
+    if nodes > MAX_NODES:
+        fail(event, "the file has too many values for a registry", f"at most {MAX_NODES}")
+    text_chars = len(event.value) if isinstance(event, yaml.ScalarEvent) else 0
+    if text_chars > MAX_TEXT_CHARS or len(event.tag or "") > MAX_TEXT_CHARS:
+        fail(event, "a text is too long for a registry", f"at most {MAX_TEXT_CHARS} characters")
+
+
+def _node(event: Any, loader: Any) -> yaml.Node:
+    """Return the node of a scalar, or that of a collection without its children."""
+    is_untagged = event.tag is None or event.tag == "!"
+    if isinstance(event, yaml.ScalarEvent):
+        tag = loader.resolve(yaml.ScalarNode, event.value, event.implicit) if is_untagged else event.tag
+        return yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark, event.style)
+    kind, tag = (yaml.MappingNode, MAP) if isinstance(event, yaml.MappingStartEvent) else (yaml.SequenceNode, SEQ)
+    return kind(tag if is_untagged else event.tag, [], event.start_mark)
 
 
 # From nodes to values ----------------------------------------------------------------------------------------
