@@ -30,7 +30,7 @@ from .layouts import (
     is_bn,
     to_canonical_array,
 )
-from .metadata import METADATA_KEY, CheckpointMetadata, from_text
+from .metadata import METADATA_KEY, QUANTIZATION, CheckpointMetadata, from_text, parse_text
 from .state_dict import Checkpoint, LoadReport, block_channels, detect_form, format_keys
 
 # Raised whenever `canonicalize` would return something else for the same payload.
@@ -159,18 +159,25 @@ def _log_strangers(path: str, keys: Sequence[str], prefix: Optional[str]) -> Non
 
 
 def _metadata(payload: Any, found: Mapping[Any, Any], path: str) -> CheckpointMetadata:
-    """Return what the file says about its weights, beside them or at its top; raise CheckpointFormatError."""
+    """Return what the file says about its weights, beside them or at its top.
+
+    Raises CheckpointFormatError, and LayoutError for the file of a quantized network.
+    """
     texts = [part[METADATA_KEY] for part in (found, payload) if isinstance(part.get(METADATA_KEY), str)]
     if not texts:
         return CheckpointMetadata()
     try:
-        metadata = from_text(texts[0])
+        metadata, is_quantized = from_text(texts[0]), QUANTIZATION in parse_text(texts[0])
     except ValueError as error:
         raise CheckpointFormatError(
             f"{path}: what the file says about its weights ({METADATA_KEY}) is not valid: {error}",
             path=path,
             hint="save the network again with repvgg_zoo.save_checkpoint, or remove this text from the file",
         ) from error
+    if is_quantized:
+        raise LayoutError(
+            "the file is a quantized network, not a checkpoint", hint="repvgg_zoo.QuantizedNetwork.load(path) reads it"
+        )
     return replace(metadata, preprocessing_source="the file" if metadata.preprocessing else None)
 
 

@@ -26,6 +26,9 @@ MAX_METADATA_CHARS = 1 << 20
 MAX_TEXT_CHARS = 1000
 MAX_BN_LAYERS = 2000  # RepVGGplus_L2pse, the largest network, has 124
 
+# The field of the JSON text that only the file of a quantized network has.
+QUANTIZATION = "quantization"
+
 DEFAULT_IMAGE_SIZE = 224  # of a file that fits no variant
 DEFAULT_BN_EPS = 1e-5  # of every publisher, and the default of MegEngine, torch and Paddle
 
@@ -72,12 +75,18 @@ def from_text(text: str) -> CheckpointMetadata:
 
     Raises ValueError for anything else than such a text, with what is wrong.
     """
+    values = parse_text(text)
+    return CheckpointMetadata(**{name: read(name, values[name]) for name, read in _READERS.items() if name in values})
+
+
+def parse_text(text: str) -> Dict[str, Any]:
+    """Return all values of a JSON text, unchecked; raise ValueError for anything else than an object."""
     if len(text) > MAX_METADATA_CHARS:
         raise ValueError(f"it has {len(text)} characters")
     values = parse_json(text.encode("utf-8", "surrogatepass"))
     if not isinstance(values, dict):
         raise ValueError(f"it is a {type(values).__name__}, not an object")
-    return CheckpointMetadata(**{name: read(name, values[name]) for name, read in _READERS.items() if name in values})
+    return values
 
 
 def metadata_of_spec(spec: CheckpointSpec) -> CheckpointMetadata:

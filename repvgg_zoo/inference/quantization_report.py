@@ -94,9 +94,9 @@ def from_plain(value: Any) -> QuantizationReport:
     return QuantizationReport(
         _number(value["snr"]),
         None if agreement is None else _number(agreement),
-        int(value["weight_bits"]),
-        int(value["calibration_images"]),
-        int(value["test_images"]),
+        _count(value["weight_bits"]),
+        _count(value["calibration_images"]),
+        _count(value["test_images"]),
         blocks,
     )
 
@@ -106,7 +106,15 @@ def _finite(value: float) -> Optional[float]:
 
 
 def _number(value: Any) -> float:
+    if value is not None and type(value) not in (int, float):
+        raise TypeError(f"{value!r:.40} is not a number")
     return float("inf") if value is None else float(value)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.40} is not a whole number")
+    return value
 
 
 def _text(value: Any) -> str:

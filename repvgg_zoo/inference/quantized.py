@@ -117,7 +117,7 @@ def _quantized_layer_problems(name: str, layer: QuantizedConvLayer, channels: Op
     ]
     if layer.identity is not None:
         problems += array_problems(f"{name}'s identity", layer.identity, per_channel)
-        if layer.stride != 1 or layer.in_channels != layer.out_channels:
+        if not problems and (layer.stride != 1 or layer.in_channels != layer.out_channels):
             problems.append(f"{name} has an identity, but its output is not of its input's shape")
     return problems or _value_problems(name, layer)
 

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._atomic import atomic_write
-from .._json import parse_json
 from ..checkpoints import CheckpointMetadata
 from ..checkpoints.formats import read_file
-from ..checkpoints.metadata import METADATA_KEY, from_text, to_text
+from ..checkpoints.metadata import METADATA_KEY, QUANTIZATION, from_text, parse_text, to_text
 from ..checkpoints.save import write_safetensors
 from ..errors import ArgumentError, CheckpointFormatError
 from .ir import ConvLayer, LinearWeights, SEWeights, state_error
@@ -28,7 +27,6 @@ from .quantized import QuantizedConvLayer, QuantizedWeights, check_quantized_lay
 
 VERSION = 1
 SUFFIX = ".safetensors"
-FIELD = "quantization"
 MAX_LAYERS = 4000
 MAX_STEP = 64  # stride or dilation: more would make the padding larger than any image
 MAX_SIDE = 1 << 14  # of an image
@@ -67,7 +65,7 @@ def write_quantized(
     if weights.head is not None:
         arrays.update(_linear_arrays("linear", weights.head))
     quantization = {"version": VERSION, "image_size": image_size, "blocks": blocks, "report": to_plain(report)}
-    text = json.dumps({**json.loads(to_text(metadata)), FIELD: quantization}, allow_nan=False)
+    text = json.dumps({**json.loads(to_text(metadata)), QUANTIZATION: quantization}, allow_nan=False)
     atomic_write(path, lambda stream: write_safetensors(stream, arrays, text))
 
 
@@ -78,7 +76,7 @@ def read_quantized(path: Path) -> QuantizedContent:
     """
     _, payload = read_file(path)
     text = payload.get(METADATA_KEY) if isinstance(payload, dict) else None
-    if not isinstance(text, str) or FIELD not in text:
+    if not isinstance(text, str) or QUANTIZATION not in text:
         raise CheckpointFormatError(
             f"{path} is not a quantized network",
             path=path,
@@ -87,7 +85,7 @@ def read_quantized(path: Path) -> QuantizedContent:
         )
     try:
         metadata = from_text(text)
-        values = parse_json(text.encode())[FIELD]
+        values = parse_text(text)[QUANTIZATION]
         if values["version"] != VERSION:
             raise ValueError(f"it is of version {values['version']!r:.20}, and this program reads {VERSION}")
         height, width = (_number(side, MAX_SIDE) for side in values["image_size"])
