@@ -1,12 +1,13 @@
-"""SHA-256 of files."""
+"""SHA-256 of files, and of the modules of a package."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+import sys
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator, Optional
 
 from ._files import open_regular_file
 
@@ -35,3 +36,29 @@ def hash_descriptor(descriptor: int, copy: Callable[[bytes], Any] = lambda data:
             return digest.hexdigest()
         digest.update(data)
         copy(data)
+
+
+def hash_package(package: str) -> Optional[str]:
+    """Return the SHA-256 of all modules in an imported package, or None if it has come without their source text."""
+    import pkgutil  # here, as most users of this module hash files
+
+    digest = hashlib.sha256()
+    for name in _module_files(sys.modules[package].__path__[0]):
+        try:
+            text = pkgutil.get_data(package, name) or b""
+        except OSError:
+            return None
+        digest.update(f"{name} {len(text)}\n".encode())
+        digest.update(text)
+    return digest.hexdigest()
+
+
+def _module_files(folder: str, prefix: str = "") -> Iterator[str]:
+    import pkgutil
+
+    yield f"{prefix}__init__.py"
+    for module in sorted(pkgutil.iter_modules([f"{folder}/{prefix}"]), key=lambda module: module.name):
+        if module.ispkg:
+            yield from _module_files(folder, f"{prefix}{module.name}/")
+        else:
+            yield f"{prefix}{module.name}.py"

@@ -37,12 +37,9 @@ def load_weights(
     """
     form = "deploy" if deploy else spec.form
     is_canonical = (spec.format, spec.layout, spec.form) == ("safetensors", "canonical", form)
-    if is_canonical or "/" in spec.layout:
+    key = None if is_canonical else weights_key(file, spec, form)
+    if key is None:
         return _compute(file, spec, form)
-    parameters = {"layout": spec.layout, "form": form, "fuse": FUSE_VERSION}
-    if spec.bn_eps is not None:
-        parameters["bn_eps"] = spec.bn_eps
-    key = DerivedKey(file.sha256, "weights", CANONICALIZE_VERSION, parameters)
     cache = DerivedCache(cache_dir)
     state_dict = _open(cache, key) if lazy else None
     if state_dict is None:
@@ -65,6 +62,16 @@ def load_weights(
         source_sha256=file.sha256,
         metadata=replace(metadata_of_spec(spec), bn_eps=bn_eps, source_sha256=file.sha256),
     )
+
+
+def weights_key(file: VerifiedFile, spec: CheckpointSpec, form: str) -> Optional[DerivedKey]:
+    """Return what the arrays of a form depend on, or None for a plugin's layout, of which nothing is known."""
+    if "/" in spec.layout:
+        return None
+    parameters: Dict[str, Any] = {"layout": spec.layout, "form": form, "fuse": FUSE_VERSION}
+    if spec.bn_eps is not None:
+        parameters["bn_eps"] = spec.bn_eps
+    return DerivedKey(file.sha256, "weights", CANONICALIZE_VERSION, parameters)
 
 
 def _compute(file: VerifiedFile, spec: CheckpointSpec, form: str) -> Checkpoint:

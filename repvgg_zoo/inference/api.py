@@ -53,8 +53,8 @@ def compile(
 
     RepVGG and RepVGGplus are computed by kernels that are compiled for this processor; only a network that is given as
     a MegEngine module needs MegEngine for that. Other networks, and all where llvmlite is missing or the processor is
-    not supported, run in MegEngine's eager mode, and a warning says so. Each call compares outputs of every layer with
-    NumPy's.
+    not supported, run in MegEngine's eager mode, and a warning says so. Outputs of every layer are compared with
+    NumPy's; the result is kept for a published checkpoint, as is the machine code.
 
     MegEngine works only in the thread that imported it, so compile a module there; the result may be called from any
     thread.
@@ -99,17 +99,19 @@ def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool
         return EagerRunner(network, np.zeros((1, *shape[1:]), np.float32)), "eager", 0.0
 
     # Here, because they load LLVM.
-    from .jit.engine import host_microkernel_config, jit_compile
+    from .jit.engine import host_microkernel_config, host_processor, jit_compile
     from .kernel_runner import KernelRunner
     from .lowering import lower
+    from .passed_check import check_key, check_once
     from .reference import check_plan
 
-    config = host_microkernel_config()
-    jit_compile(config, _derived_cache())
+    config, cache = host_microkernel_config(), _derived_cache()
+    code = jit_compile(config, cache)
     plan = lower(weights, shape, threads=threads, config=config, low_memory=low_memory)
     runner = KernelRunner(plan, threads)
     try:
-        error = check_plan(plan, weights, runner.run_calls)
+        key = check_key(target.weights_key, plan, threads=threads, code=code.digest, processor=host_processor())
+        error = check_once(lambda: check_plan(plan, weights, runner.run_calls), cache, key)
     except BaseException:
         runner.close()
         raise

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .._arguments import check_int, is_module
 from .._cpu import usable_cores
+from .._derived_cache import DerivedKey
 from .._log import get_logger
 from .._settings import read_settings
 from ..checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
@@ -27,7 +28,7 @@ from ..registry.model_or_file import find_model_or_file
 from ..registry.names import find_checkpoint
 from ..registry.specs import Architecture, CheckpointSpec, ModelSpec
 from ..reparam.fusion import to_form
-from ..weights import load_weights
+from ..weights import load_weights, weights_key
 from .ir import NetworkWeights, check_state_dict, weights_from_state_dict
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Target:
     """A network to be compiled or quantized; what takes time is computed when it is needed.
 
     ``load_weights`` returns None for a network that the kernels cannot compute. ``network`` is the MegEngine Module in
-    the deploy form.
+    the deploy form. ``weights_key`` tells these weights from all others, where a digest of them is known.
     """
 
     load_weights: Callable[[], Optional[NetworkWeights]]
@@ -52,6 +53,7 @@ class Target:
     spec: Optional[ModelSpec]
     checkpoint: Optional[CheckpointSpec]
     metadata: CheckpointMetadata
+    weights_key: Optional[DerivedKey] = None
 
 
 def find_target(model: Any) -> Target:
@@ -95,7 +97,15 @@ def _from_spec(spec: ModelSpec, tag: Optional[str]) -> Target:
         state_dict = load_weights(file, checkpoint, deploy=True, cache_dir=read_settings().cache_dir).state_dict
         return _checked_weights(state_dict, spec.architecture, checkpoint.num_classes, file.path)
 
-    return Target(weights, network, spec.architecture.in_chans, spec, checkpoint, metadata_of_spec(checkpoint))
+    return Target(
+        weights,
+        network,
+        spec.architecture.in_chans,
+        spec,
+        checkpoint,
+        metadata_of_spec(checkpoint),
+        weights_key(file, checkpoint, "deploy"),
+    )
 
 
 def _from_checkpoint(checkpoint: Checkpoint) -> Target:

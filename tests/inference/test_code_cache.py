@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from repvgg_zoo._derived_cache import HEADER_BYTES, DerivedCache
+from repvgg_zoo._digest import hash_package
 from repvgg_zoo.inference.jit import code_cache, engine
-from repvgg_zoo.inference.jit.code_cache import generator_digest, load_or_compile
+from repvgg_zoo.inference.jit.code_cache import load_or_compile
 from repvgg_zoo.inference.jit.engine import host_microkernel_config, load_kernels
 
 ROOT = Path(__file__).parents[2]
@@ -145,11 +146,14 @@ def test_a_cache_that_cannot_be_written_costs_compiling_only(tmp_path):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package of two modules that is imported."""
+    """A package that is imported, with two modules and a package in it."""
     folder = tmp_path / "generator"
     folder.mkdir()
     for name in ("__init__", "kernels", "run"):
         (folder / f"{name}.py").write_text(f"# {name}\n")
+    (folder / "inner").mkdir()
+    (folder / "inner" / "__init__.py").write_text("")
+    (folder / "inner" / "epilogue.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     __import__("generator")
     yield folder
@@ -163,20 +167,21 @@ def package(tmp_path, monkeypatch):
         lambda folder: (folder / "winograd.py").write_text(""),
         lambda folder: (folder / "run.py").unlink(),
         lambda folder: (folder / "run.py").rename(folder / "run2.py"),
+        lambda folder: (folder / "inner" / "epilogue.py").write_text("#"),
     ],
-    ids=["changed", "added", "removed", "renamed"],
+    ids=["changed", "added", "removed", "renamed", "changed in a package in it"],
 )
 def test_a_changed_code_generator_has_another_digest(package, change):
-    before = generator_digest("generator")
+    before = hash_package("generator")
     assert len(before) == 64
     change(package)
-    assert generator_digest("generator") not in (before, None)
+    assert hash_package("generator") not in (before, None)
 
 
 def test_a_code_generator_without_its_source_text_keeps_no_code(package, cache, monkeypatch):
     (package / "run.py").rename(package / "run.pyc")
-    assert generator_digest("generator") is None
-    monkeypatch.setattr(code_cache, "generator_digest", lambda: None)
+    assert hash_package("generator") is None
+    monkeypatch.setattr(code_cache, "hash_package", lambda package: None)
     assert is_compiled_again(cache)
     assert is_compiled_again(cache)
 

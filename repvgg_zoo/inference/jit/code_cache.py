@@ -7,12 +7,10 @@ processor is never found, and no version has to be raised by hand.
 
 from __future__ import annotations
 
-import hashlib
-import pkgutil
-import sys
 from typing import Callable, Mapping, Optional
 
 from ..._derived_cache import DerivedCache, DerivedKey
+from ..._digest import hash_package
 
 STEP = "code"
 VERSION = 1  # of the entry's content: an object file
@@ -25,7 +23,7 @@ def load_or_compile(
 
     Whether storing it works does not matter.
     """
-    source = None if cache is None else generator_digest()
+    source = None if cache is None else hash_package(__package__)
     if cache is None or source is None:
         return compile()
     key = DerivedKey(source, STEP, VERSION, parameters)
@@ -35,16 +33,3 @@ def load_or_compile(
     code = compile()
     cache.write(key, lambda stream: stream.write(code))
     return code
-
-
-def generator_digest(package: str = __package__) -> Optional[str]:
-    """Return the SHA-256 of a package's modules, or None if they are distributed without their source text."""
-    digest = hashlib.sha256()
-    for name in sorted(module.name for module in pkgutil.iter_modules(sys.modules[package].__path__)):
-        try:
-            text = pkgutil.get_data(package, f"{name}.py") or b""
-        except OSError:
-            return None
-        digest.update(f"{name} {len(text)}\n".encode())
-        digest.update(text)
-    return digest.hexdigest()

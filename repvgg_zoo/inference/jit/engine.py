@@ -89,8 +89,7 @@ def _code_parameters(config: MicrokernelConfig) -> Dict[str, Any]:
         "llvmlite": llvmlite.__version__,
         "llvm": llvm.llvm_version_info,
         "triple": llvm.get_default_triple(),
-        "cpu": llvm.get_host_cpu_name(),
-        "features": llvm.get_host_cpu_features().flatten(),
+        "processor": host_processor(),
     }
 
 
@@ -100,6 +99,11 @@ def is_supported() -> bool:
         return True
     features = llvm.get_host_cpu_features()
     return bool(features.get("avx2") and features.get("fma"))
+
+
+def host_processor() -> str:
+    """Return LLVM's name of this processor, and its features."""
+    return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
 
 
 def host_microkernel_config() -> MicrokernelConfig:
