@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Dict, List, Mapping, NoReturn, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NoReturn, Optional, Tuple, Type
 
 import yaml
 
@@ -36,6 +36,11 @@ TAG_NAMES: Mapping[str, str] = {
     "tag:yaml.org,2002:timestamp": "a timestamp",
 }
 TYPE_NAMES: Mapping[type, str] = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+# The event that starts a collection: its node, and the tag that it has by default.
+COLLECTIONS: Mapping[Any, Tuple[Type[yaml.CollectionNode], str]] = {
+    yaml.MappingStartEvent: (yaml.MappingNode, MAP),
+    yaml.SequenceStartEvent: (yaml.SequenceNode, SEQ),
+}
 INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
@@ -135,11 +140,11 @@ def _check_limits(event: Any, depth: int, nodes: int) -> None:
 def _node(event: Any, loader: Any) -> yaml.Node:
     """Return the node of a scalar, or that of a collection without its children."""
     is_untagged = event.tag is None or event.tag == "!"
-    if isinstance(event, yaml.ScalarEvent):
-        tag = loader.resolve(yaml.ScalarNode, event.value, event.implicit) if is_untagged else event.tag
-        return yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark, event.style)
-    kind, tag = (yaml.MappingNode, MAP) if isinstance(event, yaml.MappingStartEvent) else (yaml.SequenceNode, SEQ)
-    return kind(tag if is_untagged else event.tag, [], event.start_mark)
+    if type(event) in COLLECTIONS:
+        kind, default = COLLECTIONS[type(event)]
+        return kind(default if is_untagged else event.tag, [], event.start_mark)
+    tag = loader.resolve(yaml.ScalarNode, event.value, event.implicit) if is_untagged else event.tag
+    return yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark, event.style)
 
 
 # From nodes to values ----------------------------------------------------------------------------------------
