@@ -99,6 +99,8 @@ def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool
         return EagerRunner(network, np.zeros((1, *shape[1:]), np.float32)), "eager", 0.0
 
     # Here, because they load LLVM.
+    from .cost_model import DEFAULT_CPU_SPEED
+    from .explain import explain_plan
     from .jit.engine import host_microkernel_config, host_processor, jit_compile
     from .kernel_runner import KernelRunner
     from .lowering import lower
@@ -108,7 +110,8 @@ def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool
     config, cache = host_microkernel_config(), _derived_cache()
     code = jit_compile(config, cache)
     plan = lower(weights, shape, threads=threads, config=config, low_memory=low_memory)
-    runner = KernelRunner(plan, threads)
+    explanation = explain_plan(plan, weights, threads=threads, speed=DEFAULT_CPU_SPEED)
+    runner = KernelRunner(plan, threads, explanation)
     try:
         key = check_key(target.weights_key, plan, threads=threads, code=code.digest, processor=host_processor())
         error = check_once(lambda: check_plan(plan, weights, runner.run_calls), cache, key)

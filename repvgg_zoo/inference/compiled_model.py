@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, Optional, Protocol, Tuple, Type
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arguments import check_flag
 from ..checkpoints import CheckpointMetadata
 from ..errors import ArgumentError, ClosedError
 from ..registry.specs import CheckpointSpec, ModelSpec
+from .explanation import Explanation
 
 Arrays = Tuple[NDArray[Any], ...]
 
@@ -37,6 +39,9 @@ class Runner(Protocol):
 
     def __call__(self, x: NDArray[Any]) -> Arrays:
         """Return the network's outputs for a batch, in order, as arrays of the caller's own."""
+
+    def explain(self, measure: bool) -> Explanation:
+        """Return how the network is computed, with the time that each part takes if ``measure``."""
 
     def close(self) -> None:
         """Release memory and threads."""
@@ -97,6 +102,16 @@ class CompiledModel:
             outputs = [runner(_pad(x[start : start + size], size)) for start in starts]
         arrays = (pieces[0] if len(pieces) == 1 else np.concatenate(pieces) for pieces in zip(*outputs))
         return runner.outputs.unflatten(tuple(array[: len(x)] for array in arrays))
+
+    def explain(self, measure: bool = False) -> Explanation:
+        """Return the algorithm of each layer, its multiply-adds, and the milliseconds that it should take.
+
+        With ``measure``, the network runs ten times, and each layer has its best time, its GF/s, and what share of the
+        igemm's peak on this processor that is. ``print`` it for a table. Raises ClosedError after ``close()``.
+        """
+        measure = check_flag("measure", measure)
+        with self._lock:
+            return self._open_runner().explain(measure)
 
     def close(self) -> None:
         """Release memory and threads; closing twice does nothing."""

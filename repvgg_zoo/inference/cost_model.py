@@ -42,13 +42,23 @@ def conv_seconds(
     The threads share the arithmetic and the transforms. The weights are read once, by all threads together, and too
     fast for the cache to hide it: the time for them is added.
     """
-    kernels = layer.kernel.size // 9
-    if algorithm is None:
-        products, tiles, transformed = 9, out.images * out.height * out.width, 0
-    else:
-        products = algorithm.num_products
-        tiles = out.images * -(-out.height // algorithm.m) * -(-out.width // algorithm.m)
-        # V and M, which are in the second-level cache
-        transformed = 4 * tiles * (products * layer.in_channels + algorithm.num_elements * layer.out_channels)
-    arithmetic = products * tiles * kernels / speed.fma_per_second + transformed / speed.bytes_per_second
-    return arithmetic / threads + 4 * products * kernels / speed.bytes_per_second
+    transformed = 0
+    if algorithm is not None:  # V and M, which are in the second-level cache
+        channels = algorithm.num_products * layer.in_channels + algorithm.num_elements * layer.out_channels
+        transformed = 4 * _tiles(out, algorithm) * channels
+    arithmetic = conv_fmas(layer, out, algorithm) / speed.fma_per_second + transformed / speed.bytes_per_second
+    return arithmetic / threads + 4 * _products(algorithm) * (layer.kernel.size // 9) / speed.bytes_per_second
+
+
+def conv_fmas(layer: ConvLayer, out: ActivationBuffer, algorithm: ConvAlgorithm) -> int:
+    """Return how many multiply-adds an algorithm does beside its transforms; with igemm, those of the definition."""
+    return _products(algorithm) * _tiles(out, algorithm) * (layer.kernel.size // 9)
+
+
+def _products(algorithm: ConvAlgorithm) -> int:
+    return 9 if algorithm is None else algorithm.num_products
+
+
+def _tiles(out: ActivationBuffer, algorithm: ConvAlgorithm) -> int:
+    m = 1 if algorithm is None else algorithm.m
+    return out.images * -(-out.height // m) * -(-out.width // m)

@@ -26,6 +26,7 @@ from ..models.repvgg import as_pair
 from ..models.repvggplus import PlusStage
 from ..reparam.to_deploy import eval_mode, find_blocks, to_deploy
 from .compiled_model import Arrays, OutputSpec
+from .explanation import Explanation
 from .ir import NetworkWeights, check_layers, weights_from_state_dict, with_geometries
 
 # A user may have put any module of MegEngine's in any place, and its weights do not say what it computes.
@@ -63,6 +64,9 @@ class EagerRunner:
     def __call__(self, x: NDArray[Any]) -> Arrays:
         assert self._network is not None
         return run_network(self._network, x)[1]
+
+    def explain(self, measure: bool) -> Explanation:
+        return Explanation(())
 
     def close(self) -> None:
         self._network = None

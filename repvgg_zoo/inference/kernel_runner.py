@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled_model import Arrays, OutputSpec
+from .explain import time_parts
+from .explanation import Explanation
 from .jit.engine import jit_compile, yield_thread_address
 from .plan import ExecutionPlan
 from .thread_pool import ThreadPool
@@ -16,8 +18,9 @@ from .thread_pool import ThreadPool
 class KernelRunner:
     """Runs an execution plan: each of ``threads`` threads does its share of every call."""
 
-    def __init__(self, plan: ExecutionPlan, threads: int) -> None:
+    def __init__(self, plan: ExecutionPlan, threads: int, explanation: Optional[Explanation] = None) -> None:
         names = tuple(plan.outputs)
+        self._explanation = explanation or Explanation(())
         self.outputs = OutputSpec("array" if names == ("",) else "dict", names)
         self._plan: Optional[_BoundPlan] = _BoundPlan(plan, threads)
         self._pool = ThreadPool(threads) if threads > 1 else None
@@ -39,6 +42,11 @@ class KernelRunner:
             bound(0, start, stop)
         else:
             self._pool.run(lambda thread: bound(thread, start, stop), before=lambda: bound.bind_input(x))
+
+    def explain(self, measure: bool) -> Explanation:
+        """Return the explanation of the plan, with the time that each part takes if ``measure``."""
+        assert self._plan is not None
+        return time_parts(self._explanation, self._plan.plan, self.run_calls) if measure else self._explanation
 
     def close(self) -> None:
         if self._pool is not None:

@@ -77,6 +77,18 @@ def test_bench_with_100_rounds_has_a_99th_percentile(run):
     assert all(row["p99_ms"] >= row["p90_ms"] for row in rows)
 
 
+def test_bench_explains_the_layers_of_the_compiled_network(run):
+    argv = ("bench", "n0", "--rounds", "1", "--image-size", "16", "--explain")
+    *others, compiled = run(*argv, "--json").json["rows"]
+    assert all(row["explanation"] is None for row in others)
+    layers = compiled["explanation"]["layers"]
+    assert [layer["name"] for layer in layers][::9] == ["input", "stage4.0"]
+    assert all(layer["measured_ms"] > 0 for layer in layers[1:])
+    printed = run(*argv).out
+    assert "RepVGG_N0 compiled, layer by layer:\nlayer" in printed
+    assert "\nstage4.0  1x1x1x128  igemm" in printed
+
+
 def test_bench_restores_the_number_of_threads(run):
     import megengine
 

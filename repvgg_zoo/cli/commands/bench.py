@@ -6,12 +6,13 @@ import argparse
 import math
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..._cpu import usable_cores
 from ...errors import ArgumentError, MissingFileError
+from ...inference.explanation import ExplainedLayer, Explanation
 from ...registry.model_or_file import find_model_or_file
 from ..common import load_network, try_each
 from ..console import Result, style, table
@@ -23,7 +24,8 @@ deploy form in MegEngine, and compiled (repvgg_zoo.compile). All have the same
 weights (those of FILE, or random ones: speed does not depend on them) and the
 same input, and their calls are interleaved, so that other load on the machine
 affects all of them. The time is that from the call until the output is a NumPy
-array. A FILE in deploy form has no train form to measure.
+array. A FILE in deploy form has no train form to measure. --explain adds each
+layer of the compiled network: its algorithm, and its expected and best time.
 
 A network that cannot be built does not stop the others; its error is reported
 at the end, and has the exit code.
@@ -31,6 +33,7 @@ at the end, and has the exit code.
 EXAMPLES = (
     "repvgg-zoo bench RepVGG_N0 --rounds 20",
     "repvgg-zoo bench RepVGG_N0 --batch 8 --image-size 64 --rounds 20 --json",
+    "repvgg-zoo bench RepVGG_N0 --rounds 20 --explain",
     "repvgg-zoo convert RepVGG_N0 own.pkl --deploy --force",
     "repvgg-zoo bench own.pkl --rounds 20",
 )
@@ -41,11 +44,15 @@ MIN_P99_ROUNDS = 100  # with fewer, the 99th percentile is the maximum
 
 @dataclass(frozen=True)
 class Runner:
-    """One way to run a network: ``call`` runs it once; ``eager`` if it was to be compiled and is not."""
+    """One way to run a network: ``call`` runs it once.
+
+    Of the compiled network, ``explain`` measures its layers, and ``eager`` says that it could not be compiled.
+    """
 
     form: str
     call: Callable[[], Any]
     eager: bool = False
+    explain: Optional[Callable[[], Explanation]] = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--warm-up", type=int, default=WARMUP_CALLS, metavar="N", help="untimed calls first (default: %(default)s)"
     )
+    parser.add_argument("--explain", action="store_true", help="also measure each layer of the compiled network")
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -97,10 +105,14 @@ def measure(name: str, args: argparse.Namespace, missing: List[str]) -> List[Dic
     shape = (args.batch, network.in_chans, size, size)
     with runners(name, network, shape, args.threads) as available:
         seconds = time_interleaved(available, args)
+        explanations = {each.form: asdict(each.explain()) for each in available if args.explain and each.explain}
     if any(runner.eager for runner in available):
         missing.append(f"{name} compiled: it cannot be compiled on this machine, so that row is eager")
     label = name if isinstance(target, Path) else network.spec.name
-    return [summarize(label, form, shape, times) for form, times in seconds.items()]
+    return [
+        {**summarize(label, form, shape, times), "explanation": explanations.get(form)}
+        for form, times in seconds.items()
+    ]
 
 
 @contextmanager
@@ -124,7 +136,12 @@ def runners(name: str, network: Any, shape: Tuple[int, int, int, int], threads: 
         yield [
             *([Runner("train", lambda: network(x).numpy())] if has_train_form else []),
             Runner("deploy", lambda: deploy(x).numpy()),
-            Runner("compiled", lambda: compiled(images), eager=compiled.backend == "eager"),
+            Runner(
+                "compiled",
+                lambda: compiled(images),
+                eager=compiled.backend == "eager",
+                explain=lambda: compiled.explain(measure=True),
+            ),
         ]
 
 
@@ -219,6 +236,7 @@ def render(payload: Mapping[str, Any]) -> List[str]:
             for form, median in medians.items()
             if form != first
         ]
+    lines += [line for row in rows if row["explanation"] for line in ("", *_explanation_lines(row))]
     lines += [
         "",
         f"on {machine['cpu']}, {machine['cores']} cores, load {machine['load']}",
@@ -231,3 +249,12 @@ def render(payload: Mapping[str, Any]) -> List[str]:
     if machine["load"] is not None and machine["load"] > machine["cores"] / 2:
         lines.append(style("the machine is busy with other work, so the figures are upper bounds", "yellow"))
     return lines
+
+
+def _explanation_lines(row: Mapping[str, Any]) -> List[str]:
+    fields = row["explanation"]
+    layers = tuple(ExplainedLayer(**layer) for layer in fields["layers"])
+    return [
+        f"{row['name']} {row['form']}, layer by layer:",
+        *str(Explanation(**{**fields, "layers": layers})).split("\n"),
+    ]
