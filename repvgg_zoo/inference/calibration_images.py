@@ -44,7 +44,7 @@ def collect_images(
     count = sum(map(len, parts))
     if count < MIN_IMAGES:
         raise ArgumentError(
-            f"{count} images are too few to quantize a network",
+            f"too few images to quantize a network: {count}",
             expected=f"at least {MIN_IMAGES}",
             actual=count,
             hint=f"pass at least {MIN_IMAGES} images, and better 100, such as the network will see",

@@ -13,7 +13,7 @@ from .._cpu import lower_sync_thread_priority
 from ..checkpoints import Checkpoint
 from ..errors import ArgumentError, DependencyError, PathLike, QuantizationError
 from .calibration import ActivationStatistics
-from .calibration_images import collect_images
+from .calibration_images import MIN_IMAGES, collect_images
 from .ir import LinearWeights, NetworkWeights
 from .quantization_report import BlockReport, QuantizationReport
 from .quantized import QuantizedConvLayer, QuantizedWeights
@@ -31,6 +31,8 @@ MIN_BITS, MAX_BITS = 4, 8
 TEST_SHARE = 4  # every fourth image is not used for calibration but for the report
 DEFAULT_SNR = 20.0  # dB: errors of a tenth of the logits' spread
 
+DEFAULT_MAX_IMAGES = 256
+
 # Why a block is not quantized; the first one that applies.
 FIRST_LAYER = "its input is the image, which has negative values"
 NO_INPUT = "its input was zero in all images"
@@ -44,7 +46,7 @@ def quantize(
     weight_bits: int = 8,
     min_snr: float = DEFAULT_SNR,
     min_block_snr: float = DEFAULT_SNR,
-    max_images: int = 256,
+    max_images: int = DEFAULT_MAX_IMAGES,
     threads: Optional[int] = None,
 ) -> QuantizedNetwork:
     """Quantize a network to int8, with its activations' ranges and its accuracy measured on images.
@@ -67,7 +69,7 @@ def quantize(
     size = None if image_size is None else check_image_size("image_size", image_size)
     weight_bits = _check_bits(weight_bits)
     goal, block_goal = check_float("min_snr", min_snr), check_float("min_block_snr", min_block_snr)
-    max_images, threads = check_int("max_images", max_images, minimum=8), limit_threads(threads)
+    max_images, threads = check_int("max_images", max_images, minimum=MIN_IMAGES), limit_threads(threads)
     target = find_target(model)
     weights = _load_weights(target)
     data = collect_images(images, model, target.metadata, channels=target.in_chans, size=size, limit=max_images)

@@ -43,6 +43,16 @@ class QuantizedContent(NamedTuple):
     metadata: CheckpointMetadata
 
 
+def check_target(path: Path) -> None:
+    """Raise ArgumentError for a path where no file of a quantized network can be written."""
+    if path.suffix.lower() != SUFFIX:
+        raise ArgumentError(
+            f"{path.name!r} does not end in {SUFFIX}", path=path, expected=SUFFIX, hint=f"end the name in {SUFFIX}"
+        )
+    if not path.parent.is_dir():
+        raise ArgumentError(f"{path.parent} is not a folder", path=path, hint="create the folder first")
+
+
 def write_quantized(
     path: Path,
     weights: QuantizedWeights,
@@ -51,12 +61,7 @@ def write_quantized(
     metadata: CheckpointMetadata,
 ) -> None:
     """Write a quantized network; raise ArgumentError for a path that cannot be one of its files."""
-    if path.suffix.lower() != SUFFIX:
-        raise ArgumentError(
-            f"{path.name!r} does not end in {SUFFIX}", path=path, expected=SUFFIX, hint=f"end the name in {SUFFIX}"
-        )
-    if not path.parent.is_dir():
-        raise ArgumentError(f"{path.parent} is not a folder", path=path, hint="create the folder first")
+    check_target(path)
     arrays: Dict[str, NDArray[Any]] = {}
     blocks = []
     for block, layer in zip(report.blocks, weights.layers):

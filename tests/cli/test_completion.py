@@ -38,6 +38,7 @@ OTHERS = {
         "PREFIX",
         "N",
         "K",
+        "DB",
         "PX",
         "S",
         "X",

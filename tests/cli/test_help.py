@@ -55,6 +55,9 @@ def test_the_examples_of_the_help_work_in_their_order(name, folder):
     script.chmod(0o755)
     for image in ("digit.png", "other.jpg"):  # which predict's examples read
         Image.effect_noise((40, 30), 50).save(image)
+    (folder / "photos").mkdir()
+    for index in range(8):  # which quantize's examples read
+        Image.effect_noise((40, 30), 50).save(folder / "photos" / f"{index}.png")
     # Commands without shell syntax run in this process, which is quicker.
     for line in MODULES[name].EXAMPLES:
         words = shlex.split(line)

@@ -116,8 +116,8 @@ def test_images_are_preprocessed_to_the_size_that_is_asked_for(pixels):
 
 
 FAULTS = {
-    "too few": (lambda digits: digits[:7], "7 images are too few"),
-    "none": (lambda digits: [], "0 images are too few"),
+    "too few": (lambda digits: digits[:7], "too few images to quantize a network: 7"),
+    "none": (lambda digits: [], "too few images to quantize a network: 0"),
     "other channels": (lambda digits: np.repeat(digits, 3, axis=1), "should be \\(1, 32, 32\\)"),
     "mixed sizes": (lambda digits: [*digits, digits[0][:, 1:]], "\\(1, 31, 32\\) but should be"),
     "NaN": (lambda digits: np.where(digits == digits[0, 0, 0, 0], np.nan, digits), "not finite"),
