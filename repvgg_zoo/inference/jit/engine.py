@@ -7,9 +7,9 @@ import hashlib
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import MappingProxyType
-from typing import Any, Callable, Dict, Mapping, Optional
+from typing import Any, Callable, Dict, Iterable, Mapping, Optional
 
 import llvmlite
 from llvmlite import binding as llvm
@@ -17,6 +17,7 @@ from llvmlite import binding as llvm
 from ..._derived_cache import DerivedCache
 from ..._log import get_logger
 from .code_cache import load_or_compile
+from .int16_kernels import ALL_FIELDS, add_int16_kernels
 from .kernels import AVX2, AVX512, FIELDS, MicrokernelConfig, build_module
 
 # The arguments of run: calls, their number, this thread, the number of threads, the barrier, and sched_yield.
@@ -36,14 +37,14 @@ class JitModule:
     The code is valid as long as the object lives. ``digest`` is the SHA-256 of the object file.
     """
 
-    def __init__(self, code: bytes) -> None:
+    def __init__(self, code: bytes, names: Iterable[str]) -> None:
         self.digest = hashlib.sha256(code).hexdigest()
         # LLVM links the object file; nothing is compiled for the module, which is empty.
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
         self.addresses: Mapping[str, int] = MappingProxyType(
-            {name: self._engine.get_function_address(name) for name in FIELDS}
+            {name: self._engine.get_function_address(name) for name in names}
         )
         self.run: Callable[..., None] = _RUN(self._engine.get_function_address("run"))
 
@@ -63,13 +64,17 @@ def load_kernels(config: MicrokernelConfig, cache: Optional[DerivedCache] = None
     """Load the kernels from the cache, or compile them."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    return JitModule(load_or_compile(lambda: _compile(config), cache, _code_parameters(config)))
+    code = load_or_compile(lambda: _compile(config), cache, _code_parameters(config))
+    return JitModule(code, ALL_FIELDS if config.int16_dot else FIELDS)
 
 
 def _compile(config: MicrokernelConfig) -> bytes:
     """Return an object file with the kernels."""
     start = time.perf_counter()
-    module = llvm.parse_assembly(str(build_module(config)))
+    source = build_module(config)
+    if config.int16_dot:
+        add_int16_kernels(source, config)
+    module = llvm.parse_assembly(str(source))
     module.verify()
     code: bytes = _target_machine().emit_object(module)
     logger.info("compiled the kernels in %.2f s", time.perf_counter() - start)
@@ -109,6 +114,16 @@ def host_processor() -> str:
 def host_microkernel_config() -> MicrokernelConfig:
     """Return the configuration for this processor; on ARM, LLVM splits AVX2's vectors into two of NEON."""
     return AVX512 if llvm.get_host_cpu_features().get("avx512f") else AVX2
+
+
+def host_int16_config() -> MicrokernelConfig:
+    """Return the configuration for this processor with the kernels for quantized layers."""
+    config, features = host_microkernel_config(), llvm.get_host_cpu_features()
+    if config is AVX512:
+        dot = "vpdpwssd" if features.get("avx512vnni") else "pmaddwd" if features.get("avx512bw") else "plain"
+    else:
+        dot = "pmaddwd" if features.get("avx2") else "plain"
+    return replace(config, int16_dot=dot)
 
 
 def yield_thread_address() -> int:

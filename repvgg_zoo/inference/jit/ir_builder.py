@@ -54,6 +54,10 @@ class KernelBuilder:
         """Load one of the kernel's arguments."""
         return self.ir.load(self.ir.gep(self.args[0], [I64(self._fields[name])]))
 
+    def arg_ptr(self, name: str, element: Any) -> Any:
+        """Load one of the kernel's arguments that is the address of elements of this type."""
+        return self.ir.inttoptr(self.arg_i64(name), element.as_pointer())
+
     def arg_f32_ptr(self, name: str) -> Any:
         """Load one of the kernel's arguments that is the address of floats."""
         return self.ir.inttoptr(self.arg_i64(name), F32_PTR)

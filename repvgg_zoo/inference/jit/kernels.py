@@ -22,11 +22,15 @@ UNROLLED = 4  # steps of the innermost loop over kc that are written out
 
 @dataclass(frozen=True)
 class MicrokernelConfig:
-    """The tile that the igemm microkernel keeps in registers: ``mr`` rows of ``nr_panels`` panels of NR columns."""
+    """The tile that the igemm microkernel keeps in registers: ``mr`` rows of ``nr_panels`` panels of NR columns.
+
+    ``int16_dot`` is the instruction of the kernels for quantized layers, or empty without these kernels.
+    """
 
     vector_width: int
     mr: int
     nr_panels: int
+    int16_dot: str = ""
 
 
 AVX2 = MicrokernelConfig(vector_width=8, mr=6, nr_panels=1)  # 12 accumulators, 2 weights, 1 input of 16 registers
@@ -162,7 +166,7 @@ def _emit_igemm(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.Function]]
     n_tiles = b.ir.sdiv(b.ir.add(panels, I64(len(microkernels) - 1)), nr_panels)
     work_items = b.ir.mul(b.ir.mul(b.arg_i64("groups"), m_blocks), n_tiles)
     with b.loop(*b.thread_range(work_items)) as items:
-        item = _decompose_work_item(b, items.index, m_blocks, n_tiles, panels, nr_panels)
+        item = decompose_work_item(b, items.index, m_blocks, n_tiles, panels, nr_panels)
         ks = b.load_i64(group_ks, item.group)
         panel_size = b.ir.mul(b.ir.mul(ks, kc), I64(NR))
         w_ptr = b.offset(w, b.load_i64(w_group_offsets, item.group), b.ir.mul(item.panel, panel_size))
@@ -174,11 +178,11 @@ def _emit_igemm(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.Function]]
         next_w = b.offset(w_ptr, b.ir.mul(panel_size, item.num_panels))
         prefetch_stride = b.ir.sdiv(panel_size, I64(UNROLLED))
         with b.loop(first_tile, last_tile) as tiles:
-            prefetch_slot = _emit_prefetch_schedule(b, tiles.index, first_tile)
+            prefetch_slot = emit_prefetch_schedule(b, tiles.index, first_tile)
             start, stop = b.load_i64(m_tiles, tiles.index), b.load_i64(m_tiles, b.ir.add(tiles.index, I64(1)))
             a_rows, c_rows = b.offset(a_offsets, start), b.offset(c_offsets, start)
             prefetch_ptr = b.offset(next_w, b.ir.mul(prefetch_stride, prefetch_slot))
-            _dispatch_microkernel(
+            dispatch_microkernel(
                 b,
                 microkernels,
                 item.num_panels,
@@ -201,7 +205,7 @@ class _WorkItem(NamedTuple):
     packed_panel: Any  # the first one, within all groups
 
 
-def _decompose_work_item(
+def decompose_work_item(
     b: KernelBuilder, index: Any, m_blocks: Any, n_tiles: Any, panels: Any, nr_panels: Any
 ) -> _WorkItem:
     """Split the index of a work item; neighbors use the same rows, so that these stay in the cache."""
@@ -214,7 +218,7 @@ def _decompose_work_item(
     return _WorkItem(group, block, panel, num_panels, packed_panel)
 
 
-def _emit_prefetch_schedule(b: KernelBuilder, tile: Any, first_tile: Any) -> Any:
+def emit_prefetch_schedule(b: KernelBuilder, tile: Any, first_tile: Any) -> Any:
     """Return which part of the next weights to prefetch during a tile of rows.
 
     A microkernel prefetches one cache line in UNROLLED steps of UNROLLED lines of weights, so a panel takes as many
@@ -224,7 +228,7 @@ def _emit_prefetch_schedule(b: KernelBuilder, tile: Any, first_tile: Any) -> Any
     return b.ir.select(b.ir.icmp_signed("<", slot, I64(UNROLLED)), slot, I64(UNROLLED - 1))
 
 
-def _dispatch_microkernel(
+def dispatch_microkernel(
     b: KernelBuilder,
     microkernels: Sequence[Sequence[llvm_ir.Function]],
     num_panels: Any,
