@@ -14,7 +14,9 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit.kernels import FIELDS, NR, UNROLLED
+from .jit.int16_kernels import ALL_FIELDS, KC_MULTIPLE
+from .jit.integer_winograd import INTEGER_TRANSFORMS
+from .jit.kernels import NR, UNROLLED
 from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
 from .plan import ExecutionPlan
 
@@ -34,7 +36,7 @@ def check_bounds(plan: ExecutionPlan) -> None:
 
 
 def used_spans(plan: ExecutionPlan, index: int, memory: Memory) -> Mapping[str, Span]:
-    """Return the floats that a call reads and writes, by argument; raise BoundsError if they are not in one array."""
+    """Return the elements that a call reads and writes, by argument; raise BoundsError if they are not in one array."""
     checker = _CallChecker(plan, index, memory)
     _CHECKS[plan.calls[index].kernel](checker)
     return checker.spans
@@ -85,7 +87,7 @@ class _CallChecker:
         self._input_size = math.prod(plan.input_shape)
         self._index = index
         self._kernel = call.kernel
-        self._arguments = dict(zip(FIELDS[call.kernel], call.arguments.tolist()))
+        self._arguments = dict(zip(ALL_FIELDS[call.kernel], call.arguments.tolist()))
         self._memory = memory
 
     def __getitem__(self, field: str) -> int:
@@ -99,6 +101,10 @@ class _CallChecker:
         return value
 
     def floats(self, field: str, *spans: Span) -> None:
+        """Check that the floats whose offset is a sum of one offset from each span are in one array."""
+        self.elements(field, np.float32, *spans)
+
+    def elements(self, field: str, dtype: Any, *spans: Span) -> None:
         """Check that the elements whose offset is a sum of one offset from each span are in one array."""
         first, last = sum(span[0] for span in spans), sum(span[1] for span in spans)
         self.spans[field] = first, last
@@ -106,7 +112,7 @@ class _CallChecker:
             if first < 0 or last >= self._input_size:
                 raise self.error(f"the elements {first} to {last} are used of {self._input_size} of the images")
         else:
-            self._region(field, np.float32, first, last)
+            self._region(field, dtype, first, last)
 
     def table(self, field: str, count: int) -> NDArray[Any]:
         """Return the first ``count`` integers of a table, and check that it has as many."""
@@ -146,16 +152,10 @@ def _values(table: NDArray[Any]) -> Span:
 
 
 def _check_igemm(call: _CallChecker) -> None:
-    groups, panels, m_blocks = (call.count(field) for field in ("groups", "panels", "m_blocks"))
+    groups, panels = (call.count(field) for field in ("groups", "panels"))
     kc, ks = call.count("kc", multiple=UNROLLED), call.table("ks", groups)
     call.require(bool((ks > 0).all()), "a group has no taps")
-    block_tiles = call.table("block_tiles", m_blocks + 1)
-    call.require(block_tiles[0] >= 0 and bool((np.diff(block_tiles) >= 0).all()), "block_tiles are not in order")
-    m_tiles = call.table("m_tiles", int(block_tiles[-1]) + 1)
-    sizes = np.diff(m_tiles)
-    call.require(m_tiles[0] >= 0 and bool(((sizes > 0) & (sizes <= call.mr)).all()), "m_tiles have wrong sizes")
-    rows = int(m_tiles[-1])
-    call.require(rows > 0, "there are no rows")
+    rows = _igemm_rows(call)
     tap_offsets, a_offsets, c_offsets = (
         call.table("tap_offsets", int(ks.max())),
         call.table("a_offsets", rows),
@@ -168,6 +168,18 @@ def _check_igemm(call: _CallChecker) -> None:
     call.floats("w", (int(w_group_offsets.min()), int(w_stops.max()) - 1))
     call.floats("bias", _steps(groups * panels, call["bias_stride"]), _steps(NR, 1))
     call.floats("c", _values(c_group_offsets), _values(c_offsets), _steps(panels * NR, 1))
+
+
+def _igemm_rows(call: _CallChecker) -> int:
+    """Return the number of rows, once the tables that cut them into tiles have been checked."""
+    block_tiles = call.table("block_tiles", call.count("m_blocks") + 1)
+    call.require(block_tiles[0] >= 0 and bool((np.diff(block_tiles) >= 0).all()), "block_tiles are not in order")
+    m_tiles = call.table("m_tiles", int(block_tiles[-1]) + 1)
+    sizes = np.diff(m_tiles)
+    call.require(m_tiles[0] >= 0 and bool(((sizes > 0) & (sizes <= call.mr)).all()), "m_tiles have wrong sizes")
+    rows = int(m_tiles[-1])
+    call.require(rows > 0, "there are no rows")
+    return rows
 
 
 def _check_input_transform(call: _CallChecker, transform: WinogradTransform) -> None:
@@ -184,14 +196,7 @@ def _check_output_transform(call: _CallChecker, transform: WinogradTransform) ->
     elements = _steps(transform.num_elements, call["element_stride"])
     call.floats("x", _steps(tiles, channels), elements, _steps(channels, 1))
     call.floats("bias", _steps(channels, 1))
-    offsets, heights, widths = (call.table(field, tiles) for field in ("tile_offsets", "heights", "widths"))
-    call.require(min(heights.min(), widths.min()) > 0, "a tile has no pixels")
-    row_stride, pixel_stride = call["row_stride"], call["pixel_stride"]
-    call.require(min(row_stride, pixel_stride) >= 0 and max(row_stride, pixel_stride) < MAX_STRIDE, "wrong strides")
-    # A tile at the border has fewer pixels, but begins later; so the last pixel is looked for tile by tile.
-    rows, columns = (np.minimum(sizes, transform.m) for sizes in (heights, widths))
-    last = offsets + (rows - 1) * row_stride + (columns - 1) * pixel_stride
-    call.floats("out", (int(offsets.min()), int(last.max())), _steps(channels, 1))
+    call.floats("out", _tile_pixels(call, transform.m, "tile_offsets", ""), _steps(channels, 1))
 
 
 def _check_nchw_to_nhwc(call: _CallChecker) -> None:
@@ -216,6 +221,73 @@ def _check_sigmoid(call: _CallChecker) -> None:
     call.floats("x", _steps(call.count("count"), 1))
 
 
+def _check_igemm_s16(call: _CallChecker) -> Tuple[Span, Span, Span]:
+    """Check all but c; return the spans of the groups, the rows and the columns of c."""
+    ks, groups, panels = (call.count(field) for field in ("ks", "groups", "panels"))
+    kc = call.count("kc", multiple=KC_MULTIPLE)
+    rows = _igemm_rows(call)
+    a_group_offsets, c_group_offsets = (call.table(field, groups) for field in ("a_group_offsets", "c_group_offsets"))
+    a_offsets, c_offsets, taps = (
+        call.table("a_offsets", rows),
+        call.table("c_offsets", rows),
+        call.table("tap_offsets", ks),
+    )
+    call.elements("a", np.int16, _values(a_group_offsets), _values(a_offsets), _values(taps), _steps(kc, 1))
+    call.elements("w", np.int16, _steps(groups * panels * ks * kc * NR, 1))
+    return _values(c_group_offsets), _values(c_offsets), _steps(panels * NR, 1)
+
+
+def _check_conv_s16(call: _CallChecker) -> None:
+    groups, rows, columns = _check_igemm_s16(call)
+    call.elements("c", _output_type(call), groups, rows, columns)
+    centers = _values(call.table("center_offsets", _igemm_rows(call)))
+    _check_epilogue(call, (groups[0] + columns[0], groups[1] + columns[1]), centers)
+
+
+def _check_epilogue(call: _CallChecker, channels: Span, *centers: Span) -> None:
+    for field in ("scale", "identity", "bias"):
+        call.floats(field, channels)
+    call.elements("center", np.int16, channels, *centers)
+
+
+def _output_type(call: _CallChecker) -> Any:
+    return np.int16 if call["quantize"] else np.float32
+
+
+def _check_input_transform_s16(call: _CallChecker, m: int) -> None:
+    tiles, channels = call.count("tiles"), call.count("channels", multiple=NR)
+    rows, pixels = _steps(m + 2, call["row_stride"]), _steps(m + 2, call["pixel_stride"])
+    call.elements("x", np.int16, _values(call.table("tile_offsets", tiles)), rows, pixels, _steps(channels, 1))
+    elements = _steps((m + 2) ** 2, call["element_stride"])
+    call.elements("out", np.int16, _steps(tiles, channels), elements, _steps(channels, 1))
+
+
+def _check_output_transform_s16(call: _CallChecker, m: int) -> None:
+    tiles, channels = call.count("tiles"), call.count("channels", multiple=call.vector_width)
+    elements = _steps((m + 2) ** 2, call["element_stride"])
+    call.elements("x", np.int32, _steps(tiles, channels), elements, _steps(channels, 1))
+    call.elements("out", _output_type(call), _tile_pixels(call, m, "tile_offsets", ""), _steps(channels, 1))
+    _check_epilogue(call, _steps(channels, 1), _tile_pixels(call, m, "center_offsets", "center_"))
+
+
+def _tile_pixels(call: _CallChecker, m: int, table: str, prefix: str) -> Span:
+    """Return the span of the offsets of the pixels of all tiles of m x m pixels, without those beyond the image."""
+    offsets, heights, widths = (call.table(field, call["tiles"]) for field in (table, "heights", "widths"))
+    call.require(min(heights.min(), widths.min()) > 0, "a tile has no pixels")
+    row_stride, pixel_stride = call[f"{prefix}row_stride"], call[f"{prefix}pixel_stride"]
+    call.require(min(row_stride, pixel_stride) >= 0 and max(row_stride, pixel_stride) < MAX_STRIDE, "wrong strides")
+    # A tile at the border has fewer pixels, but begins later; so the last pixel is looked for tile by tile.
+    last = offsets + (np.minimum(heights, m) - 1) * row_stride + (np.minimum(widths, m) - 1) * pixel_stride
+    return int(offsets.min()), int(last.max())
+
+
+def _check_quantize(call: _CallChecker) -> None:
+    channels = call.count("channels", multiple=NR)
+    call.floats("x", *_pixels(call, channels), _steps(channels, 1))
+    call.elements("out", np.int16, *_pixels(call, channels), _steps(channels, 1))
+    call.floats("multiplier", _steps(1, 1))
+
+
 def _pixels(call: _CallChecker, pixel_stride: int) -> Tuple[Span, Span, Span]:
     """Return the spans of the images, their rows, and the pixels of a row."""
     return (
@@ -232,6 +304,17 @@ def _winograd_checks(transform: WinogradTransform) -> Mapping[str, Callable[[_Ca
     }
 
 
+def _winograd_s16_checks(m: int) -> Mapping[str, Callable[[_CallChecker], None]]:
+    return {
+        f"input_transform_s16_{m}": lambda call: _check_input_transform_s16(call, m),
+        f"output_transform_s16_{m}": lambda call: _check_output_transform_s16(call, m),
+    }
+
+
+def _check_products_s16(call: _CallChecker) -> None:
+    call.elements("c", np.int32, *_check_igemm_s16(call))
+
+
 _CHECKS: Mapping[str, Callable[[_CallChecker], None]] = MappingProxyType(
     {
         "igemm": _check_igemm,
@@ -240,5 +323,9 @@ _CHECKS: Mapping[str, Callable[[_CallChecker], None]] = MappingProxyType(
         "sigmoid": _check_sigmoid,
         "channel_scale": _check_channel_scale,
         **{name: check for transform in WINOGRAD_TRANSFORMS for name, check in _winograd_checks(transform).items()},
+        "igemm_s16": _check_products_s16,
+        "conv_s16": _check_conv_s16,
+        "quantize": _check_quantize,
+        **{name: check for integer in INTEGER_TRANSFORMS for name, check in _winograd_s16_checks(integer.m).items()},
     }
 )

@@ -44,10 +44,13 @@ def lower(
     """
     transforms = () if low_memory else WINOGRAD_TRANSFORMS
     by_cost = functools.partial(select_conv_algorithm, threads=threads, transforms=transforms, speed=speed)
-    return _Lowering(shape, config, select_algorithm or by_cost).lower(weights)
+    check_layers(weights, shape[1])
+    return Lowering(shape, config, select_algorithm or by_cost).lower(weights)
 
 
-class _Lowering:
+class Lowering:
+    """The plan that is being made, and its memory."""
+
     def __init__(
         self, shape: Tuple[int, int, int, int], config: MicrokernelConfig, select_algorithm: AlgorithmSelector
     ) -> None:
@@ -58,8 +61,8 @@ class _Lowering:
         self._workspaces: Dict[str, NDArray[Any]] = {}
         self._border = 1
 
-    def lower(self, weights: NetworkWeights) -> ExecutionPlan:
-        check_layers(weights, self._channels)
+    def lower(self, weights: Any) -> ExecutionPlan:
+        """Return the plan for weights that have been checked."""
         self._border = max(layer.dilation for layer in weights.layers)
         outputs = self._plan.outputs
         x = self._lower_input()
@@ -69,7 +72,7 @@ class _Lowering:
                 outputs[layer.feature] = out.interior
             # An output keeps its storage; any other can be used again by the layer after the next.
             if not any(x.storage.base is output.base for output in outputs.values()):
-                self._free_storages.setdefault((x.storage.shape, x.height, x.width), []).append(x.storage)
+                self._release(x)
             x = out
         if weights.head is not None:
             logits = self._lower_linear(weights.head, self._lower_global_avg_pool(x), relu=False)
@@ -97,7 +100,7 @@ class _Lowering:
         return x
 
     def _lower_layer(self, layer: ConvLayer, x: ActivationBuffer) -> ActivationBuffer:
-        height, width = (_conv_output_size(size, layer.stride) for size in (x.height, x.width))
+        height, width = (conv_output_size(size, layer.stride) for size in (x.height, x.width))
         out, start = self._allocate(height, width, layer.out_channels), len(self._plan.calls)
         relu = layer.se is None or layer.se.after_relu
         # Winograd's transforms take whole vectors of channels, which images do not have.
@@ -165,7 +168,7 @@ class _Lowering:
             self._plan.emit_call(
                 f"input_transform_{transform.name}",
                 x=x.storage,
-                tile_offsets=_int64(in_offsets[start:stop]),
+                tile_offsets=int64(in_offsets[start:stop]),
                 row_stride=x.strides[1],
                 pixel_stride=x.strides[2],
                 out=v,
@@ -199,11 +202,11 @@ class _Lowering:
                 bias=bias,
                 relu=relu,
                 out=out.storage,
-                tile_offsets=_int64(out_offsets[start:stop]),
+                tile_offsets=int64(out_offsets[start:stop]),
                 row_stride=out.strides[1],
                 pixel_stride=out.strides[2],
-                heights=_int64(heights[start:stop]),
-                widths=_int64(widths[start:stop]),
+                heights=int64(heights[start:stop]),
+                widths=int64(widths[start:stop]),
             )
 
     def _lower_se(self, se: SEWeights, x: ActivationBuffer) -> None:
@@ -211,12 +214,12 @@ class _Lowering:
         scale = self._lower_linear(se.up, squeezed, relu=False)
         self._plan.emit_call("sigmoid", x=scale, count=scale.size)
         relu = not se.after_relu
-        self._plan.emit_call("channel_scale", x=x.interior, scale=scale, relu=relu, **_spatial_args(x))
+        self._plan.emit_call("channel_scale", x=x.interior, scale=scale, relu=relu, **spatial_args(x))
 
     def _lower_global_avg_pool(self, x: ActivationBuffer) -> NDArray[Any]:
         """Return the averages, (N, C')."""
         out = aligned_zeros((x.images, x.storage.shape[-1]))
-        self._plan.emit_call("global_avg_pool", x=x.interior, out=out, **_spatial_args(x))
+        self._plan.emit_call("global_avg_pool", x=x.interior, out=out, **spatial_args(x))
         return out
 
     def _lower_linear(self, linear: LinearWeights, x: NDArray[Any], relu: bool) -> NDArray[Any]:
@@ -256,39 +259,43 @@ class _Lowering:
         groups = len(arguments["a_group_offsets"])
         taps = np.array([len(arguments["tap_offsets"])] * groups if ks is None else ks)
         sizes = arguments["panels"] * taps * arguments["kc"] * NR
-        m_tiles, block_tiles = [0], [0]
-        bounds = _split_evenly(len(a_offsets), mc)
-        for start, stop in zip(bounds, bounds[1:]):
-            m_tiles += [start + bound for bound in _split_evenly(stop - start, self._plan.config.mr)[1:]]
-            block_tiles.append(len(m_tiles) - 1)
+        m_tiles, block_tiles = row_tiles(len(a_offsets), mc, self._plan.config.mr)
         names = ("tap_offsets", "a_group_offsets", "c_group_offsets", "c_offsets")
-        tables = {name: _int64(arguments.pop(name)) for name in names}
+        tables = {name: int64(arguments.pop(name)) for name in names}
         self._plan.emit_call(
             "igemm",
-            ks=_int64(taps),
+            ks=int64(taps),
             groups=groups,
-            w_group_offsets=_int64(np.cumsum(sizes) - sizes),
-            a_offsets=_int64(a_offsets),
-            m_tiles=_int64(m_tiles),
+            w_group_offsets=int64(np.cumsum(sizes) - sizes),
+            a_offsets=int64(a_offsets),
+            m_tiles=int64(m_tiles),
             m_blocks=len(block_tiles) - 1,
-            block_tiles=_int64(block_tiles),
+            block_tiles=int64(block_tiles),
             bias_stride=bias_stride,
             **tables,
             **arguments,
         )
 
-    def _allocate(self, height: int, width: int, channels: int, multiple: int = NR) -> ActivationBuffer:
+    def _allocate(
+        self, height: int, width: int, channels: int, multiple: int = NR, dtype: Any = np.float32
+    ) -> ActivationBuffer:
         largest = max(transform.m * transform.stride for transform in WINOGRAD_TRANSFORMS)
         sides = (_round_up(size, largest) + 2 * self._border for size in (height, width))
         shape = (self._images, *sides, _round_up(channels, multiple))
         # Only a storage of the same height and width has zeros where the padding must be.
-        free = self._free_storages.get((shape, height, width))
-        return ActivationBuffer(free.pop() if free else aligned_zeros(shape), height, width, channels, self._border)
+        free = self._free_storages.get((dtype, shape, height, width))
+        storage = free.pop() if free else aligned_zeros(shape, dtype)
+        return ActivationBuffer(storage, height, width, channels, self._border)
 
-    def _workspace(self, name: str, size: int) -> NDArray[Any]:
+    def _release(self, x: ActivationBuffer) -> None:
+        """Let a later layer use the storage of an activation."""
+        key = (x.storage.dtype.type, x.storage.shape, x.height, x.width)
+        self._free_storages.setdefault(key, []).append(x.storage)
+
+    def _workspace(self, name: str, size: int, dtype: Any = np.float32) -> NDArray[Any]:
         """Return memory that all layers share: no two of them use it at the same time."""
         if name not in self._workspaces or self._workspaces[name].size < size:
-            self._workspaces[name] = aligned_zeros((size,))
+            self._workspaces[name] = aligned_zeros((size,), dtype)
         return self._workspaces[name]
 
 
@@ -298,34 +305,44 @@ def _winograd_chunks(tiles: int, tile_size: int) -> List[Tuple[int, int]]:
     ``tile_size`` is how many floats V and M have for a tile.
     """
     max_tiles = max(MIN_TILES_PER_CHUNK, WINOGRAD_CHUNK_BYTES // (4 * tile_size))
-    bounds = _split_evenly(tiles, max_tiles)
+    bounds = split_evenly(tiles, max_tiles)
     return list(zip(bounds, bounds[1:]))
 
 
-def _spatial_args(x: ActivationBuffer) -> Dict[str, int]:
+def row_tiles(rows: int, mc: int, mr: int) -> Tuple[List[int], List[int]]:
+    """Return the bounds of tiles of at most ``mr`` rows, and the tiles' numbers at the bounds of blocks of ``mc``."""
+    m_tiles, block_tiles = [0], [0]
+    bounds = split_evenly(rows, mc)
+    for start, stop in zip(bounds, bounds[1:]):
+        m_tiles += [start + bound for bound in split_evenly(stop - start, mr)[1:]]
+        block_tiles.append(len(m_tiles) - 1)
+    return m_tiles, block_tiles
+
+
+def spatial_args(x: ActivationBuffer) -> Dict[str, int]:
     image_stride, row_stride, channels = x.strides
     size = {"images": x.images, "height": x.height, "width": x.width}
     return {**size, "channels": channels, "image_stride": image_stride, "row_stride": row_stride}
 
 
-def _conv_output_size(size: int, stride: int) -> int:
+def conv_output_size(size: int, stride: int) -> int:
     """Return the height or width after a 3x3 convolution with as much padding as dilation."""
     return (size - 1) // stride + 1
 
 
-def _int64(values: Any) -> NDArray[Any]:
+def int64(values: Any) -> NDArray[Any]:
     return np.ascontiguousarray(values, np.int64)
 
 
-def _split_evenly(total: int, max_size: int) -> List[int]:
+def split_evenly(total: int, max_size: int) -> List[int]:
     """Return the bounds of the fewest parts of at most ``max_size``, as equal as possible."""
-    parts = max(1, _ceil_div(total, max_size))
+    parts = max(1, ceil_div(total, max_size))
     return [total * part // parts for part in range(parts + 1)]
 
 
-def _ceil_div(a: int, b: int) -> int:
+def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
 def _round_up(size: int, multiple: int) -> int:
-    return _ceil_div(size, multiple) * multiple
+    return ceil_div(size, multiple) * multiple

@@ -17,20 +17,23 @@ CACHE_LINE_BYTES = 64
 HUGE_PAGE_BYTES = 1 << 21
 
 
-def pack_conv_weights(kernel: NDArray[Any], in_channels: int, out_channels: int) -> NDArray[Any]:
+def pack_conv_weights(
+    kernel: NDArray[Any], in_channels: int, out_channels: int, multiple: int = UNROLLED
+) -> NDArray[Any]:
     """Return a kernel (groups, O, I, 3, 3) as (groups, panels, 9, I, NR), padded with zeros; it may be a view.
 
     ``in_channels`` and ``out_channels`` are the padded numbers of all groups together. Groups that do not fill whole
-    panels are packed as one dense group, with zeros where they are not connected.
+    panels, or do not have a ``multiple`` of inputs, are packed as one dense group, with zeros where they are not
+    connected.
     """
     groups, outs, ins = kernel.shape[:3]
-    if groups > 1 and (outs % NR or ins % UNROLLED):
-        dense = np.zeros((1, groups * outs, groups * ins, 3, 3), np.float32)
+    if groups > 1 and (outs % NR or ins % multiple):
+        dense = np.zeros((1, groups * outs, groups * ins, 3, 3), kernel.dtype)
         for group in range(groups):
             dense[0, group * outs : (group + 1) * outs, group * ins : (group + 1) * ins] = kernel[group]
         kernel, groups = dense, 1
     if groups == 1 and (out_channels, in_channels) != kernel.shape[1:3]:
-        padded = np.zeros((1, out_channels, in_channels, 3, 3), np.float32)
+        padded = np.zeros((1, out_channels, in_channels, 3, 3), kernel.dtype)
         padded[:, : kernel.shape[1], : kernel.shape[2]] = kernel
         kernel = padded
     _, outs, ins = kernel.shape[:3]
@@ -63,6 +66,14 @@ def pack_linear_weights(weight: NDArray[Any], in_features: int, out_features: in
     return aligned_copy(padded.reshape(-1, NR, in_features).transpose(0, 2, 1))
 
 
+def pack_pairs(packed: NDArray[Any]) -> NDArray[Any]:
+    """Return weights (..., I, NR), which are whole numbers, as (..., I / 2, NR, 2), int16."""
+    pairs = packed.reshape(*packed.shape[:-2], packed.shape[-2] // 2, 2, NR).swapaxes(-1, -2)
+    copy = aligned_zeros(pairs.shape, np.int16)
+    copy[...] = pairs
+    return copy
+
+
 def pad(vector: NDArray[Any], size: int) -> NDArray[Any]:
     """Return a copy of a vector, padded with zeros."""
     padded = aligned_zeros((size,))
@@ -77,9 +88,9 @@ def aligned_copy(array: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
-def aligned_zeros(shape: Sequence[int]) -> NDArray[Any]:
-    """Return zeros, float32, aligned to a cache line; large arrays ask for huge pages, where the system has them."""
-    size = 4 * int(np.prod(shape))
+def aligned_zeros(shape: Sequence[int], dtype: Any = np.float32) -> NDArray[Any]:
+    """Return zeros, aligned to a cache line; large arrays ask for huge pages, where the system has them."""
+    size = np.dtype(dtype).itemsize * int(np.prod(shape))
     if size < HUGE_PAGE_BYTES:
         raw = np.zeros(size + CACHE_LINE_BYTES, np.uint8)
         start = -raw.ctypes.data % CACHE_LINE_BYTES
@@ -89,7 +100,8 @@ def aligned_zeros(shape: Sequence[int]) -> NDArray[Any]:
             memory.madvise(mmap.MADV_HUGEPAGE)
         raw = np.frombuffer(memory, np.uint8)
         start = -raw.ctypes.data % HUGE_PAGE_BYTES
-    return raw[start : start + size].view(np.float32).reshape(shape)
+    zeros: NDArray[Any] = raw[start : start + size].view(dtype).reshape(shape)
+    return zeros
 
 
 def _map_private(size: int) -> mmap.mmap:

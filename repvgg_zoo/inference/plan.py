@@ -8,12 +8,13 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit.kernels import FIELDS, MicrokernelConfig
+from .jit.int16_kernels import ALL_FIELDS
+from .jit.kernels import MicrokernelConfig
 
 
 @dataclass(frozen=True)
 class KernelCall:
-    """A kernel's name and its arguments, in the order of its ``FIELDS``."""
+    """A kernel's name and its arguments, in the order of its ``ALL_FIELDS``."""
 
     kernel: str
     arguments: NDArray[Any]
@@ -39,7 +40,7 @@ class ActivationBuffer:
 
     @property
     def strides(self) -> Tuple[int, int, int]:
-        """Floats from one image, row and pixel to the next."""
+        """Elements from one image, row and pixel to the next."""
         _, height, width, channels = self.storage.shape
         return height * width * channels, width * channels, channels
 
@@ -91,7 +92,7 @@ class ExecutionPlan:
     def emit_call(self, kernel: str, **arguments: Any) -> None:
         """Append a call; an array is kept in ``arrays`` and passed as its address."""
         values = []
-        for name in FIELDS[kernel]:
+        for name in ALL_FIELDS[kernel]:
             value = arguments.pop(name)
             if isinstance(value, np.ndarray):
                 self.arrays.append(value)

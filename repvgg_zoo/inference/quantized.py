@@ -85,6 +85,22 @@ def largest_sums(kernel: NDArray[Any], center_shift: NDArray[Any]) -> NDArray[An
     return sums * MAX_ACTIVATION
 
 
+def integer_layer(layer: QuantizedConvLayer, output_scale: float = 1.0) -> ConvLayer:
+    """Return the float64 convolution that a layer is for whole numbers, which it takes without their scale.
+
+    Its outputs are divided by ``output_scale``.
+    """
+    factors = layer.kernel_scale.astype(np.float64) * (layer.input_scale / output_scale)
+    groups, outs = layer.kernel.shape[:2]
+    kernel = layer.kernel * factors.reshape(groups, outs, 1, 1, 1)
+    kernel[..., 1, 1] *= np.exp2(layer.center_shift.astype(np.float64)).reshape(groups, outs, 1)
+    if layer.identity is not None:
+        diagonal = np.arange(outs)
+        kernel[:, diagonal, diagonal, 1, 1] = layer.identity.reshape(groups, outs) * (layer.input_scale / output_scale)
+    bias = layer.bias.astype(np.float64) / output_scale
+    return ConvLayer(kernel, bias, layer.stride, layer.se, layer.feature, layer.dilation)
+
+
 def check_quantized_layers(
     weights: QuantizedWeights, channels: Optional[int] = None, path: Optional[PathLike] = None
 ) -> None:

@@ -5,20 +5,29 @@ the plan runs layer by layer on fixed images, and outputs of each layer are comp
 with the original weights: all channels of some pixels and all pixels of some channels for convolutions, everything for
 the rest. A fault in packing, offsets, borders, transforms or epilogues is at one of these, whichever channel, tile,
 register or panel it is about.
+
+Quantized layers have exact integer sums, so they must be much closer to what float64 gives. A rounded output would hide
+that: the layer runs once more with a float32 output, of which each rounded value must be the nearest whole number.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Optional
+import functools
+from dataclasses import replace
+from typing import Any, Callable, List, Optional, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EquivalenceError
 from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights
-from .plan import ActivationBuffer, ExecutionPlan
+from .jit.int16_kernels import ALL_FIELDS
+from .packing import aligned_zeros
+from .plan import ActivationBuffer, ExecutionPlan, LayerCalls
+from .quantized import MAX_ACTIVATION, QuantizedConvLayer, QuantizedWeights, integer_layer
 
 MAX_ERROR = 1e-4  # of the scale of a layer's sums; Winograd in float32 differs from direct convolution by up to 6e-6
+EPILOGUE_ERROR = 2e-6  # of that scale: how far the float32 epilogue of a quantized layer may be from float64
 CORNER = 8  # pixels on a side of the squares in which all channels are compared: a tile of every transform and MR fit
 RANDOM_PIXELS = 24  # and so many more
 CHANNELS = 4  # of which all pixels are compared, and the last channel
@@ -27,7 +36,7 @@ RunCalls = Callable[[NDArray[Any], int, int], None]
 
 
 @np.errstate(all="ignore")  # weights may not be finite, which the error says
-def check_plan(plan: ExecutionPlan, weights: NetworkWeights, run_calls: RunCalls) -> float:
+def check_plan(plan: ExecutionPlan, weights: Union[NetworkWeights, QuantizedWeights], run_calls: RunCalls) -> float:
     """Return the largest error of a layer, relative to the scale of its sums.
 
     ``run_calls`` runs the calls from one index up to another for a batch of images, in all threads. Raises
@@ -39,14 +48,30 @@ def check_plan(plan: ExecutionPlan, weights: NetworkWeights, run_calls: RunCalls
     first = plan.layers[0].start
     run_calls(images, 0, first)
     errors.append(_difference(plan.layers[0].x.interior, images.transpose(0, 2, 3, 1), 1.0))
-    for calls, layer in zip(plan.layers, weights.layers):
-        run_calls(images, calls.start, calls.conv_stop)
-        errors.append(_conv_error(layer, calls.x, calls.out, random))
+    before = plan.layers[0].x
+    for index, (calls, layer) in enumerate(zip(plan.layers, weights.layers)):
+        if calls.x is not before:
+            assert isinstance(layer, QuantizedConvLayer)
+            run_calls(images, plan.layers[index - 1].stop, calls.start)
+            multiplier = np.float32(1 / layer.input_scale)
+            errors.append(_rounding_error(before.interior * multiplier, calls.x.interior))
+        if isinstance(layer, ConvLayer):
+            run_calls(images, calls.start, calls.conv_stop)
+            errors.append(_conv_error(layer, calls.x, calls.out, random))
+        else:
+            unrounded = _run_unrounded(plan, calls, functools.partial(run_calls, images, calls.start, calls.conv_stop))
+            scale = 1.0 if unrounded is calls.out else weights.layers[index + 1].input_scale
+            error = _conv_error(integer_layer(layer, scale), calls.x, unrounded, random)
+            errors.append(error if error <= EPILOGUE_ERROR else float("inf"))
+            run_calls(images, calls.start, calls.conv_stop)
+            if unrounded is not calls.out:
+                errors.append(_rounding_error(unrounded.interior, calls.out.interior))
         if layer.se is not None:
-            before = calls.out.interior.copy()
+            unscaled = calls.out.interior.copy()
             run_calls(images, calls.conv_stop, calls.stop)
-            errors.append(_se_error(layer.se, before, calls.out.interior))
+            errors.append(_se_error(layer.se, unscaled, calls.out.interior))
         errors.append(0.0 if _is_padded_with_zeros(calls.out) else float("inf"))
+        before = calls.out
     if "" in plan.outputs:
         run_calls(images, plan.layers[-1].stop, len(plan.calls))
         errors.append(_head_error(weights.head, plan.layers[-1].out.interior, plan.outputs[""]))
@@ -68,6 +93,31 @@ def probe_images(shape: Any) -> NDArray[Any]:
     # Scaled differently, so that images that are mixed up are noticed.
     batch *= np.linspace(1, 1.5, shape[0], dtype=np.float32)[:, None, None, None]
     return batch
+
+
+def _run_unrounded(plan: ExecutionPlan, calls: LayerCalls, run: Callable[[], None]) -> ActivationBuffer:
+    """Run a quantized layer with a float32 output, which is returned: its own, or else one that takes its place."""
+    if calls.out.storage.dtype != np.int16:
+        run()
+        return calls.out
+    out = replace(calls.out, storage=aligned_zeros(calls.out.storage.shape))
+    original = [call.arguments.copy() for call in plan.calls[calls.start : calls.conv_stop]]
+    for call in plan.calls[calls.start : calls.conv_stop]:
+        fields = ALL_FIELDS[call.kernel]
+        if "quantize" in fields:
+            call.arguments[fields.index("quantize")] = 0
+            call.arguments[fields.index("c" if "c" in fields else "out")] = out.storage.ctypes.data
+    try:
+        run()
+    finally:
+        for call, arguments in zip(plan.calls[calls.start : calls.conv_stop], original):
+            call.arguments[...] = arguments
+    return out
+
+
+def _rounding_error(x: NDArray[Any], rounded: NDArray[Any]) -> float:
+    """Return 0 if values are rounded to the nearest whole number, half to even, and limited to their range."""
+    return 0.0 if np.array_equal(rounded, np.rint(np.clip(x, 0, MAX_ACTIVATION))) else float("inf")
 
 
 def _conv_error(layer: ConvLayer, x: ActivationBuffer, out: ActivationBuffer, random: np.random.RandomState) -> float:
@@ -105,7 +155,7 @@ def _conv_channel(layer: ConvLayer, channel: int, x: ActivationBuffer, out: Acti
     group, index = divmod(channel, layer.kernel.shape[1])
     kernel = layer.kernel[group, index]
     ins = slice(group * len(kernel), (group + 1) * len(kernel))
-    sums = np.full((out.images, out.height, out.width), layer.bias[channel], np.float32)
+    sums = np.full((out.images, out.height, out.width), layer.bias[channel], kernel.dtype)
     products = x.storage[..., ins] @ kernel.reshape(-1, 9)  # of every pixel with every tap: x is read once
     starts = [x.border + layer.dilation * offset for offset in (-1, 0, 1)]
     for i in range(3):

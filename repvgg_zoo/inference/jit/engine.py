@@ -122,7 +122,7 @@ def host_int16_config() -> MicrokernelConfig:
     if config is AVX512:
         dot = "vpdpwssd" if features.get("avx512vnni") else "pmaddwd" if features.get("avx512bw") else "plain"
     else:
-        dot = "pmaddwd" if features.get("avx2") else "plain"
+        dot = "vpdpwssd" if features.get("avxvnni") else "pmaddwd" if features.get("avx2") else "plain"
     return replace(config, int16_dot=dot)
 
 

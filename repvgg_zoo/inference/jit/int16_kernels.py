@@ -12,8 +12,9 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from llvmlite import ir as llvm_ir
 
+from .int16_dot import DOT_PRODUCTS
 from .integer_winograd import INTEGER_TRANSFORMS, IntegerMatrix, IntegerWinograd
-from .ir_builder import F32, F32_PTR, I32, I64, I64_PTR, KERNEL_TYPE, KernelBuilder
+from .ir_builder import F32, F32_PTR, I16, I32, I64, I64_PTR, KERNEL_TYPE, KernelBuilder
 from .kernels import (
     FIELDS,
     NR,
@@ -24,7 +25,6 @@ from .kernels import (
     emit_prefetch_schedule,
 )
 
-I16 = llvm_ir.IntType(16)
 I16_PTR, I32_PTR = I16.as_pointer(), I32.as_pointer()
 KC_MULTIPLE = 2 * UNROLLED  # channels of UNROLLED steps, each of which takes a pair
 CACHE_LINE_INT16 = 32
@@ -62,7 +62,7 @@ Dot = Callable[[KernelBuilder, Any, Any, Any], Any]  # adds the products of pair
 def add_int16_kernels(module: llvm_ir.Module, config: MicrokernelConfig) -> None:
     """Emit the kernels of quantized layers into a module."""
     begin = functools.partial(KernelBuilder, module, config.vector_width)
-    dot = functools.partial(_DOTS[config.int16_dot], module)
+    dot = functools.partial(DOT_PRODUCTS[config.int16_dot], module)
     microkernels = [
         [_emit_microkernel(begin, dot, mr, nr_panels) for mr in range(1, config.mr + 1)]
         for nr_panels in range(1, config.nr_panels + 1)
@@ -107,7 +107,7 @@ def _emit_microkernel(begin: Begin, dot: Dot, mr: int, nr_panels: int) -> llvm_i
                     pair = _broadcast_pair(b, b.offset(a_ptrs[row], steps.index, 2 * step))
                     acc[row] = [dot(b, total, pair, weight) for total, weight in zip(acc[row], weights)]
             next_w = b.offset(w_ptr, 2 * NR * UNROLLED)
-            steps.next = [*sum(acc, []), b.offset(prefetch_ptr, CACHE_LINE_INT16), next_w]
+            steps.next = [*(total for row in acc for total in row), b.offset(prefetch_ptr, CACHE_LINE_INT16), next_w]
         taps.next = steps.carried
     for row, totals in enumerate(_rows(taps.carried[:-2], mr)):
         c_row = b.offset(c, b.load_i64(c_offsets, I64(row)))
@@ -302,7 +302,10 @@ def _emit_output_transform(begin: Begin, transform: IntegerWinograd) -> None:
         center_tile = b.offset(center, b.load_i64(center_offsets, tile), channel)
         height, width = b.load_i64(heights, tile), b.load_i64(widths, tile)
         elements = [
-            [_load(b, b.offset(source, b.ir.mul(element_stride, I64(i * len(side) + j))), I32, b.vector_width) for j in side]
+            [
+                _load(b, b.offset(source, b.ir.mul(element_stride, I64(i * len(side) + j))), I32, b.vector_width)
+                for j in side
+            ]
             for i in side
         ]
         scale, identity, bias = (b.load_vector(b.offset(pointer, channel)) for pointer in parameters)
@@ -370,42 +373,3 @@ def _store(b: KernelBuilder, value: Any, pointer: Any) -> None:
 
 def _constant(element: Any, number: int, lanes: int) -> Any:
     return llvm_ir.Constant(llvm_ir.VectorType(element, lanes), [number] * lanes)
-
-
-# Dot products of pairs ---------------------------------------------------------------------------------------------
-
-
-def _pmaddwd(module: llvm_ir.Module, b: KernelBuilder, total: Any, pairs: Any, weights: Any) -> Any:
-    name = {8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}[b.vector_width]
-    added = b.ir.add(total, _call(module, b, name, total.type, [pairs, weights]))
-    # Code that LLVM does not look into, which is empty: it would add up the products of several steps before they are
-    # added to the total, for which there are not enough registers.
-    constraint = "=x,0" if b.vector_width == 8 else "=v,0"
-    return b.ir.asm(llvm_ir.FunctionType(total.type, [total.type]), "", constraint, [added], side_effect=False)
-
-
-def _vpdpwssd(module: llvm_ir.Module, b: KernelBuilder, total: Any, pairs: Any, weights: Any) -> Any:
-    name = f"llvm.x86.avx512.vpdpwssd.{32 * b.vector_width}"
-    return _call(module, b, name, total.type, [total, b.ir.bitcast(pairs, total.type), b.ir.bitcast(weights, total.type)])
-
-
-def _plain(module: llvm_ir.Module, b: KernelBuilder, total: Any, pairs: Any, weights: Any) -> Any:
-    wide = llvm_ir.VectorType(I32, 2 * b.vector_width)
-    products = b.ir.mul(b.ir.sext(pairs, wide), b.ir.sext(weights, wide))
-    index_type = llvm_ir.VectorType(I32, b.vector_width)
-    even, odd = (
-        b.ir.shuffle_vector(
-            products, products, llvm_ir.Constant(index_type, list(range(first, 2 * b.vector_width, 2)))
-        )
-        for first in (0, 1)
-    )
-    return b.ir.add(total, b.ir.add(even, odd))
-
-
-def _call(module: llvm_ir.Module, b: KernelBuilder, name: str, result: Any, arguments: Sequence[Any]) -> Any:
-    function_type = llvm_ir.FunctionType(result, [argument.type for argument in arguments])
-    function = module.globals.get(name) or llvm_ir.Function(module, function_type, name=name)
-    return b.ir.call(function, arguments)
-
-
-_DOTS: Dict[str, Callable[..., Any]] = {"pmaddwd": _pmaddwd, "vpdpwssd": _vpdpwssd, "plain": _plain}

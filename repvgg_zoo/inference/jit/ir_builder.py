@@ -10,7 +10,7 @@ from llvmlite import ir
 from .winograd import Matrix
 
 CACHE_LINE_FLOATS = 16
-I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 F32_PTR, I64_PTR = F32.as_pointer(), I64.as_pointer()
 KERNEL_TYPE = ir.FunctionType(ir.VoidType(), [I64_PTR, I64, I64])  # arguments, thread, threads
 

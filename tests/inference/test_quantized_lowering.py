@@ -1,0 +1,433 @@
+"""Plans of quantized networks compute what the layers' definition says in 64-bit integers, layer by layer.
+
+The kinds of faults that this finds: sums that are not exact (overflow, saturation, Winograd in integers), a center tap,
+an identity or a border in the wrong place, a rounding other than to the nearest, and memory that layers share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import repvgg_zoo
+from repvgg_zoo.errors import EquivalenceError, StateError
+from repvgg_zoo.inference.bounds import BoundsError, check_bounds
+from repvgg_zoo.inference.jit.engine import host_int16_config
+from repvgg_zoo.inference.jit.int16_kernels import ALL_FIELDS, KC_MULTIPLE
+from repvgg_zoo.inference.jit.integer_winograd import INTEGER_F2, INTEGER_F4
+from repvgg_zoo.inference.jit.kernels import NR
+from repvgg_zoo.inference.kernel_runner import KernelRunner
+from repvgg_zoo.inference.quantized import QuantizedConvLayer, QuantizedWeights, integer_layer
+from repvgg_zoo.inference.quantized_lowering import exact_transforms, lower_quantized
+from repvgg_zoo.inference.reference import check_plan, probe_images
+from repvgg_zoo.registry.architecture import block_specs
+from tests.inference.quantized_reference import STEP, exact_output, quantized_weights
+from tests.inference.reference import Layer, images
+
+CONFIG = host_int16_config()
+ALGORITHMS = {"igemm": None, "F2": INTEGER_F2, "F4": INTEGER_F4}
+
+# Every kind of layer, and every change between float and quantized ones.
+LAYERS = [
+    Layer(24, stride=2),
+    Layer(24),
+    Layer(32),
+    Layer(32, groups=2),
+    Layer(32, groups=2, se="before"),
+    Layer(48, feature=True),
+    Layer(48, se="after"),
+    Layer(48),
+    Layer(48),
+    Layer(16, stride=2),
+    Layer(20, groups=4),
+]
+NETWORKS = {
+    "every kind of layer": (3, LAYERS, {"classes": 10, "stay_float": (0, 7)}),
+    "images of one channel": (1, [Layer(16), Layer(16), Layer(40)], {}),
+    "dilated": (3, [Layer(16, stride=2), Layer(16), Layer(32, groups=2), Layer(32)], {"dilation": 3}),
+    "narrow groups": (3, [Layer(16, stride=2), Layer(16, groups=4), Layer(24, groups=2), Layer(8)], {"classes": 3}),
+}
+SHAPES = [(3, 22, 26), (1, 1, 1), (2, 9, 33)]
+
+
+def lowered(algorithm, weights, shape):
+    transform = ALGORITHMS[algorithm]
+    return lower_quantized(
+        weights,
+        shape,
+        threads=2,
+        config=CONFIG,
+        select_algorithm=lambda layer, out, exact: transform if transform in exact else None,
+    )
+
+
+def check(plan, weights):
+    runner = KernelRunner(plan, 2)
+    try:
+        return check_plan(plan, weights, runner.run_calls)
+    finally:
+        runner.close()
+
+
+def check_layers_exactly(plan, weights, threads):
+    """Run a plan layer by layer, and compare each quantized one with its definition."""
+    runner = KernelRunner(plan, threads)
+    done = 0
+    for index, (calls, layer) in enumerate(zip(plan.layers, weights.layers)):
+        x = images(*plan.input_shape)
+        runner.run_calls(x, done, calls.conv_stop)
+        done = calls.conv_stop
+        if isinstance(layer, QuantizedConvLayer):
+            y = exact_output(layer, calls.x.interior)
+            y = np.maximum(y, 0) if layer.se is None or layer.se.after_relu else y
+            result = calls.out.interior
+            if result.dtype == np.int16:
+                y /= weights.layers[index + 1].input_scale
+                # The epilogue is computed in float32, so a half may be rounded either way.
+                assert (np.abs(result - np.minimum(y, 255)) < 0.5 + 1e-3).all(), f"layer {index}"
+                assert 0 < result.max() <= 255
+            else:
+                assert np.abs(result - y).max() <= 1e-6 * np.abs(y).max(), f"layer {index}"
+    runner.run_calls(x, done, len(plan.calls))
+    runner.close()
+    return {name: output.copy() for name, output in plan.outputs.items()}
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_layer_is_its_definition_with_one_thread_and_with_two(algorithm, kind, shape):
+    channels, layers, options = NETWORKS[kind]
+    weights = quantized_weights(channels, layers, **options)
+    shape = (shape[0], channels, *shape[1:])
+    one, two = (check_layers_exactly(lowered(algorithm, weights, shape), weights, threads) for threads in (1, 2))
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_each_algorithm_is_used_where_it_is_asked_for():
+    channels, layers, options = NETWORKS["every kind of layer"]
+    weights = quantized_weights(channels, layers, **options)
+    for algorithm, kernel in {
+        "igemm": "conv_s16",
+        "F2": "output_transform_s16_2",
+        "F4": "output_transform_s16_4",
+    }.items():
+        plan = lowered(algorithm, weights, (1, 3, 16, 16))
+        used = [{call.kernel for call in plan.calls[layer.start : layer.conv_stop]} for layer in plan.layers]
+        for layer, kernels in zip(weights.layers, used):
+            if isinstance(layer, QuantizedConvLayer):
+                assert (kernel if layer.stride == 1 else "conv_s16") in kernels
+
+
+@pytest.mark.parametrize("name", repvgg_zoo.list_models())
+def test_every_variants_blocks_are_lowered_and_checked(name):
+    """With few channels: depths, strides and groups are the variant's."""
+    architecture = repvgg_zoo.model_info(name).architecture
+    blocks = block_specs(architecture._replace(width_multiplier=(0.25, 0.25, 0.125, 0.125)))
+    layers = [Layer(block.out_channels, block.stride, block.groups) for block in blocks]
+    weights = quantized_weights(architecture.in_chans, layers, 5)
+    shape = (1, architecture.in_chans, 40, 33)
+    plan = lower_quantized(weights, shape, threads=2, config=CONFIG)
+    assert check(plan, weights) < 1e-5
+
+
+# Values at the limits ---------------------------------------------------------------------------------------------
+
+
+def extreme(channels, weight, shift):
+    """A network whose stem returns 255 steps everywhere, and a block whose weights are all the same."""
+    weights = quantized_weights(3, [Layer(channels), Layer(32)])
+    stem = replace(weights.layers[0], bias=np.full(channels, 1000, np.float32))
+    block = replace(
+        weights.layers[1],
+        kernel=np.full((1, 32, channels, 3, 3), weight, np.int8),
+        center_shift=np.full(32, shift, np.uint8),
+        kernel_scale=np.full(32, 1e-6, np.float32),
+        bias=np.full(32, 100, np.float32),  # so that negative sums are seen behind ReLU
+        identity=None,
+    )
+    return QuantizedWeights((stem, block), None)
+
+
+@pytest.mark.parametrize("weight", [127, -127])
+@pytest.mark.parametrize(
+    ("channels", "shift", "offered"),
+    [
+        (64, 0, (INTEGER_F2, INTEGER_F4)),
+        (128, 0, (INTEGER_F2,)),  # sums of 26 bits, of which F4 needs the 6 above
+        (16, 5, (INTEGER_F2, INTEGER_F4)),
+        (16, 6, (INTEGER_F2,)),  # transformed weights of 17 bits
+        (16, 7, (INTEGER_F2,)),
+        (480, 7, ()),
+    ],
+)
+def test_the_largest_sums_are_exact_with_every_transform_that_is_offered(channels, shift, offered, weight):
+    weights = extreme(channels, weight, shift)
+    assert exact_transforms(weights.layers[1]) == offered
+    for algorithm, transform in ALGORITHMS.items():
+        if transform is not None and transform not in offered:
+            continue
+        plan = lowered(algorithm, weights, (1, 3, 9, 9))
+        runner = KernelRunner(plan, 2)
+        runner.run_calls(images(1, 3, 9, 9), 0, len(plan.calls))
+        runner.close()
+        assert (plan.layers[1].x.interior == 255).all()
+        expected = np.maximum(exact_output(weights.layers[1], plan.layers[1].x.interior), 0)
+        result = plan.layers[1].out.interior
+        assert np.abs(result - expected).max() <= 1e-6 * np.abs(expected).max(), algorithm
+
+
+def test_values_between_two_steps_go_to_the_even_one_and_negative_ones_to_zero():
+    weights = quantized_weights(3, [Layer(16), Layer(16)])
+    halves = np.arange(-4, 12, dtype=np.float32) / 2
+    stem = replace(weights.layers[0], kernel=np.zeros((1, 16, 3, 3, 3), np.float32), bias=halves)
+    block = replace(weights.layers[1], input_scale=1.0)
+    plan = lowered("igemm", QuantizedWeights((stem, block), None), (1, 3, 2, 2))
+    runner = KernelRunner(plan, 1)
+    runner.run_calls(images(1, 3, 2, 2), 0, len(plan.calls))
+    runner.close()
+    assert plan.layers[1].x.interior[0, 0, 0].tolist() == np.maximum(np.rint(halves), 0).tolist()
+
+
+def test_a_layers_float_convolution_is_its_definition():
+    weights = quantized_weights(3, [Layer(16), Layer(16), Layer(32, groups=2)])
+    for layer, following in zip(weights.layers[1:], [*weights.layers[2:], None]):
+        x = np.random.RandomState(0).randint(0, 256, (1, 5, 6, 16))
+        scale = 1.0 if following is None else STEP
+        as_float = integer_layer(layer, scale)
+        flat = replace(
+            layer,
+            kernel=np.zeros_like(layer.kernel),
+            bias=np.zeros_like(layer.bias),
+            identity=None,
+        )
+        assert np.abs(exact_output(flat, x)).max() == 0
+        y = exact_output(layer, x) / scale
+        padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+        wide, deep = as_float.kernel.shape[1:3]
+        for group, kernel in enumerate(as_float.kernel):
+            pixels = padded[0, 1:4, 2:5, group * deep : (group + 1) * deep]
+            sums = np.einsum("oikl,kli->o", kernel, pixels) + as_float.bias[group * wide : (group + 1) * wide]
+            assert np.allclose(sums, y[0, 1, 2, group * wide : (group + 1) * wide])
+
+
+def test_weights_that_do_not_fit_are_refused():
+    weights = quantized_weights(3, [Layer(16), Layer(16)])
+    with pytest.raises(StateError):
+        lowered("igemm", weights, (1, 4, 8, 8))
+    with pytest.raises(StateError):
+        lowered("igemm", replace(weights, layers=weights.layers[1:]), (1, 16, 8, 8))
+
+
+# Planted faults ---------------------------------------------------------------------------------------------------
+
+FAULTY = quantized_weights(
+    3,
+    [
+        Layer(24, stride=2),
+        Layer(24),
+        Layer(32),
+        Layer(32, groups=2),
+        Layer(32, se="before"),
+        Layer(32, stride=2),
+    ],
+    classes=10,
+)
+FAULTY_SHAPE = (2, 3, 14, 17)
+
+
+def array_at(plan, call, field):
+    """The array that an argument of a call points to the beginning of."""
+    address = call.arguments[ALL_FIELDS[call.kernel].index(field)]
+    return next(array for array in plan.arrays if array.ctypes.data == address).reshape(-1)
+
+
+def change_by(amount):
+    def plant(plan, call, field, random):
+        values = array_at(plan, call, field)
+        if not values.any():
+            raise ValueError("all zeros: this call has none")
+        index = random.choice(np.flatnonzero(values))
+        values[index] = values[index] * 1.1 if amount is None else values[index] + amount
+
+    return plant
+
+
+def swap_two(plan, call, field, random):
+    values = array_at(plan, call, field)
+    first, second = random.choice(len(values), 2, replace=False)
+    values[[first, second]] = values[[second, first]]
+
+
+def less(amount):
+    def plant(plan, call, field, random):
+        index = ALL_FIELDS[call.kernel].index(field)
+        if call.arguments[index] <= amount:
+            raise ValueError("nothing would remain")
+        call.arguments[index] -= amount
+
+    return plant
+
+
+def flip(plan, call, field, random):
+    call.arguments[ALL_FIELDS[call.kernel].index(field)] ^= 1
+
+
+FAULTS = {
+    "a weight of one more": ("conv_s16", "w", change_by(1)),
+    "a transformed weight of 30 more": ("igemm_s16", "w", change_by(30)),
+    "two taps exchanged": ("conv_s16", "tap_offsets", swap_two),
+    "two rows exchanged": ("conv_s16", "a_offsets", swap_two),
+    "two rows of output exchanged": ("conv_s16", "c_offsets", swap_two),
+    "two groups exchanged": ("conv_s16", "a_group_offsets", swap_two),
+    "two elements exchanged": ("igemm_s16", "c_group_offsets", swap_two),
+    "fewer channels": ("conv_s16", "kc", less(KC_MULTIPLE)),
+    "fewer panels": ("conv_s16", "panels", less(1)),
+    "a scale of 1.1 times as much": ("conv_s16", "scale", change_by(None)),
+    "an identity of 1.1 times as much": ("conv_s16", "identity", change_by(None)),
+    "a bias of one step more": ("conv_s16", "bias", change_by(1)),
+    "two pixels of the identity exchanged": ("conv_s16", "center_offsets", swap_two),
+    "no ReLU, or one more": ("conv_s16", "relu", flip),
+    "tiles of input exchanged": ("input_transform_s16", "tile_offsets", swap_two),
+    "a tile of input less": ("input_transform_s16", "tiles", less(1)),
+    "fewer channels to transform": ("input_transform_s16", "channels", less(NR)),
+    "tiles of output exchanged": ("output_transform_s16", "tile_offsets", swap_two),
+    "a tile of output less": ("output_transform_s16", "tiles", less(1)),
+    "another scale of a transform": ("output_transform_s16", "scale", change_by(None)),
+    "another identity of a transform": ("output_transform_s16", "identity", change_by(None)),
+    "another bias of a transform": ("output_transform_s16", "bias", change_by(1)),
+    "centers of tiles exchanged": ("output_transform_s16", "center_offsets", swap_two),
+    "a row of the identity less far": ("output_transform_s16", "center_row_stride", less(1)),
+    "a smaller tile": ("output_transform_s16", "heights", change_by(-1)),
+    "another factor before rounding": ("quantize", "multiplier", change_by(None)),
+    "fewer rows to round": ("quantize", "height", less(1)),
+    "fewer images to round": ("quantize", "images", less(1)),
+}
+
+
+def snapshot(plan, call):
+    return [call.arguments.tolist(), *(array.tobytes() for array in plan.arrays)]
+
+
+def layer_outputs(plan):
+    """The outputs of the layers, one after another, since a later one may use the same memory."""
+    runner = KernelRunner(plan, 2)
+    outputs, x, done = [], probe_images(FAULTY_SHAPE), 0
+    for calls in plan.layers:
+        runner.run_calls(x, done, calls.stop)
+        done = calls.stop
+        outputs.append(calls.out.storage.copy())
+    runner.close()
+    return outputs
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_that_changes_a_layer_is_found_in_every_call(fault):
+    kernel, field, plant = FAULTS[fault]
+    planted, missed = 0, []
+    for algorithm in ALGORITHMS:
+        for index, call in enumerate(lowered(algorithm, FAULTY, FAULTY_SHAPE).calls):
+            if not call.kernel.startswith(kernel):
+                continue
+            plan = lowered(algorithm, FAULTY, FAULTY_SHAPE)
+            call = plan.calls[index]
+            before = snapshot(plan, call)
+            try:
+                plant(plan, call, field, np.random.RandomState(index))
+            except ValueError:
+                continue
+            if snapshot(plan, call) == before:
+                continue
+            planted += 1
+            try:
+                check(plan, FAULTY)
+            except EquivalenceError:
+                continue
+            right = layer_outputs(lowered(algorithm, FAULTY, FAULTY_SHAPE))
+            if not all(np.array_equal(one, other) for one, other in zip(layer_outputs(plan), right)):
+                missed.append((algorithm, index, call.kernel))
+    assert planted
+    assert missed == []
+
+
+# Bounds -----------------------------------------------------------------------------------------------------------
+
+BOUNDS_SHAPE = (2, 3, 8, 8)
+ONE_ELEMENT_LESS = {
+    "igemm": {"conv_s16": ("a", "w", "c", "scale", "identity", "bias", "tap_offsets", "center_offsets", "m_tiles")},
+    "F4": {
+        "input_transform_s16_4": ("x", "out", "tile_offsets"),
+        "igemm_s16": ("a", "w", "c"),
+        "output_transform_s16_4": ("x", "out", "scale", "identity", "bias", "heights", "center_offsets"),
+        "quantize": ("x", "out", "multiplier"),
+    },
+}
+SHORTENED = [
+    (algorithm, kernel, field)
+    for algorithm, kernels in ONE_ELEMENT_LESS.items()
+    for kernel, fields in kernels.items()
+    for field in fields
+]
+TOO_MUCH = [
+    ("igemm", "conv_s16", "kc", KC_MULTIPLE),
+    ("igemm", "conv_s16", "kc", 2),
+    ("igemm", "conv_s16", "ks", 1),
+    ("igemm", "conv_s16", "panels", 1),
+    ("igemm", "conv_s16", "center", -2),
+    ("igemm", "conv_s16", "a", 1),
+    ("igemm", "conv_s16", "quantize", 1),
+    ("F4", "input_transform_s16_4", "row_stride", 1 << 62),
+    ("F4", "input_transform_s16_4", "channels", 8),
+    ("F4", "output_transform_s16_4", "tiles", 1),
+    ("F4", "output_transform_s16_4", "center_row_stride", 10000),
+    ("F4", "output_transform_s16_4", "center_row_stride", -10000),
+    ("F4", "quantize", "height", 2),
+]
+
+
+def bounded(algorithm):
+    """One quantized layer without borders to spare: what is read or written further is outside of an array."""
+    weights = quantized_weights(3, [Layer(16), Layer(16)])
+    return lowered(algorithm, weights, BOUNDS_SHAPE)
+
+
+@pytest.mark.parametrize(("algorithm", "kernel", "field"), SHORTENED)
+def test_an_array_that_is_shorter_than_what_a_kernel_uses_is_refused(algorithm, kernel, field):
+    plan = bounded(algorithm)
+    call = next(call for call in plan.calls if call.kernel == kernel)
+    address = call.arguments[ALL_FIELDS[kernel].index(field)]
+    extents = [(array.ctypes.data, array.ctypes.data + array.nbytes, array) for array in plan.arrays]
+    owner = next(array for start, stop, array in extents if start <= address < stop and array.flags.c_contiguous)
+    last = (len(owner.reshape(-1)) - 1) if field in ("w", "scale", "multiplier", "tap_offsets") else owner.size // 2
+    short = owner.reshape(-1)[:last]
+    arrays = [short if np.shares_memory(array, owner) else array for array in plan.arrays]
+    with pytest.raises(BoundsError, match=r"uses the elements|does not point"):
+        check_bounds(replace(plan, arrays=arrays))
+
+
+@pytest.mark.parametrize(("algorithm", "kernel", "field", "amount"), TOO_MUCH)
+def test_an_argument_that_leads_out_of_an_array_is_refused(algorithm, kernel, field, amount):
+    plan = bounded(algorithm)
+    check_bounds(plan)
+    call = next(call for call in plan.calls if call.kernel == kernel)
+    call.arguments[ALL_FIELDS[kernel].index(field)] += amount
+    with pytest.raises(BoundsError, match=kernel):
+        check_bounds(plan)
+
+
+# Instructions -----------------------------------------------------------------------------------------------------
+
+
+def test_every_processor_gets_the_same_numbers():
+    """The instruction that this one has, and what all others get."""
+    weights = quantized_weights(3, [Layer(16, stride=2), Layer(32), Layer(32)], classes=4)
+    results = []
+    for config in (CONFIG, replace(CONFIG, int16_dot="plain")):
+        plan = lower_quantized(weights, (1, 3, 16, 16), threads=1, config=config)
+        runner = KernelRunner(plan, 1)
+        results.append(runner(images(1, 3, 16, 16))[0])
+        runner.close()
+    assert np.array_equal(*results)
