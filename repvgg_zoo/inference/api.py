@@ -99,7 +99,7 @@ def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool
         return EagerRunner(network, np.zeros((1, *shape[1:]), np.float32)), "eager", 0.0
 
     # Here, because they load LLVM.
-    from .cost_model import DEFAULT_CPU_SPEED
+    from .cpu_speed import host_cpu_speed
     from .explain import explain_plan
     from .jit.engine import host_microkernel_config, host_processor, jit_compile
     from .kernel_runner import KernelRunner
@@ -109,8 +109,9 @@ def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool
 
     config, cache = host_microkernel_config(), _derived_cache()
     code = jit_compile(config, cache)
-    plan = lower(weights, shape, threads=threads, config=config, low_memory=low_memory)
-    explanation = explain_plan(plan, weights, threads=threads, speed=DEFAULT_CPU_SPEED)
+    speed = host_cpu_speed(config, cache)
+    plan = lower(weights, shape, threads=threads, config=config, low_memory=low_memory, speed=speed)
+    explanation = explain_plan(plan, weights, threads=threads, speed=speed)
     runner = KernelRunner(plan, threads, explanation)
     try:
         key = check_key(target.weights_key, plan, threads=threads, code=code.digest, processor=host_processor())
