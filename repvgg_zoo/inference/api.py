@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from .._arguments import check_flag, check_image_size, check_int
 from .._cpu import lower_sync_thread_priority
-from .._derived_cache import DerivedCache
-from .._settings import read_settings
 from ..checkpoints import Checkpoint
-from ..errors import ArgumentError, PathLike
+from ..errors import PathLike
 from .compiled_model import CompiledModel, Runner
 from .target import (
     SUPPORTED,
     Target,
+    derived_cache,
     find_target,
     image_size_of,
     kernels_unavailable_reason,
@@ -107,7 +106,7 @@ def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool
     from .passed_check import check_key, check_once
     from .reference import check_plan
 
-    config, cache = host_microkernel_config(), _derived_cache()
+    config, cache = host_microkernel_config(), derived_cache()
     code = jit_compile(config, cache)
     speed = host_cpu_speed(config, cache)
     plan = lower(weights, shape, threads=threads, config=config, low_memory=low_memory, speed=speed)
@@ -120,11 +119,3 @@ def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool
         runner.close()
         raise
     return runner, "kernels-low-memory" if low_memory else "kernels", error
-
-
-def _derived_cache() -> Optional[DerivedCache]:
-    """Return the derived cache, or None where no folder for it is known, which arrays and files do not need."""
-    try:
-        return DerivedCache(read_settings().cache_dir)
-    except ArgumentError:
-        return None

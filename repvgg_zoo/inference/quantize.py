@@ -18,7 +18,15 @@ from .ir import LinearWeights, NetworkWeights
 from .quantization_report import BlockReport, QuantizationReport
 from .quantized import QuantizedConvLayer, QuantizedWeights
 from .quantized_network import QuantizedNetwork
-from .target import SUPPORTED, Target, find_target, kernels_unavailable_reason, limit_threads, why_not_supported
+from .target import (
+    SUPPORTED,
+    Target,
+    derived_cache,
+    find_target,
+    kernels_unavailable_reason,
+    limit_threads,
+    why_not_supported,
+)
 from .weight_rounding import round_weights
 
 if TYPE_CHECKING:
@@ -75,10 +83,15 @@ def quantize(
     data = collect_images(images, model, target.metadata, channels=target.in_chans, size=size, limit=max_images)
     lower_sync_thread_priority()
     is_test = np.arange(len(data)) % TEST_SHARE == TEST_SHARE - 1
+    calibration, test = data[~is_test], data[is_test]
+    del data  # the two are copies
+    from .jit.engine import host_microkernel_config, jit_compile
+
+    jit_compile(host_microkernel_config(), derived_cache())  # from the cache, if compile was ever called
     quantized, report = quantize_weights(
-        weights, data[~is_test], data[is_test], bits=weight_bits, goals=(goal, block_goal), threads=threads
+        weights, calibration, test, bits=weight_bits, goals=(goal, block_goal), threads=threads
     )
-    height, width = data.shape[2:]
+    height, width = test.shape[2:]
     return QuantizedNetwork(
         quantized,
         report,

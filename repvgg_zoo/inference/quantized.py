@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, List, Optional, Tuple, Union
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ..errors import PathLike
 from .ir import ConvLayer, LinearWeights, SEWeights, array_problems, layer_problems, linear_problems, state_error
@@ -85,18 +85,22 @@ def largest_sums(kernel: NDArray[Any], center_shift: NDArray[Any]) -> NDArray[An
     return sums * MAX_ACTIVATION
 
 
+def float_kernel(layer: QuantizedConvLayer, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """Return the kernel that a quantized layer stands for (groups, O / groups, I / groups, 3, 3)."""
+    groups, outs, ins = layer.kernel.shape[:3]
+    kernel: NDArray[Any] = layer.kernel * layer.kernel_scale.astype(dtype).reshape(groups, outs, 1, 1, 1)
+    kernel[..., 1, 1] *= np.exp2(layer.center_shift, dtype=dtype).reshape(groups, outs, 1)
+    if layer.identity is not None:
+        kernel[:, range(outs), range(ins), 1, 1] = layer.identity.reshape(groups, outs)
+    return kernel
+
+
 def integer_layer(layer: QuantizedConvLayer, output_scale: float = 1.0) -> ConvLayer:
     """Return the float64 convolution that a layer is for whole numbers, which it takes without their scale.
 
     Its outputs are divided by ``output_scale``.
     """
-    factors = layer.kernel_scale.astype(np.float64) * (layer.input_scale / output_scale)
-    groups, outs = layer.kernel.shape[:2]
-    kernel = layer.kernel * factors.reshape(groups, outs, 1, 1, 1)
-    kernel[..., 1, 1] *= np.exp2(layer.center_shift.astype(np.float64)).reshape(groups, outs, 1)
-    if layer.identity is not None:
-        diagonal = np.arange(outs)
-        kernel[:, diagonal, diagonal, 1, 1] = layer.identity.reshape(groups, outs) * (layer.input_scale / output_scale)
+    kernel = float_kernel(layer, np.float64) * (layer.input_scale / output_scale)
     bias = layer.bias.astype(np.float64) / output_scale
     return ConvLayer(kernel, bias, layer.stride, layer.se, layer.feature, layer.dilation)
 

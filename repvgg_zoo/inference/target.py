@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .._arguments import check_int, is_module
 from .._cpu import usable_cores
-from .._derived_cache import DerivedKey
+from .._derived_cache import DerivedCache, DerivedKey
 from .._log import get_logger
 from .._settings import read_settings
 from ..checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
@@ -194,3 +194,11 @@ def limit_threads(threads: Optional[int]) -> int:
     if threads > cores:
         logger.warning("%d threads requested, %d cores usable; using %d", threads, cores, cores)
     return min(threads, cores)
+
+
+def derived_cache() -> Optional[DerivedCache]:
+    """Return the derived cache, or None where no folder for it is known, which arrays and files do not need."""
+    try:
+        return DerivedCache(read_settings().cache_dir)
+    except ArgumentError:
+        return None

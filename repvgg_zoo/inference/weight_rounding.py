@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .ir import ConvLayer
-from .quantized import MAX_ACTIVATION, MAX_SHIFT, QuantizedConvLayer
+from .quantized import MAX_ACTIVATION, MAX_SHIFT, QuantizedConvLayer, float_kernel
 
 IDENTITY_GAIN = 0.8  # of the error without it, at which a float diagonal is worth its time
 SMALLEST_SCALE = 1e-37  # of float32 numbers that are not subnormal, which processors may take for zero
@@ -71,16 +71,6 @@ def round_weights(
 def to_float(layer: QuantizedConvLayer) -> ConvLayer:
     """Return the float convolution that computes the same from inputs that were rounded."""
     return ConvLayer(float_kernel(layer), layer.bias, layer.stride, layer.se, layer.feature, layer.dilation, layer.name)
-
-
-def float_kernel(layer: QuantizedConvLayer) -> NDArray[Any]:
-    """Return the kernel that a quantized layer stands for, float32 (groups, O / groups, I / groups, 3, 3)."""
-    groups, outs, ins = layer.kernel.shape[:3]
-    kernel: NDArray[Any] = layer.kernel * layer.kernel_scale.reshape(groups, outs, 1, 1, 1)
-    kernel[..., 1, 1] *= np.exp2(layer.center_shift, dtype=np.float32).reshape(groups, outs, 1)
-    if layer.identity is not None:
-        kernel[:, range(outs), range(ins), 1, 1] += layer.identity.reshape(groups, outs)
-    return kernel
 
 
 def _diagonal(layer: ConvLayer) -> Optional[NDArray[Any]]:

@@ -65,6 +65,14 @@ def test_digits_are_recognized_in_exact_integer_arithmetic(digits, pixels, in_8_
     assert network.report.agreement >= 0.99 and network.report.weight_bits == bits
 
 
+@pytest.mark.parametrize(("bits", "least_snr"), [(8, 35), (4, 18)])  # with one scale a channel: 31 and 5 dB
+def test_noise_does_not_add_up_over_22_blocks(bits, least_snr):
+    model = randomised(RepVGG((2, 4, 14, 1), (0.25, 0.25, 0.25, 0.25), num_classes=10))
+    network = repvgg_zoo.quantize(model, images(16, 3, 32, 32), weight_bits=bits, min_block_snr=0, threads=1)
+    assert len(quantized_layers(network)) == 21 and network.report.snr > least_snr
+    assert network.report.agreement == 1
+
+
 NETWORKS = {
     "plain": [Layer(16, 2), Layer(16), Layer(24, 2), Layer(24)],
     "grouped": [Layer(16, 2), Layer(16, groups=4), Layer(32, 2, groups=2), Layer(32, groups=8)],

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from repvgg_zoo.inference.ir import ConvLayer
-from repvgg_zoo.inference.quantized import QuantizedWeights, check_quantized_layers
-from repvgg_zoo.inference.weight_rounding import float_kernel, round_weights
+from repvgg_zoo.inference.quantized import QuantizedWeights, check_quantized_layers, float_kernel
+from repvgg_zoo.inference.weight_rounding import round_weights
 
 
 def conv(channels=16, groups=1, stride=1, diagonal=0.0, center=0.0, seed=0):
