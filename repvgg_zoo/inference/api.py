@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Mapping, Optional, Tuple, Union
 
 import numpy as np
@@ -86,16 +87,8 @@ def compile(
 def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool) -> Tuple[Runner, str, float]:
     """Return a runner that has passed the comparison, its backend, and its error."""
     reason = kernels_unavailable_reason()
-    weights = None if reason else target.load_weights()
-    if weights is None:
-        # Python shows a warning once for each text and place in the code.
-        network = target.network()
-        text = reason or f"only {SUPPORTED} can be compiled{why_not_supported(network)}"
-        text = f"{text}; this network runs in MegEngine's eager mode, which is slower"
-        warnings.warn(text, RuntimeWarning, stacklevel=1)
-        from .eager import EagerRunner
-
-        return EagerRunner(network, np.zeros((1, *shape[1:]), np.float32)), "eager", 0.0
+    if reason is not None:
+        return _run_eagerly(target, shape, reason)
 
     # Here, because they load LLVM.
     from .cpu_speed import host_cpu_speed
@@ -107,7 +100,12 @@ def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool
     from .reference import check_plan
 
     config, cache = host_microkernel_config(), derived_cache()
-    code = jit_compile(config, cache)
+    with ThreadPoolExecutor(1) as background:  # LLVM compiles while weights are read
+        compiling = background.submit(jit_compile, config, cache)
+        weights = target.load_weights()
+        if weights is None:
+            return _run_eagerly(target, shape, None)
+        code = compiling.result()
     speed = host_cpu_speed(config, cache)
     plan = lower(weights, shape, threads=threads, config=config, low_memory=low_memory, speed=speed)
     explanation = explain_plan(plan, weights, threads=threads, speed=speed)
@@ -119,3 +117,15 @@ def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool
         runner.close()
         raise
     return runner, "kernels-low-memory" if low_memory else "kernels", error
+
+
+def _run_eagerly(target: Target, shape: Shape, reason: Optional[str]) -> Tuple[Runner, str, float]:
+    """Return a runner for a network that the kernels cannot compute, and warn."""
+    # Python shows a warning once for each text and place in the code.
+    network = target.network()
+    text = reason or f"only {SUPPORTED} can be compiled{why_not_supported(network)}"
+    text = f"{text}; this network runs in MegEngine's eager mode, which is slower"
+    warnings.warn(text, RuntimeWarning, stacklevel=1)
+    from .eager import EagerRunner
+
+    return EagerRunner(network, np.zeros((1, *shape[1:]), np.float32)), "eager", 0.0

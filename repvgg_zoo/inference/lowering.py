@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._cpu import usable_cores
 from .bounds import check_bounds
 from .cost_model import DEFAULT_CPU_SPEED, ConvAlgorithm, CpuSpeed, select_conv_algorithm
 from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights, check_layers
 from .jit.kernels import NR, UNROLLED, MicrokernelConfig
 from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
-from .packing import aligned_copy, aligned_zeros, pack_conv_weights, pack_linear_weights, pack_winograd_weights, pad
+from .packing import aligned_zeros, pack_conv_weights, pack_linear_weights, pack_winograd_weights, pad
 from .plan import ActivationBuffer, ExecutionPlan, LayerCalls
 
 MC = 96  # rows of an igemm convolution that are multiplied with one panel of weights before the next one
@@ -60,6 +62,8 @@ class Lowering:
         self._free_storages: Dict[Any, List[NDArray[Any]]] = {}
         self._workspaces: Dict[str, NDArray[Any]] = {}
         self._border = 1
+        # What writes the weights to their memory takes most of the time, so all cores share it in the end.
+        self._packing: List[Callable[[], None]] = []
 
     def lower(self, weights: Any) -> ExecutionPlan:
         """Return the plan for weights that have been checked."""
@@ -80,6 +84,8 @@ class Lowering:
         elif not weights.returns_features:
             outputs[""] = self._lower_global_avg_pool(x)[:, : x.channels]
         check_bounds(self._plan)
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            list(pool.map(lambda pack: pack(), self._packing))
         return self._plan
 
     def _lower_input(self) -> ActivationBuffer:
@@ -127,9 +133,11 @@ class Lowering:
         else:
             kc, tap_offsets = in_channels, [row_stride * i + pixel_stride * j for i in taps for j in taps]
         ys, xs = np.arange(out.height), np.arange(out.width)
+        w = aligned_zeros(packed.shape)
+        self._packing.append(functools.partial(np.copyto, w, packed))
         self._lower_igemm(
             a=x.storage,
-            w=aligned_copy(packed),
+            w=w,
             bias=pad(layer.bias, out.storage.shape[-1]),
             c=out.storage,
             kc=kc,
@@ -149,7 +157,8 @@ class Lowering:
         ins, outs = x.storage.shape[-1], out.storage.shape[-1]
         packed = pack_conv_weights(layer.kernel, ins, outs)
         groups, panels, _, group_ins, _ = packed.shape
-        w, bias = pack_winograd_weights(packed, transform), pad(layer.bias, outs)
+        w, bias = aligned_zeros((transform.num_products * packed.size // 9,)), pad(layer.bias, outs)
+        self._packing.append(functools.partial(pack_winograd_weights, packed, transform, w))
         ys, xs = (np.arange(0, size, transform.m) for size in (out.height, out.width))
         in_offsets = x.offsets(ys * layer.stride - 1, xs * layer.stride - 1)
         out_offsets = out.offsets(ys, xs)
@@ -225,10 +234,11 @@ class Lowering:
     def _lower_linear(self, linear: LinearWeights, x: NDArray[Any], relu: bool) -> NDArray[Any]:
         """Return the outputs (N, O') for inputs (N, I'), both padded to a multiple of NR."""
         ins, outs = x.shape[1], _round_up(len(linear.bias), NR)
-        out = aligned_zeros((len(x), outs))
+        out, w = aligned_zeros((len(x), outs)), aligned_zeros((outs // NR, ins, NR))
+        self._packing.append(functools.partial(pack_linear_weights, linear.weight, w))
         self._lower_igemm(
             a=x,
-            w=pack_linear_weights(linear.weight, ins, outs),
+            w=w,
             bias=pad(linear.bias, outs),
             c=out,
             kc=ins,

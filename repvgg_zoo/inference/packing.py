@@ -40,30 +40,30 @@ def pack_conv_weights(
     return kernel.reshape(groups, outs // NR, NR, ins, 9).transpose(0, 1, 4, 3, 2)
 
 
-def pack_winograd_weights(packed: NDArray[Any], transform: WinogradTransform) -> NDArray[Any]:
-    """Transform weights packed by ``pack_conv_weights``: return U, (num_products * groups * panels * I * NR,).
+def pack_winograd_weights(packed: NDArray[Any], transform: WinogradTransform, out: NDArray[Any]) -> None:
+    """Transform weights packed by ``pack_conv_weights``: write U to ``out`` (num_products * groups * panels * I * NR,).
 
     It has (groups, panels, products of the element, I, NR) for each element of a tile.
     """
     kernels = np.ascontiguousarray(packed.transpose(2, 0, 1, 3, 4)).reshape(9, -1)
-    transformed = aligned_zeros((transform.num_products, kernels.shape[1]))
-    transform.transform_weights(kernels, transformed)
     if transform.num_products == transform.num_elements:
-        return transformed.reshape(-1)
+        transform.transform_weights(kernels, out.reshape(transform.num_products, -1))
+        return
+    transformed = np.empty((transform.num_products, kernels.shape[1]), np.float32)
+    transform.transform_weights(kernels, transformed)
     products = transformed.reshape(transform.num_products, packed.shape[0] * packed.shape[1], -1)
-    reordered, start = aligned_zeros((transformed.size,)), 0
+    start = 0
     for count in map(len, transform.products):
         element = products[start : start + count].transpose(1, 0, 2)
-        reordered[start * kernels.shape[1] : (start + count) * kernels.shape[1]] = element.reshape(-1)
+        out[start * kernels.shape[1] : (start + count) * kernels.shape[1]] = element.reshape(-1)
         start += count
-    return reordered
 
 
-def pack_linear_weights(weight: NDArray[Any], in_features: int, out_features: int) -> NDArray[Any]:
-    """Return a weight (O, I) as (panels, I, NR), padded with zeros to the given features."""
-    padded = np.zeros((out_features, in_features), np.float32)
+def pack_linear_weights(weight: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write a weight (O, I) to ``out`` (panels, I', NR), which is zero beyond the outputs and the inputs."""
+    padded = np.zeros((len(out) * NR, out.shape[1]), np.float32)
     padded[: weight.shape[0], : weight.shape[1]] = weight
-    return aligned_copy(padded.reshape(-1, NR, in_features).transpose(0, 2, 1))
+    out[...] = padded.reshape(len(out), NR, -1).transpose(0, 2, 1)
 
 
 def pack_pairs(packed: NDArray[Any]) -> NDArray[Any]:
@@ -79,13 +79,6 @@ def pad(vector: NDArray[Any], size: int) -> NDArray[Any]:
     padded = aligned_zeros((size,))
     padded[: len(vector)] = vector
     return padded
-
-
-def aligned_copy(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a contiguous copy, float32."""
-    copy = aligned_zeros(array.shape)
-    copy[...] = array
-    return copy
 
 
 def aligned_zeros(shape: Sequence[int], dtype: Any = np.float32) -> NDArray[Any]:
