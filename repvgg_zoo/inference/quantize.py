@@ -116,10 +116,12 @@ def quantize_weights(
     from .simulation import LayerwiseNetwork, batches, decibels, measure_noise, simulated
 
     goal, block_goal = goals
+    names = [layer.name or f"layer {index}" for index, layer in enumerate(weights.layers)]
+    _check_finite(names, weights)
     channels, height, width = test.shape[1:]
     shape = (min(BATCH_SIZE, len(test)), channels, height, width)
     with LayerwiseNetwork(weights, shape, threads) as reference:
-        statistics = _calibrate(reference, weights, batches(calibration, shape[0]))
+        statistics = _calibrate(reference, names, batches(calibration, shape[0]))
         quantized, float_reasons = _round_blocks(weights, statistics, bits)
 
         def measure(*, alone: bool) -> Tuple[QuantizedWeights, Noise]:
@@ -133,7 +135,6 @@ def quantize_weights(
         for index, snr in enumerate(own):
             if not snr >= block_goal:
                 float_reasons[index] = f"its own SNR is below min_block_snr, {block_goal:g} dB"
-        names = [layer.name or f"layer {index}" for index, layer in enumerate(weights.layers)]
         while len(float_reasons) < len(names):
             result, noise = measure(alone=False)
             snr = decibels(*noise.output)
@@ -149,16 +150,24 @@ def quantize_weights(
     raise _too_inaccurate(names, own, goals, bits)
 
 
-def _calibrate(network: LayerwiseNetwork, weights: NetworkWeights, data: Batches) -> List[ActivationStatistics]:
+def _check_finite(names: Sequence[str], weights: NetworkWeights) -> None:
+    for name, layer in zip(names, weights.layers):
+        if not (np.isfinite(layer.kernel).all() and np.isfinite(layer.bias).all()):
+            raise ArgumentError(
+                f"{name} has weights that are not finite", hint="are they damaged, or did the training diverge?"
+            )
+
+
+def _calibrate(network: LayerwiseNetwork, names: Sequence[str], data: Batches) -> List[ActivationStatistics]:
     """Return the statistics of each layer's output on the calibration images."""
     statistics: List[ActivationStatistics] = []
     for images, count in data:
         network.start(images)
-        for index, layer in enumerate(weights.layers):
+        for index, name in enumerate(names):
             network.run_layer(index)
             output = network.output(index)[:count]
             if index == len(statistics):
-                statistics.append(ActivationStatistics(layer.name or f"layer {index}", output.shape))
+                statistics.append(ActivationStatistics(name, output.shape))
             statistics[index].add(output)
     return statistics
 

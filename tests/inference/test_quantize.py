@@ -152,6 +152,16 @@ def test_backbones_are_measured_by_their_feature_maps():
     assert network.report.snr == pytest.approx(min(features["stage1"].snr, features["stage3"].snr))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("index", [0, 2])
+@pytest.mark.parametrize("part", ["kernel", "bias"])
+def test_weights_that_are_not_finite_are_refused_with_the_block(value, index, part):
+    weights, x = random_weights(3, NETWORKS["plain"], 10), images(8, 3, 16, 16)
+    getattr(weights.layers[index], part)[-1:] = value
+    with pytest.raises(ArgumentError, match=f"layer {index} .* not finite"):
+        quantize_module.quantize_weights(weights, x[2:], x[:2], bits=8, goals=(20, 20), threads=1)
+
+
 def test_networks_that_are_not_repvggs_are_refused():
     with pytest.raises(ArgumentError, match=r"only RepVGG and RepVGGplus .* can be quantized"):
         repvgg_zoo.quantize(M.Conv2d(3, 4, 3), images(16, 3, 32, 32))
