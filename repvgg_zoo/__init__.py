@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .builder import create
     from .checkpoints import load_checkpoint, save_checkpoint
     from .costs import cost
+    from .exporters.api import export
+    from .exporters.report import ExportReport
     from .hub.fetch import fetch
     from .image.predict import Prediction, predict
     from .image.preprocess import preprocess
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CompiledModel",
+    "ExportReport",
     "Network",
     "NetworkCost",
     "Plugin",
@@ -43,6 +46,7 @@ __all__ = [
     "compile",
     "cost",
     "create",
+    "export",
     "fetch",
     "list_models",
     "load_checkpoint",
@@ -58,6 +62,7 @@ __all__ = [
 
 _LAZY_EXPORTS = {
     "CompiledModel": "inference.compiled_model",
+    "ExportReport": "exporters.report",
     "Network": "models",
     "NetworkCost": "registry.cost",
     "Plugin": "registry.plugins",
@@ -67,6 +72,7 @@ _LAZY_EXPORTS = {
     "compile": "inference.api",
     "cost": "costs",
     "create": "builder",
+    "export": "exporters.api",
     "fetch": "hub.fetch",
     "list_models": "registry.api",
     "load_checkpoint": "checkpoints",

@@ -57,6 +57,21 @@ TABLE = {
             "image_size": [*NOT_POSITIVE, (32,), (1, 2, 3), (0, 1)],
         },
     ),
+    "export": (
+        {"model": "RepVGG_N0", "path": "out.onnx"},
+        {
+            "model": [None, 5, b"RepVGG_N0", [], {}, object(), "resnet50"],
+            "path": [*NOT_PATHS, "no-suffix", "out.pkl", "missing/out.onnx"],
+            "batch": NOT_POSITIVE,
+            "image_size": [*NOT_POSITIVE, "any", (32,), (32, 32, 32), (32, 0), ("a", "b")],
+            "input": [*NOT_TEXT, "float16"],
+            "softmax": [None, *NOT_FLAGS],
+            "deploy": [None, *NOT_FLAGS],
+            "features_only": [None, *NOT_FLAGS],
+            "for_x86": [None, *NOT_FLAGS, True],
+            "float16": [None, *NOT_FLAGS, True],
+        },
+    ),
     "fetch": (
         {"name": "RepVGG_N0"},
         {
@@ -133,7 +148,7 @@ TABLE = {
         {
             "path": [*NOT_PATHS, "no-suffix", "missing/out.pkl"],
             "weights": [None, 5, "RepVGG_N0", b"x", [], {}, {"a": 5}, {5: np.zeros(3)}, object()],
-            "layout": [None, 5, b"timm", ["timm"], "keras", "acme/none", True],
+            "layout": [5, b"timm", ["timm"], "keras", "acme/none", True],
             "format": [5, b"safetensors", ["safetensors"], "npz", True],
             "class_names": [5, "abc", [5], {"a": 1}, b"x", ["a"]],
             "preprocessing": [5, "imagenet", [5], {"size": 5}, b"x"],

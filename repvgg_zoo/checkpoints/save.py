@@ -23,12 +23,13 @@ from .metadata import CheckpointMetadata, from_text, to_text
 from .network_metadata import metadata_of_network
 from .publisher import complete_metadata
 from .state_dict import Checkpoint, format_keys
+from .torch_file import write_torch
 
 if TYPE_CHECKING:
     from megengine.module import Module
 
 WRITABLE_LAYOUTS = ("canonical", "official", "timm", "openmmlab", "basecls")
-FORMAT_SUFFIXES = {"safetensors": ".safetensors", "megengine": ".pkl"}
+FORMAT_SUFFIXES = {"safetensors": ".safetensors", "megengine": ".pkl", "torch": ".pth"}
 FLOAT_DTYPES = ("float16", "float32", "float64")
 SAFETENSORS_DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64", "int8": "I8", "uint8": "U8"}
 
@@ -37,7 +38,7 @@ def save_checkpoint(
     path: PathLike,
     weights: Union[Mapping[str, NDArray[Any]], Checkpoint, Module],
     *,
-    layout: Union[str, Layout] = "canonical",
+    layout: Union[str, Layout, None] = None,
     format: Optional[str] = None,
     class_names: Optional[Sequence[str]] = None,
     preprocessing: Union[Preprocessing, Mapping[str, Any], None] = None,
@@ -46,9 +47,10 @@ def save_checkpoint(
 
     A state dict has canonical keys and NumPy arrays, such as ``module.state_dict()`` of a network of this package.
     ``layout`` is "canonical" or a publisher's: "official" (torch's shapes; RepVGGplus too), "timm", "openmmlab",
-    "basecls", a plugin's (``acme/name``), or a ``Layout`` of your own. ``format`` is "safetensors" or "megengine" (a
-    pickle of NumPy arrays that ``megengine.load`` reads); by default the suffix decides, ``.safetensors`` or ``.pkl``.
-    Values and dtypes do not change.
+    "basecls", a plugin's (``acme/name``), or a ``Layout`` of your own; by default it is "official" for torch and else
+    "canonical". ``format`` is "safetensors", "megengine" (a pickle of NumPy arrays that ``megengine.load`` reads) or
+    "torch" (tensors, which ``torch.load`` reads with ``weights_only=True``; torch is not needed to write them); by
+    default the suffix decides, ``.safetensors``, ``.pkl`` or ``.pth``. Values and dtypes do not change.
 
     With a network or a Checkpoint, the file also says what is known about the weights (CheckpointMetadata): variant,
     classes, preprocessing, the eps of BN layers, and which published checkpoint they come from. ``class_names``, in the
@@ -59,13 +61,14 @@ def save_checkpoint(
     LayoutError for keys that the publisher has no name for, PluginError, and OSError from the file system.
     """
     file = check_local_path("the path", path)
-    write = WRITERS[output_format(file, None if format is None else check_text("format", format))]
+    chosen = output_format(file, None if format is None else check_text("format", format))
+    layout = default_layout(chosen) if layout is None else layout
     arrays = _state_dict(weights)
     text = _metadata_text(weights, arrays, class_names, preprocessing)
     state_dict = to_publisher_state_dict(arrays, layout)
     if not file.parent.is_dir():
         raise ArgumentError(f"{file.parent} is not a folder", path=file, hint="create the folder first")
-    atomic_write(file, lambda stream: write(stream, state_dict, text))
+    atomic_write(file, lambda stream: WRITERS[chosen](stream, state_dict, text))
 
 
 def output_format(path: PathLike, format: Optional[str] = None) -> str:
@@ -82,6 +85,11 @@ def output_format(path: PathLike, format: Optional[str] = None) -> str:
             f" {' or '.join(FORMAT_SUFFIXES)}",
         )
     return chosen
+
+
+def default_layout(format: str) -> str:
+    """Return the layout that a file of this format has unless another one is asked for."""
+    return "official" if format == "torch" else "canonical"
 
 
 def to_publisher_state_dict(
@@ -228,4 +236,5 @@ def _contiguous(arrays: Mapping[str, NDArray[Any]]) -> OrderedDict[str, NDArray[
 WRITERS: Mapping[str, Callable[[BinaryIO, Mapping[str, NDArray[Any]], Optional[str]], None]] = {
     "safetensors": write_safetensors,
     "megengine": _write_pickle,
+    "torch": write_torch,
 }

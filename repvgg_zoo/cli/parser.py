@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "verify": Command("verify", "check the digests of the cache, a checkpoint or a file"),
         "convert": Command("convert", "convert a checkpoint to another layout, format or form"),
         "quantize": Command("quantize", "quantize a checkpoint to int8, calibrated on images"),
+        "export": Command("export", "write a network as ONNX, or for MegEngine Lite"),
         "predict": Command("predict", "predict the classes of images"),
         "compare": Command("compare", "compare the outputs of the train form and the deploy form"),
         "bench": Command("bench", "measure the latency of both forms and of the compiled network"),

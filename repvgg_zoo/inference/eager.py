@@ -58,7 +58,7 @@ class EagerRunner:
     """
 
     def __init__(self, network: M.Module, x: NDArray[Any]) -> None:
-        self._network: Optional[M.Module] = _private_copy(network)
+        self._network: Optional[M.Module] = private_copy(network)
         self.outputs, _ = run_network(self._network, x)
 
     def __call__(self, x: NDArray[Any]) -> Arrays:
@@ -162,10 +162,11 @@ def _is_known(module: M.Module) -> bool:
     return is_known and not has_hooks and "forward" not in vars(module)
 
 
-def _private_copy(network: M.Module) -> M.Module:
+def private_copy(network: M.Module, device: Optional[str] = None) -> M.Module:
+    """Return a copy with tensors of its own, on its device or on another one."""
     # Copied by MegEngine's own operator: deepcopy would call .numpy() of each tensor, which then keeps that copy too.
     tensors = (*network.parameters(), *network.buffers())
-    copies = {id(tensor): type(tensor)(F.copy(tensor, device=tensor.device)) for tensor in tensors}
+    copies = {id(tensor): type(tensor)(F.copy(tensor, device=device or tensor.device)) for tensor in tensors}
     return copy.deepcopy(network, copies)
 
 

@@ -121,12 +121,17 @@ def check_state_dict(
     architecture: Architecture,
     num_classes: Optional[int] = None,
     path: Optional[PathLike] = None,
+    *,
+    has_head: bool = True,
 ) -> None:
     """Raise StateError unless these are exactly the arrays of the variant's deploy form: keys, shapes, and float32.
 
-    Values may be anything, NaN and infinity included. ``path`` is the file that they come from, for the error.
+    Values may be anything, NaN and infinity included. ``path`` is the file that they come from, for the error. Without
+    ``has_head`` there must be no linear layer.
     """
     shapes = deploy_shapes(architecture, num_classes)
+    if not has_head:
+        shapes = {key: shape for key, shape in shapes.items() if not key.startswith("linear.")}
     missing = [key for key in shapes if key not in state_dict]
     unexpected = [key for key in state_dict if key not in shapes]
     shared = [key for key in shapes if key in state_dict]

@@ -17,6 +17,7 @@ import pytest
 
 from repvgg_zoo._tensors import load_state_dict
 from repvgg_zoo.checkpoints import load_checkpoint, save_checkpoint
+from repvgg_zoo.checkpoints.formats import read_file
 from repvgg_zoo.checkpoints.save import WRITABLE_LAYOUTS
 from repvgg_zoo.errors import ArgumentError, CheckpointFormatError, LayoutError, UnsafePickleError
 from repvgg_zoo.models import RepVGG
@@ -40,7 +41,10 @@ def same(one, other) -> bool:
     )
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pkl"])
+SUFFIXES = {".safetensors": "safetensors", ".pkl": "megengine", ".pth": "torch"}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("form", ["train", "deploy"])
 @pytest.mark.parametrize(("layout", "name"), CASES)
 def test_saved_files_are_those_of_the_publisher_and_load_exactly(tmp_path, layout, name, form, suffix):
@@ -50,6 +54,8 @@ def test_saved_files_are_those_of_the_publisher_and_load_exactly(tmp_path, layou
 
     if suffix == ".pkl":
         stored = megengine.load(str(path))
+    elif suffix == ".pth":  # torch itself reads it in tests/peers
+        stored = read_file(path)[1]
     else:
         from safetensors.numpy import load_file
 
@@ -58,7 +64,7 @@ def test_saved_files_are_those_of_the_publisher_and_load_exactly(tmp_path, layou
 
     checkpoint = load_checkpoint(path)
     assert same(checkpoint.state_dict, canonical)
-    assert (checkpoint.form, checkpoint.format) == (form, "megengine" if suffix == ".pkl" else "safetensors")
+    assert (checkpoint.form, checkpoint.format) == (form, SUFFIXES[suffix])
     assert checkpoint.path == str(path)
 
 
@@ -86,7 +92,7 @@ def test_a_canonical_pickle_is_one_that_megengine_loads_by_itself(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("suffix", [".safetensors", ".pkl"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_dtypes_survive_and_so_do_views_and_memory_maps(tmp_path, suffix, dtype):
     canonical, _ = numbered(entries("canonical", SMALL["g2"], "deploy", classes=10), "canonical")
     arrays = {key: np.asfortranarray((value % 251).astype(dtype)) for key, value in canonical.items()}
@@ -116,12 +122,12 @@ def test_safetensors_are_byte_for_byte_what_the_library_writes(tmp_path):
 
 
 # The pickler remembers the bytes of every array until it is done.
-@pytest.mark.parametrize(("suffix", "copies"), [(".safetensors", 0.1), (".pkl", 1.1)])
+@pytest.mark.parametrize(("suffix", "copies"), [(".safetensors", 0.1), (".pkl", 1.1), (".pth", 0.1)])
 def test_saving_takes_little_memory_beside_the_arrays(tmp_path, suffix, copies):
     arrays = {f"stage1.{i}.weight": np.ones((64, 64, 3, 3), np.float32) for i in range(50)}
     tracemalloc.start()
     try:
-        save_checkpoint(tmp_path / f"net{suffix}", arrays)
+        save_checkpoint(tmp_path / f"net{suffix}", arrays, layout="canonical")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -135,6 +141,8 @@ def test_saving_takes_little_memory_beside_the_arrays(tmp_path, suffix, copies):
         ("net.PKL", None, "megengine"),
         ("net.bin", "safetensors", "safetensors"),
         ("net.safetensors", "megengine", "megengine"),
+        ("net.pth", None, "torch"),
+        ("net.bin", "torch", "torch"),
     ],
 )
 def test_the_format_is_the_one_given_or_that_of_the_suffix(tmp_path, name, format, expected):
@@ -149,9 +157,9 @@ CANONICAL, _ = numbered(entries("canonical", SMALL["plain"], "deploy", classes=2
 @pytest.mark.parametrize(
     ("name", "arrays", "options", "error", "message"),
     [
-        ("net.pth", CANONICAL, {}, ArgumentError, "cannot tell the format"),
+        ("net.onnx", CANONICAL, {}, ArgumentError, "cannot tell the format"),
         ("net", CANONICAL, {}, ArgumentError, "cannot tell the format"),
-        ("net.pkl", CANONICAL, {"format": "torch"}, ArgumentError, "cannot tell the format"),
+        ("net.pkl", CANONICAL, {"format": "npz"}, ArgumentError, "cannot tell the format"),
         ("net.pkl", CANONICAL, {"layout": "zcls"}, ArgumentError, "'zcls' cannot be written"),
         ("net.pkl", CANONICAL, {"layout": "none"}, ArgumentError, "'none' cannot be written"),
         (
@@ -179,7 +187,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path, name, ar
 # Whole or not at all -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pkl"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, suffix):
     path = tmp_path / f"net{suffix}"
     save_checkpoint(path, CANONICAL)
@@ -204,7 +212,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, suffi
     assert path.read_bytes() == old
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pkl"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_process_killed_while_saving_leaves_a_whole_file(tmp_path, suffix):
     path = tmp_path / f"net{suffix}"
     code = """
@@ -232,7 +240,7 @@ def test_a_process_killed_while_saving_leaves_a_whole_file(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-@pytest.mark.parametrize("suffix", [".safetensors", ".pkl"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_permissions_are_what_the_umask_says(tmp_path, suffix, umask, mode):
     path = tmp_path / f"net{suffix}"
     before = os.umask(umask)
@@ -246,7 +254,7 @@ def test_permissions_are_what_the_umask_says(tmp_path, suffix, umask, mode):
 # Reading back what is damaged --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pkl"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("damage", ["cut", "empty", "page"])
 def test_a_damaged_file_ends_in_our_error(tmp_path, suffix, damage):
     path = tmp_path / f"net{suffix}"

@@ -44,6 +44,7 @@ LAYERS = (
     ("adapt", "builder"),
     ("inference", "image"),  # predict compiles a name, quantize preprocesses images
     ("costs",),
+    ("exporters",),
     ("cli", "__main__"),
 )
 

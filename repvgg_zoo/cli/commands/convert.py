@@ -32,6 +32,7 @@ EXAMPLES = (
     "repvgg-zoo convert n0.pkl n0-deploy.safetensors --deploy",
     "repvgg-zoo convert RepVGG_N0.digits n0-timm.safetensors --layout timm --check",
     "repvgg-zoo convert n0.pkl n0-deploy.safetensors --deploy --force --json",
+    "repvgg-zoo convert RepVGG_N0 n0.pth --layout timm",
 )
 MAX_SKIPPED_LINES = 10
 
@@ -42,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a checkpoint file, or NAME or NAME.TAG of the registry")
     parser.add_argument("out", type=Path, metavar="OUT", help="the file to write")
     parser.add_argument(
-        "--layout", choices=WRITABLE_LAYOUTS, default="canonical", help="key names and shapes (default: canonical)"
+        "--layout", choices=WRITABLE_LAYOUTS, help="key names and shapes (default: official for .pth, else canonical)"
     )
     parser.add_argument(
-        "--format", choices=tuple(FORMAT_SUFFIXES), help="default: by OUT's suffix, .safetensors or .pkl"
+        "--format", choices=tuple(FORMAT_SUFFIXES), help="default: by OUT's suffix, .safetensors, .pkl or .pth"
     )
     parser.add_argument("--deploy", action="store_true", help="re-parameterize: write the deploy form")
     parser.add_argument("--from-layout", metavar="LAYOUT", help="SOURCE's layout (default: detected from its keys)")
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     from ...checkpoints import load_checkpoint, save_checkpoint
-    from ...checkpoints.save import output_format
+    from ...checkpoints.save import default_layout, output_format
     from ...weights import with_spec
 
     if args.out.exists() and not args.force:
@@ -73,11 +74,13 @@ def run(args: argparse.Namespace) -> Result:
     fusion = None
     if args.deploy and checkpoint.form == "train":
         checkpoint, fusion = fuse(checkpoint)
-    save_checkpoint(args.out, checkpoint, layout=args.layout, format=args.format)
+    out_format = output_format(args.out, args.format)
+    out_layout = args.layout or default_layout(out_format)
+    save_checkpoint(args.out, checkpoint, layout=out_layout, format=out_format)
     arrays = checkpoint.state_dict
-    written = to_dict(args.out, output_format(args.out, args.format), args.layout, checkpoint.form, arrays)
+    written = to_dict(args.out, out_format, out_layout, checkpoint.form, arrays)
     if args.check:
-        check(args.out, args.layout, arrays)
+        check(args.out, out_layout, arrays)
     return Result({"read": read, "fused": fusion, "wrote": written, "checked": args.check}, render)
 
 

@@ -17,7 +17,8 @@ HELP = """
 Shows what a variant is, what it costs, its published checkpoints, and how far
 the integrity of each file is known. NAME.TAG shows one checkpoint with its file
 and its sources. FILE shows what a checkpoint file contains and which variant it
-is of; verify also compares its digest with the registry's.
+is of, or what an exported .onnx or .mge file says; verify also compares a digest
+with the registry's.
 
 With several, --json prints an array. One that is unknown or cannot be read does
 not stop the others; its error is reported at the end, and has the exit code.
@@ -29,6 +30,9 @@ EXAMPLES = (
     "repvgg-zoo convert RepVGG_N0 own.pkl --force",
     "repvgg-zoo info own.pkl",
 )
+
+EXPORTED = (".onnx", ".mge")
+MAX_VALUE = 60  # characters of an entry of their metadata; --json has all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +63,8 @@ def info(name: str) -> Result:
     """Return the data and the text of one argument."""
     target = find_model_or_file(name)
     if isinstance(target, Path):
+        if target.suffix.lower() in EXPORTED:
+            return Result(exported_to_dict(target), render_exported)
         return Result(file_to_dict(target), render_file)
     model, tag = target
     if tag is None:
@@ -126,6 +132,54 @@ def render_file(file: Mapping[str, Any]) -> List[str]:
                 "channels": file["in_chans"] and f"{file['in_chans']} of the input",
                 "skipped": f"{skipped}; --json lists them" if file["skipped"] else None,
                 "problem": file["problem"],
+            }
+        ),
+    ]
+
+
+def exported_to_dict(path: Path) -> Dict[str, Any]:
+    """Return what a file for another runtime says about itself."""
+    from ...checkpoints.metadata import METADATA_KEY
+    from ...exporters.metadata import metadata_of_entries
+    from ...exporters.mge_file import read_mge_metadata
+    from ...exporters.onnx_file import read_onnx
+
+    is_onnx = path.suffix.lower() == ".onnx"
+    summary = read_onnx(path, checksums=False) if is_onnx else None
+    entries = read_mge_metadata(path) if summary is None else summary.metadata
+    known = metadata_of_entries(entries, path)
+    return {
+        "path": path,
+        "size": path.stat().st_size,
+        "format": "onnx" if is_onnx else "mge",
+        "opset": summary and summary.opset,
+        "producer": summary and summary.producer,
+        "inputs": summary and summary.inputs,
+        "outputs": summary and summary.outputs,
+        "arrays": summary and len(summary.initializers),
+        "preprocessing": known and known.preprocessing,
+        "metadata": {key: value for key, value in entries.items() if key != METADATA_KEY},
+    }
+
+
+def render_exported(file: Mapping[str, Any]) -> List[str]:
+    """Return the description of such a file: its inputs and outputs, then what it says."""
+    metadata = file["metadata"].items()
+    entries = {key: value if len(value) <= MAX_VALUE else f"{value[:MAX_VALUE]}..." for key, value in metadata}
+    tensors = {
+        f"{kind} {tensor.name}": f"{tensor.dtype} ({', '.join(map(str, tensor.shape))})"
+        for kind in ("input", "output")
+        for tensor in file[f"{kind}s"] or ()
+    }
+    return [
+        style(f"{file['path']}: {entries.get('variant', 'no variant of the registry')}", "bold"),
+        "",
+        *key_values(
+            {
+                "size": f"{file['size']:,} bytes",
+                "format": f"ONNX, opset {file['opset']}, by {file['producer']}" if file["opset"] else "MegEngine",
+                **tensors,
+                **entries,
             }
         ),
     ]

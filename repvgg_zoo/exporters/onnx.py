@@ -1,0 +1,187 @@
+"""export_onnx: write a network as ONNX, and compare what runtimes compute from the file with our own kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from .._atomic import atomic_write
+from .._cpu import usable_cores
+from ..errors import ArgumentError, EquivalenceError
+from ..inference.ir import NetworkWeights, weights_from_state_dict, with_geometries
+from ..registry.specs import Preprocessing
+from ..reparam.fusion import fuse_state_dict, relative_error
+from .graph import INPUT, PROBABILITIES, Graph, build_graph, channel_order
+from .metadata import metadata_entries
+from .onnx_file import read_onnx, summarize, write_onnx
+from .report import DYNAMIC, Check, ExportOptions, ExportReport
+from .source import ExportSource, export_source
+
+BOUND = 1e-5  # of an output's scale; float32's rounding is about 1e-6 over a network this deep
+
+Outputs = Dict[str, NDArray[Any]]
+Shape = Tuple[int, int, int, int]
+
+
+def export_onnx(model: Any, file: Path, options: ExportOptions) -> ExportReport:
+    """Write an ONNX file as ``export`` describes it."""
+    options.refuse(".onnx", "for_x86", "float16")
+    source = export_source(model, deploy=options.deploy, features_only=options.features_only)
+    if options.softmax and (source.features or "linear.weight" not in source.state_dict):
+        raise ArgumentError("softmax is for networks with a head", actual=True, hint="leave softmax out")
+    size = options.usual_size(source.metadata, source.spec)
+    preprocessing = _baked_preprocessing(source) if options.input == "uint8" else None
+    graph = build_graph(
+        source,
+        batch=options.batch,
+        image_size=None if options.image_size == DYNAMIC else size,
+        uint8_input=preprocessing,
+        softmax=options.softmax,
+    )
+    entries = metadata_entries(source, input=options.input)
+    shape = (options.batch or 2, source.in_chans, *size)
+    checks: Tuple[Check, ...] = ()
+
+    def write(stream: BinaryIO) -> None:
+        nonlocal checks
+        doc = f"{graph.name}, {source.form} form"
+        write_onnx(stream, graph, producer_version=__version__, metadata=entries, doc=doc)
+        stream.flush()
+        if read_onnx(stream.name) != summarize(graph, entries):
+            raise EquivalenceError(
+                f"{file} differs from what was written to it", path=file, hint="the disk may be damaged"
+            )
+        checks = (Check("read again", None, "structure and weights are equal"),)
+        checks += _compare_with_runtimes(Path(stream.name), source, graph, shape, preprocessing)
+
+    atomic_write(file, write)
+    return ExportReport(file, file.stat().st_size, tuple(graph.inputs), tuple(graph.outputs), checks)
+
+
+def _baked_preprocessing(source: ExportSource) -> Preprocessing:
+    preprocessing = source.metadata.preprocessing
+    if preprocessing is None:
+        raise ArgumentError(
+            'input="uint8" needs to know the preprocessing of the network',
+            hint="save it with save_checkpoint(path, network, preprocessing=...), and export that file",
+        )
+    if len(preprocessing.mean) != source.in_chans:
+        raise ArgumentError(
+            f"the preprocessing is for {len(preprocessing.mean)} channels, and the network has {source.in_chans}",
+            expected=source.in_chans,
+            actual=len(preprocessing.mean),
+            hint='leave input="uint8" out',
+        )
+    return preprocessing
+
+
+def _compare_with_runtimes(
+    path: Path, source: ExportSource, graph: Graph, shape: Shape, preprocessing: Optional[Preprocessing]
+) -> Tuple[Check, ...]:
+    """Run the file in each runtime that is installed; raise EquivalenceError above BOUND."""
+    checks: List[Check] = []
+    expected: Optional[Outputs] = None
+    images = _random_images(shape, preprocessing)
+    for name, load in RUNTIMES.items():
+        try:
+            run = load()
+            if expected is None:
+                expected = _own_outputs(source, graph, _network_input(images, preprocessing), shape)
+        except ImportError as error:
+            checks.append(Check(name, None, f"not compared, as {error.name} is not installed"))
+            continue
+        error_of = {key: relative_error(expected[key], value)[2] for key, value in run(path, images).items()}
+        worst = max(error_of.values())
+        if not worst <= BOUND:
+            raise EquivalenceError(
+                f"{name}'s outputs differ by {worst:.1e} of their scale; nothing was written",
+                path=path,
+                expected=f"at most {BOUND:g}",
+                actual=worst,
+                hint="these weights are extreme, or this version of the runtime computes in another precision",
+            )
+        checks.append(Check(name, worst, "outputs are equal"))
+    return tuple(checks)
+
+
+def _random_images(shape: Shape, preprocessing: Optional[Preprocessing]) -> NDArray[Any]:
+    random = np.random.RandomState(0)
+    if preprocessing is None:
+        return random.standard_normal(shape).astype(np.float32)
+    count, channels, height, width = shape
+    return random.randint(0, 256, (count, height, width, channels)).astype(np.uint8)
+
+
+def _network_input(images: NDArray[Any], preprocessing: Optional[Preprocessing]) -> NDArray[Any]:
+    """Return what ``preprocess`` makes of pixels, or the images themselves."""
+    if preprocessing is None:
+        return images
+    mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
+    pixels = images[..., channel_order(preprocessing)].astype(np.float32)
+    return np.ascontiguousarray(((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2))
+
+
+def _own_outputs(source: ExportSource, graph: Graph, images: NDArray[Any], shape: Shape) -> Outputs:
+    """Return the outputs of our kernels by name; raise ImportError where there are none."""
+    from ..inference.jit.engine import host_microkernel_config, is_supported
+    from ..inference.kernel_runner import KernelRunner
+    from ..inference.lowering import lower
+
+    if not is_supported():
+        raise ImportError("no kernels", name="a processor with AVX2 or NEON")
+    threads, config = usable_cores(), host_microkernel_config()
+    # Without Winograd, whose rounding is larger.
+    plan = lower(_deploy_weights(source), shape, threads=threads, config=config, low_memory=True)
+    runner = KernelRunner(plan, threads)
+    try:
+        outputs = dict(zip([output.name for output in graph.outputs], runner(images)))
+    finally:
+        runner.close()
+    if PROBABILITIES in outputs:
+        powers = np.exp(outputs[PROBABILITIES] - outputs[PROBABILITIES].max(axis=1, keepdims=True))
+        outputs[PROBABILITIES] = powers / powers.sum(axis=1, keepdims=True)
+    return outputs
+
+
+def _deploy_weights(source: ExportSource) -> NetworkWeights:
+    state_dict = source.state_dict
+    if source.form == "train":
+        state_dict = fuse_state_dict(state_dict, source.metadata.bn_eps)
+    stages = {int(block[len("stage")]): name for block, name in source.features.items()}
+    return with_geometries(weights_from_state_dict(state_dict, stages), list(source.geometries.values()))
+
+
+# Runtimes: each function returns one that runs a file, or raises ImportError ---------------------------------
+
+Run = Callable[[Path, NDArray[Any]], Outputs]
+
+
+def _onnxruntime() -> Run:
+    import onnxruntime
+
+    def run(path: Path, images: NDArray[Any]) -> Outputs:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, {INPUT: images})))
+
+    return run
+
+
+def _openvino() -> Run:
+    import openvino
+
+    def run(path: Path, images: NDArray[Any]) -> Outputs:
+        core = openvino.Core()
+        # Its default on some processors is bfloat16.
+        model = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        results = model(images)
+        return {output.any_name: results[output] for output in model.outputs}
+
+    return run
+
+
+RUNTIMES: Mapping[str, Callable[[], Run]] = {"ONNX Runtime": _onnxruntime, "OpenVINO": _openvino}
