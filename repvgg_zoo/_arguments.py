@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 from ._redact import redact
 from .errors import ArgumentError
@@ -41,6 +41,13 @@ def check_text(name: str, value: Any, expected: str = "text") -> str:
     """Return a text; paths, bytes and None are not accepted."""
     if not isinstance(value, str):
         raise _error(name, value, expected)
+    return value
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Return one of the given texts."""
+    if not isinstance(value, str) or value not in choices:
+        raise _error(name, value, " or ".join(map(repr, choices)))
     return value
 
 

@@ -48,6 +48,8 @@ TABLE = {
             "image_size": [*NOT_POSITIVE, (32,), (32, 32, 32), (32, 0), ("a", "b")],
             "threads": NOT_POSITIVE,
             "low_memory": [None, *NOT_FLAGS],
+            "precision": ["bf16", "INT8", "int8", 8, b"int8", ["int8"], np.int8],
+            "calibration": [[], "photos", 5, np.zeros((2, 1, 32, 32), np.float32)],
         },
     ),
     "cost": (

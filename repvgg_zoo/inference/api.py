@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,17 @@ from typing import TYPE_CHECKING, Any, Mapping, Optional, Tuple, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import check_flag, check_image_size, check_int
+from .._arguments import check_choice, check_flag, check_image_size, check_int
 from .._cpu import lower_sync_thread_priority
+from .._derived_cache import DerivedKey
+from .._log import get_logger
 from ..checkpoints import Checkpoint
-from ..errors import PathLike
+from ..errors import ArgumentError, DependencyError, PathLike
 from .compiled_model import CompiledModel, Runner
+from .ir import NetworkWeights
+from .quantized import QuantizedWeights
+from .quantized_file import is_quantized_file
+from .quantized_network import QuantizedNetwork
 from .target import (
     SUPPORTED,
     Target,
@@ -32,16 +39,22 @@ if TYPE_CHECKING:
 ImageSize = Union[int, Tuple[int, int]]
 Shape = Tuple[int, int, int, int]
 
+PRECISIONS = ("float32", "int8")
+
 COMPILE_LOCK = threading.Lock()  # one at a time: each takes several times the memory of the weights
+
+logger = get_logger(__name__)
 
 
 def compile(
-    model: Union[PathLike, Checkpoint, Mapping[str, NDArray[Any]], Module],
+    model: Union[PathLike, Checkpoint, Mapping[str, NDArray[Any]], Module, QuantizedNetwork],
     *,
     batch_size: int = 1,
     image_size: Optional[ImageSize] = None,
     threads: Optional[int] = None,
     low_memory: bool = False,
+    precision: Optional[str] = None,
+    calibration: Any = None,
 ) -> CompiledModel:
     """Compile a network for inference on the CPU, which is faster than MegEngine's eager mode.
 
@@ -53,24 +66,37 @@ def compile(
 
     RepVGG and RepVGGplus are computed by kernels that are compiled for this processor; only a network that is given as
     a MegEngine module needs MegEngine for that. Other networks, and all where llvmlite is missing or the processor is
-    not supported, run in MegEngine's eager mode, and a warning says so. Outputs of every layer are compared with
-    NumPy's; the result is kept for a published checkpoint, as is the machine code.
+    not supported, run in MegEngine's eager mode, and a warning says so.
+
+    ``precision`` is "float32" or "int8", by default that of the network. For int8, pass what ``quantize`` returns, or
+    the file that it saved, or images as ``calibration``, with which ``quantize`` is called; its report is then only
+    logged. Integer kernels have no eager mode to fall back to.
+
+    Outputs of every layer are compared with NumPy's; the result is kept for a published checkpoint, as is the machine
+    code.
 
     MegEngine works only in the thread that imported it, so compile a module there; the result may be called from any
     thread.
 
-    Raises ArgumentError, EquivalenceError if a layer's output is more than 1e-4 of its scale away from what NumPy
-    computes, LayoutError if the arrays fit no variant, DependencyError if MegEngine is needed and missing, and what
-    ``fetch`` and ``load_checkpoint`` raise.
+    Raises ArgumentError, QuantizationError if int8 loses too much, EquivalenceError if a layer's output is more than
+    1e-4 of its scale away from what NumPy computes, LayoutError if the arrays fit no variant, DependencyError if
+    MegEngine is needed and missing, and what ``fetch`` and ``load_checkpoint`` raise.
     """
     # Arguments are checked before anything is downloaded.
     batch_size = check_int("batch_size", batch_size, minimum=1)
     size = None if image_size is None else check_image_size("image_size", image_size)
     threads, low_memory = limit_threads(threads), check_flag("low_memory", low_memory)
+    precision = None if precision is None else check_choice("precision", precision, PRECISIONS)
+    quantized = _quantized_network(model, precision, calibration, image_size, threads)
     with COMPILE_LOCK:
-        target = find_target(model)
-        shape = (batch_size, target.in_chans, *(size or (image_size_of(target),) * 2))
-        runner, backend, error = _compile_target(target, shape, threads, low_memory)
+        network: Union[Target, QuantizedNetwork] = find_target(model) if quantized is None else quantized
+        if isinstance(network, Target):
+            shape = (batch_size, network.in_chans, *(size or (image_size_of(network),) * 2))
+            runner, backend, error = _compile_target(network, shape, threads, low_memory)
+        else:
+            shape = (batch_size, network.in_chans, *(size or network.image_size))
+            runner, error = _compile_kernels(network.weights, None, shape, threads, low_memory)
+            backend = "kernels-int8"
     lower_sync_thread_priority()
     return CompiledModel(
         runner,
@@ -78,9 +104,9 @@ def compile(
         threads,
         backend=backend,
         error=error,
-        spec=target.spec,
-        checkpoint=target.checkpoint,
-        metadata=target.metadata,
+        spec=network.spec,
+        checkpoint=network.checkpoint,
+        metadata=network.metadata,
     )
 
 
@@ -90,33 +116,87 @@ def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool
     if reason is not None:
         return _run_eagerly(target, shape, reason)
 
-    # Here, because they load LLVM.
-    from .cpu_speed import host_cpu_speed
-    from .explain import explain_plan
-    from .jit.engine import host_microkernel_config, host_processor, jit_compile
-    from .kernel_runner import KernelRunner
-    from .lowering import lower
-    from .passed_check import check_key, check_once
-    from .reference import check_plan
+    from .jit.engine import host_microkernel_config, jit_compile  # here, because it loads LLVM
 
-    config, cache = host_microkernel_config(), derived_cache()
     with ThreadPoolExecutor(1) as background:  # LLVM compiles while weights are read
-        compiling = background.submit(jit_compile, config, cache)
+        compiling = background.submit(jit_compile, host_microkernel_config(), derived_cache())
         weights = target.load_weights()
         if weights is None:
             return _run_eagerly(target, shape, None)
-        code = compiling.result()
+        compiling.result()
+    runner, error = _compile_kernels(weights, target.weights_key, shape, threads, low_memory)
+    return runner, "kernels-low-memory" if low_memory else "kernels", error
+
+
+def _compile_kernels(
+    weights: Union[NetworkWeights, QuantizedWeights],
+    weights_key: Optional[DerivedKey],
+    shape: Shape,
+    threads: int,
+    low_memory: bool,
+) -> Tuple[Runner, float]:
+    """Return a runner that has passed the comparison, and its error."""
+    # Here, because they load LLVM.
+    from .cpu_speed import host_cpu_speed
+    from .explain import explain_plan
+    from .jit.engine import host_int16_config, host_microkernel_config, host_processor, jit_compile
+    from .kernel_runner import KernelRunner
+    from .lowering import lower
+    from .passed_check import check_key, check_once
+    from .quantized_lowering import lower_quantized
+    from .reference import check_plan
+
+    cache, is_quantized = derived_cache(), isinstance(weights, QuantizedWeights)
+    config = host_int16_config() if is_quantized else host_microkernel_config()
+    code = jit_compile(config, cache)
     speed = host_cpu_speed(config, cache)
-    plan = lower(weights, shape, threads=threads, config=config, low_memory=low_memory, speed=speed)
+    if isinstance(weights, QuantizedWeights):
+        plan = lower_quantized(weights, shape, threads=threads, config=config, low_memory=low_memory, speed=speed)
+    else:
+        plan = lower(weights, shape, threads=threads, config=config, low_memory=low_memory, speed=speed)
     explanation = explain_plan(plan, weights, threads=threads, speed=speed)
     runner = KernelRunner(plan, threads, explanation)
     try:
-        key = check_key(target.weights_key, plan, threads=threads, code=code.digest, processor=host_processor())
+        key = check_key(weights_key, plan, threads=threads, code=code.digest, processor=host_processor())
         error = check_once(lambda: check_plan(plan, weights, runner.run_calls), cache, key)
     except BaseException:
         runner.close()
         raise
-    return runner, "kernels-low-memory" if low_memory else "kernels", error
+    return runner, error
+
+
+def _quantized_network(
+    model: Any, precision: Optional[str], calibration: Any, image_size: Optional[ImageSize], threads: int
+) -> Optional[QuantizedNetwork]:
+    """Return the quantized network that is to be compiled, or None if the network stays float."""
+    if isinstance(model, (str, os.PathLike)) and is_quantized_file(model):
+        model = QuantizedNetwork.load(model)
+    if isinstance(model, QuantizedNetwork):
+        if precision == "float32" or calibration is not None:
+            raise ArgumentError(
+                "a quantized network cannot be changed",
+                expected='precision "int8" and no calibration',
+                hint="compile the float network, with precision='int8' and calibration=images if need be",
+            )
+        reason = kernels_unavailable_reason()
+        if reason is not None:
+            raise DependencyError(f"int8 has kernels only, and {reason}", hint="pip install llvmlite")
+        return model
+    if precision != "int8":
+        if calibration is not None:
+            raise ArgumentError("calibration is for int8 only", hint='pass precision="int8" as well')
+        return None
+    if calibration is None:
+        raise ArgumentError(
+            "int8 needs images to set the ranges of the activations",
+            expected="calibration=images, a folder, paths or arrays",
+            hint="pass some 100 images such as the network will see",
+        )
+    from .quantize import quantize
+
+    network = quantize(model, calibration, image_size=image_size, threads=threads)
+    logger.info("quantized: %s", network.report.summary())
+    return network
 
 
 def _run_eagerly(target: Target, shape: Shape, reason: Optional[str]) -> Tuple[Runner, str, float]:

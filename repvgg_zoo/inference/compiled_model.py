@@ -55,9 +55,9 @@ class CompiledModel:
     threads wait for one another (a lock); for calls at the same time, compile one model for each thread. It cannot be
     used in a forked process. ``close()``, or the end of a ``with`` block, releases memory and threads.
 
-    Attributes: ``shape`` (batch_size, C, H, W), ``threads``, ``backend`` ("kernels", "kernels-low-memory" or "eager"),
-    ``error`` (how far a layer's outputs were at most from NumPy's when it was compiled, relative to the layer's scale),
-    ``spec``, ``checkpoint`` and ``metadata`` as of networks that ``create`` returns.
+    Attributes: ``shape`` (batch_size, C, H, W), ``threads``, ``backend`` ("kernels", "kernels-low-memory",
+    "kernels-int8" or "eager"), ``error`` (how far a layer's outputs were at most from NumPy's when it was compiled,
+    relative to the layer's scale), ``spec``, ``checkpoint`` and ``metadata`` as of networks that ``create`` returns.
     """
 
     def __init__(

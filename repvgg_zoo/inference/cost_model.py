@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional, Sequence, Union
 
 from .ir import ConvLayer
+from .jit.integer_winograd import IntegerWinograd
 from .jit.winograd import WinogradTransform
 from .plan import ActivationBuffer
+from .quantized import QuantizedConvLayer
 
 ConvAlgorithm = Optional[WinogradTransform]  # None is igemm
+IntegerAlgorithm = Optional[IntegerWinograd]
+
+MACS_PER_FMA = 1.5  # products of 16-bit integers in the time of an FMA; measured on Zen 3
 
 
 class CpuSpeed(NamedTuple):
@@ -50,15 +55,44 @@ def conv_seconds(
     return arithmetic / threads + 4 * _products(algorithm) * (layer.kernel.size // 9) / speed.bytes_per_second
 
 
-def conv_fmas(layer: ConvLayer, out: ActivationBuffer, algorithm: ConvAlgorithm) -> int:
+def select_integer_algorithm(
+    layer: QuantizedConvLayer,
+    out: ActivationBuffer,
+    transforms: Sequence[IntegerWinograd],
+    *,
+    threads: int,
+    speed: CpuSpeed = DEFAULT_CPU_SPEED,
+) -> IntegerAlgorithm:
+    """Return the algorithm that should be fastest for a quantized layer."""
+    algorithms: Sequence[IntegerAlgorithm] = [None, *transforms]
+    return min(algorithms, key=lambda each: integer_conv_seconds(layer, out, each, threads=threads, speed=speed))
+
+
+def integer_conv_seconds(
+    layer: QuantizedConvLayer, out: ActivationBuffer, algorithm: IntegerAlgorithm, *, threads: int, speed: CpuSpeed
+) -> float:
+    """Return the time that a quantized convolution should take, as ``conv_seconds`` does for a float one."""
+    transformed = 0
+    if algorithm is not None:
+        transformed = algorithm.num_elements * _tiles(out, algorithm) * (2 * layer.in_channels + 4 * layer.out_channels)
+    arithmetic = conv_fmas(layer, out, algorithm) / (MACS_PER_FMA * speed.fma_per_second)
+    weights = 2 * _products(algorithm) * (layer.kernel.size // 9) / speed.bytes_per_second
+    return (arithmetic + transformed / speed.bytes_per_second) / threads + weights
+
+
+def conv_fmas(
+    layer: Union[ConvLayer, QuantizedConvLayer],
+    out: ActivationBuffer,
+    algorithm: Union[ConvAlgorithm, IntegerAlgorithm],
+) -> int:
     """Return how many multiply-adds an algorithm does beside its transforms; with igemm, those of the definition."""
     return _products(algorithm) * _tiles(out, algorithm) * (layer.kernel.size // 9)
 
 
-def _products(algorithm: ConvAlgorithm) -> int:
+def _products(algorithm: Union[ConvAlgorithm, IntegerAlgorithm]) -> int:
     return 9 if algorithm is None else algorithm.num_products
 
 
-def _tiles(out: ActivationBuffer, algorithm: ConvAlgorithm) -> int:
+def _tiles(out: ActivationBuffer, algorithm: Union[ConvAlgorithm, IntegerAlgorithm]) -> int:
     m = 1 if algorithm is None else algorithm.m
     return out.images * -(-out.height // m) * -(-out.width // m)

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, List, Tuple
+from typing import Any, List, Tuple, Union
 
 from numpy.typing import NDArray
 
-from .cost_model import CpuSpeed, conv_fmas, conv_seconds
+from .cost_model import CpuSpeed, conv_fmas, conv_seconds, integer_conv_seconds
 from .explanation import ExplainedLayer, Explanation, with_time
 from .ir import ConvLayer, NetworkWeights
+from .jit.integer_winograd import INTEGER_TRANSFORMS
 from .jit.winograd import WINOGRAD_TRANSFORMS
 from .plan import ExecutionPlan, LayerCalls
+from .quantized import QuantizedConvLayer, QuantizedWeights
 from .reference import RunCalls, probe_images
 
 ROUNDS = 10  # of which the best time counts
 
 
-def explain_plan(plan: ExecutionPlan, weights: NetworkWeights, *, threads: int, speed: CpuSpeed) -> Explanation:
+def explain_plan(
+    plan: ExecutionPlan, weights: Union[NetworkWeights, QuantizedWeights], *, threads: int, speed: CpuSpeed
+) -> Explanation:
     """Return the parts of a plan that was made of ``weights``; nothing is run."""
     images = plan.input_shape[0]
     first = plan.layers[0]
     parts = [ExplainedLayer("input", _output_shape(first.x), plan.calls[0].kernel, 0, 0)]
     for index, (layer, calls) in enumerate(zip(weights.layers, plan.layers)):
         name = layer.name or f"layer{index}"
-        parts.append(_explain_conv(name, layer, plan, calls, threads, speed))
+        if isinstance(layer, QuantizedConvLayer):
+            parts.append(_explain_integer_conv(name, layer, plan, calls, threads, speed))
+        else:
+            parts.append(_explain_conv(name, layer, plan, calls, threads, speed))
         if layer.se is not None:
             macs = images * (layer.se.down.weight.size + layer.se.up.weight.size)
             parts.append(ExplainedLayer(f"{name}.se", parts[-1].output, "igemm", macs, macs))
@@ -59,7 +66,7 @@ def part_ranges(plan: ExecutionPlan) -> List[Tuple[int, int]]:
     """Return the first call of each part, and the one after its last."""
     ranges = [(0, plan.layers[0].start)]
     for layer in plan.layers:
-        ranges.append((layer.start, layer.conv_stop))
+        ranges.append((ranges[-1][1], layer.conv_stop))  # the rounding of a quantized layer's input comes before it
         if layer.stop > layer.conv_stop:
             ranges.append((layer.conv_stop, layer.stop))
     if len(plan.calls) > plan.layers[-1].stop:
@@ -82,6 +89,17 @@ def _explain_conv(
         conv_fmas(layer, calls.out, transform),
         1e3 * seconds,
     )
+
+
+def _explain_integer_conv(
+    name: str, layer: QuantizedConvLayer, plan: ExecutionPlan, calls: LayerCalls, threads: int, speed: CpuSpeed
+) -> ExplainedLayer:
+    kernels = [call.kernel for call in plan.calls[calls.start : calls.conv_stop]]
+    transform = next((each for each in INTEGER_TRANSFORMS if f"input_transform_s16_{each.m}" in kernels), None)
+    algorithm = "int8 igemm" if transform is None else f"int8 Winograd F({transform.m}x{transform.m}, 3x3)"
+    seconds = integer_conv_seconds(layer, calls.out, transform, threads=threads, speed=speed)
+    macs, products = (conv_fmas(layer, calls.out, each) for each in (None, transform))
+    return ExplainedLayer(name, _output_shape(calls.out), algorithm, macs, products, 1e3 * seconds)
 
 
 def _output_shape(out: Any) -> Tuple[int, ...]:

@@ -17,9 +17,10 @@ class ExplainedLayer:
     """A part of a network: a convolution, an SE, the conversion of the images, or the pooling and the head.
 
     ``output`` is (N, H, W, C), or (N, classes). ``macs`` are the multiply-adds of the definition, for the whole batch;
-    ``fmas`` those that the algorithm does, which are fewer with Winograd. ``expected_ms`` is what the cost model
-    expects, of convolutions only. What was measured is None without ``measure=True``: ``gflops`` counts two for each of
-    the ``fmas``, and ``peak_share`` is relative to ``Explanation.peak_gflops``.
+    ``fmas`` those that the algorithm does, which are fewer with Winograd, in integers for quantized layers.
+    ``expected_ms`` is what the cost model expects, of convolutions only. What was measured is None without
+    ``measure=True``: ``gflops`` counts two for each of the ``fmas``, and ``peak_share`` is relative to
+    ``Explanation.peak_gflops``, that of float32, which integers can exceed.
     """
 
     name: str

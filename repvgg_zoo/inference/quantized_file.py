@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arguments import check_path
 from .._atomic import atomic_write
+from .._files import open_regular_file
 from ..checkpoints import CheckpointMetadata
 from ..checkpoints.formats import read_file
+from ..checkpoints.formats.safetensors_file import MAX_HEADER_BYTES
 from ..checkpoints.metadata import METADATA_KEY, QUANTIZATION, from_text, parse_text, to_text
 from ..checkpoints.save import write_safetensors
-from ..errors import ArgumentError, CheckpointFormatError
+from ..errors import ArgumentError, CheckpointFormatError, PathLike
 from .ir import ConvLayer, LinearWeights, SEWeights, state_error
 from .quantization_report import QuantizationReport, from_plain, to_plain
 from .quantized import QuantizedConvLayer, QuantizedWeights, check_quantized_layers
@@ -31,6 +35,7 @@ MAX_LAYERS = 4000
 MAX_STEP = 64  # stride or dilation: more would make the padding larger than any image
 MAX_SIDE = 1 << 14  # of an image
 NAME = re.compile(r"[A-Za-z0-9_. ]{1,100}")
+FIELD = re.compile(rf'\\"{QUANTIZATION}\\"\s*:\s*\{{'.encode())  # in JSON text within the header, which is JSON
 SE_POSITIONS = {"se": False, "post_se": True}  # by key: whether it stands after the block's ReLU
 
 
@@ -72,6 +77,14 @@ def write_quantized(
     quantization = {"version": VERSION, "image_size": image_size, "blocks": blocks, "report": to_plain(report)}
     text = json.dumps({**json.loads(to_text(metadata)), QUANTIZATION: quantization}, allow_nan=False)
     atomic_write(path, lambda stream: write_safetensors(stream, arrays, text))
+
+
+def is_quantized_file(path: PathLike) -> bool:
+    """Return whether a path is the file of a quantized network, by its header alone."""
+    with suppress(OSError, ValueError), open_regular_file(check_path("the path", path)) as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        return size <= MAX_HEADER_BYTES and FIELD.search(stream.read(size)) is not None
+    return False
 
 
 def read_quantized(path: Path) -> QuantizedContent:

@@ -8,7 +8,13 @@ from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .cost_model import DEFAULT_CPU_SPEED, CpuSpeed, select_conv_algorithm
+from .cost_model import (
+    DEFAULT_CPU_SPEED,
+    CpuSpeed,
+    IntegerAlgorithm,
+    select_conv_algorithm,
+    select_integer_algorithm,
+)
 from .ir import ConvLayer
 from .jit.int16_kernels import KC_MULTIPLE
 from .jit.integer_winograd import INTEGER_TRANSFORMS, IntegerWinograd
@@ -18,7 +24,6 @@ from .lowering import (
     MC,
     AlgorithmSelector,
     Lowering,
-    ceil_div,
     conv_output_size,
     int64,
     row_tiles,
@@ -29,12 +34,9 @@ from .packing import aligned_zeros, pack_conv_weights, pack_pairs, pad
 from .plan import ActivationBuffer, ExecutionPlan, LayerCalls
 from .quantized import MAX_ACTIVATION, QuantizedConvLayer, QuantizedWeights, check_quantized_layers
 
-MACS_PER_FMA = 1.5  # products of 16-bit integers a second, beside FMAs; measured on Zen 3
-
 CHUNK_BYTES = 1 << 19  # of V and M together
 MIN_TILES_PER_CHUNK = 48
 
-IntegerAlgorithm = Optional[IntegerWinograd]  # None is igemm
 IntegerAlgorithmSelector = Callable[[QuantizedConvLayer, ActivationBuffer, Sequence[IntegerWinograd]], IntegerAlgorithm]
 
 
@@ -61,31 +63,6 @@ def lower_quantized(
     select_integer = select_algorithm or functools.partial(select_integer_algorithm, threads=threads, speed=speed)
     transforms = () if low_memory else INTEGER_TRANSFORMS
     return _QuantizedLowering(shape, config, select_float, transforms, select_integer).lower(weights)
-
-
-def select_integer_algorithm(
-    layer: QuantizedConvLayer,
-    out: ActivationBuffer,
-    transforms: Sequence[IntegerWinograd],
-    *,
-    threads: int,
-    speed: CpuSpeed = DEFAULT_CPU_SPEED,
-) -> IntegerAlgorithm:
-    """Return the algorithm that should be fastest, by the same model as that of float convolutions."""
-    kernels = layer.kernel.size // 9
-
-    def seconds(algorithm: IntegerAlgorithm) -> float:
-        if algorithm is None:
-            products, tiles, transformed = 9, out.images * out.height * out.width, 0
-        else:
-            products = algorithm.num_elements
-            tiles = out.images * ceil_div(out.height, algorithm.m) * ceil_div(out.width, algorithm.m)
-            transformed = products * tiles * (2 * layer.in_channels + 4 * layer.out_channels)  # bytes of V and M
-        arithmetic = products * tiles * kernels / (MACS_PER_FMA * speed.fma_per_second)
-        weight_bytes = 2 * products * kernels
-        return (arithmetic + transformed / speed.bytes_per_second) / threads + weight_bytes / speed.bytes_per_second
-
-    return min([None, *transforms], key=seconds)
 
 
 def exact_transforms(layer: QuantizedConvLayer) -> Tuple[IntegerWinograd, ...]:

@@ -60,7 +60,8 @@ def check_plan(plan: ExecutionPlan, weights: Union[NetworkWeights, QuantizedWeig
             errors.append(_conv_error(layer, calls.x, calls.out, random))
         else:
             unrounded = _run_unrounded(plan, calls, functools.partial(run_calls, images, calls.start, calls.conv_stop))
-            scale = 1.0 if unrounded is calls.out else weights.layers[index + 1].input_scale
+            following = None if unrounded is calls.out else weights.layers[index + 1]
+            scale = following.input_scale if isinstance(following, QuantizedConvLayer) else 1.0
             error = _conv_error(integer_layer(layer, scale), calls.x, unrounded, random)
             errors.append(error if error <= EPILOGUE_ERROR else float("inf"))
             run_calls(images, calls.start, calls.conv_stop)

@@ -38,6 +38,11 @@ class IntegerWinograd:
         return (self.m + 2) ** 2
 
     @property
+    def num_products(self) -> int:
+        """How many products a tile takes: one for each element."""
+        return self.num_elements
+
+    @property
     def divisor_inverse(self) -> int:
         """The integer that times ``divisor`` is 1 modulo 2^32."""
         return pow(self.divisor, 2**31 - 1, 2**32)  # Euler: the odd numbers have 2^31 inverses
