@@ -6,8 +6,10 @@ and it is removed before the next: all of them are 6 GB.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +21,36 @@ import repvgg_zoo
 
 # The project's bound; the rounding of float32 is about 1e-6 over a network this deep.
 BOUND = 1e-4
+EXPORT_BOUND = 1e-5
 
 
 @pytest.fixture(scope="module")
 def writer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("networks")
-    command = [os.environ["REPVGG_ZOO_BENCH_PYTHON"], str(Path(__file__).with_name("write_network_files.py")), folder]
+    with peer("write_network_files.py", tmp_path_factory.mktemp("networks")) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with peer("run_exports.py") as process:
+        yield process
+
+
+@contextmanager
+def peer(script, *arguments):
+    """A script with the peers' interpreter, which answers each line with a line."""
+    command = [os.environ["REPVGG_ZOO_BENCH_PYTHON"], str(Path(__file__).with_name(script)), *arguments]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ""}
     ) as process:
         yield process
         process.stdin.close()
+
+
+def ask(process, line):
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
+    return process.stdout.readline().rstrip("\n")
 
 
 @pytest.fixture(scope="module", params=CASES, ids=[case.name for case in CASES])
@@ -39,9 +60,7 @@ def case(request):
 
 @pytest.fixture(scope="module")
 def file(case, writer):
-    writer.stdin.write(f"{case.name}\n")
-    writer.stdin.flush()
-    path = Path(writer.stdout.readline().rstrip("\n"))
+    path = Path(ask(writer, case.name))
     assert path.is_file(), f"write_network_files.py ended with {writer.wait()}"
     yield path
     path.unlink()
@@ -69,3 +88,25 @@ def test_the_layout_is_detected_and_only_counters_are_skipped(case, file):
     assert checkpoint.form == "train"
     allowed = ("num_batches_tracked", "meta")
     assert [key for key, _ in checkpoint.report.skipped if not key.endswith(allowed)] == []
+
+
+@pytest.mark.parametrize("form", ["train", "deploy"])
+def test_an_exported_file_gives_the_peers_logits_in_other_runtimes(case, file, form, runner, tmp_path, capsys):
+    if case.publisher not in ("timm", "official") or (form == "train" and case.image_size != 224):
+        pytest.skip("the same graph as another case")
+    size = case.image_size if case.image_size == 224 else "dynamic"
+    repvgg_zoo.export(file, tmp_path / "x.onnx", image_size=size, deploy=form == "deploy")
+    request = {"model": str(tmp_path / "x.onnx"), "data": str(file.parent / f"{case.name}.npz"), "form": form}
+    errors = json.loads(ask(runner, json.dumps(request)))
+    with capsys.disabled():
+        print(f"\n  {case.name}, ONNX of the {form} form: relative error {max(errors.values()):.1e}", end="")
+    assert len(errors) == 6 and max(errors.values()) <= EXPORT_BOUND, errors
+
+
+def test_a_network_goes_back_to_torch(case, file, runner, tmp_path):
+    if case.name not in ("RepVGG_A0.timm", "RepVGG_B1g4.timm"):
+        pytest.skip("one with groups and one without")
+    network = repvgg_zoo.create(case.variant, checkpoint=file)
+    repvgg_zoo.save_checkpoint(tmp_path / "x.pth", network, layout="timm")
+    request = {"model": str(tmp_path / "x.pth"), "data": str(file.parent / f"{case.name}.npz"), "form": "train"}
+    assert json.loads(ask(runner, json.dumps({**request, "variant": case.variant}))) == {"timm": 0.0}
