@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Sequence
 from .results_file import RESULTS, ROOT, Results, Row, peers_environment, peers_python
 
 PAGE = ROOT / "docs" / "performance.md"
-BENCHMARKS = ("inference", "scaling", "loading", "startup")
+BENCHMARKS = ("inference", "int8", "scaling", "loading", "startup")
 PEERS = ("torch", "torch channels-last", "onnxruntime", "openvino")
 COLUMNS = (*PEERS, "megengine eager", "ours")
 TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "megengine eager": "MegEngine eager"}
@@ -51,6 +51,12 @@ its default settings, OpenVINO its latency hint in float32; *ours* is `repvgg_zo
 
 Milliseconds for one image, medians of bursts. The last column is ours over the best of torch, ONNX Runtime and
 OpenVINO: below 1, ours is faster than all of them."""
+
+INT8 = """\
+The same networks with int8 weights and activations, in the same way. The peers run the model of ONNX Runtime's own
+quantization (QDQ, unsigned activations, signed weights for each channel), *ours* is what `repvgg_zoo.quantize` returns;
+all calibrate on the same images, and the first convolution and the head stay float. *Error* is relative to the scale of
+the float32 logits; random weights lose more than trained ones."""
 
 LOADING = """\
 RepVGG_B3 (493 MB in train form, 444 MB in deploy form) from files in the publishers' own formats, page cache warm, each
@@ -98,7 +104,7 @@ def page(sections: Mapping[str, Results], figures: Sequence[str]) -> str:
         INTRODUCTION,
         COMMANDS,
     ]
-    for benchmark, write in zip(BENCHMARKS, (inference, scaling, loading, startup)):
+    for benchmark, write in zip(BENCHMARKS, (inference, int8, scaling, loading, startup)):
         if benchmark in sections:
             results = sections[benchmark]
             title, *rest = write(results.rows_of(benchmark), figures)
@@ -206,6 +212,22 @@ def ratio(row: Row) -> float:
 def format_ratio(row: Row) -> str:
     value = ratio(row)
     return "-" if value != value else f"{value:.2f}"
+
+
+def int8(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
+    peers, own = ("onnxruntime int8", "openvino int8"), "ours int8"
+    lines = []
+    for row in rows:
+        measured = row["runtimes"]
+        times = {name: cell["ms"]["median"] for name, cell in measured.items() if "ms" in cell}
+        texts = [f"{times[name]:.1f}" if name in times else "failed" for name in ("ours", *peers, own)]
+        errors = [f"{measured[name]['error']:.1e}" if name in times else "-" for name in (*peers, own)]
+        best = min((times[name] for name in peers if name in times), default=float("nan"))
+        share = times.get(own, float("nan")) / best
+        case = f"{row['variant']}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
+        lines.append([case, *texts, "-" if share != share else f"{share:.2f}", *errors])
+    head = ["variant", "ours, float32", "ONNX Runtime", "OpenVINO", "ours", "ours / best peer"]
+    return ["## int8", INT8, table([*head, "ONNX Runtime's error", "OpenVINO's error", "our error"], lines)]
 
 
 def scaling(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:

@@ -129,3 +129,15 @@ def test_results_are_plain_json(results):
     results.add("loading", {"case": "ours"}, seconds=summarize([0.1, 0.2, 0.4]))
     (row,) = json.loads(results.path.read_text())["rows"]
     assert row["seconds"] == {"median": 0.2, "min": 0.1, "q1": 0.1, "q3": 0.4, "samples": 3}
+
+
+def test_int8_is_compared_with_the_fastest_peer_that_ran_and_shows_errors(results):
+    cells = {
+        "ours": timed(8.0),
+        "onnxruntime int8": {**timed(6.0), "error": 2e-2},
+        "openvino int8": {"failed": "no such file"},
+        "ours int8": {**timed(3.0), "error": 4e-3},
+    }
+    results.add("int8", KEY, runtimes=cells)
+    line = line_of(page({"int8": results}, ()), "| RepVGG_A0, 2 threads")
+    assert line == "| RepVGG_A0, 2 threads | 8.0 | 6.0 | failed | 3.0 | 0.50 | 2.0e-02 | - | 4.0e-03 |"
