@@ -17,12 +17,12 @@ CLIPS = np.linspace(0.25, 1, 61)  # shares of the largest value at which values 
 class ActivationStatistics:
     """The distribution of an activation (N, H, W, C) of values from 0, over all batches that were added.
 
-    ``shape`` is that of a batch. ``images`` counts images, ``peak`` is the largest value.
+    ``shape`` is that of a batch. ``images`` counts images, ``channel_peaks`` are the largest values (C,).
     """
 
     def __init__(self, name: str, shape: Tuple[int, ...]) -> None:
         self.images = 0
-        self.peak = 0.0
+        self.channel_peaks = np.zeros(shape[-1], np.float32)
         self._name = name
         self._position_sums = np.zeros(shape[1:])
         self._counts = np.zeros(BINS, np.int64)
@@ -30,7 +30,8 @@ class ActivationStatistics:
 
     def add(self, x: NDArray[Any]) -> None:
         """Add a batch; raise ArgumentError if it is not finite."""
-        peak = float(x.max(initial=0))
+        peaks = x.max(axis=(0, 1, 2), initial=0)
+        peak = float(peaks.max())
         if not np.isfinite(x.sum(dtype=np.float64)):
             raise ArgumentError(
                 f"the output of {self._name} is not finite",
@@ -39,7 +40,7 @@ class ActivationStatistics:
                 hint="are the weights damaged, or the images not preprocessed as those of the training?",
             )
         self.images += len(x)
-        self.peak = max(self.peak, peak)
+        self.channel_peaks = np.maximum(self.channel_peaks, peaks)
         self._position_sums += x.sum(axis=0, dtype=np.float64)
         self._widen(peak)
         if self._range:
@@ -47,6 +48,11 @@ class ActivationStatistics:
             self._counts += np.bincount(np.minimum(index, BINS - 1, out=index).reshape(-1), minlength=BINS)
         else:
             self._counts[0] += x.size
+
+    @property
+    def peak(self) -> float:
+        """The largest value."""
+        return float(self.channel_peaks.max())
 
     def scale(self) -> float:
         """Return the value of one step of 256 that rounds the values with the least mean squared error, a float32."""

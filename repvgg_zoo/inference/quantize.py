@@ -14,6 +14,7 @@ from ..checkpoints import Checkpoint
 from ..errors import ArgumentError, DependencyError, PathLike, QuantizationError
 from .calibration import ActivationStatistics
 from .calibration_images import MIN_IMAGES, collect_images
+from .equalization import equalize
 from .ir import LinearWeights, NetworkWeights
 from .quantization_report import BlockReport, QuantizationReport
 from .quantized import QuantizedConvLayer, QuantizedWeights
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 8
 MIN_BITS, MAX_BITS = 4, 8
 TEST_SHARE = 4  # every fourth image is not used for calibration but for the report
+EQUALIZATION_IMAGES = 64  # whose largest values are enough to compare channels by
 DEFAULT_SNR = 20.0  # dB: errors of a tenth of the logits' spread
 
 DEFAULT_MAX_IMAGES = 256
@@ -120,6 +122,10 @@ def quantize_weights(
     _check_finite(names, weights)
     channels, height, width = test.shape[1:]
     shape = (min(BATCH_SIZE, len(test)), channels, height, width)
+    some = calibration[:: -(-len(calibration) // EQUALIZATION_IMAGES)]
+    with LayerwiseNetwork(weights, shape, threads) as network:
+        peaks = [x.channel_peaks for x in _calibrate(network, names, batches(some, shape[0]))]
+    weights = equalize(weights, peaks)
     with LayerwiseNetwork(weights, shape, threads) as reference:
         statistics = _calibrate(reference, names, batches(calibration, shape[0]))
         quantized, float_reasons = _round_blocks(weights, statistics, bits)
