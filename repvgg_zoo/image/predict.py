@@ -53,10 +53,11 @@ def predict(
 ) -> Union[List[Prediction], List[List[Prediction]]]:
     """Return the ``topk`` most probable classes of an image, most probable first; fewer if there are fewer classes.
 
-    ``model_or_name`` is a name, a checkpoint file, a Checkpoint, or a network of ``create`` or ``compile``. A list or
-    tuple of images gives a list of such lists. A name or a file is compiled and closed again at every call, so for many
-    images pass them all at once, or pass a network. An image is anything that ``preprocess`` accepts, and is
-    preprocessed as it says. A network in training mode runs in eval mode and is put back.
+    ``model_or_name`` is a name, a file, a Checkpoint, or a network of ``create``, ``compile`` or ``quantize``. A list
+    or tuple of images gives a list of such lists. A name, a file or a quantized network is compiled and closed again at
+    every call, so for many images pass them all at once, or pass what ``compile`` returns. An image is anything that
+    ``preprocess`` accepts, and is preprocessed as it says. A network in training mode runs in eval mode and is put
+    back.
 
     Labels are those of the published checkpoint, or those that ``save_checkpoint`` wrote into the file; a head that is
     not of either has numbered ones. ``labels`` are names of your own.
@@ -109,7 +110,9 @@ def top_k(logits: NDArray[Any], names: Sequence[Label], k: int) -> List[Predicti
 @contextmanager
 def _compiled(model: Any) -> Iterator[Any]:
     """Yield the network; that of a published checkpoint or a file is compiled, and closed afterwards."""
-    if not isinstance(model, (CheckpointSpec, Checkpoint)):
+    from ..inference.quantized_network import QuantizedNetwork
+
+    if not isinstance(model, (CheckpointSpec, Checkpoint, QuantizedNetwork)):
         yield model
         return
     from ..inference.api import compile

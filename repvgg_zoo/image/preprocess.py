@@ -49,12 +49,12 @@ class Preprocess:
 def preprocess(model_or_name: Any) -> Preprocess:
     """Return the function that turns an image into this network's input: (C, image_size, image_size) float32.
 
-    ``model_or_name`` is a name, a checkpoint file, a Checkpoint, or a network. An image is a path, an open file, a
-    Pillow image, or a uint8 array (H, W, 3) in RGB order or (H, W). It is rotated by its EXIF orientation, resized so
-    that its short side is ``resize``, center-cropped, put into the checkpoint's color order, scaled to 0..1 and
-    normalized. Resizing uses the publisher's library (Pillow or OpenCV, ``Preprocessing.backend``), as the two differ
-    when they shrink. Transparency is dropped, of an animation the first frame is used, of 16-bit grayscale the high
-    byte.
+    ``model_or_name`` is a name, a file, a Checkpoint, or a network, quantized ones included. An image is a path, an
+    open file, a Pillow image, or a uint8 array (H, W, 3) in RGB order or (H, W). It is rotated by its EXIF orientation,
+    resized so that its short side is ``resize``, center-cropped, put into the checkpoint's color order, scaled to 0..1
+    and normalized. Resizing uses the publisher's library (Pillow or OpenCV, ``Preprocessing.backend``), as the two
+    differ when they shrink. Transparency is dropped, of an animation the first frame is used, of 16-bit grayscale the
+    high byte.
 
     A file that ``save_checkpoint`` wrote says its preprocessing. Any other is preprocessed as the publisher does it
     whose layout it has, such as BaseCls in BGR order. A name without a tag, a network with random weights, and a file
@@ -94,11 +94,22 @@ def metadata_of(model: Any) -> CheckpointMetadata:
 
 
 def open_model(model: Any) -> Any:
-    """Return the registry's checkpoint of a name, the Checkpoint in a file, or anything else as it is."""
+    """Return the registry's checkpoint of a name, what is in a file, or anything else as it is.
+
+    A file has a Checkpoint or a QuantizedNetwork.
+    """
     if not isinstance(model, (str, os.PathLike)):
         return model
     target = find_model_or_file(model)
-    return load_checkpoint(target) if isinstance(target, Path) else find_checkpoint(*target)
+    if not isinstance(target, Path):
+        return find_checkpoint(*target)
+    from ..inference.quantized_file import is_quantized_file
+
+    if is_quantized_file(target):
+        from ..inference.quantized_network import QuantizedNetwork
+
+        return QuantizedNetwork.load(target)
+    return load_checkpoint(target)
 
 
 def preprocess_image(image: Image, preprocessing: Preprocessing) -> NDArray[Any]:

@@ -20,8 +20,8 @@ class QuantizedNetwork:
     """What ``quantize`` returns: a network with int8 weights, which ``save`` writes and ``load`` reads.
 
     Attributes: ``weights`` (the layers), ``report`` (accuracy, block by block), ``image_size`` (height, width) of the
-    images that it was calibrated on, ``in_chans``, and ``spec``, ``checkpoint`` and ``metadata`` as of networks that
-    ``create`` returns.
+    images that it was calibrated on, ``in_chans``, ``num_classes``, and ``spec``, ``checkpoint`` and ``metadata`` as of
+    networks that ``create`` returns.
     """
 
     def __init__(
@@ -45,6 +45,11 @@ class QuantizedNetwork:
     def in_chans(self) -> int:
         """The number of channels of its images."""
         return self.weights.layers[0].in_channels
+
+    @property
+    def num_classes(self) -> Optional[int]:
+        """The number of logits, or None for a network without a head."""
+        return None if self.weights.head is None else len(self.weights.head.bias)
 
     def save(self, path: PathLike) -> None:
         """Write the network as safetensors, completely or not at all, with all that is known about it.

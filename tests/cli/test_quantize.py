@@ -34,6 +34,22 @@ def test_the_file_and_the_report_are_those_of_the_function(run, photos):
     assert "8 of 9 blocks in int8: " in result.out and "wrote again.safetensors, 2" in result.out
 
 
+def test_predict_and_info_take_the_file(run, photos):
+    assert run("quantize", "n0", "int8.safetensors", "--images", "photos").code == 0
+    network = repvgg_zoo.QuantizedNetwork.load("int8.safetensors")
+    result = run("predict", "photos/00.png", "--model", "int8.safetensors", "--json")
+    expected = repvgg_zoo.predict(network, "photos/00.png")
+    assert result.json["images"][0]["predictions"] == [vars(prediction) for prediction in expected]
+    assert repvgg_zoo.predict("int8.safetensors", ["photos/00.png"]) == [expected]
+    assert expected[0].label in "0123456789"
+
+    result = run("info", "int8.safetensors")
+    assert result.out.startswith("int8.safetensors: RepVGG_N0, quantized") and str(network.report) in result.out
+    assert "RepVGG_N0.digits" in result.out
+    assert run("info", "int8.safetensors", "--json").json["report"]["snr"] == network.report.snr
+    assert "a quantized network" in run("verify", "int8.safetensors").out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

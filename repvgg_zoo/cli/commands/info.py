@@ -65,7 +65,9 @@ def info(name: str) -> Result:
     if isinstance(target, Path):
         if target.suffix.lower() in EXPORTED:
             return Result(exported_to_dict(target), render_exported)
-        return Result(file_to_dict(target), render_file)
+        from ...inference.quantized_file import is_quantized_file
+
+        return quantized_info(target) if is_quantized_file(target) else Result(file_to_dict(target), render_file)
     model, tag = target
     if tag is None:
         return Result(model, render_variant)
@@ -183,6 +185,44 @@ def render_exported(file: Mapping[str, Any]) -> List[str]:
             }
         ),
     ]
+
+
+def quantized_info(path: Path) -> Result:
+    """Return the data and the text of the file of a quantized network."""
+    from ...inference.quantization_report import to_plain
+    from ...inference.quantized_network import QuantizedNetwork
+
+    network = QuantizedNetwork.load(path)
+    metadata = network.metadata
+    payload = {
+        "path": path,
+        "size": path.stat().st_size,
+        "variant": metadata.variant,
+        "form": "quantized",
+        "num_classes": network.num_classes,
+        "in_chans": network.in_chans,
+        "image_size": network.image_size,
+        "report": to_plain(network.report),
+        "class_names": metadata.class_names,
+        "dataset": metadata.dataset,
+        "preprocessing": metadata.preprocessing,
+        "source": metadata.source,
+    }
+    lines = [
+        style(f"{path}: {metadata.variant or 'no variant of the registry'}, quantized", "bold"),
+        "",
+        *key_values(
+            {
+                "size": f"{payload['size']:,} bytes",
+                "classes": "none, it has no head" if network.num_classes is None else network.num_classes,
+                "channels": f"{network.in_chans} of the input",
+                "quantized from": metadata.source,
+            }
+        ),
+        "",
+        *str(network.report).split("\n"),
+    ]
+    return Result(payload, lambda _: lines)
 
 
 def render_variant(model: ModelSpec) -> List[str]:

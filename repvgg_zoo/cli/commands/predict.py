@@ -17,6 +17,7 @@ from ..megengine_setup import default_to_cpu
 
 if TYPE_CHECKING:
     from ...checkpoints import Checkpoint
+    from ...inference.quantized_network import QuantizedNetwork
 
 HELP = """
 Predicts the most probable classes of each image. IMAGE may be a folder, whose
@@ -114,7 +115,7 @@ def predict_all(
         return rows, None
     if isinstance(model, CheckpointSpec):
         fetch(model.file, args)  # with this command's options; compile then finds it in the cache
-        network_source: Union[str, Checkpoint] = model.name
+        network_source: Union[str, Checkpoint, QuantizedNetwork] = model.name
     else:
         network_source, num_classes = load_file(model)
         check_labels(labels, num_classes, args)
@@ -131,13 +132,17 @@ def predict_all(
         return rows, network.metadata.preprocessing_source
 
 
-def load_file(path: Path) -> Tuple[Checkpoint, int]:
-    """Return the weights of a classifier's file, and how many classes it has."""
-    from ...checkpoints import load_checkpoint
+def load_file(path: Path) -> Tuple[Union[Checkpoint, QuantizedNetwork], int]:
+    """Return what is in a classifier's file, and how many classes it has."""
     from ...checkpoints.state_dict import class_count
+    from ...image.preprocess import open_model
+    from ...inference.quantized_network import QuantizedNetwork
 
-    weights = load_checkpoint(path)
-    num_classes = class_count(weights.state_dict)
+    weights = open_model(path)
+    if isinstance(weights, QuantizedNetwork):
+        num_classes = weights.num_classes
+    else:
+        num_classes = class_count(weights.state_dict)
     if num_classes is None:
         raise LayoutError(
             f"{path} has no head, so it predicts no classes", path=path, hint="pass the file of a classifier"
