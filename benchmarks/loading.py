@@ -19,7 +19,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from types import MappingProxyType
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from .results_file import Results, background_load, peers_environment, peers_python, resident, summarize
 from .runtimes.touch_pages import touch_pages
@@ -93,11 +94,16 @@ def write_files(folder: Path) -> None:
     (folder / "registry.json").write_text(json.dumps(registry(folder)))
 
 
-def registry(folder: Path) -> Dict[str, Any]:
+FILES = {"timm": ("timm.safetensors", "safetensors"), "official": ("official.pth", "torch")}
+
+
+def registry(
+    folder: Path, variant: str = "RepVGG_B3", files: Mapping[str, Tuple[str, str]] = MappingProxyType(FILES)
+) -> Dict[str, Any]:
+    """Return a registry of a variant's files, their names and formats by tag, as ``bench/VARIANT``."""
     import repvgg_zoo
 
-    model = repvgg_zoo.model_info("RepVGG_B3")
-    files = {"timm": ("timm.safetensors", "safetensors"), "official": ("official.pth", "torch")}
+    model = repvgg_zoo.model_info(variant)
     checkpoints = {}
     for tag, (name, format) in files.items():
         path = folder / name
@@ -120,8 +126,8 @@ def registry(folder: Path) -> Dict[str, Any]:
                 "std": [0.229, 0.224, 0.225],
             },
         }
-    variant = {
-        "family": "RepVGG-B",
+    entry = {
+        "family": model.family,
         "architecture": {
             "num_blocks": list(model.architecture.num_blocks),
             "width_multiplier": list(model.architecture.width_multiplier),
@@ -130,7 +136,7 @@ def registry(folder: Path) -> Dict[str, Any]:
         "macs": {"train": model.macs.train, "deploy": model.macs.deploy},
         "checkpoints": checkpoints,
     }
-    return {"schema": 1, "variants": {NAME: variant}}
+    return {"schema": 1, "variants": {f"bench/{variant}": entry}}
 
 
 def run_interleaved(folder: Path, rounds: int) -> Dict[str, List[Dict[str, Any]]]:

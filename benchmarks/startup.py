@@ -1,8 +1,9 @@
-"""Startup latency: imports, listings, the demo and re-parameterization.
+"""Startup latency: imports, listings, the first logits of a published checkpoint, the demo and re-parameterization.
 
 ``python -m benchmarks.startup`` starts each command in a new process, in turn, and takes medians, with warm caches. The
-import is counted without the interpreter's own start. `to_deploy` of RepVGG_B3 is compared with timm's fusion in torch,
-both after a warm-up call.
+import is counted without the interpreter's own start. The first logits are those of RepVGG_A0 with random weights in
+timm's layout, whose file is in the cache; ONNX Runtime reads the fused network from a file of its own. `to_deploy` of
+RepVGG_B3 is compared with timm's fusion in torch, both after a warm-up call.
 """
 
 from __future__ import annotations
@@ -21,22 +22,62 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from .results_file import ROOT, Results, background_load, peers_environment, peers_python, summarize
 
 BARE = "a bare interpreter"
+PROCESSOR = "first logits of RepVGG_A0: first start on a processor"
+CHECKPOINT = "first logits of RepVGG_A0: first start with a checkpoint"
+LATER = "first logits of RepVGG_A0: later starts"
+ONNX_RUNTIME = "first logits of RepVGG_A0: ONNX Runtime"
+FIRST_LOGITS = """
+import numpy, repvgg_zoo
+model = repvgg_zoo.compile("bench/RepVGG_A0")
+model(numpy.zeros(model.shape, "float32"))
+"""
+ONNX_LOGITS = """
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession("deploy.onnx", providers=["CPUExecutionProvider"])
+session.run(None, dict(images=numpy.zeros((1, 3, 224, 224), "float32")))
+"""
 COMMANDS: Dict[str, Sequence[str]] = {
     BARE: [sys.executable, "-c", "pass"],
     "import repvgg_zoo": [sys.executable, "-c", "import repvgg_zoo"],
     "list_models() after the import": [sys.executable, "-c", "import repvgg_zoo; repvgg_zoo.list_models()"],
     "repvgg-zoo list": [sys.executable, "-m", "repvgg_zoo", "list"],
+    PROCESSOR: [sys.executable, "-c", FIRST_LOGITS],
+    CHECKPOINT: [sys.executable, "-c", FIRST_LOGITS],
+    LATER: [sys.executable, "-c", FIRST_LOGITS],
+    ONNX_RUNTIME: ["{peers}", "-c", ONNX_LOGITS],
     "./dev demo": [str(ROOT / "dev"), "demo", "--output-image", "{folder}/demo.png"],
 }
+# What of the derived cache is deleted before a command.
+REMOVED = {PROCESSOR: ("*",), CHECKPOINT: ("weights-*", "check-*")}
 # The command whose seconds are subtracted, if any, and the upper bound in seconds.
 TARGETS = {
     "import repvgg_zoo": (BARE, 0.030),
     "list_models() after the import": ("import repvgg_zoo", 0.080),
     "repvgg-zoo list": (None, 0.25),
+    CHECKPOINT: (None, 0.5),
+    LATER: (None, 0.35),
     "./dev demo": (None, 5.0),
 }
 TO_DEPLOY = "to_deploy of RepVGG_B3: ours over timm's"
 
+WRITE_CHECKPOINT = """
+import json, pathlib, sys, repvgg_zoo
+from benchmarks.loading import registry
+folder = pathlib.Path(sys.argv[1])
+network = repvgg_zoo.create("RepVGG_A0").eval()
+repvgg_zoo.save_checkpoint(folder / "timm.safetensors", network, layout="timm")
+repvgg_zoo.save_checkpoint(folder / "deploy.safetensors", repvgg_zoo.to_deploy(network, check=False), layout="official")
+entry = registry(folder, "RepVGG_A0", dict(timm=("timm.safetensors", "safetensors")))
+(folder / "registry.json").write_text(json.dumps(entry))
+"""
+WRITE_ONNX = """
+import sys, onnx
+from safetensors.numpy import load_file
+from benchmarks.runtimes.networks import layers
+from benchmarks.runtimes.onnx_network import onnx_network
+network = layers(load_file(sys.argv[1] + "/deploy.safetensors"))
+onnx.save(onnx_network(network, (1, 3, 224, 224)), sys.argv[1] + "/deploy.onnx")
+"""
 FUSION_OURS = """
 import json, sys, time, megengine
 from repvgg_zoo import create, to_deploy
@@ -82,13 +123,19 @@ def time_commands(results: Results, rounds: int) -> None:
     """Time every command in every round; the first round only warms caches."""
     times: Dict[str, List[float]] = {name: [] for name in COMMANDS}
     failed: Dict[str, str] = {}
-    load = background_load()
+    load, peers = background_load(), peers_python()
     with tempfile.TemporaryDirectory(prefix="repvgg-zoo-bench-") as folder:
+        ours = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", WRITE_CHECKPOINT, folder], env=ours, check=True)
+        subprocess.run([peers, "-c", WRITE_ONNX, folder], env=peers_environment(), check=True)
         for round_ in range(rounds + 1):
             for name, command in COMMANDS.items():
                 if name in failed or (name == "./dev demo" and round_ > 3):
                     continue
-                seconds, problem = timed([part.format(folder=folder) for part in command], folder)
+                for pattern in REMOVED.get(name, ()):
+                    for path in Path(folder, "cache", "derived").glob(pattern):
+                        path.unlink()
+                seconds, problem = timed([part.format(folder=folder, peers=peers) for part in command], folder)
                 if problem:
                     failed[name] = problem
                 elif round_:
@@ -108,6 +155,8 @@ def time_commands(results: Results, rounds: int) -> None:
 
 def timed(command: Sequence[str], folder: str) -> Tuple[float, Optional[str]]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "REPVGG_ZOO_HOME": f"{folder}/cache"}
+    if FIRST_LOGITS in command:
+        environment["REPVGG_ZOO_REGISTRY"] = f"{folder}/registry.json"
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or Python's own cache would never be warm
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
