@@ -64,7 +64,8 @@ WRITE_CHECKPOINT = """
 import json, pathlib, sys, repvgg_zoo
 from benchmarks.loading import registry
 folder = pathlib.Path(sys.argv[1])
-network = repvgg_zoo.create("RepVGG_A0").eval()
+network = repvgg_zoo.create("RepVGG_A0")
+network.eval()
 repvgg_zoo.save_checkpoint(folder / "timm.safetensors", network, layout="timm")
 repvgg_zoo.save_checkpoint(folder / "deploy.safetensors", repvgg_zoo.to_deploy(network, check=False), layout="official")
 entry = registry(folder, "RepVGG_A0", dict(timm=("timm.safetensors", "safetensors")))
