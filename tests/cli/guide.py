@@ -66,14 +66,18 @@ def same(expected: str, printed: str, machines_differ: bool) -> bool:
 
 
 class Shell:
-    """Runs commands in a folder with one image and a fresh cache, as a reader of the page would."""
+    """Runs commands in a folder with images and a fresh cache, as a reader of the page would."""
 
     def __init__(self, folder: Path) -> None:
         self._work, self._home, programs = folder / "work", folder / "home", folder / "bin"
         for path in (self._work, self._home, programs):
             path.mkdir(parents=True)
         with np.load(ROOT / "hub" / "digits-test.npz", allow_pickle=False) as digits:
-            Image.fromarray(digits["images"][0]).save(self._work / "digit.png")
+            images = [Image.fromarray(image) for image in digits["images"][:40]]
+        images[0].save(self._work / "digit.png")
+        (self._work / "digits").mkdir()
+        for index, image in enumerate(images):
+            image.save(self._work / "digits" / f"{index:02}.png")
         program = programs / "repvgg-zoo"
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m repvgg_zoo "$@"\n')
         program.chmod(0o755)
