@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .._arguments import check_flag, check_image_size, check_int, check_local_path, check_text
 from ..checkpoints import Checkpoint
 from ..errors import ArgumentError, PathLike
+from ..inference.quantized_network import QuantizedNetwork
 from .mge import export_mge
 from .onnx import export_onnx
 from .report import DYNAMIC, INPUTS, ExportOptions, ExportReport
@@ -22,7 +23,7 @@ FORMATS: Mapping[str, Callable[[Any, Path, ExportOptions], ExportReport]] = {".o
 
 
 def export(
-    model: Union[PathLike, Checkpoint, Mapping[str, NDArray[Any]], Module],
+    model: Union[PathLike, Checkpoint, Mapping[str, NDArray[Any]], QuantizedNetwork, Module],
     path: PathLike,
     *,
     batch: Optional[int] = None,
@@ -36,8 +37,9 @@ def export(
 ) -> ExportReport:
     """Write a network as ONNX (``.onnx``, opset 17) or for MegEngine Lite (``.mge``), completely or not at all.
 
-    ``model`` is a name, a checkpoint file, a ``Checkpoint``, arrays, or a network of this package; ONNX needs neither
-    MegEngine, except for the last, nor the onnx package. Without ``batch`` the file takes any number of images.
+    ``model`` is a name, a checkpoint file, a ``Checkpoint``, arrays, a QuantizedNetwork or a MegEngine network; ONNX
+    needs neither MegEngine, except for the last, nor the onnx package. Without ``batch`` the file takes any number of
+    images.
     ``image_size`` is one number or (height, width), by default that of the checkpoint; with ``"dynamic"`` images may
     have any size.
 
@@ -46,7 +48,8 @@ def export(
     then a part of the model. The output is ``logits`` (N, classes), ``probabilities`` with ``softmax``, ``features``
     (N, channels) of a network without a head, or with ``features_only`` one feature map for each stage, ``stage0`` to
     ``stage4``. ``deploy=False`` writes the branches and batch normalizations of the train form, to be trained on
-    elsewhere. The weights have the keys of the state dict.
+    elsewhere. The weights have the keys of the state dict. A QuantizedNetwork, or the file of one, is written with int8
+    weights and quantized activations (QDQ).
 
     MegEngine: the input is called ``data``, float32 (N, C, H, W); the outputs are called as in ONNX. Any network that
     MegEngine can trace is written, RepVGGs in the deploy form. ``for_x86`` lays the weights out for x86 processors,
@@ -58,8 +61,8 @@ def export(
     The report says which checks were made. The same network gives the same bytes.
 
     Raises ArgumentError, also for a network that cannot be exported and for an ONNX file of more than 2 GiB;
-    EquivalenceError if a runtime's outputs differ by more than 1e-5 of their scale (float16: 1e-2); FormError for the
-    train form of deploy weights; DependencyError for ``.mge`` without MegEngine; what ``fetch`` and
+    EquivalenceError if a runtime's outputs differ by more than 1e-5 of their scale (float16, int8: 1e-2); FormError for
+    the train form of deploy weights; DependencyError for ``.mge`` without MegEngine; what ``fetch`` and
     ``load_checkpoint`` raise; and OSError from the file system.
     """
     file = _check_path(path)

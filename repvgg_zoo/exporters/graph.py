@@ -107,7 +107,9 @@ def _add_preprocessing(graph: Graph, preprocessing: Preprocessing) -> str:
 def _add_block(
     graph: Graph, source: ExportSource, block: str, x: str, stride: int, dilation: int, feature: Optional[str]
 ) -> str:
-    if source.form == "deploy":
+    if f"{block}.rbr_reparam.scale" in source.state_dict:
+        x = _add_quantized_conv(graph, source.state_dict, f"{block}.rbr_reparam", x, stride, dilation)
+    elif source.form == "deploy":
         x = _add_conv(graph, source, f"{block}.rbr_reparam", x, stride, dilation)
     else:
         total = _add_branch(graph, source, f"{block}.rbr_dense", x, stride, dilation)
@@ -135,22 +137,60 @@ def _add_branch(graph: Graph, source: ExportSource, branch: str, x: str, stride:
 def _add_conv(graph: Graph, source: ExportSource, name: str, x: str, stride: int = 1, dilation: int = 1) -> str:
     array = source.state_dict[f"{name}.weight"]
     groups = array.shape[0] if array.ndim == 5 else 1
-    size = array.shape[-1]
     weight = graph.constant(f"{name}.weight", array.reshape(-1, *array.shape[-3:]))
     inputs = [x, weight]
     bias = source.state_dict.get(f"{name}.bias")
     if bias is not None:
         inputs.append(graph.constant(f"{name}.bias", bias.reshape(-1)))
-    return graph.add(
-        "Conv",
-        inputs,
-        name,
-        dilations=(dilation,) * 2 if size > 1 else (1, 1),
-        group=groups,
-        kernel_shape=(size, size),
-        pads=(dilation * (size // 2),) * 4,
-        strides=(stride, stride),
-    )
+    return graph.add("Conv", inputs, name, **_geometry(array.shape[-1], groups, stride, dilation))
+
+
+def _geometry(kernel_size: int, groups: int, stride: int, dilation: int) -> Dict[str, Attribute]:
+    return {
+        "dilations": (dilation,) * 2 if kernel_size > 1 else (1, 1),
+        "group": groups,
+        "kernel_shape": (kernel_size, kernel_size),
+        "pads": (dilation * (kernel_size // 2),) * 4,
+        "strides": (stride, stride),
+    }
+
+
+def _add_quantized_conv(
+    graph: Graph, arrays: Mapping[str, NDArray[Any]], name: str, x: str, stride: int, dilation: int
+) -> str:
+    """Add what a QuantizedConvLayer is: QDQ around the input and the kernel, and the two exact parts of RepVGG's.
+
+    A center tap with scales of its own is a 1x1 convolution, and the identity in float a product with the input.
+    """
+    kernel, scale = arrays[f"{name}.weight"], arrays[f"{name}.scale"]
+    shift, identity = arrays[f"{name}.center_shift"], arrays.get(f"{name}.identity")
+    groups = kernel.shape[0] if kernel.ndim == 5 else 1
+    kernel = kernel.reshape(-1, *kernel.shape[-3:])
+    step = graph.constant(f"{name}.input_scale", arrays[f"{name}.input_scale"])
+    zero = graph.constant(f"{name}.input_zero_point", np.array(0, np.uint8))
+    x = graph.add("QuantizeLinear", [x, step, zero], f"{name}.input_quantized")
+    x = graph.add("DequantizeLinear", [x, step, zero], f"{name}.input")
+    bias = graph.constant(f"{name}.bias", arrays[f"{name}.bias"])
+    has_center = bool(shift.any())
+    outer = np.where(np.arange(9).reshape(3, 3) == 4, np.int8(0), kernel) if has_center else kernel
+    weight = _add_kernel(graph, f"{name}.weight", outer, scale)
+    total = graph.add("Conv", [x, weight, bias], name, **_geometry(3, groups, stride, dilation))
+    if has_center:
+        weight = _add_kernel(graph, f"{name}.center", kernel[..., 1:2, 1:2], scale * np.exp2(shift, dtype=np.float32))
+        center = graph.add("Conv", [x, weight], f"{name}.center_conv", **_geometry(1, groups, stride, dilation))
+        total = graph.add("Add", [total, center], f"{name}.add_center")
+    if identity is not None:
+        factors = graph.constant(f"{name}.identity", identity.reshape(1, -1, 1, 1))
+        product = graph.add("Mul", [x, factors], f"{name}.identity_product")
+        total = graph.add("Add", [total, product], f"{name}.add_identity")
+    return total
+
+
+def _add_kernel(graph: Graph, name: str, kernel: NDArray[Any], scale: NDArray[Any]) -> str:
+    """Add int8 weights with a scale for each output channel; return the float tensor that they stand for."""
+    weight, scales = graph.constant(name, np.ascontiguousarray(kernel)), graph.constant(f"{name}_scale", scale)
+    zeros = graph.constant(f"{name}_zero_point", np.zeros(len(scale), np.int8))
+    return graph.add("DequantizeLinear", [weight, scales, zeros], f"{name}_dequantized", axis=0)
 
 
 def _add_bn(graph: Graph, source: ExportSource, name: str, x: str) -> str:

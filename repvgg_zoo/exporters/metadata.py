@@ -20,7 +20,8 @@ PIXEL_FORMATS = {"RGB": "Rgb8", "BGR": "Bgr8", "L": "Gray8"}
 def metadata_entries(source: ExportSource, *, input: str) -> Dict[str, str]:
     """Return the entries of an ONNX file with this dtype of input, without those of which nothing is known."""
     classes = class_count(source.state_dict) or 0
-    return {"form": source.form, **_entries(source.metadata, source.checkpoint, classes, input)}
+    precision = "float32" if source.quantized is None else "int8"
+    return {"form": source.form, "precision": precision, **_entries(source.metadata, source.checkpoint, classes, input)}
 
 
 def target_entries(target: Target) -> Dict[str, str]:

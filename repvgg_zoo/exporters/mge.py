@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, BinaryIO, List, Optional
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from .._atomic import atomic_write
 from ..errors import ArgumentError, DependencyError, EquivalenceError
+from ..inference.quantized_file import is_quantized_file
+from ..inference.quantized_network import QuantizedNetwork
 from ..inference.target import find_target
 from ..reparam.fusion import relative_error
 from .metadata import target_entries
@@ -21,6 +24,12 @@ BOUND, BOUND_FLOAT16 = 1e-5, 1e-2  # of an output's scale
 def export_mge(model: Any, file: Path, options: ExportOptions) -> ExportReport:
     """Write a ``.mge`` file as ``export`` describes it."""
     options.refuse(".mge", "input", "deploy", "features_only")
+    is_path = isinstance(model, (str, os.PathLike))
+    if isinstance(model, QuantizedNetwork) or (is_path and is_quantized_file(model)):
+        raise ArgumentError(
+            "a QuantizedNetwork cannot be written for MegEngine",
+            hint="export it to .onnx, or the float network to .mge",
+        )
     target = find_target(model)
     try:
         from ..inference.eager import run_network

@@ -74,11 +74,18 @@ class ExportOptions(NamedTuple):
                     f"{name} cannot be used for a {suffix} file", actual=getattr(self, name), hint=f"leave {name} out"
                 )
 
-    def usual_size(self, metadata: CheckpointMetadata, spec: Optional[ModelSpec]) -> Tuple[int, int]:
-        """Return the size of the images, or that with which a model for any size is checked."""
+    def usual_size(
+        self, metadata: CheckpointMetadata, spec: Optional[ModelSpec], known: Optional[Tuple[int, int]] = None
+    ) -> Tuple[int, int]:
+        """Return the size of the images, or that with which a model for any size is checked.
+
+        ``known`` is that of a quantized network's images.
+        """
         if self.image_size not in (None, DYNAMIC):
             height, width = self.image_size
             return height, width
+        if known is not None:
+            return known
         usual = default_image_size(metadata, spec)
         if usual is None and self.image_size is None:
             raise ArgumentError(

@@ -21,6 +21,8 @@ from ..checkpoints.state_dict import class_count, format_keys, input_channels, r
 from ..errors import ArgumentError, FormError
 from ..hub import fetch_verified
 from ..inference.ir import NetworkWeights, check_state_dict
+from ..inference.quantized_file import block_arrays, is_quantized_file, linear_arrays
+from ..inference.quantized_network import QuantizedNetwork
 from ..registry.model_or_file import find_model_or_file
 from ..registry.names import find_checkpoint
 from ..registry.specs import CheckpointSpec, ModelSpec
@@ -32,10 +34,11 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class ExportSource:
-    """A network's float32 arrays by canonical key, in its form, and how they are used.
+    """A network's arrays by canonical key, in its form, and how they are used.
 
-    ``geometries`` has the (stride, dilation) of each block in the order in which they run, ``features`` the names under
-    which the outputs of some are returned; without any, the head's or the pooled output is.
+    They are float32, and those of quantized blocks as in the file of a QuantizedNetwork. ``geometries`` has the
+    (stride, dilation) of each block in the order in which they run, ``features`` the names under which the outputs of
+    some are returned; without any, the head's or the pooled output is.
     """
 
     state_dict: Arrays
@@ -46,6 +49,7 @@ class ExportSource:
     spec: Optional[ModelSpec]
     checkpoint: Optional[CheckpointSpec]
     metadata: CheckpointMetadata
+    quantized: Optional[QuantizedNetwork] = None
 
     def channels(self, block: str) -> int:
         """Return how many channels a block's output has."""
@@ -54,13 +58,17 @@ class ExportSource:
 
 
 def export_source(model: Any, *, deploy: bool, features_only: bool) -> ExportSource:
-    """Return what ``export`` writes of a model: a name, a path, a Checkpoint, arrays, or a Module of this package.
+    """Return what ``export`` writes of a model: a name, a path, a Checkpoint, arrays, a QuantizedNetwork, or a Module.
 
     Raises ArgumentError for anything else, StateError for arrays that do not fit their variant, FormError for the train
     form of deploy weights, and what ``fetch`` and ``load_checkpoint`` raise.
     """
     if is_module(model):
         return _from_module(model, deploy, features_only)
+    if isinstance(model, (str, os.PathLike)) and is_quantized_file(model):
+        model = QuantizedNetwork.load(model)
+    if isinstance(model, QuantizedNetwork):
+        return _from_quantized(model, deploy, features_only)
     if isinstance(model, (str, os.PathLike)):
         model_or_file = find_model_or_file(model)
         if isinstance(model_or_file, Path):
@@ -150,6 +158,33 @@ def _from_module(network: Any, deploy: bool, features_only: bool) -> ExportSourc
         spec=getattr(network, "spec", None),
         checkpoint=getattr(network, "checkpoint", None),
         metadata=metadata_of_network(network),
+    )
+
+
+def _from_quantized(network: QuantizedNetwork, deploy: bool, features_only: bool) -> ExportSource:
+    for name, value in (("deploy=False", not deploy), ("features_only", features_only)):
+        if value:
+            raise ArgumentError(
+                f"{name} cannot be used for a quantized network", hint=f"leave {name} out, or export the float network"
+            )
+    state_dict: Dict[str, NDArray[Any]] = {}
+    for layer in network.weights.layers:
+        arrays = block_arrays(layer.name, layer)
+        # SE's layers are convolutions in all other networks' arrays.
+        state_dict.update((key, array[..., None, None] if array.ndim == 2 else array) for key, array in arrays.items())
+    if network.weights.head is not None:
+        state_dict.update(linear_arrays("linear", network.weights.head))
+    layers = network.weights.layers
+    return ExportSource(
+        state_dict,
+        "deploy",
+        geometries={layer.name: (layer.stride, layer.dilation) for layer in layers},
+        features={layer.name: layer.feature for layer in layers if layer.feature is not None},
+        in_chans=network.in_chans,
+        spec=network.spec,
+        checkpoint=network.checkpoint,
+        metadata=network.metadata,
+        quantized=network,
     )
 
 

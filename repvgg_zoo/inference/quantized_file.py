@@ -70,10 +70,10 @@ def write_quantized(
     arrays: Dict[str, NDArray[Any]] = {}
     blocks = []
     for block, layer in zip(report.blocks, weights.layers):
-        arrays.update(_arrays_of(block.name, layer))
+        arrays.update(block_arrays(block.name, layer))
         blocks.append(_Block(block.name, layer.stride, layer.dilation, layer.feature)._asdict())
     if weights.head is not None:
-        arrays.update(_linear_arrays("linear", weights.head))
+        arrays.update(linear_arrays("linear", weights.head))
     quantization = {"version": VERSION, "image_size": image_size, "blocks": blocks, "report": to_plain(report)}
     text = json.dumps({**json.loads(to_text(metadata)), QUANTIZATION: quantization}, allow_nan=False)
     atomic_write(path, lambda stream: write_safetensors(stream, arrays, text))
@@ -145,7 +145,7 @@ def _number(value: Any, maximum: int) -> int:
     return value
 
 
-def _arrays_of(name: str, layer: Union[ConvLayer, QuantizedConvLayer]) -> Dict[str, NDArray[Any]]:
+def block_arrays(name: str, layer: Union[ConvLayer, QuantizedConvLayer]) -> Dict[str, NDArray[Any]]:
     """Return a block's arrays by key."""
     key = f"{name}.rbr_reparam"
     kernel = layer.kernel[0] if layer.groups == 1 else layer.kernel
@@ -158,12 +158,13 @@ def _arrays_of(name: str, layer: Union[ConvLayer, QuantizedConvLayer]) -> Dict[s
             arrays[f"{key}.identity"] = layer.identity
     if layer.se is not None:
         position = next(key for key, after in SE_POSITIONS.items() if after == layer.se.after_relu)
-        arrays.update(_linear_arrays(f"{name}.{position}.down", layer.se.down))
-        arrays.update(_linear_arrays(f"{name}.{position}.up", layer.se.up))
+        arrays.update(linear_arrays(f"{name}.{position}.down", layer.se.down))
+        arrays.update(linear_arrays(f"{name}.{position}.up", layer.se.up))
     return arrays
 
 
-def _linear_arrays(key: str, linear: LinearWeights) -> Dict[str, NDArray[Any]]:
+def linear_arrays(key: str, linear: LinearWeights) -> Dict[str, NDArray[Any]]:
+    """Return a linear layer's arrays by key."""
     return {f"{key}.weight": linear.weight, f"{key}.bias": linear.bias}
 
 

@@ -52,17 +52,29 @@ def softmax(x, *, axis):
     return powers / powers.sum(axis=axis, keepdims=True)
 
 
+def quantize_linear(x, scale, zero_point):
+    limits = np.iinfo(zero_point.dtype)
+    return np.clip(np.rint(x / scale) + zero_point, limits.min, limits.max).astype(zero_point.dtype)
+
+
+def dequantize_linear(x, scale, zero_point, *, axis=1):
+    shape = [-1 if index == axis else 1 for index in range(x.ndim)] if scale.ndim else []
+    return (x.astype(np.float32) - zero_point.reshape(shape)) * scale.reshape(shape)
+
+
 OPERATORS = {
     "Add": np.add,
     "BatchNormalization": batch_normalization,
     "Cast": lambda x, *, to: x.astype({1: np.float32}[to]),
     "Conv": conv,
+    "DequantizeLinear": dequantize_linear,
     "Div": np.divide,
     "Flatten": lambda x, *, axis: x.reshape(int(np.prod(x.shape[:axis])), -1),
     "Gather": lambda x, indices, *, axis: np.take(x, indices, axis=axis),
     "Gemm": gemm,
     "GlobalAveragePool": lambda x: x.mean(axis=(2, 3), keepdims=True),
     "Mul": np.multiply,
+    "QuantizeLinear": quantize_linear,
     "Relu": lambda x: np.maximum(x, 0),
     "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "Softmax": softmax,

@@ -94,6 +94,34 @@ def test_weights_have_the_keys_of_the_state_dict():
         assert all(np.array_equal(initializers[key].reshape(-1), state_dict[key].reshape(-1)) for key in state_dict)
 
 
+@pytest.fixture(scope="module", params=["plain", "groups", "SE before ReLU", "SE after ReLU", "feature maps"])
+def quantized(request):
+    network = randomised(NETWORKS[request.param]())
+    return repvgg_zoo.quantize(network, images(network, count=32), min_block_snr=0, min_snr=0)
+
+
+def test_a_quantized_graph_computes_what_the_kernels_do(quantized):
+    graph = graph_of(quantized)
+    kinds = [node.op_type for node in graph.nodes]
+    quantized_blocks = sum(hasattr(layer, "kernel_scale") for layer in quantized.weights.layers)
+    assert kinds.count("QuantizeLinear") == quantized_blocks > 3
+    x = images(quantized, count=2)
+    with repvgg_zoo.compile(quantized, batch_size=2, image_size=32) as compiled:
+        expected = compiled(x)
+    expected = expected if isinstance(expected, dict) else {"logits": expected}
+    actual = onnx_reference.run(graph, x)
+    # Rounding in float32 moves few activations by one of their 255 steps.
+    assert all(np.abs(actual[key] - value).max() <= 1e-2 * np.abs(value).max() for key, value in expected.items())
+
+
+def test_the_file_of_a_quantized_network_is_exported_as_the_network(quantized, tmp_path):
+    quantized.save(tmp_path / "int8.safetensors")
+    for model, name in ((quantized, "one.onnx"), (tmp_path / "int8.safetensors", "two.onnx")):
+        repvgg_zoo.export(model, tmp_path / name)
+    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+    assert read_onnx(tmp_path / "one.onnx").metadata["precision"] == "int8"
+
+
 # Names and files -----------------------------------------------------------------------------------------------
 
 
@@ -184,6 +212,11 @@ def hooked():
     return network
 
 
+def quantized_digits():
+    images = [np.random.RandomState(seed).randint(0, 256, (8, 8)).astype(np.uint8) for seed in range(32)]
+    return repvgg_zoo.quantize("RepVGG_N0.digits", images, min_block_snr=0, min_snr=0)
+
+
 REFUSED = {
     "another module in a stage": (replaced_head, {}, ArgumentError, "stage4.0.down is another Conv2d"),
     "a hook": (hooked, {}, ArgumentError, "as repvgg_zoo builds them"),
@@ -191,6 +224,8 @@ REFUSED = {
     "softmax without a head": (lambda: RepVGG(**{**TINY, "num_classes": 0}), {"softmax": True}, ArgumentError, "head"),
     "pixels of an unknown preprocessing": (lambda: RepVGG(**TINY), {"input": "uint8"}, ArgumentError, "preprocessing"),
     "an unknown image size": (lambda: RepVGG(**TINY), {"image_size": None}, ArgumentError, "image_size is needed"),
+    "the train form of a quantized network": (quantized_digits, {"deploy": False}, ArgumentError, "deploy=False"),
+    "a quantized network for MegEngine": (quantized_digits, {"path": "x.mge"}, ArgumentError, "QuantizedNetwork"),
     "a file of another variant": (
         lambda: {**repvgg_zoo.load_checkpoint(repvgg_zoo.fetch("RepVGG_N0")).arrays, "linear.bias": np.zeros(3)},
         {},
@@ -204,7 +239,7 @@ REFUSED = {
 def test_what_cannot_be_exported_is_refused_and_nothing_is_written(case, tmp_path):
     make, options, error, text = REFUSED[case]
     with pytest.raises(error, match=text) as caught:
-        repvgg_zoo.export(make(), tmp_path / "x.onnx", **{"image_size": 32, **options})
+        repvgg_zoo.export(make(), **{"path": tmp_path / "x.onnx", "image_size": 32, **options})
     assert caught.value.hint
     assert list(tmp_path.iterdir()) == []
 
