@@ -6,18 +6,20 @@ an identity or a border in the wrong place, a rounding other than to the nearest
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from llvmlite import binding as llvm
 
 import repvgg_zoo
 from repvgg_zoo.errors import EquivalenceError, StateError
 from repvgg_zoo.inference.bounds import BoundsError, check_bounds
 from repvgg_zoo.inference.jit.engine import host_int16_config
-from repvgg_zoo.inference.jit.int16_kernels import ALL_FIELDS, KC_MULTIPLE
+from repvgg_zoo.inference.jit.int16_kernels import ALL_FIELDS, KC_MULTIPLE, add_int16_kernels
 from repvgg_zoo.inference.jit.integer_winograd import INTEGER_F2, INTEGER_F4
-from repvgg_zoo.inference.jit.kernels import NR
+from repvgg_zoo.inference.jit.kernels import AVX2, AVX512, NR, build_module
 from repvgg_zoo.inference.kernel_runner import KernelRunner
 from repvgg_zoo.inference.quantized import QuantizedConvLayer, QuantizedWeights, integer_layer
 from repvgg_zoo.inference.quantized_lowering import exact_transforms, lower_quantized
@@ -431,3 +433,30 @@ def test_every_processor_gets_the_same_numbers():
         results.append(runner(images(1, 3, 16, 16))[0])
         runner.close()
     assert np.array_equal(*results)
+
+
+PROCESSORS = {
+    "skylake-avx512": (replace(AVX512, int16_dot="pmaddwd"), r"vpmaddwd\t.*%zmm"),
+    "cascadelake": (replace(AVX512, int16_dot="vpdpwssd"), r"vpdpwssd\t.*%zmm"),
+    "alderlake": (replace(AVX2, int16_dot="vpdpwssd"), r"vpdpwssd\t.*%ymm"),
+    "haswell": (replace(AVX2, int16_dot="pmaddwd"), r"vpmaddwd\t.*%ymm"),
+}
+
+
+@pytest.mark.skipif("x86_64" not in llvm.get_default_triple(), reason="LLVM of another processor")
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_the_innermost_loop_uses_the_processors_instruction_and_keeps_its_sums_in_registers(processor):
+    config, instruction = PROCESSORS[processor]
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    source = build_module(config)
+    add_int16_kernels(source, config)
+    module = llvm.parse_assembly(str(source))
+    target = llvm.Target.from_default_triple().create_target_machine(cpu=processor, opt=3)
+    text = target.emit_assembly(module)
+    microkernel = text.split(f"igemm_s16_{config.mr}x{config.nr_panels}:")[1].split("retq")[0]
+    assert re.search(instruction, microkernel)
+    blocks = re.split(r"\n\.LBB[^\n]*", microkernel)
+    innermost = max(blocks, key=lambda block: len(re.findall(r"vpmaddwd|vpdpwssd", block)))
+    stores = re.findall(r"%[yz]mm\d+, -?\d*\(%r[sb]p\)", innermost)
+    assert len(stores) <= 4  # of about 200 instructions; LLVM adds products up first if it may, and stores 20
