@@ -7,15 +7,13 @@ and it is removed before the next: all of them are 6 GB.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from megengine import Tensor
 from network_cases import CASES
+from processes import ask, peer
 
 import repvgg_zoo
 
@@ -34,23 +32,6 @@ def writer(tmp_path_factory):
 def runner():
     with peer("run_exports.py") as process:
         yield process
-
-
-@contextmanager
-def peer(script, *arguments):
-    """A script with the peers' interpreter, which answers each line with a line."""
-    command = [os.environ["REPVGG_ZOO_BENCH_PYTHON"], str(Path(__file__).with_name(script)), *arguments]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ""}
-    ) as process:
-        yield process
-        process.stdin.close()
-
-
-def ask(process, line):
-    process.stdin.write(f"{line}\n")
-    process.stdin.flush()
-    return process.stdout.readline().rstrip("\n")
 
 
 @pytest.fixture(scope="module", params=CASES, ids=[case.name for case in CASES])
