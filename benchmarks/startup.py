@@ -1,9 +1,9 @@
 """Startup latency: imports, listings, the first logits of a published checkpoint, the demo and re-parameterization.
 
 ``python -m benchmarks.startup`` starts each command in a new process, in turn, and takes medians, with warm caches. The
-import is counted without the interpreter's own start. The first logits are those of RepVGG_A0 with random weights in
-timm's layout, whose file is in the cache; ONNX Runtime reads the fused network from a file of its own. `to_deploy` of
-RepVGG_B3 is compared with timm's fusion in torch, both after a warm-up call.
+import is counted without the interpreter's own start, the first logits without its end. They are those of RepVGG_A0
+with random weights in timm's layout, whose file is in the cache; ONNX Runtime reads the fused network from a file of its
+own. `to_deploy` of RepVGG_B3 is compared with timm's fusion in torch, both after a warm-up call.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ CHECKPOINT = "first logits of RepVGG_A0: first start with a checkpoint"
 LATER = "first logits of RepVGG_A0: later starts"
 ONNX_RUNTIME = "first logits of RepVGG_A0: ONNX Runtime"
 FIRST_LOGITS = """
-import numpy, repvgg_zoo
+import os, numpy, repvgg_zoo
 model = repvgg_zoo.compile("bench/RepVGG_A0")
 model(numpy.zeros(model.shape, "float32"))
+os._exit(0)
 """
 ONNX_LOGITS = """
-import numpy, onnxruntime
+import os, numpy, onnxruntime
 session = onnxruntime.InferenceSession("deploy.onnx", providers=["CPUExecutionProvider"])
 session.run(None, dict(images=numpy.zeros((1, 3, 224, 224), "float32")))
+os._exit(0)
 """
 COMMANDS: Dict[str, Sequence[str]] = {
     BARE: [sys.executable, "-c", "pass"],

@@ -11,6 +11,7 @@ import mmap
 import os
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable, List, Tuple
 
@@ -82,7 +83,10 @@ def allocate(size: int) -> memoryview:
     """Return ``size`` writable bytes, all zero."""
     if size < CHUNK_BYTES or not hasattr(mmap, "MAP_PRIVATE"):
         return memoryview(bytearray(size))
-    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))  # which takes no pass of zeros
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # which takes no pass of zeros
+    with suppress(AttributeError, OSError):  # not Linux, or an old kernel
+        memory.madvise(mmap.MADV_HUGEPAGE)  # a page fault for each 4 KB takes a third of the time of reading
+    return memoryview(memory)
 
 
 def _read(descriptor: int, size: int, offset: int, *, hashed: bool) -> Tuple[memoryview, str]:
