@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.startup`` starts each command in a new process, in turn, and takes medians, with warm caches. The
 import is counted without the interpreter's own start, the first logits without its end. They are those of RepVGG_A0
-with random weights in timm's layout, whose file is in the cache; ONNX Runtime reads the fused network from a file of its
-own. `to_deploy` of RepVGG_B3 is compared with timm's fusion in torch, both after a warm-up call.
+with random weights in timm's layout, whose file is in the cache; ONNX Runtime reads the fused network from another
+file. `to_deploy` of RepVGG_B3 is compared with timm's fusion in torch, both after a warm-up call.
 """
 
 from __future__ import annotations
