@@ -25,7 +25,7 @@ from megengine.module import Module
 from megengine.utils.dlpack import to_dlpack
 from numpy.typing import NDArray
 
-from ._cpu import usable_cores
+from ._cpu import lower_sync_thread_priority, usable_cores
 from ._file_array import FileArray
 from .checkpoints.layouts import same_shape
 from .errors import StateError
@@ -89,6 +89,7 @@ def tensors_from_arrays(values: Sequence[Tuple[NDArray[Any], Tensor]]) -> List[T
     ]
     if any(large):
         megengine._full_sync()
+        lower_sync_thread_priority()  # or it takes a part of a core from the copy
         chunks = [
             chunk
             for tensor, (array, _), is_large in zip(tensors, values, large)

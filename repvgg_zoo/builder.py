@@ -218,11 +218,11 @@ def load_pretrained(network: M.Module, checkpoint: Checkpoint, *, new_head: bool
     RepVGGplus. With ``new_head``, those that the checkpoint does not have are newly initialized. Raises StateError,
     with the network untouched, when anything else does not fit.
     """
-    state_dict = {
-        key: array
-        for key, array in checkpoint.state_dict.items()
-        if getattr(network, key.split(".")[0], None) is not None
-    }
+
+    def has_part(key: str) -> bool:
+        return getattr(network, key.split(".")[0], None) is not None
+
+    state_dict = {key: array for key, array in checkpoint.state_dict.items() if has_part(key)}
     classifiers = getattr(network, "heads", CLASSIFIERS)
     adapted, reset = adapt(
         replace(checkpoint, state_dict=state_dict),
@@ -230,8 +230,9 @@ def load_pretrained(network: M.Module, checkpoint: Checkpoint, *, new_head: bool
         num_classes=network.num_classes,
         classifiers=classifiers,
     )
-    modules = dict(network.named_modules())
-    absent = [name for name in _absent_heads(state_dict, classifiers) if name in modules]
+    absent = [name for name in _absent_heads(state_dict, classifiers) if has_part(name)]
+    modules = dict(network.named_modules()) if absent or reset else {}
+    absent = [name for name in absent if name in modules]
     reset += absent if new_head else []
     allowed = [f"{name}.{tensor}" for name in reset for tensor, _ in modules[name].named_tensors()]
     try:

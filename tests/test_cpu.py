@@ -43,6 +43,12 @@ print(json.dumps([before, policies()]))
 
 ACTIONS = {
     "create": 'repvgg_zoo.create("RepVGG_N0", pretrained=True); repvgg_zoo.create("RepVGG_N0")',
+    "loading weights": """
+from repvgg_zoo._tensors import load_state_dict, numpy_views
+from repvgg_zoo.models import RepVGG
+network = RepVGG([1, 1, 1, 1], [0.25, 0.25, 0.25, 0.25], num_classes=10)
+load_state_dict(network, numpy_views(dict(network.named_tensors())))
+""",
     "compile": 'repvgg_zoo.compile("RepVGG_N0"); repvgg_zoo.compile("RepVGG_N0")',
     "predict": """
 from repvgg_zoo.models import RepVGG

@@ -63,22 +63,22 @@ class RepVGG(Network):
         self.stage0 = RepVGGBlock(in_chans, widths[0], stride=2, **options)
         layer = 1
         for stage in range(1, self.feature_info[-1].index + 1):
-            blocks = []
+            blocks = M.Sequential()
+            setattr(self, f"stage{stage}", blocks)  # while it is empty: MegEngine names all that is in what is set
             for index in range(num_blocks[stage - 1]):
                 first, geometry = index == 0, geometries[stage]
-                blocks.append(
-                    RepVGGBlock(
-                        widths[stage - 1] if first else widths[stage],
-                        widths[stage],
-                        stride=geometry.stride if first else 1,
-                        dilation=geometry.first_dilation if first else geometry.dilation,
-                        identity=not first,
-                        groups=groups if layer % 2 == 0 and stage < 4 else 1,
-                        **options,
-                    )
+                block = RepVGGBlock(
+                    widths[stage - 1] if first else widths[stage],
+                    widths[stage],
+                    stride=geometry.stride if first else 1,
+                    dilation=geometry.first_dilation if first else geometry.dilation,
+                    identity=not first,
+                    groups=groups if layer % 2 == 0 and stage < 4 else 1,
+                    **options,
                 )
+                setattr(blocks, str(index), block)
+                blocks.layer_keys.append(str(index))
                 layer += 1
-            setattr(self, f"stage{stage}", M.Sequential(*blocks))
         has_head = num_classes > 0 and not features_only
         self.linear = linear(widths[-1], num_classes, init_weights=init_weights) if has_head else None
         self.quant, self.dequant = M.QuantStub(), M.DequantStub()
@@ -145,8 +145,9 @@ class RepVGGBlock(M.Module):
         if deploy:
             self.rbr_reparam = conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation, **options)
         else:
-            self.rbr_dense = _conv_bn(in_channels, out_channels, 3, padding=dilation, dilation=dilation, **options)
-            self.rbr_1x1 = _conv_bn(in_channels, out_channels, 1, **options)
+            self.rbr_dense, self.rbr_1x1 = _empty_conv_bn(), _empty_conv_bn()  # set while empty, as the stages are
+            _fill_conv_bn(self.rbr_dense, in_channels, out_channels, 3, padding=dilation, dilation=dilation, **options)
+            _fill_conv_bn(self.rbr_1x1, in_channels, out_channels, 1, **options)
             if identity and in_channels == out_channels and stride == 1:
                 self.rbr_identity = M.BatchNorm2d(out_channels)
         self.add: Any = None if deploy else M.Elemwise("add")
@@ -252,12 +253,15 @@ def identity_kernel(channels: int, groups: int) -> NDArray[Any]:
     return kernel if groups == 1 else np.tile(kernel, (groups, 1, 1, 1, 1))
 
 
-def _conv_bn(in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> M.ConvBn2d:
+def _empty_conv_bn() -> M.ConvBn2d:
     layer = M.ConvBn2d.__new__(M.ConvBn2d)  # its constructor would draw weights, see layers._skip_init
     M.Module.__init__(layer)
+    return layer
+
+
+def _fill_conv_bn(layer: M.ConvBn2d, in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> None:
     layer.conv = conv2d(in_channels, out_channels, kernel_size, bias=False, **options)
     layer.bn = M.BatchNorm2d(out_channels)
-    return layer
 
 
 def _bn_scale(kernel: Tensor, bn: M.BatchNorm2d) -> Tensor:
