@@ -15,6 +15,7 @@ import pytest
 
 import repvgg_zoo
 from repvgg_zoo.checkpoints import LoadReport
+from repvgg_zoo.inference.quantization_report import BlockReport, QuantizationReport
 from repvgg_zoo.registry.api import ModelNames
 from repvgg_zoo.reparam.equivalence import Difference, EquivalenceReport
 
@@ -33,7 +34,9 @@ def spec(text="RepVGG_X"):
 def reports(text="stage1.0"):
     difference = Difference(text, 1e-7, 1.0, 1e-7)
     load = LoadReport(loaded=(text, "b"), skipped=((f"{text}2", text),), reshaped=(text,), transposed=("b",))
-    return load, EquivalenceReport((difference,), difference)
+    block = BlockReport(text, 40.0, float("inf"), text)
+    quantization = QuantizationReport(40.0, 0.99, 8, 30, 10, (block, BlockReport(text, 30.0, 20.0, None)))
+    return load, EquivalenceReport((difference,), difference), quantization
 
 
 def objects(text):
@@ -58,7 +61,7 @@ class Table(HTMLParser):
         self.cells.append(data)
 
 
-@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize("index", range(7))
 def test_a_table_is_nothing_but_cells_whatever_is_in_them(index):
     value = list(objects(HOSTILE))[index]
     table = Table(value._repr_html_())
@@ -70,9 +73,10 @@ def test_a_table_is_nothing_but_cells_whatever_is_in_them(index):
 def test_tables_have_the_figures():
     cells = Table(repvgg_zoo.model_info("RepVGG_A0")._repr_html_()).cells
     assert "RepVGG_A0: 8.31 M parameters and 1.36 G MACs" in cells and "36.6 MB" in cells and "72.41" in cells
-    load, equivalence = (Table(report._repr_html_()).cells for report in reports())
+    load, equivalence, quantization = (Table(report._repr_html_()).cells for report in reports())
     assert {"loaded, reshaped", "loaded, transposed", "skipped", "stage1.0"} <= set(load)
     assert {"end to end", "1.0e-07"} & set(equivalence)
+    assert {"exact", "40.0 dB", "int8", "float32"} <= set(quantization)
 
 
 def test_names_are_a_list_that_a_notebook_shows_as_a_table():

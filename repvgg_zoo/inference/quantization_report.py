@@ -57,6 +57,9 @@ class QuantizationReport(NamedTuple):
         worst = ", ".join(f"{escape(block.name)} ({_decibels(block.own_snr)})" for block in self.worst(3))
         return "\n".join([self.summary(), *lines, *reasons, f"worst quantized blocks: {worst or 'none'}"])
 
+    def __repr__(self) -> str:
+        return f"<QuantizationReport: {self.summary()}>"
+
     def _repr_html_(self) -> str:
         return html_table(self.summary(), COLUMNS, map(self._row, self.blocks))
 

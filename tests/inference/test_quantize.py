@@ -6,6 +6,8 @@ arithmetic, and every limit of the user's is kept or is an error.
 
 from __future__ import annotations
 
+import sys
+
 import megengine.module as M
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import pytest
 import repvgg_zoo
 from repvgg_zoo._resources import hub_folder
 from repvgg_zoo.checkpoints import load_checkpoint
-from repvgg_zoo.errors import ArgumentError, QuantizationError
+from repvgg_zoo.errors import ArgumentError, DependencyError, QuantizationError
 from repvgg_zoo.inference import quantize as quantize_module
 from repvgg_zoo.inference.quantized import QuantizedConvLayer, check_quantized_layers
 from repvgg_zoo.models import RepVGG
@@ -160,6 +162,13 @@ def test_weights_that_are_not_finite_are_refused_with_the_block(value, index, pa
     getattr(weights.layers[index], part)[-1:] = value
     with pytest.raises(ArgumentError, match=f"layer {index} .* not finite"):
         quantize_module.quantize_weights(weights, x[2:], x[:2], bits=8, goals=(20, 20), threads=1)
+
+
+def test_without_llvmlite_the_error_says_what_to_install(digits, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    with pytest.raises(DependencyError, match="llvmlite") as caught:
+        repvgg_zoo.quantize("RepVGG_N0", digits)
+    assert caught.value.hint == "pip install llvmlite"
 
 
 def test_networks_that_are_not_repvggs_are_refused():
