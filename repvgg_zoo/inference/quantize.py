@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 8
 MIN_BITS, MAX_BITS = 4, 8
 TEST_SHARE = 4  # every fourth image is not used for calibration but for the report
-EQUALIZATION_IMAGES = 64  # whose largest values are enough to compare channels by
+TRIAL_IMAGES, TRIAL_TESTS = 64, 16  # that tell whether equalization helps
 DEFAULT_SNR = 20.0  # dB: errors of a tenth of the logits' spread
 
 DEFAULT_MAX_IMAGES = 256
@@ -122,18 +123,15 @@ def quantize_weights(
     _check_finite(names, weights)
     channels, height, width = test.shape[1:]
     shape = (min(BATCH_SIZE, len(test)), channels, height, width)
-    some = calibration[:: -(-len(calibration) // EQUALIZATION_IMAGES)]
-    with LayerwiseNetwork(weights, shape, threads) as network:
-        peaks = [x.channel_peaks for x in _calibrate(network, names, batches(some, shape[0]))]
-    weights = equalize(weights, peaks)
-    with LayerwiseNetwork(weights, shape, threads) as reference:
+    open_network = functools.partial(LayerwiseNetwork, shape=shape, threads=threads)
+    weights = _equalize_if_better(weights, names, calibration, bits, open_network)
+    with open_network(weights) as reference:
         statistics = _calibrate(reference, names, batches(calibration, shape[0]))
         quantized, float_reasons = _round_blocks(weights, statistics, bits)
 
         def measure(*, alone: bool) -> Tuple[QuantizedWeights, Noise]:
-            layers = (quantized[i] if i not in float_reasons else layer for i, layer in enumerate(weights.layers))
-            candidate = QuantizedWeights(tuple(layers), weights.head)
-            with LayerwiseNetwork(simulated(candidate), shape, threads) as network:
+            candidate = _combine(weights, quantized, float_reasons)
+            with open_network(simulated(candidate)) as network:
                 return candidate, measure_noise(reference, network, candidate, batches(test, shape[0]), alone=alone)
 
         _, noise = measure(alone=True)
@@ -154,6 +152,40 @@ def quantize_weights(
             for index in _worst_blocks(own, float_reasons, goal - snr):
                 float_reasons[index] = f"the network's SNR would be below min_snr, {goal:g} dB"
     raise _too_inaccurate(names, own, goals, bits)
+
+
+def _equalize_if_better(
+    weights: NetworkWeights,
+    names: Sequence[str],
+    images: NDArray[Any],
+    bits: int,
+    open_network: Callable[[NetworkWeights], LayerwiseNetwork],
+) -> NetworkWeights:
+    """Return the network with equalized channels if that makes it more accurate on some images, or as it is."""
+    from .simulation import batches, decibels, measure_noise, simulated
+
+    images = images[:: -(-len(images) // TRIAL_IMAGES)]
+
+    def trial(candidate: NetworkWeights) -> Tuple[float, List[ActivationStatistics]]:
+        with open_network(candidate) as reference:
+            statistics = _calibrate(reference, names, batches(images, reference.batch_size))
+            rounded = _combine(candidate, *_round_blocks(candidate, statistics, bits))
+            with open_network(simulated(rounded)) as network:
+                data = batches(images[:: -(-len(images) // TRIAL_TESTS)], reference.batch_size)
+                noise = measure_noise(reference, network, rounded, data, alone=False)
+        return decibels(*noise.output), statistics
+
+    snr, statistics = trial(weights)
+    equalized = equalize(weights, [x.channel_peaks for x in statistics])
+    return equalized if trial(equalized)[0] > snr else weights
+
+
+def _combine(
+    weights: NetworkWeights, quantized: Mapping[int, QuantizedConvLayer], float_reasons: Mapping[int, str]
+) -> QuantizedWeights:
+    """Return the network of quantized layers and of those that stay float."""
+    layers = (layer if i in float_reasons else quantized[i] for i, layer in enumerate(weights.layers))
+    return QuantizedWeights(tuple(layers), weights.head)
 
 
 def _check_finite(names: Sequence[str], weights: NetworkWeights) -> None:

@@ -31,6 +31,11 @@ class LayerwiseNetwork:
         self._runner = KernelRunner(self._plan, threads)
         self._images = np.zeros(shape, np.float32)
 
+    @property
+    def batch_size(self) -> int:
+        """How many images are computed at once."""
+        return self._plan.input_shape[0]
+
     def start(self, images: NDArray[Any]) -> None:
         """Make a batch the first layer's input."""
         self._images = images
