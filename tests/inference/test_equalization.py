@@ -62,12 +62,12 @@ def spread(weights: NetworkWeights, exponent: float) -> NetworkWeights:
 
 
 def test_a_network_of_unequal_channels_keeps_its_accuracy_and_others_stay_as_they_are():
-    weights, x = random_weights(3, [Layer(32, 2), *[Layer(32)] * 6], 10), images(40, 3, 16, 16)
+    weights, x = random_weights(3, [Layer(32, 2), *[Layer(32)] * 4], 10), images(20, 3, 16, 16)
     snr, changed = {}, {}
     for exponent in (0, 3):
         network = spread(weights, exponent)
-        quantized, report = quantize_weights(network, x[8:], x[:8], bits=8, goals=(0, 0), threads=1)
+        quantized, report = quantize_weights(network, x[4:], x[:4], bits=8, goals=(0, 0), threads=1)
         changed[exponent] = not np.array_equal(quantized.layers[0].kernel, network.layers[0].kernel)
         snr[exponent] = report.snr
     assert changed == {0: False, 3: True}
-    assert snr[3] > snr[0] - 14  # without equalization: 23 dB less
+    assert snr[3] > snr[0] - 14  # without equalization: 20 dB less

@@ -67,10 +67,10 @@ def test_digits_are_recognized_in_exact_integer_arithmetic(digits, pixels, in_8_
     assert network.report.agreement >= 0.99 and network.report.weight_bits == bits
 
 
-@pytest.mark.parametrize(("bits", "least_snr"), [(8, 35), (4, 18)])  # with one scale a channel: 31 and 5 dB
+@pytest.mark.parametrize(("bits", "least_snr"), [(8, 35), (4, 18)])  # with one scale a channel: 31 and 8 dB
 def test_noise_does_not_add_up_over_22_blocks(bits, least_snr):
-    model = randomised(RepVGG((2, 4, 14, 1), (0.25, 0.25, 0.25, 0.25), num_classes=10))
-    network = repvgg_zoo.quantize(model, images(16, 3, 32, 32), weight_bits=bits, min_block_snr=0, threads=1)
+    model = randomised(RepVGG((2, 4, 14, 1), (0.125, 0.125, 0.125, 0.125), num_classes=10))
+    network = repvgg_zoo.quantize(model, images(12, 3, 32, 32), weight_bits=bits, min_block_snr=0, threads=1)
     assert len(quantized_layers(network)) == 21 and network.report.snr > least_snr
     assert network.report.agreement == 1
 
@@ -130,15 +130,16 @@ def test_a_goal_that_cannot_be_reached_is_an_error_with_the_worst_blocks(digits,
 # Networks ----------------------------------------------------------------------------------------------------
 
 
-def test_files_checkpoints_arrays_and_modules_are_quantized_like_the_name(digits, in_8_bits):
+def test_files_checkpoints_arrays_and_modules_are_quantized_like_the_name(digits):
     file = repvgg_zoo.fetch("RepVGG_N0")
     checkpoint = load_checkpoint(file)
     module = repvgg_zoo.create("RepVGG_N0", pretrained=True)
+    named = repvgg_zoo.quantize("RepVGG_N0", digits[:16], threads=1)
+    assert named.checkpoint.name == "RepVGG_N0.digits"
     for model in (file, checkpoint, dict(checkpoint.state_dict), module):
-        network = repvgg_zoo.quantize(model, digits, threads=1)
-        assert network.report.snr == pytest.approx(in_8_bits.report.snr, abs=0.2)
+        network = repvgg_zoo.quantize(model, digits[:16], threads=1)
+        assert network.report.snr == pytest.approx(named.report.snr, abs=0.2)
         assert network.spec.name == "RepVGG_N0" and network.image_size == (32, 32) and network.in_chans == 1
-    assert in_8_bits.checkpoint.name == "RepVGG_N0.digits"
     before = network.weights.layers[0].kernel.copy()
     for parameter in module.parameters():
         parameter *= 0
