@@ -96,10 +96,8 @@ class DerivedCache:
 
         A digest tells damage; it says nothing about who wrote the entry, the digest included.
         """
-        if not all(only_this_user_writes(folder) for folder in (self.folder.parent, self.folder)):
-            return None
         with suppress(OSError):
-            if foreign_access(self._path(key).lstat()) is None:
+            if self._is_own() and foreign_access(self._path(key).lstat()) is None:
                 return self.read(key)
         return None
 
@@ -119,8 +117,7 @@ class DerivedCache:
         """Store what ``write`` writes to a stream as the entry's payload; return whether that worked."""
         path = self._path(key)
         try:
-            self.folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self.folder.mkdir(mode=0o755, exist_ok=True)  # whatever the umask: others must not write here
+            self._make_folder()
             remove_stale_temp_files(self.folder)
             # The digest tells a file that a power failure left short; waiting for the disk would take longer than all.
             atomic_write(path, lambda stream: _write_entry(stream, key, write), fsync=False)
@@ -128,6 +125,20 @@ class DerivedCache:
         except OSError as error:
             logger.debug("%s was not written: %s", path, error)
             return False
+
+    def write_own(self, key: DerivedKey, write: Callable[[BinaryIO], object]) -> bool:
+        """Do what ``write`` does, but nothing where ``read_own`` would not return it."""
+        with suppress(OSError):
+            self._make_folder()
+            return self._is_own() and self.write(key, write)
+        return False
+
+    def _make_folder(self) -> None:
+        self.folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o755, exist_ok=True)  # whatever the umask: others must not write here
+
+    def _is_own(self) -> bool:
+        return all(only_this_user_writes(folder) for folder in (self.folder.parent, self.folder))
 
     def entries(self) -> List[DerivedEntry]:
         """Return all entries, whatever their state, sorted by path."""

@@ -34,7 +34,7 @@ def check_once(check: Callable[[], float], cache: Optional[DerivedCache], key: O
     if error is None:
         error = check()
         text = json.dumps({"error": error})
-        cache.write(key, lambda stream: stream.write(text.encode()))
+        cache.write_own(key, lambda stream: stream.write(text.encode()))
     return error
 
 

@@ -112,6 +112,15 @@ def test_code_that_another_user_could_have_written_is_not_executed(cache, share)
     assert is_compiled_again(cache)
 
 
+@pytest.mark.parametrize("shared", ["cache", "derived"])
+def test_where_other_users_can_write_no_code_is_left(cache, shared):
+    folder = {"cache": cache.folder.parent, "derived": cache.folder}[shared]
+    cache.folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert is_compiled_again(cache)
+    assert list(cache.folder.iterdir()) == []
+
+
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root gives files away")
 @pytest.mark.parametrize("part", ["file", "folder", "cache"])
 def test_code_that_another_user_owns_is_not_executed(cache, part):

@@ -31,5 +31,5 @@ def load_or_compile(
     if entry is not None:
         return bytes(entry)
     code = compile()
-    cache.write(key, lambda stream: stream.write(code))
+    cache.write_own(key, lambda stream: stream.write(code))
     return code
