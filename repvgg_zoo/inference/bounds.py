@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .jit.int16_kernels import ALL_FIELDS, KC_MULTIPLE
-from .jit.integer_winograd import INTEGER_TRANSFORMS
+from .jit.integer_winograd import INTEGER_TRANSFORMS, IntegerWinograd
 from .jit.kernels import NR, UNROLLED
 from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
 from .plan import ExecutionPlan
@@ -152,8 +152,15 @@ def _values(table: NDArray[Any]) -> Span:
 
 
 def _check_igemm(call: _CallChecker) -> None:
+    call.floats("c", *_check_products(call, np.float32, UNROLLED))
+    panels = call["groups"] * call["panels"]
+    call.floats("bias", _steps(panels, call["bias_stride"]), _steps(NR, 1))
+
+
+def _check_products(call: _CallChecker, dtype: Any, multiple: int) -> Tuple[Span, Span, Span]:
+    """Check all of an igemm but its output; return the spans of the output's groups, rows and columns."""
     groups, panels = (call.count(field) for field in ("groups", "panels"))
-    kc, ks = call.count("kc", multiple=UNROLLED), call.table("ks", groups)
+    kc, ks = call.count("kc", multiple=multiple), call.table("ks", groups)
     call.require(bool((ks > 0).all()), "a group has no taps")
     rows = _igemm_rows(call)
     tap_offsets, a_offsets, c_offsets = (
@@ -163,11 +170,10 @@ def _check_igemm(call: _CallChecker) -> None:
     )
     names = ("a_group_offsets", "w_group_offsets", "c_group_offsets")
     a_group_offsets, w_group_offsets, c_group_offsets = (call.table(field, groups) for field in names)
-    call.floats("a", _values(a_group_offsets), _values(a_offsets), _values(tap_offsets), _steps(kc, 1))
+    call.elements("a", dtype, _values(a_group_offsets), _values(a_offsets), _values(tap_offsets), _steps(kc, 1))
     w_stops = w_group_offsets + panels * ks * kc * NR
-    call.floats("w", (int(w_group_offsets.min()), int(w_stops.max()) - 1))
-    call.floats("bias", _steps(groups * panels, call["bias_stride"]), _steps(NR, 1))
-    call.floats("c", _values(c_group_offsets), _values(c_offsets), _steps(panels * NR, 1))
+    call.elements("w", dtype, (int(w_group_offsets.min()), int(w_stops.max()) - 1))
+    return _values(c_group_offsets), _values(c_offsets), _steps(panels * NR, 1)
 
 
 def _igemm_rows(call: _CallChecker) -> int:
@@ -221,24 +227,8 @@ def _check_sigmoid(call: _CallChecker) -> None:
     call.floats("x", _steps(call.count("count"), 1))
 
 
-def _check_igemm_s16(call: _CallChecker) -> Tuple[Span, Span, Span]:
-    """Check all but c; return the spans of the groups, the rows and the columns of c."""
-    ks, groups, panels = (call.count(field) for field in ("ks", "groups", "panels"))
-    kc = call.count("kc", multiple=KC_MULTIPLE)
-    rows = _igemm_rows(call)
-    a_group_offsets, c_group_offsets = (call.table(field, groups) for field in ("a_group_offsets", "c_group_offsets"))
-    a_offsets, c_offsets, taps = (
-        call.table("a_offsets", rows),
-        call.table("c_offsets", rows),
-        call.table("tap_offsets", ks),
-    )
-    call.elements("a", np.int16, _values(a_group_offsets), _values(a_offsets), _values(taps), _steps(kc, 1))
-    call.elements("w", np.int16, _steps(groups * panels * ks * kc * NR, 1))
-    return _values(c_group_offsets), _values(c_offsets), _steps(panels * NR, 1)
-
-
 def _check_conv_s16(call: _CallChecker) -> None:
-    groups, rows, columns = _check_igemm_s16(call)
+    groups, rows, columns = _check_products(call, np.int16, KC_MULTIPLE)
     call.elements("c", _output_type(call), groups, rows, columns)
     centers = _values(call.table("center_offsets", _igemm_rows(call)))
     _check_epilogue(call, (groups[0] + columns[0], groups[1] + columns[1]), centers)
@@ -254,20 +244,20 @@ def _output_type(call: _CallChecker) -> Any:
     return np.int16 if call["quantize"] else np.float32
 
 
-def _check_input_transform_s16(call: _CallChecker, m: int) -> None:
+def _check_input_transform_s16(call: _CallChecker, transform: IntegerWinograd) -> None:
     tiles, channels = call.count("tiles"), call.count("channels", multiple=NR)
-    rows, pixels = _steps(m + 2, call["row_stride"]), _steps(m + 2, call["pixel_stride"])
+    rows, pixels = (_steps(transform.side, call[field]) for field in ("row_stride", "pixel_stride"))
     call.elements("x", np.int16, _values(call.table("tile_offsets", tiles)), rows, pixels, _steps(channels, 1))
-    elements = _steps((m + 2) ** 2, call["element_stride"])
-    call.elements("out", np.int16, _steps(tiles, channels), elements, _steps(channels, 1))
+    products = _steps(transform.num_products, call["element_stride"])
+    call.elements("out", np.int16, _steps(tiles, channels), products, _steps(channels, 1))
 
 
-def _check_output_transform_s16(call: _CallChecker, m: int) -> None:
+def _check_output_transform_s16(call: _CallChecker, transform: IntegerWinograd) -> None:
     tiles, channels = call.count("tiles"), call.count("channels", multiple=call.vector_width)
-    elements = _steps((m + 2) ** 2, call["element_stride"])
+    elements = _steps(transform.num_elements, call["element_stride"])
     call.elements("x", np.int32, _steps(tiles, channels), elements, _steps(channels, 1))
-    call.elements("out", _output_type(call), _tile_pixels(call, m, "tile_offsets", ""), _steps(channels, 1))
-    _check_epilogue(call, _steps(channels, 1), _tile_pixels(call, m, "center_offsets", "center_"))
+    call.elements("out", _output_type(call), _tile_pixels(call, transform.m, "tile_offsets", ""), _steps(channels, 1))
+    _check_epilogue(call, _steps(channels, 1), _tile_pixels(call, transform.m, "center_offsets", "center_"))
 
 
 def _tile_pixels(call: _CallChecker, m: int, table: str, prefix: str) -> Span:
@@ -304,15 +294,15 @@ def _winograd_checks(transform: WinogradTransform) -> Mapping[str, Callable[[_Ca
     }
 
 
-def _winograd_s16_checks(m: int) -> Mapping[str, Callable[[_CallChecker], None]]:
+def _winograd_s16_checks(transform: IntegerWinograd) -> Mapping[str, Callable[[_CallChecker], None]]:
     return {
-        f"input_transform_s16_{m}": lambda call: _check_input_transform_s16(call, m),
-        f"output_transform_s16_{m}": lambda call: _check_output_transform_s16(call, m),
+        f"input_transform_s16_{transform.name}": lambda call: _check_input_transform_s16(call, transform),
+        f"output_transform_s16_{transform.name}": lambda call: _check_output_transform_s16(call, transform),
     }
 
 
-def _check_products_s16(call: _CallChecker) -> None:
-    call.elements("c", np.int32, *_check_igemm_s16(call))
+def _check_igemm_s16(call: _CallChecker) -> None:
+    call.elements("c", np.int32, *_check_products(call, np.int16, KC_MULTIPLE))
 
 
 _CHECKS: Mapping[str, Callable[[_CallChecker], None]] = MappingProxyType(
@@ -323,9 +313,9 @@ _CHECKS: Mapping[str, Callable[[_CallChecker], None]] = MappingProxyType(
         "sigmoid": _check_sigmoid,
         "channel_scale": _check_channel_scale,
         **{name: check for transform in WINOGRAD_TRANSFORMS for name, check in _winograd_checks(transform).items()},
-        "igemm_s16": _check_products_s16,
+        "igemm_s16": _check_igemm_s16,
         "conv_s16": _check_conv_s16,
         "quantize": _check_quantize,
-        **{name: check for integer in INTEGER_TRANSFORMS for name, check in _winograd_s16_checks(integer.m).items()},
+        **{name: check for integer in INTEGER_TRANSFORMS for name, check in _winograd_s16_checks(integer).items()},
     }
 )

@@ -74,7 +74,8 @@ def integer_conv_seconds(
     """Return the time that a quantized convolution should take, as ``conv_seconds`` does for a float one."""
     transformed = 0
     if algorithm is not None:
-        transformed = algorithm.num_elements * _tiles(out, algorithm) * (2 * layer.in_channels + 4 * layer.out_channels)
+        tile_bytes = 2 * algorithm.num_products * layer.in_channels + 4 * algorithm.num_elements * layer.out_channels
+        transformed = _tiles(out, algorithm) * tile_bytes
     arithmetic = conv_fmas(layer, out, algorithm) / (MACS_PER_FMA * speed.fma_per_second)
     weights = 2 * _products(algorithm) * (layer.kernel.size // 9) / speed.bytes_per_second
     return (arithmetic + transformed / speed.bytes_per_second) / threads + weights

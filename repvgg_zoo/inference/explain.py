@@ -95,7 +95,7 @@ def _explain_integer_conv(
     name: str, layer: QuantizedConvLayer, plan: ExecutionPlan, calls: LayerCalls, threads: int, speed: CpuSpeed
 ) -> ExplainedLayer:
     kernels = [call.kernel for call in plan.calls[calls.start : calls.conv_stop]]
-    transform = next((each for each in INTEGER_TRANSFORMS if f"input_transform_s16_{each.m}" in kernels), None)
+    transform = next((each for each in INTEGER_TRANSFORMS if f"input_transform_s16_{each.name}" in kernels), None)
     algorithm = "int8 igemm" if transform is None else f"int8 Winograd F({transform.m}x{transform.m}, 3x3)"
     seconds = integer_conv_seconds(layer, calls.out, transform, threads=threads, speed=speed)
     macs, products = (conv_fmas(layer, calls.out, each) for each in (None, transform))

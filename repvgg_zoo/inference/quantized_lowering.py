@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
@@ -67,7 +68,7 @@ def lower_quantized(
 
 def exact_transforms(layer: QuantizedConvLayer) -> Tuple[IntegerWinograd, ...]:
     """Return the transforms that give exactly a layer's sums: nothing that counts leaves 16 or 32 bits."""
-    if not layer.stride == layer.dilation == 1:
+    if layer.dilation > 1:
         return ()
     kernel = shifted_kernel(layer)
     per_channel = kernel.reshape(layer.out_channels, -1)
@@ -78,7 +79,9 @@ def exact_transforms(layer: QuantizedConvLayer) -> Tuple[IntegerWinograd, ...]:
     return tuple(
         transform
         for transform in INTEGER_TRANSFORMS
-        if largest << transform.shift < 2**31 and np.abs(transform.transform_weights(columns)).max() < 2**15
+        if transform.stride == layer.stride
+        and largest << transform.shift < 2**31
+        and np.abs(transform.transform_integers(columns)).max() < 2**15
     )
 
 
@@ -87,6 +90,24 @@ def shifted_kernel(layer: QuantizedConvLayer) -> NDArray[Any]:
     kernel = layer.kernel.astype(np.int32)
     kernel[..., 1, 1] <<= layer.center_shift.astype(np.int32).reshape(*kernel.shape[:2], 1)
     return kernel
+
+
+def _pack_transformed(
+    transformed: NDArray[Any], packed: NDArray[Any], products_per_element: Sequence[int]
+) -> NDArray[Any]:
+    """Return transformed kernels (products, n) as each igemm of an element reads them: (groups, panels, products, ...).
+
+    ``packed`` (groups, panels, 9, I, NR) are the kernels before.
+    """
+    groups, panels, _, ins, nr = packed.shape
+    kernels = transformed.reshape(-1, groups, panels, ins, nr)
+    result, done = aligned_zeros((transformed.size,), np.int16), 0
+    for count in products_per_element:
+        pairs = pack_pairs(np.moveaxis(kernels[done : done + count], 0, 2)).reshape(-1)
+        start = done * pairs.size // count
+        result[start : start + pairs.size] = pairs
+        done += count
+    return result
 
 
 class _QuantizedLowering(Lowering):
@@ -184,25 +205,27 @@ class _QuantizedLowering(Lowering):
         ins, outs = x.storage.shape[-1], out.storage.shape[-1]
         packed = pack_conv_weights(shifted_kernel(layer), ins, outs, KC_MULTIPLE)
         groups, panels, _, group_ins, _ = packed.shape
-        transformed = transform.transform_weights(np.moveaxis(packed, 2, 0).reshape(9, -1))
-        w = pack_pairs(transformed.reshape(transform.num_elements, groups, panels, group_ins, NR))
+        counts = [len(products) for products in transform.products]
+        w = _pack_transformed(transform.transform_integers(np.moveaxis(packed, 2, 0).reshape(9, -1)), packed, counts)
         ys, xs = (np.arange(0, size, transform.m) for size in (out.height, out.width))
-        in_offsets, out_offsets = x.offsets(ys - 1, xs - 1), out.offsets(ys, xs)
+        in_offsets = x.offsets(ys * layer.stride - 1, xs * layer.stride - 1)
+        out_offsets = out.offsets(ys, xs)
         heights = np.tile(np.repeat(out.height - ys, len(xs)), out.images)
         widths = np.tile(np.tile(out.width - xs, len(ys)), out.images)
         epilogue = self._epilogue(layer, x, out, output_scale, transform.shift)
         center_strides, center_offsets = self._center(layer, x, out, ys, xs)
-        tile_bytes = transform.num_elements * (2 * ins + 4 * outs)
+        tile_bytes = 2 * transform.num_products * ins + 4 * transform.num_elements * outs
         bounds = split_evenly(len(in_offsets), max(MIN_TILES_PER_CHUNK, CHUNK_BYTES // tile_bytes))
         max_tiles = max(stop - start for start, stop in zip(bounds, bounds[1:]))
-        v = self._workspace("integer V", transform.num_elements * max_tiles * ins, np.int16)
+        v = self._workspace("integer V", transform.num_products * max_tiles * ins, np.int16)
         m = self._workspace("integer M", transform.num_elements * max_tiles * outs, np.int32)
-        # Each element of the tiles is a matrix product of its own, and so is each group.
-        products = [(element, group) for element in range(transform.num_elements) for group in range(groups)]
+        # Each element of the tiles is a matrix product of its own, or a sum of some, and so is each group.
+        starts = [0, *itertools.accumulate(counts)]
+        elements = [(element, group) for element in range(transform.num_elements) for group in range(groups)]
         for start, stop in zip(bounds, bounds[1:]):
             tiles = stop - start
             self._plan.emit_call(
-                f"input_transform_s16_{transform.m}",
+                f"input_transform_s16_{transform.name}",
                 x=x.storage,
                 tile_offsets=int64(in_offsets[start:stop]),
                 row_stride=x.strides[1],
@@ -218,16 +241,17 @@ class _QuantizedLowering(Lowering):
                 w=w,
                 c=m,
                 kc=group_ins,
-                tap_offsets=[0],
-                a_group_offsets=[tiles * ins * element + group_ins * group for element, group in products],
-                c_group_offsets=[tiles * outs * element + NR * panels * group for element, group in products],
+                ks=[counts[element] for element, _ in elements],
+                tap_offsets=np.arange(max(counts)) * tiles * ins,
+                a_group_offsets=[tiles * ins * starts[element] + group_ins * group for element, group in elements],
+                c_group_offsets=[tiles * outs * element + NR * panels * group for element, group in elements],
                 panels=panels,
                 a_offsets=np.arange(tiles) * ins,
                 c_offsets=np.arange(tiles) * outs,
                 mc=tiles,
             )
             self._plan.emit_call(
-                f"output_transform_s16_{transform.m}",
+                f"output_transform_s16_{transform.name}",
                 x=m,
                 element_stride=tiles * outs,
                 tiles=tiles,
@@ -278,14 +302,26 @@ class _QuantizedLowering(Lowering):
         offsets = x.offsets(ys, xs)
         return (x.strides[1:], offsets) if layer.identity is not None else ((0, 0), np.zeros_like(offsets))
 
-    def _lower_int16_igemm(self, kernel: str, *, a_offsets: NDArray[Any], mc: int, **arguments: Any) -> None:
+    def _lower_int16_igemm(
+        self,
+        kernel: str,
+        *,
+        a_offsets: NDArray[Any],
+        mc: int,
+        ks: Optional[Sequence[int]] = None,
+        **arguments: Any,
+    ) -> None:
+        groups = len(arguments["a_group_offsets"])
+        group_ks = np.array([len(arguments["tap_offsets"])] * groups if ks is None else ks)
+        sizes = arguments["panels"] * group_ks * arguments["kc"] * NR
         m_tiles, block_tiles = row_tiles(len(a_offsets), mc, self._plan.config.mr)
         names = ("tap_offsets", "a_group_offsets", "c_group_offsets", "c_offsets", "center_offsets")
         tables = {name: int64(arguments.pop(name)) for name in names if name in arguments}
         self._plan.emit_call(
             kernel,
-            ks=len(tables["tap_offsets"]),
-            groups=len(tables["a_group_offsets"]),
+            ks=int64(group_ks),
+            groups=groups,
+            w_group_offsets=int64(np.cumsum(sizes) - sizes),
             a_offsets=int64(a_offsets),
             m_tiles=int64(m_tiles),
             m_blocks=len(block_tiles) - 1,

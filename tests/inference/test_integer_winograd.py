@@ -7,7 +7,7 @@ import pytest
 
 from repvgg_zoo.inference.jit.integer_winograd import INTEGER_TRANSFORMS
 
-by_transform = pytest.mark.parametrize("transform", INTEGER_TRANSFORMS, ids=lambda transform: f"F{transform.m}")
+by_transform = pytest.mark.parametrize("transform", INTEGER_TRANSFORMS, ids=lambda transform: f"F{transform.name}")
 
 
 @by_transform
@@ -16,12 +16,12 @@ def test_every_pixel_and_weight_counts_as_in_a_convolution_times_the_divisor(tra
     BT, G, AT = (np.array(matrix) for matrix in (transform.BT, transform.G, transform.AT))
     factor = transform.divisor * 2**transform.shift
     assert round(factor**0.5) ** 2 == factor
-    for pixel in range(transform.m + 2):
+    starts = np.cumsum((0, *transform.products_per_element[:-1]))
+    for pixel in range(transform.side):
         for weight in range(3):
-            outputs = AT @ (BT[:, pixel] * G[:, weight])
-            assert outputs.tolist() == [
-                round(factor**0.5) if index + weight == pixel else 0 for index in range(transform.m)
-            ]
+            outputs = AT @ np.add.reduceat(BT[:, pixel] * G[:, weight], starts)
+            expected = [transform.stride * index + weight == pixel for index in range(transform.m)]
+            assert outputs.tolist() == [round(factor**0.5) * value for value in expected]
 
 
 @by_transform
@@ -41,5 +41,7 @@ def test_dividing_is_multiplying_with_the_inverse_modulo_2_to_the_32(transform):
 def test_weights_are_transformed_as_the_matrix_says(transform):
     kernels = np.random.RandomState(0).randint(-127, 128, (9, 50))
     G = np.array(transform.G)
-    expected = [(G @ kernel.reshape(3, 3) @ G.T).reshape(-1) for kernel in kernels.T]
-    assert np.array_equal(transform.transform_weights(kernels).T, expected)
+    order = [product for element in transform.products for product in element]
+    transformed = [G @ kernel.reshape(3, 3) @ G.T for kernel in kernels.T]
+    expected = [[kernel[i, j] for i, j in order] for kernel in transformed]
+    assert np.array_equal(transform.transform_integers(kernels).T, expected)

@@ -18,7 +18,7 @@ from repvgg_zoo.errors import EquivalenceError, StateError
 from repvgg_zoo.inference.bounds import BoundsError, check_bounds
 from repvgg_zoo.inference.jit.engine import host_int16_config
 from repvgg_zoo.inference.jit.int16_kernels import ALL_FIELDS, KC_MULTIPLE, add_int16_kernels
-from repvgg_zoo.inference.jit.integer_winograd import INTEGER_F2, INTEGER_F4
+from repvgg_zoo.inference.jit.integer_winograd import INTEGER_F2, INTEGER_F2_STRIDE_2, INTEGER_F4
 from repvgg_zoo.inference.jit.kernels import AVX2, AVX512, NR, build_module
 from repvgg_zoo.inference.kernel_runner import KernelRunner
 from repvgg_zoo.inference.quantized import QuantizedConvLayer, QuantizedWeights, integer_layer
@@ -29,7 +29,8 @@ from tests.inference.quantized_reference import STEP, exact_output, quantized_we
 from tests.inference.reference import Layer, images
 
 CONFIG = host_int16_config()
-ALGORITHMS = {"igemm": None, "F2": INTEGER_F2, "F4": INTEGER_F4}
+# By name: the transform for each stride.
+ALGORITHMS = {"igemm": {}, "F2": {1: INTEGER_F2, 2: INTEGER_F2_STRIDE_2}, "F4": {1: INTEGER_F4}}
 
 # Every kind of layer, and every change between float and quantized ones.
 LAYERS = [
@@ -55,13 +56,15 @@ SHAPES = [(3, 22, 26), (1, 1, 1), (2, 9, 33)]
 
 
 def lowered(algorithm, weights, shape):
-    transform = ALGORITHMS[algorithm]
+    transforms = ALGORITHMS[algorithm]
     return lower_quantized(
         weights,
         shape,
         threads=2,
         config=CONFIG,
-        select_algorithm=lambda layer, out, exact: transform if transform in exact else None,
+        select_algorithm=lambda layer, out, exact: (
+            transforms.get(layer.stride) if transforms.get(layer.stride) in exact else None
+        ),
     )
 
 
@@ -121,7 +124,8 @@ def test_each_algorithm_is_used_where_it_is_asked_for():
         used = [{call.kernel for call in plan.calls[layer.start : layer.conv_stop]} for layer in plan.layers]
         for layer, kernels in zip(weights.layers, used):
             if isinstance(layer, QuantizedConvLayer):
-                assert (kernel if layer.stride == 1 else "conv_s16") in kernels
+                at_stride_2 = "output_transform_s16_2s2" if algorithm == "F2" else "conv_s16"
+                assert (kernel if layer.stride == 1 else at_stride_2) in kernels
 
 
 @pytest.mark.parametrize("name", repvgg_zoo.list_models())
@@ -169,8 +173,8 @@ def extreme(channels, weight, shift):
 def test_the_largest_sums_are_exact_with_every_transform_that_is_offered(channels, shift, offered, weight):
     weights = extreme(channels, weight, shift)
     assert exact_transforms(weights.layers[1]) == offered
-    for algorithm, transform in ALGORITHMS.items():
-        if transform is not None and transform not in offered:
+    for algorithm, transforms in ALGORITHMS.items():
+        if transforms and transforms[1] not in offered:
             continue
         plan = lowered(algorithm, weights, (1, 3, 9, 9))
         runner = KernelRunner(plan, 2)
@@ -376,7 +380,7 @@ SHORTENED = [
 TOO_MUCH = [
     ("igemm", "conv_s16", "kc", KC_MULTIPLE),
     ("igemm", "conv_s16", "kc", 2),
-    ("igemm", "conv_s16", "ks", 1),
+    ("igemm", "conv_s16", "groups", 1),
     ("igemm", "conv_s16", "panels", 1),
     ("igemm", "conv_s16", "center", -2),
     ("igemm", "conv_s16", "a", 1),

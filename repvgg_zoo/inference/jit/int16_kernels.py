@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 from llvmlite import ir as llvm_ir
 
 from .int16_dot import DOT_PRODUCTS
-from .integer_winograd import INTEGER_TRANSFORMS, IntegerMatrix, IntegerWinograd
+from .integer_winograd import INTEGER_TRANSFORMS, IntegerWinograd
 from .ir_builder import F32, F32_PTR, I16, I32, I64, I64_PTR, KERNEL_TYPE, KernelBuilder
 from .kernels import (
     FIELDS,
@@ -24,6 +24,7 @@ from .kernels import (
     dispatch_microkernel,
     emit_prefetch_schedule,
 )
+from .winograd import Matrix
 
 I16_PTR, I32_PTR = I16.as_pointer(), I32.as_pointer()
 KC_MULTIPLE = 2 * UNROLLED  # channels of UNROLLED steps, each of which takes a pair
@@ -33,7 +34,7 @@ ROUNDING = 1.5 * 2**23  # added to a float of 0 to 2^22, it leaves the rounded n
 
 # As igemm, but with pairs of channels: w is (groups, panels, ks, kc / 2, NR, 2). c are the int32 sums.
 _IGEMM = (
-    *("a", "w", "c", "kc", "ks", "tap_offsets", "groups", "a_group_offsets", "c_group_offsets"),
+    *("a", "w", "c", "kc", "ks", "tap_offsets", "groups", "a_group_offsets", "w_group_offsets", "c_group_offsets"),
     *("panels", "a_offsets", "c_offsets", "m_tiles", "m_blocks", "block_tiles"),
 )
 # sums * scale + center * identity + bias, with ReLU if asked for, is stored as float32, or with ``quantize`` rounded to
@@ -49,8 +50,8 @@ QUANTIZE = ("x", "images", "height", "width", "channels", "image_stride", "row_s
 INT16_FIELDS: Dict[str, Tuple[str, ...]] = {
     "igemm_s16": _IGEMM,
     "conv_s16": (*_IGEMM, *_EPILOGUE),
-    **{f"input_transform_s16_{transform.m}": INPUT_TRANSFORM for transform in INTEGER_TRANSFORMS},
-    **{f"output_transform_s16_{transform.m}": OUTPUT_TRANSFORM for transform in INTEGER_TRANSFORMS},
+    **{f"input_transform_s16_{transform.name}": INPUT_TRANSFORM for transform in INTEGER_TRANSFORMS},
+    **{f"output_transform_s16_{transform.name}": OUTPUT_TRANSFORM for transform in INTEGER_TRANSFORMS},
     "quantize": QUANTIZE,
 }
 ALL_FIELDS: Dict[str, Tuple[str, ...]] = {**FIELDS, **INT16_FIELDS}
@@ -180,20 +181,20 @@ def _emit_igemm_loops(
     ``run_tile(run, tile, rows, columns, item)`` emits the code of a tile of rows, which begins with row ``tile`` and
     column ``columns``; ``run`` emits the microkernel with the place for its sums.
     """
-    kc, ks, panels, m_blocks = (b.arg_i64(name) for name in ("kc", "ks", "panels", "m_blocks"))
+    kc, panels, m_blocks = (b.arg_i64(name) for name in ("kc", "panels", "m_blocks"))
     a, w = (b.arg_ptr(name, I16) for name in ("a", "w"))
-    names = ("tap_offsets", "a_group_offsets", "c_group_offsets", "a_offsets", "m_tiles", "block_tiles")
-    tap_offsets, a_group_offsets, c_group_offsets, a_offsets, m_tiles, block_tiles = (
-        b.arg_i64_ptr(name) for name in names
-    )
-    panel_size = b.ir.mul(b.ir.mul(ks, kc), I64(NR))
+    names = ("a_group_offsets", "w_group_offsets", "c_group_offsets", "ks", "tap_offsets")
+    a_group_offsets, w_group_offsets, c_group_offsets, group_ks, tap_offsets = (b.arg_i64_ptr(name) for name in names)
+    a_offsets, m_tiles, block_tiles = (b.arg_i64_ptr(name) for name in ("a_offsets", "m_tiles", "block_tiles"))
     nr_panels = I64(len(microkernels))
     n_tiles = b.ir.sdiv(b.ir.add(panels, I64(len(microkernels) - 1)), nr_panels)
     work_items = b.ir.mul(b.ir.mul(b.arg_i64("groups"), m_blocks), n_tiles)
-    prefetch_stride = b.ir.sdiv(panel_size, I64(UNROLLED))
     with b.loop(*b.thread_range(work_items)) as items:
         item = decompose_work_item(b, items.index, m_blocks, n_tiles, panels, nr_panels)
-        w_ptr = b.offset(w, b.ir.mul(item.packed_panel, panel_size))
+        ks = b.load_i64(group_ks, item.group)
+        panel_size = b.ir.mul(b.ir.mul(ks, kc), I64(NR))
+        prefetch_stride = b.ir.sdiv(panel_size, I64(UNROLLED))
+        w_ptr = b.offset(w, b.load_i64(w_group_offsets, item.group), b.ir.mul(item.panel, panel_size))
         a_ptr = b.offset(a, b.load_i64(a_group_offsets, item.group))
         columns = b.ir.add(b.load_i64(c_group_offsets, item.group), b.ir.mul(item.panel, I64(NR)))
         first_tile = b.load_i64(block_tiles, item.block)
@@ -259,13 +260,14 @@ def _store_result(b: KernelBuilder, value: Any, pointer: Any, quantize: bool) ->
 
 
 def _emit_input_transform(begin: Begin, transform: IntegerWinograd) -> None:
-    """Emit V = BT d BT^T for tiles of m x m pixels with one more on each side, NR channels at once."""
-    b = begin(f"input_transform_s16_{transform.m}", KERNEL_TYPE, INPUT_TRANSFORM)
+    """Emit V = BT d BT^T for tiles of ``side`` x ``side`` pixels, NR channels at once."""
+    b = begin(f"input_transform_s16_{transform.name}", KERNEL_TYPE, INPUT_TRANSFORM)
     x, out, tile_offsets = b.arg_ptr("x", I16), b.arg_ptr("out", I16), b.arg_i64_ptr("tile_offsets")
     names = ("row_stride", "pixel_stride", "element_stride", "channels")
     row_stride, pixel_stride, element_stride, channels = (b.arg_i64(name) for name in names)
     vectors = b.ir.sdiv(channels, I64(NR))
-    side = range(transform.m + 2)
+    side = range(transform.side)
+    products = [product for element in transform.products for product in element]
     with b.loop(*b.thread_range(b.ir.mul(b.arg_i64("tiles"), vectors))) as items:
         tile, vector = b.divmod(items.index, vectors)
         channel = b.ir.mul(vector, I64(NR))
@@ -273,15 +275,15 @@ def _emit_input_transform(begin: Begin, transform: IntegerWinograd) -> None:
         target = b.offset(out, b.ir.mul(tile, channels), channel)
         rows = [b.offset(source, b.ir.mul(row_stride, I64(i))) for i in side]
         pixels = [[_load(b, b.offset(row, b.ir.mul(pixel_stride, I64(j))), I16, NR) for j in side] for row in rows]
-        for i, elements in enumerate(_two_sided_matmul(b, transform.BT, pixels)):
-            for j, value in enumerate(elements):
-                _store(b, value, b.offset(target, b.ir.mul(element_stride, I64(i * len(side) + j))))
+        transformed = _two_sided_matmul(b, transform.BT, pixels)
+        for index, (i, j) in enumerate(products):
+            _store(b, transformed[i][j], b.offset(target, b.ir.mul(element_stride, I64(index))))
     b.ir.ret_void()
 
 
 def _emit_output_transform(begin: Begin, transform: IntegerWinograd) -> None:
     """Emit Y = AT M AT^T, divided, and the epilogue for the pixels within the image."""
-    b = begin(f"output_transform_s16_{transform.m}", KERNEL_TYPE, OUTPUT_TRANSFORM)
+    b = begin(f"output_transform_s16_{transform.name}", KERNEL_TYPE, OUTPUT_TRANSFORM)
     x, out, center = b.arg_ptr("x", I32), b.arg_i64("out"), b.arg_ptr("center", I16)
     tables = ("tile_offsets", "heights", "widths", "center_offsets")
     tile_offsets, heights, widths, center_offsets = (b.arg_i64_ptr(name) for name in tables)
@@ -293,7 +295,7 @@ def _emit_output_transform(begin: Begin, transform: IntegerWinograd) -> None:
     lower, quantize = b.relu_min(b.arg_i64("relu")), b.ir.icmp_signed("!=", b.arg_i64("quantize"), I64(0))
     inverse = _constant(I32, transform.divisor_inverse, b.vector_width)
     vectors = b.ir.sdiv(channels, I64(b.vector_width))
-    side = range(transform.m + 2)
+    side = range(len(transform.AT[0]))
     with b.loop(*b.thread_range(b.ir.mul(b.arg_i64("tiles"), vectors))) as items:
         tile, vector = b.divmod(items.index, vectors)
         channel = b.ir.mul(vector, I64(b.vector_width))
@@ -326,20 +328,20 @@ def _emit_output_transform(begin: Begin, transform: IntegerWinograd) -> None:
     b.ir.ret_void()
 
 
-def _two_sided_matmul(b: KernelBuilder, matrix: IntegerMatrix, values: Sequence[Sequence[Any]]) -> List[List[Any]]:
+def _two_sided_matmul(b: KernelBuilder, matrix: Matrix, values: Sequence[Sequence[Any]]) -> List[List[Any]]:
     """Return T X T^T, where T is the matrix and X a square of vectors of integers."""
     left = [[_linear_combination(b, factors, column) for column in zip(*values)] for factors in matrix]
     return [[_linear_combination(b, factors, row) for factors in matrix] for row in left]
 
 
-def _linear_combination(b: KernelBuilder, factors: Sequence[int], values: Sequence[Any]) -> Any:
+def _linear_combination(b: KernelBuilder, factors: Sequence[float], values: Sequence[Any]) -> Any:
     """Return the sum of the values, each times its factor; it begins with a positive factor."""
     total = None
     for factor, value in sorted(zip(factors, values), key=lambda pair: -pair[0]):
         if factor == 0:
             continue
         lanes = value.type.count
-        product = value if abs(factor) == 1 else b.ir.mul(value, _constant(value.type.element, abs(factor), lanes))
+        product = value if abs(factor) == 1 else b.ir.mul(value, _constant(value.type.element, int(abs(factor)), lanes))
         total = product if total is None else (b.ir.add if factor > 0 else b.ir.sub)(total, product)
     return total
 

@@ -10,61 +10,50 @@ nothing here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Tuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-IntegerMatrix = Tuple[Tuple[int, ...], ...]
+from .winograd import WinogradTransform
 
 
 @dataclass(frozen=True)
-class IntegerWinograd:
-    """F(m x m, 3 x 3): AT ((G g G^T) . (BT d BT^T)) AT^T is ``divisor * 2^shift`` times the outputs.
+class IntegerWinograd(WinogradTransform):
+    """A transform whose matrices are integers: it gives ``divisor * 2^shift`` times the outputs.
 
     ``divisor`` is odd. Tiles of u8 values times BT, and int8 kernels times G, fit into 16 bits.
     """
 
-    m: int
-    BT: IntegerMatrix
-    G: IntegerMatrix
-    AT: IntegerMatrix
     divisor: int
     shift: int
-
-    @property
-    def num_elements(self) -> int:
-        """How many elements a transformed tile has."""
-        return (self.m + 2) ** 2
-
-    @property
-    def num_products(self) -> int:
-        """How many products a tile takes: one for each element."""
-        return self.num_elements
 
     @property
     def divisor_inverse(self) -> int:
         """The integer that times ``divisor`` is 1 modulo 2^32."""
         return pow(self.divisor, 2**31 - 1, 2**32)  # Euler: the odd numbers have 2^31 inverses
 
-    def transform_weights(self, kernels: NDArray[Any]) -> NDArray[Any]:
-        """Return G g G^T of 3x3 kernels, (9, n) to (num_elements, n)."""
-        matrix = np.array(self.G)
+    def transform_integers(self, kernels: NDArray[Any]) -> NDArray[Any]:
+        """Return G g G^T of 3x3 kernels of whole numbers, (9, n) to (num_products, n), in the order of ``products``."""
         # Exact in float32, which has a fast product: all values are below 2^24.
-        product: NDArray[Any] = np.kron(matrix, matrix).astype(np.float32) @ kernels.astype(np.float32)
-        return product
+        transformed = np.empty((self.num_products, kernels.shape[1]), np.float32)
+        self.transform_weights(kernels.astype(np.float32), transformed)
+        return transformed
 
 
 INTEGER_F2 = IntegerWinograd(
-    2,
+    m=2,
+    stride=1,
     BT=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
     G=((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2)),
     AT=((1, 1, 1, 0), (0, 1, -1, -1)),
+    products_per_element=(1, 1, 1, 1),
     divisor=1,
     shift=2,
 )
 INTEGER_F4 = IntegerWinograd(
-    4,
+    m=4,
+    stride=1,
     BT=(
         (4, 0, -5, 0, 1, 0),
         (0, -4, -4, 1, 1, 0),
@@ -81,7 +70,18 @@ INTEGER_F4 = IntegerWinograd(
         (0, -4, -4, 4, 4, 0),
         (0, -4, 4, 8, -8, 8),
     ),
+    products_per_element=(1, 1, 1, 1, 1, 1),
     divisor=9,
     shift=6,
 )
-INTEGER_TRANSFORMS = (INTEGER_F2, INTEGER_F4)
+INTEGER_F2_STRIDE_2 = IntegerWinograd(
+    m=2,
+    stride=2,
+    BT=((1, 0, -1, 0, 0), (0, 1, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, -1, 0, 1), (0, 0, 0, 1, 0)),
+    G=((1, 0, 0), (0, 1, 0), (1, 0, 1), (0, 0, 1), (0, 1, 0)),
+    AT=((1, 1, 0), (0, 1, 1)),
+    products_per_element=(2, 1, 2),
+    divisor=1,
+    shift=0,
+)
+INTEGER_TRANSFORMS = (INTEGER_F2, INTEGER_F4, INTEGER_F2_STRIDE_2)
