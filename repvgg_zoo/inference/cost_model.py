@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Optional, Sequence, Union
 
 from .ir import ConvLayer
@@ -16,6 +17,10 @@ IntegerAlgorithm = Optional[IntegerWinograd]
 MACS_PER_FMA = 1.5  # products of 16-bit integers in the time of an FMA; measured on Zen 3
 
 
+# In networks, weights take longer than a mere stream, because activations go through the caches as well.
+STREAMS_PER_WEIGHT = 1.5
+
+
 class CpuSpeed(NamedTuple):
     """What one core does in a second: FMAs of the igemm on data in the cache, and bytes of weights that it streams."""
 
@@ -23,7 +28,7 @@ class CpuSpeed(NamedTuple):
     bytes_per_second: float
 
 
-DEFAULT_CPU_SPEED = CpuSpeed(40e9, 20e9)  # Zen 3; only their ratio decides on the algorithm
+DEFAULT_CPU_SPEED = CpuSpeed(40e9, 9e9)  # Zen 3; only their ratio decides on the algorithm
 
 
 def select_conv_algorithm(
@@ -44,15 +49,16 @@ def conv_seconds(
 ) -> float:
     """Return the time that a convolution should take.
 
-    The threads share the arithmetic and the transforms. The weights are read once, by all threads together, and too
-    fast for the cache to hide it: the time for them is added.
+    The threads share the arithmetic and the transforms. The weights are read once, by all threads together, while
+    others are multiplied: the longer of the two times hides most of the shorter one, as in the root of their squares.
     """
     transformed = 0
     if algorithm is not None:  # V and M, which are in the second-level cache
         channels = algorithm.num_products * layer.in_channels + algorithm.num_elements * layer.out_channels
         transformed = 4 * _tiles(out, algorithm) * channels
     arithmetic = conv_fmas(layer, out, algorithm) / speed.fma_per_second + transformed / speed.bytes_per_second
-    return arithmetic / threads + 4 * _products(algorithm) * (layer.kernel.size // 9) / speed.bytes_per_second
+    weights = STREAMS_PER_WEIGHT * 4 * _products(algorithm) * (layer.kernel.size // 9) / speed.bytes_per_second
+    return math.hypot(arithmetic / threads, weights)
 
 
 def select_integer_algorithm(

@@ -86,13 +86,15 @@ def speed_of(
 ) -> CpuSpeed:
     """Return the speed that explains two times, or the default if a clock that is too coarse counted nothing.
 
-    What the streamed weights take beyond the arithmetic is the time of their bytes, at least 1 % of it.
+    As in the cost model, the square of a time is the sum of those of the arithmetic and of the bytes. The latter is at
+    least a tenth of the former.
     """
     if min(cached_seconds, streamed_seconds) <= 0:
         return DEFAULT_CPU_SPEED
     fma_per_second = cached_fmas / cached_seconds
     arithmetic = streamed_fmas / fma_per_second
-    return CpuSpeed(fma_per_second, streamed_bytes / max(streamed_seconds - arithmetic, arithmetic / 100))
+    streaming = math.sqrt(max(streamed_seconds**2 - arithmetic**2, (arithmetic / 10) ** 2))
+    return CpuSpeed(fma_per_second, streamed_bytes / streaming)
 
 
 class _Igemm:
