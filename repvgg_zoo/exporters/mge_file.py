@@ -6,7 +6,6 @@ Only this module of the package imports MegEngine, when a network is dumped or r
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -85,9 +84,8 @@ def run_mge(path: Path, images: NDArray[Any]) -> Dict[str, Outputs]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         np.save(folder / "images.npy", images)
-        command = [sys.executable, "-c", f"from {__name__} import run_here; run_here()", str(path), name]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        subprocess.run(command, env=environment, capture_output=True, check=False)
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import run_here; run_here()"
+        subprocess.run([sys.executable, "-c", code, str(path), name], capture_output=True, check=False)
         files = {runtime: folder / f"{runtime}.npz" for runtime in RUNTIMES}
         return {runtime: dict(np.load(file)) for runtime, file in files.items() if file.exists()}
 
