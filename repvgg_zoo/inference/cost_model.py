@@ -47,18 +47,13 @@ def select_conv_algorithm(
 def conv_seconds(
     layer: ConvLayer, out: ActivationBuffer, algorithm: ConvAlgorithm, *, threads: int, speed: CpuSpeed
 ) -> float:
-    """Return the time that a convolution should take.
-
-    The threads share the arithmetic and the transforms. The weights are read once, by all threads together, while
-    others are multiplied: the longer of the two times hides most of the shorter one, as in the root of their squares.
-    """
+    """Return the time that a convolution should take."""
     transformed = 0
     if algorithm is not None:  # V and M, which are in the second-level cache
         channels = algorithm.num_products * layer.in_channels + algorithm.num_elements * layer.out_channels
         transformed = 4 * _tiles(out, algorithm) * channels
-    arithmetic = conv_fmas(layer, out, algorithm) / speed.fma_per_second + transformed / speed.bytes_per_second
-    weights = STREAMS_PER_WEIGHT * 4 * _products(algorithm) * (layer.kernel.size // 9) / speed.bytes_per_second
-    return math.hypot(arithmetic / threads, weights)
+    weights = 4 * _products(algorithm) * (layer.kernel.size // 9)
+    return _seconds(conv_fmas(layer, out, algorithm), transformed, weights, threads, speed)
 
 
 def select_integer_algorithm(
@@ -82,9 +77,18 @@ def integer_conv_seconds(
     if algorithm is not None:
         tile_bytes = 2 * algorithm.num_products * layer.in_channels + 4 * algorithm.num_elements * layer.out_channels
         transformed = _tiles(out, algorithm) * tile_bytes
-    arithmetic = conv_fmas(layer, out, algorithm) / (MACS_PER_FMA * speed.fma_per_second)
-    weights = 2 * _products(algorithm) * (layer.kernel.size // 9) / speed.bytes_per_second
-    return (arithmetic + transformed / speed.bytes_per_second) / threads + weights
+    weights = 2 * _products(algorithm) * (layer.kernel.size // 9)
+    return _seconds(conv_fmas(layer, out, algorithm) / MACS_PER_FMA, transformed, weights, threads, speed)
+
+
+def _seconds(fmas: float, transformed: int, weights: int, threads: int, speed: CpuSpeed) -> float:
+    """Return the time for FMAs, and for the bytes of transformed tiles and of weights.
+
+    The threads share the arithmetic and the transforms. The weights are read once, by all threads together, while
+    others are multiplied: the longer of the two times hides most of the shorter one, as in the root of their squares.
+    """
+    shared = fmas / speed.fma_per_second + transformed / speed.bytes_per_second
+    return math.hypot(shared / threads, STREAMS_PER_WEIGHT * weights / speed.bytes_per_second)
 
 
 def conv_fmas(
