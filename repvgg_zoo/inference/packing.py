@@ -10,6 +10,7 @@ from typing import Any, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from .jit.integer_winograd import IntegerWinograd
 from .jit.kernels import NR, UNROLLED
 from .jit.winograd import WinogradTransform
 
@@ -66,12 +67,25 @@ def pack_linear_weights(weight: NDArray[Any], out: NDArray[Any]) -> None:
     out[...] = padded.reshape(len(out), NR, -1).transpose(0, 2, 1)
 
 
-def pack_pairs(packed: NDArray[Any]) -> NDArray[Any]:
-    """Return weights (..., I, NR), which are whole numbers, as (..., I / 2, NR, 2), int16."""
+def pack_pairs(packed: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write weights (..., I, NR), which are whole numbers, to ``out``, int16, as (..., I / 2, NR, 2)."""
     pairs = packed.reshape(*packed.shape[:-2], packed.shape[-2] // 2, 2, NR).swapaxes(-1, -2)
-    copy = aligned_zeros(pairs.shape, np.int16)
-    copy[...] = pairs
-    return copy
+    out.reshape(pairs.shape)[...] = pairs
+
+
+def pack_integer_winograd_weights(packed: NDArray[Any], transform: IntegerWinograd, out: NDArray[Any]) -> None:
+    """Transform weights packed by ``pack_conv_weights``, and write them to ``out``, int16, element by element.
+
+    Each igemm reads (groups, panels, products, I / 2, NR, 2) for an element, which is a sum of so many products.
+    """
+    groups, panels, _, ins, nr = packed.shape
+    transformed = transform.transform_integers(np.moveaxis(packed, 2, 0).reshape(9, -1))
+    kernels = transformed.reshape(-1, groups, panels, ins, nr)
+    done, size = 0, packed.size // 9
+    for products in transform.products:
+        count = len(products)
+        pack_pairs(np.moveaxis(kernels[done : done + count], 0, 2), out[done * size : (done + count) * size])
+        done += count
 
 
 def pad(vector: NDArray[Any], size: int) -> NDArray[Any]:

@@ -31,7 +31,7 @@ from .lowering import (
     spatial_args,
     split_evenly,
 )
-from .packing import aligned_zeros, pack_conv_weights, pack_pairs, pad
+from .packing import aligned_zeros, pack_conv_weights, pack_integer_winograd_weights, pack_pairs, pad
 from .plan import ActivationBuffer, ExecutionPlan, LayerCalls
 from .quantized import MAX_ACTIVATION, QuantizedConvLayer, QuantizedWeights, check_quantized_layers
 
@@ -70,18 +70,18 @@ def exact_transforms(layer: QuantizedConvLayer) -> Tuple[IntegerWinograd, ...]:
     """Return the transforms that give exactly a layer's sums: nothing that counts leaves 16 or 32 bits."""
     if layer.dilation > 1:
         return ()
-    kernel = shifted_kernel(layer)
-    per_channel = kernel.reshape(layer.out_channels, -1)
+    kernel = shifted_kernel(layer).reshape(layer.out_channels, -1)
     # Activations are not negative, so a sum is at most that of the positive weights, and at least that of the others.
-    positive, negative = (np.maximum(sign * per_channel, 0).sum(axis=1).max() for sign in (1, -1))
-    largest = MAX_ACTIVATION * int(max(positive, negative))
-    columns = np.moveaxis(kernel.reshape(-1, 9), 0, 1)
+    positive = np.maximum(kernel, 0).sum(axis=1)
+    negative = positive - kernel.sum(axis=1)
+    largest_sum = MAX_ACTIVATION * int(max(positive.max(), negative.max()))
+    largest_taps = np.abs(kernel.reshape(-1, 9)).max(axis=0)
     return tuple(
         transform
         for transform in INTEGER_TRANSFORMS
         if transform.stride == layer.stride
-        and largest << transform.shift < 2**31
-        and np.abs(transform.transform_integers(columns)).max() < 2**15
+        and largest_sum << transform.shift < 2**31
+        and transform.largest_weight(largest_taps) < 2**15
     )
 
 
@@ -90,24 +90,6 @@ def shifted_kernel(layer: QuantizedConvLayer) -> NDArray[Any]:
     kernel = layer.kernel.astype(np.int32)
     kernel[..., 1, 1] <<= layer.center_shift.astype(np.int32).reshape(*kernel.shape[:2], 1)
     return kernel
-
-
-def _pack_transformed(
-    transformed: NDArray[Any], packed: NDArray[Any], products_per_element: Sequence[int]
-) -> NDArray[Any]:
-    """Return transformed kernels (products, n) as each igemm of an element reads them: (groups, panels, products, ...).
-
-    ``packed`` (groups, panels, 9, I, NR) are the kernels before.
-    """
-    groups, panels, _, ins, nr = packed.shape
-    kernels = transformed.reshape(-1, groups, panels, ins, nr)
-    result, done = aligned_zeros((transformed.size,), np.int16), 0
-    for count in products_per_element:
-        pairs = pack_pairs(np.moveaxis(kernels[done : done + count], 0, 2)).reshape(-1)
-        start = done * pairs.size // count
-        result[start : start + pairs.size] = pairs
-        done += count
-    return result
 
 
 class _QuantizedLowering(Lowering):
@@ -170,6 +152,8 @@ class _QuantizedLowering(Lowering):
     ) -> None:
         packed = pack_conv_weights(shifted_kernel(layer), x.storage.shape[-1], out.storage.shape[-1], KC_MULTIPLE)
         groups, panels, _, in_channels, _ = packed.shape
+        w = aligned_zeros((packed.size,), np.int16)
+        self._packing.append(functools.partial(pack_pairs, packed, w))
         _, row_stride, pixel_stride = x.strides
         taps = range(0, 3 * layer.dilation, layer.dilation)
         if groups == layer.dilation == 1:  # the three pixels of a row are contiguous
@@ -180,7 +164,7 @@ class _QuantizedLowering(Lowering):
         self._lower_int16_igemm(
             "conv_s16",
             a=x.storage,
-            w=pack_pairs(packed),
+            w=w,
             c=out.storage,
             kc=kc,
             tap_offsets=tap_offsets,
@@ -206,7 +190,8 @@ class _QuantizedLowering(Lowering):
         packed = pack_conv_weights(shifted_kernel(layer), ins, outs, KC_MULTIPLE)
         groups, panels, _, group_ins, _ = packed.shape
         counts = [len(products) for products in transform.products]
-        w = _pack_transformed(transform.transform_integers(np.moveaxis(packed, 2, 0).reshape(9, -1)), packed, counts)
+        w = aligned_zeros((transform.num_products * packed.size // 9,), np.int16)
+        self._packing.append(functools.partial(pack_integer_winograd_weights, packed, transform, w))
         ys, xs = (np.arange(0, size, transform.m) for size in (out.height, out.width))
         in_offsets = x.offsets(ys * layer.stride - 1, xs * layer.stride - 1)
         out_offsets = out.offsets(ys, xs)

@@ -33,6 +33,11 @@ class IntegerWinograd(WinogradTransform):
         """The integer that times ``divisor`` is 1 modulo 2^32."""
         return pow(self.divisor, 2**31 - 1, 2**32)  # Euler: the odd numbers have 2^31 inverses
 
+    def largest_weight(self, taps: NDArray[Any]) -> int:
+        """Return the largest magnitude of G g G^T, for kernels whose taps have at most these magnitudes, (9,)."""
+        matrix = np.abs(np.array(self.G, np.int64))
+        return int((np.kron(matrix, matrix) @ taps).max())
+
     def transform_integers(self, kernels: NDArray[Any]) -> NDArray[Any]:
         """Return G g G^T of 3x3 kernels of whole numbers, (9, n) to (num_products, n), in the order of ``products``."""
         # Exact in float32, which has a fast product: all values are below 2^24.
