@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from llvmlite import binding as llvm
+from llvmlite import ir
 
 import repvgg_zoo
 from repvgg_zoo.errors import EquivalenceError, StateError
@@ -19,7 +20,7 @@ from repvgg_zoo.inference.bounds import BoundsError, check_bounds
 from repvgg_zoo.inference.jit.engine import host_int16_config
 from repvgg_zoo.inference.jit.int16_kernels import ALL_FIELDS, KC_MULTIPLE, add_int16_kernels
 from repvgg_zoo.inference.jit.integer_winograd import INTEGER_F2, INTEGER_F2_STRIDE_2, INTEGER_F4
-from repvgg_zoo.inference.jit.kernels import AVX2, AVX512, NR, build_module
+from repvgg_zoo.inference.jit.kernels import AVX2, AVX512, NR
 from repvgg_zoo.inference.kernel_runner import KernelRunner
 from repvgg_zoo.inference.quantized import QuantizedConvLayer, QuantizedWeights, integer_layer
 from repvgg_zoo.inference.quantized_lowering import exact_transforms, lower_quantized
@@ -334,7 +335,7 @@ def layer_outputs(plan):
 def test_a_planted_fault_that_changes_a_layer_is_found_in_every_call(fault):
     kernel, field, plant = FAULTS[fault]
     planted, missed = 0, []
-    for algorithm in ALGORITHMS:
+    for algorithm in ["igemm"] if kernel in ("conv_s16", "quantize") else ["F2", "F4"]:
         for index, call in enumerate(lowered(algorithm, FAULTY, FAULTY_SHAPE).calls):
             if not call.kernel.startswith(kernel):
                 continue
@@ -453,7 +454,7 @@ def test_the_innermost_loop_uses_the_processors_instruction_and_keeps_its_sums_i
     config, instruction = PROCESSORS[processor]
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    source = build_module(config)
+    source = ir.Module()
     add_int16_kernels(source, config)
     module = llvm.parse_assembly(str(source))
     target = llvm.Target.from_default_triple().create_target_machine(cpu=processor, opt=3)
