@@ -29,6 +29,8 @@ READING_A_FILE = {
     "info": ["info", MISSING],
     "verify": ["verify", MISSING],
     "convert": ["convert", MISSING, "out.pkl"],
+    "quantize": ["quantize", MISSING, "out.safetensors", "--images", "."],
+    "export": ["export", MISSING, "out.onnx"],
     "compare": ["compare", MISSING],
     "bench": ["bench", MISSING],
     "registry draft": ["registry", "draft", MISSING],
