@@ -29,7 +29,7 @@ READING_A_FILE = {
     "info": ["info", MISSING],
     "verify": ["verify", MISSING],
     "convert": ["convert", MISSING, "out.pkl"],
-    "quantize": ["quantize", MISSING, "out.safetensors", "--images", "."],
+    "quantize": ["quantize", MISSING, "out.safetensors", "--images", __file__],
     "export": ["export", MISSING, "out.onnx"],
     "compare": ["compare", MISSING],
     "bench": ["bench", MISSING],
