@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import multiprocessing
-import subprocess
 import sys
-import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import megengine as mge
-import megengine.functional as F
-import megengine.module as M
 import numpy as np
 import pytest
 from megengine import Tensor
@@ -21,17 +15,9 @@ from megengine import Tensor
 import repvgg_zoo
 from repvgg_zoo._cpu import usable_cores
 from repvgg_zoo.errors import ArgumentError, ClosedError, EquivalenceError, UnknownModelError
-from repvgg_zoo.inference import api
-from repvgg_zoo.models import RepVGGBlock
 from tests.networks import fill, randomised
 
-ROOT = Path(__file__).parents[2]
-
-# float32 rounding through a network of these depths is about 1e-6 of the output's scale, with winograd up to 6e-6.
-BOUND = 1e-5
-
-# For tests of networks that the kernels cannot compute.
-eagerly = pytest.mark.filterwarnings("ignore:.*eager mode")
+from .small_networks import BOUND, Backbone, Nested, distance, eager, eagerly, images, small
 
 # Small networks of every kind: arguments of create, and the size of the images.
 NETWORKS = {
@@ -53,29 +39,6 @@ NETWORKS = {
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("REPVGG_ZOO_HOME", str(tmp_path / "cache"))
-
-
-def small(name="RepVGG_A0", **options):
-    return randomised(
-        repvgg_zoo.create(name, num_blocks=[1, 2, 2, 1], width_multiplier=[0.25, 0.25, 0.25, 0.25], **options)
-    )
-
-
-def images(count, channels, size, seed=1):
-    height, width = size if isinstance(size, tuple) else (size, size)
-    return np.random.RandomState(seed).standard_normal((count, channels, height, width)).astype(np.float32)
-
-
-def eager(network, x):
-    twin = copy.deepcopy(network)
-    twin.eval()
-    output = twin(Tensor(x))
-    return {key: value.numpy() for key, value in output.items()} if isinstance(output, dict) else output.numpy()
-
-
-def distance(reference, output):
-    assert reference.shape == output.shape
-    return np.abs(reference - output).max() / np.abs(reference).max()
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -119,81 +82,6 @@ def test_a_feature_map_of_one_pixel_is_the_callers_own():
     reference = eager(network, x)
     assert all(distance(reference[key][:1], first[key]) < BOUND for key in reference)
     assert all(distance(reference[key][1:], second[key]) < BOUND for key in reference)
-
-
-def with_another_head(network):
-    network.linear = M.Sequential(M.Dropout(0.2), M.Linear(128, 10))
-
-
-def with_a_head_without_bias(network):
-    network.linear = M.Linear(128, 10, bias=False)
-
-
-def with_pooling_in_a_stage(network):
-    network.stage1 = M.Sequential(network.stage1[0], M.AvgPool2d(3, 1, 1))
-
-
-@eagerly
-@pytest.mark.parametrize("change", [with_another_head, with_a_head_without_bias, with_pooling_in_a_stage])
-def test_a_repvgg_that_was_changed_runs_eagerly(change):
-    network = small(deploy=True)
-    change(network)
-    x = images(1, 3, 32)
-    compiled = repvgg_zoo.compile(network, image_size=32)
-    assert compiled.backend == "eager"
-    assert distance(eager(network, x), compiled(x)) < BOUND
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda network: setattr(network.stage1[0].rbr_reparam, "padding_mode", "reflect"), "padding_mode='reflect'"),
-        (lambda network: setattr(network.stage1[0].rbr_reparam, "stride", (1, 2)), "stage1.0.rbr_reparam has .*(1, 2)"),
-        (with_pooling_in_a_stage, "stage1.1 is another AvgPool2d"),
-        (with_another_head, "linear.0 is another Dropout"),
-    ],
-)
-def test_the_warning_names_what_cannot_be_compiled(change, reason):
-    network = small(deploy=True)
-    change(network)
-    with pytest.warns(RuntimeWarning, match=reason):
-        repvgg_zoo.compile(network, image_size=32).close()
-
-
-@eagerly
-def test_a_network_that_runs_eagerly_is_a_copy_in_eval_mode():
-    network = small(deploy=True)
-    with_another_head(network)
-    network.train()
-    compiled = repvgg_zoo.compile(network, image_size=32)
-    x = images(1, 3, 32)
-    before = compiled(x)
-    fill(network.stage0.rbr_reparam.bias, 3.0)
-    assert np.array_equal(compiled(x), before)
-    assert network.training
-
-
-@eagerly
-def test_a_float16_network_takes_and_returns_float32():
-    network = small()
-    for tensor in network.tensors():
-        tensor._reset(type(tensor)(tensor.numpy().astype(np.float16)))
-    network.eval()
-    x = images(1, 3, 32)
-    logits = repvgg_zoo.compile(network, image_size=32)(x)
-    assert logits.dtype == np.float32
-    assert distance(eager(network, x.astype(np.float16)), logits) < 2e-2
-
-
-@eagerly
-def test_a_hooked_network_runs_eagerly_with_its_hook():
-    network = small(deploy=True)
-    network.linear.register_forward_hook(lambda module, inputs, output: output * 2)
-    x = images(1, 3, 32)
-    compiled = repvgg_zoo.compile(network, image_size=32)
-    assert compiled.backend == "eager"
-    network.eval()
-    assert distance(network(Tensor(x)).numpy(), compiled(x)) < BOUND
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 8])
@@ -270,36 +158,6 @@ def test_a_changed_stride_with_the_same_weights_is_another_network():
     repvgg_zoo.compile(network, image_size=32)
     network.stage0.rbr_reparam.stride = (1, 1)
     assert repvgg_zoo.compile(network, image_size=32)(x)["stage0"].shape[-1] == 32
-
-
-class Backbone(M.Module):
-    """A user's own network around blocks of ours."""
-
-    def __init__(self, factor=1.0):
-        super().__init__()
-        self.first = RepVGGBlock(3, 8, stride=2)
-        self.second = RepVGGBlock(8, 8)
-        self._scale = lambda x: x * factor  # code that no digest of weights sees
-
-    def forward(self, x):
-        x = self.first(x)
-        return [x, self._scale(F.mean(self.second(x), axis=[2, 3]))]
-
-
-@eagerly
-def test_a_users_own_module_is_compiled_and_its_code_is_not_mistaken():
-    x = images(3, 3, 32)
-    outputs = []
-    for factor in (1.0, 2.0):
-        mge.random.seed(0)
-        network = randomised(Backbone(factor))
-        maps, means = repvgg_zoo.compile(network, batch_size=2, image_size=32)(x)
-        network.eval()
-        reference = [tensor.numpy() for tensor in network(Tensor(x))]
-        assert distance(reference[0], maps) < BOUND
-        assert distance(reference[1], means) < BOUND
-        outputs.append(means)
-    assert distance(2 * outputs[0], outputs[1]) < BOUND
 
 
 def test_several_threads_may_call_one_model():
@@ -414,15 +272,6 @@ def test_what_is_not_a_network_is_refused():
         repvgg_zoo.compile(Nested(), image_size=32)
 
 
-class Nested(M.Module):
-    def __init__(self):
-        super().__init__()
-        self.block = RepVGGBlock(3, 8)
-
-    def forward(self, x):
-        return {"maps": [self.block(x)]}
-
-
 def test_weights_that_are_not_finite_are_refused():
     network = small(deploy=True)
     fill(network.linear.bias, math.nan)
@@ -487,45 +336,3 @@ def test_every_default_device_works(device):
         assert distance(eager(network, x), compiled(x)) < BOUND
     finally:
         mge.set_default_device(before)
-
-
-def test_without_llvmlite_a_repvgg_runs_eagerly(monkeypatch):
-    monkeypatch.setitem(sys.modules, "llvmlite", None)
-    network, x = small(), images(3, 3, 32)
-    with pytest.warns(RuntimeWarning, match="need llvmlite"):
-        compiled = repvgg_zoo.compile(network, batch_size=2, image_size=32)
-    assert compiled.backend == "eager"
-    assert distance(eager(network, x), compiled(x)) < BOUND
-
-
-def test_compile_can_be_imported_where_neither_megengine_nor_llvmlite_can():
-    program = """
-import sys
-sys.modules["megengine"] = sys.modules["llvmlite"] = None
-from repvgg_zoo import compile
-from repvgg_zoo.errors import ArgumentError
-try:
-    compile(3)
-except ArgumentError as error:
-    print(error.message)
-"""
-    child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert child.stdout == "int is not a name, a path, a Checkpoint, arrays or a MegEngine module\n", child.stderr
-
-
-def test_other_networks_run_eagerly_and_one_warning_says_so():
-    network = randomised(Backbone())
-    network.eval()
-    x = images(3, 3, 32)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        api.__dict__.pop("__warningregistry__", None)
-        models = [repvgg_zoo.compile(network, batch_size=2, image_size=32) for _ in range(2)]
-    assert len(caught) == 1
-    assert "only RepVGG and RepVGGplus" in str(caught[0].message)
-    for compiled in models:
-        assert compiled.backend == "eager"
-        maps, means = compiled(x)
-        reference = [tensor.numpy() for tensor in network(Tensor(x))]
-        assert distance(reference[0], maps) < BOUND
-        assert distance(reference[1], means) < BOUND
