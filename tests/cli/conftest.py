@@ -78,3 +78,17 @@ def server() -> Iterator[Server]:
     running = Server()
     yield running
     running.close()
+
+
+@pytest.fixture
+def cached(run) -> Path:
+    """The bundled checkpoint's file in the cache."""
+    return Path(run("fetch", "RepVGG_N0").out.strip())
+
+
+def damage(path: Path) -> None:
+    """One flipped bit; size and time of change stay."""
+    status, body = path.stat(), bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.write_bytes(bytes(body))
+    os.utime(str(path), ns=(status.st_atime_ns, status.st_mtime_ns))
