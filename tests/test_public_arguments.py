@@ -72,6 +72,7 @@ TABLE = {
             "features_only": [None, *NOT_FLAGS],
             "for_x86": [None, *NOT_FLAGS, True],
             "float16": [None, *NOT_FLAGS, True],
+            "target": [5, b"tensorrt", ["tensorrt"], True, "onnxruntime"],
         },
     ),
     "fetch": (

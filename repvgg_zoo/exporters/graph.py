@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoints.metadata import DEFAULT_BN_EPS
+from ..inference.quantized import MAX_ACTIVATION, MAX_WEIGHT
 from ..registry.specs import Preprocessing
 from .report import TensorInfo
 from .source import ExportSource
@@ -56,11 +57,12 @@ def build_graph(
     image_size: Optional[Tuple[int, int]],
     uint8_input: Optional[Preprocessing],
     softmax: bool,
+    signed: bool = False,
 ) -> Graph:
     """Return the network's graph; without ``batch`` or ``image_size``, those sizes have names instead.
 
     With ``uint8_input`` the images are uint8 (N, H, W, C) in RGB order, and that preprocessing's color order and
-    normalization are a part of the graph.
+    normalization are a part of the graph. ``signed`` activations of quantized layers are int8 instead of uint8.
     """
     graph = Graph("RepVGG" if source.spec is None else source.spec.name)
     n: Dim = "batch" if batch is None else batch
@@ -74,6 +76,8 @@ def build_graph(
     for block, (stride, dilation) in source.geometries.items():
         sizes = tuple(size if isinstance(size, str) else -(-size // stride) for size in sizes)
         feature = source.features.get(block)
+        if f"{block}.rbr_reparam.scale" in source.state_dict:
+            x = _add_rounding(graph, f"{block}.rbr_reparam", x, source.state_dict, signed)
         x = _add_block(graph, source, block, x, stride, dilation, feature)
         if feature is not None:
             names = tuple(f"{feature}_{size}" if isinstance(size, str) else size for size in sizes)
@@ -158,7 +162,7 @@ def _geometry(kernel_size: int, groups: int, stride: int, dilation: int) -> Dict
 def _add_quantized_conv(
     graph: Graph, arrays: Mapping[str, NDArray[Any]], name: str, x: str, stride: int, dilation: int
 ) -> str:
-    """Add what a QuantizedConvLayer is: QDQ around the input and the kernel, and the two exact parts of RepVGG's.
+    """Add what a QuantizedConvLayer is: QDQ around the kernel, and the two exact parts of RepVGG's.
 
     A center tap with scales of its own is a 1x1 convolution, and the identity in float a product with the input.
     """
@@ -166,10 +170,6 @@ def _add_quantized_conv(
     shift, identity = arrays[f"{name}.center_shift"], arrays.get(f"{name}.identity")
     groups = kernel.shape[0] if kernel.ndim == 5 else 1
     kernel = kernel.reshape(-1, *kernel.shape[-3:])
-    step = graph.constant(f"{name}.input_scale", arrays[f"{name}.input_scale"])
-    zero = graph.constant(f"{name}.input_zero_point", np.array(0, np.uint8))
-    x = graph.add("QuantizeLinear", [x, step, zero], f"{name}.input_quantized")
-    x = graph.add("DequantizeLinear", [x, step, zero], f"{name}.input")
     bias = graph.constant(f"{name}.bias", arrays[f"{name}.bias"])
     has_center = bool(shift.any())
     outer = np.where(np.arange(9).reshape(3, 3) == 4, np.int8(0), kernel) if has_center else kernel
@@ -184,6 +184,17 @@ def _add_quantized_conv(
         product = graph.add("Mul", [x, factors], f"{name}.identity_product")
         total = graph.add("Add", [total, product], f"{name}.add_identity")
     return total
+
+
+def _add_rounding(graph: Graph, name: str, x: str, arrays: Mapping[str, NDArray[Any]], signed: bool) -> str:
+    """Add the QDQ of a quantized layer's input, which is never negative, so int8 has half as many steps of use."""
+    scale, zero = arrays[f"{name}.input_scale"], np.array(0, np.uint8)
+    if signed:
+        scale, zero = scale * np.float32(MAX_ACTIVATION / MAX_WEIGHT), np.array(0, np.int8)
+    step = graph.constant(f"{name}.input_scale", np.asarray(scale, np.float32))
+    zero_point = graph.constant(f"{name}.input_zero_point", zero)
+    x = graph.add("QuantizeLinear", [x, step, zero_point], f"{name}.input_quantized")
+    return graph.add("DequantizeLinear", [x, step, zero_point], f"{name}.input")
 
 
 def _add_kernel(graph: Graph, name: str, kernel: NDArray[Any], scale: NDArray[Any]) -> str:

@@ -23,7 +23,7 @@ BOUND, BOUND_FLOAT16 = 1e-5, 1e-2  # of an output's scale
 
 def export_mge(model: Any, file: Path, options: ExportOptions) -> ExportReport:
     """Write a ``.mge`` file as ``export`` describes it."""
-    options.refuse(".mge", "input", "deploy", "features_only")
+    options.refuse(".mge", "input", "deploy", "features_only", "target")
     is_path = isinstance(model, (str, os.PathLike))
     if isinstance(model, QuantizedNetwork) or (is_path and is_quantized_file(model)):
         raise ArgumentError(
@@ -82,4 +82,4 @@ def _compare(runtime: str, outputs: Optional[Outputs], expected: Outputs, option
             actual=worst,
             hint="these weights are extreme",
         )
-    return Check(runtime, worst, "outputs are equal")
+    return Check(runtime, worst, "outputs agree")

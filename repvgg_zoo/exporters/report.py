@@ -13,6 +13,7 @@ from ..errors import ArgumentError
 from ..registry.specs import ModelSpec
 
 INPUTS = ("float32", "uint8")
+TENSORRT = "tensorrt"
 DYNAMIC = "dynamic"
 CHECK_SIZE = 64  # of the images with which a network for any size is checked if no size is known
 
@@ -65,6 +66,7 @@ class ExportOptions(NamedTuple):
     features_only: bool = False
     for_x86: bool = False
     float16: bool = False
+    target: Optional[str] = None
 
     def refuse(self, suffix: str, *names: str) -> None:
         """Raise ArgumentError if one of these arguments, which files of this kind have no place for, was passed."""

@@ -34,6 +34,13 @@ def test_weights_are_stored_in_half_of_the_size(tmp_path):
     assert all(1e-5 < check.error <= 1e-2 for check in report.checks[1:])
 
 
+def test_weights_may_be_laid_out_for_x86(tmp_path):
+    report = repvgg_zoo.export("RepVGG_N0.digits", tmp_path / "n0.mge", for_x86=True)
+    assert all(check.error is None or check.error <= 1e-5 for check in report.checks[1:])
+    repvgg_zoo.export("RepVGG_N0.digits", tmp_path / "plain.mge")
+    assert (tmp_path / "n0.mge").read_bytes() != (tmp_path / "plain.mge").read_bytes()
+
+
 def test_feature_maps_and_the_train_form_are_written_in_the_deploy_form(tmp_path):
     network = RepVGG(**TINY, features_only=True, out_indices=(2, 4))
     report = repvgg_zoo.export(network, tmp_path / "x.mge", image_size=(32, 48))

@@ -15,7 +15,7 @@ from megengine import Tensor
 import repvgg_zoo
 from repvgg_zoo.errors import ArgumentError, CheckpointFormatError, FormError, StateError
 from repvgg_zoo.exporters.graph import build_graph
-from repvgg_zoo.exporters.onnx_file import IR_VERSION, MAX_FIELDS, OPSET, read_onnx
+from repvgg_zoo.exporters.onnx_file import IR_VERSION, MAX_FIELDS, OPSET, read_onnx, write_onnx
 from repvgg_zoo.exporters.source import export_source
 from repvgg_zoo.models import RepVGG, RepVGGplus
 from repvgg_zoo.registry.specs import SESpec
@@ -114,6 +114,16 @@ def test_a_quantized_graph_computes_what_the_kernels_do(quantized):
     assert all(np.abs(actual[key] - value).max() <= 1e-2 * np.abs(value).max() for key, value in expected.items())
 
 
+def test_signed_activations_have_half_of_the_steps(quantized):
+    graph = graph_of(quantized, signed=True)
+    zeros = [array for key, array in graph.initializers.items() if key.endswith("input_zero_point")]
+    assert zeros and all(zero.dtype == np.int8 and zero == 0 for zero in zeros)
+    x = images(quantized, count=2)
+    unsigned, signed = (onnx_reference.run(graph_of(quantized, signed=value), x) for value in (False, True))
+    for key, value in unsigned.items():
+        assert 0 < np.abs(signed[key] - value).max() <= 1e-1 * np.abs(value).max()
+
+
 def test_the_file_of_a_quantized_network_is_exported_as_the_network(quantized, tmp_path):
     quantized.save(tmp_path / "int8.safetensors")
     for model, name in ((quantized, "one.onnx"), (tmp_path / "int8.safetensors", "two.onnx")):
@@ -195,6 +205,14 @@ def test_probabilities_sum_to_one():
     network = RepVGG(**TINY)
     outputs = onnx_reference.run(graph_of(network, softmax=True), images(network))
     assert np.allclose(outputs["probabilities"].sum(axis=1), 1)
+
+
+def test_a_file_of_more_than_2_gib_is_refused_before_anything_is_written():
+    graph = graph_of(RepVGG(**TINY))
+    graph.initializers["linear.weight"] = np.broadcast_to(np.float32(0), (1 << 15, 1 << 14))  # takes no memory
+    with pytest.raises(ArgumentError, match="at most 2147483647") as caught:
+        write_onnx(None, graph, producer_version="0", metadata={}, doc="")
+    assert caught.value.actual > 1 << 31
 
 
 # What cannot be exported ---------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features-only", action="store_true", help="the feature map of each stage, without the head")
     parser.add_argument("--for-x86", action="store_true", help=".mge: lay the weights out for x86 processors")
     parser.add_argument("--float16", action="store_true", help=".mge: store the weights in half precision")
+    parser.add_argument("--target", choices=("tensorrt",), help="int8 activations are signed, as TensorRT needs them")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     add_fetch_options(parser)
 
@@ -80,5 +81,6 @@ def run(args: argparse.Namespace) -> Result:
         features_only=args.features_only,
         for_x86=args.for_x86,
         float16=args.float16,
+        target=args.target,
     )
     return Result(report, lambda _: str(report).split("\n"))
