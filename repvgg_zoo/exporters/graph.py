@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoints.metadata import DEFAULT_BN_EPS
-from ..inference.quantized import MAX_ACTIVATION, MAX_WEIGHT
+from ..inference.ir import conv_output_size
+from ..inference.quantized import MAX_ACTIVATION, MAX_WEIGHT, QuantizedConvLayer
 from ..registry.specs import Preprocessing
 from .report import TensorInfo
 from .source import ExportSource
@@ -73,16 +74,15 @@ def build_graph(
     else:
         graph.inputs.append(TensorInfo(INPUT, "uint8", (n, *sizes, source.in_chans)))
         x = _add_preprocessing(graph, uint8_input)
-    for block, (stride, dilation) in source.geometries.items():
-        sizes = tuple(size if isinstance(size, str) else -(-size // stride) for size in sizes)
-        feature = source.features.get(block)
-        if f"{block}.rbr_reparam.scale" in source.state_dict:
-            x = _add_rounding(graph, f"{block}.rbr_reparam", x, source.state_dict, signed)
-        x = _add_block(graph, source, block, x, stride, dilation, feature)
-        if feature is not None:
-            names = tuple(f"{feature}_{size}" if isinstance(size, str) else size for size in sizes)
-            graph.outputs.append(TensorInfo(feature, "float32", (n, source.channels(block), *names)))
-    if not source.features:
+    for layer in source.weights.layers:
+        sizes = tuple(size if isinstance(size, str) else conv_output_size(size, layer.stride) for size in sizes)
+        if isinstance(layer, QuantizedConvLayer):
+            x = _add_rounding(graph, f"{layer.name}.rbr_reparam", x, source.state_dict, signed)
+        x = _add_block(graph, source, layer.name, x, layer.stride, layer.dilation, layer.feature)
+        if layer.feature is not None:
+            names = tuple(f"{layer.feature}_{size}" if isinstance(size, str) else size for size in sizes)
+            graph.outputs.append(TensorInfo(layer.feature, "float32", (n, layer.out_channels, *names)))
+    if not source.weights.returns_features:
         _add_head(graph, source, x, n, softmax)
     return graph
 
@@ -222,7 +222,7 @@ def _add_head(graph: Graph, source: ExportSource, x: str, batch: Dim, softmax: b
     weight: Optional[NDArray[Any]] = source.state_dict.get("linear.weight")
     pool = graph.add("GlobalAveragePool", [x], "pool")
     if weight is None:
-        channels = source.channels(list(source.geometries)[-1])
+        channels = source.weights.layers[-1].out_channels
         graph.outputs.append(TensorInfo(graph.add("Flatten", [pool], POOLED, axis=1), "float32", (batch, channels)))
         return
     inputs = [graph.add("Flatten", [pool], "flatten", axis=1), graph.constant("linear.weight", weight)]

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from .._files import open_regular_file
 from ..errors import PathLike
+from .checks import Outputs
+from .graph import LOGITS, POOLED, PROBABILITIES
 from .report import ExportOptions
 
 if TYPE_CHECKING:
@@ -27,8 +29,6 @@ INPUT = "data"
 # MegEngine pickles the text that a user adds to a file; this begins ours, and is found without unpickling anything.
 MARKER = b'{"repvgg_zoo": {'
 MAX_TEXT_BYTES = 1 << 22
-
-Outputs = Dict[str, NDArray[Any]]
 
 
 def write_mge(
@@ -71,8 +71,8 @@ def output_names(network: Module, *, softmax: bool) -> List[str]:
     if getattr(network, "features_only", False):
         return [info.name for info in network.feature_info]
     if softmax:
-        return ["probabilities"]
-    return ["features" if getattr(network, "num_classes", None) == 0 else "logits"]
+        return [PROBABILITIES]
+    return [POOLED if getattr(network, "num_classes", None) == 0 else LOGITS]
 
 
 def run_mge(path: Path, images: NDArray[Any]) -> Dict[str, Outputs]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, BinaryIO, Callable, List, Mapping, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from .. import __version__
 from .._atomic import atomic_write
 from .._cpu import usable_cores
-from ..errors import ArgumentError, EquivalenceError
+from ..errors import ArgumentError
 from ..inference.api import compile
-from ..inference.ir import NetworkWeights, weights_from_state_dict, with_geometries
+from ..inference.ir import NetworkWeights
 from ..registry.specs import Preprocessing
-from ..reparam.fusion import fuse_state_dict, relative_error
-from .graph import INPUT, PROBABILITIES, Graph, build_graph, channel_order
+from .checks import Outputs, check_read_again, compare_outputs, with_softmax
+from .graph import INPUT, Graph, build_graph, channel_order
 from .metadata import metadata_entries
 from .onnx_file import read_onnx, summarize, write_onnx
 from .report import DYNAMIC, TENSORRT, Check, ExportOptions, ExportReport
@@ -27,7 +27,6 @@ from .source import ExportSource, export_source
 BOUND, BOUND_INT8 = 1e-5, 1e-2
 BOUND_SIGNED = 1e-1  # with half of the steps
 
-Outputs = Dict[str, NDArray[Any]]
 Shape = Tuple[int, int, int, int]
 
 
@@ -35,7 +34,7 @@ def export_onnx(model: Any, file: Path, options: ExportOptions) -> ExportReport:
     """Write an ONNX file as ``export`` describes it."""
     options.refuse(".onnx", "for_x86", "float16")
     source = export_source(model, deploy=options.deploy, features_only=options.features_only)
-    if options.softmax and (source.features or "linear.weight" not in source.state_dict):
+    if options.softmax and source.weights.head is None:
         raise ArgumentError("softmax is for networks with a head", actual=True, hint="leave softmax out")
     quantized = source.quantized
     size = options.usual_size(source.metadata, source.spec, None if quantized is None else quantized.image_size)
@@ -58,10 +57,7 @@ def export_onnx(model: Any, file: Path, options: ExportOptions) -> ExportReport:
         doc = f"{graph.name}, {source.form} form"
         write_onnx(stream, graph, producer_version=__version__, metadata=entries, doc=doc)
         stream.flush()
-        if read_onnx(stream.name) != summarize(graph, entries):
-            raise EquivalenceError(
-                f"{file} differs from what was written to it", path=file, hint="the disk may be damaged"
-            )
+        check_read_again(file, read_onnx(stream.name), summarize(graph, entries))
         checks = (Check("read again", None, "structure and weights are equal"),)
         checks += _compare_with_runtimes(Path(stream.name), source, graph, shape, preprocessing, signed)
 
@@ -102,17 +98,8 @@ def _compare_with_runtimes(
         except ImportError as error:
             checks.append(Check(name, None, f"not compared, as {error.name} is not installed"))
             continue
-        error_of = {key: relative_error(expected[key], value)[2] for key, value in run(path, images).items()}
-        worst = max(error_of.values())
-        if not worst <= bound:
-            raise EquivalenceError(
-                f"{name}'s outputs differ by {worst:.1e} of their scale; nothing was written",
-                path=path,
-                expected=f"at most {bound:g}",
-                actual=worst,
-                hint="these weights are extreme, or this version of the runtime computes in another precision",
-            )
-        checks.append(Check(name, worst, "outputs agree"))
+        hint = "these weights are extreme, or this version of the runtime computes in another precision"
+        checks.append(compare_outputs(name, run(path, images), expected, bound, hint))
     return tuple(checks)
 
 
@@ -142,33 +129,20 @@ def _own_outputs(source: ExportSource, graph: Graph, images: NDArray[Any], shape
     if source.quantized is not None:
         with compile(source.quantized, batch_size=shape[0], image_size=shape[2:]) as compiled:
             result = compiled(images)
-        return _with_softmax(result if isinstance(result, dict) else {graph.outputs[0].name: result})
+        outputs = result if isinstance(result, dict) else {graph.outputs[0].name: result}
+        return with_softmax(outputs)
+    assert isinstance(source.weights, NetworkWeights)
     if not is_supported():
         raise ImportError("no kernels", name="a processor with AVX2 or NEON")
     threads, config = usable_cores(), host_microkernel_config()
     # Without Winograd, whose rounding is larger.
-    plan = lower(_deploy_weights(source), shape, threads=threads, config=config, low_memory=True)
+    plan = lower(source.weights, shape, threads=threads, config=config, low_memory=True)
     runner = KernelRunner(plan, threads)
     try:
         outputs = dict(zip([output.name for output in graph.outputs], runner(images)))
     finally:
         runner.close()
-    return _with_softmax(outputs)
-
-
-def _with_softmax(outputs: Outputs) -> Outputs:
-    if PROBABILITIES in outputs:
-        powers = np.exp(outputs[PROBABILITIES] - outputs[PROBABILITIES].max(axis=1, keepdims=True))
-        outputs[PROBABILITIES] = powers / powers.sum(axis=1, keepdims=True)
-    return outputs
-
-
-def _deploy_weights(source: ExportSource) -> NetworkWeights:
-    state_dict = source.state_dict
-    if source.form == "train":
-        state_dict = fuse_state_dict(state_dict, source.metadata.bn_eps)
-    stages = {int(block[len("stage")]): name for block, name in source.features.items()}
-    return with_geometries(weights_from_state_dict(state_dict, stages), list(source.geometries.values()))
+    return with_softmax(outputs)
 
 
 # Runtimes: each function returns one that runs a file, or raises ImportError ---------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from .._arguments import is_module
 from .._settings import read_settings
 from ..checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
-from ..checkpoints.layouts import AUXILIARY_HEADS, BLOCK, block_sort_key
+from ..checkpoints.layouts import AUXILIARY_HEADS
 from ..checkpoints.load import checkpoint_from_arrays
 from ..checkpoints.network_metadata import architecture_of, metadata_of_network
 from ..checkpoints.publisher import complete_metadata, variant_of
 from ..checkpoints.state_dict import class_count, format_keys, input_channels, required_tensors
 from ..errors import ArgumentError, FormError
 from ..hub import fetch_verified
-from ..inference.ir import NetworkWeights, check_state_dict
-from ..inference.quantized_file import block_arrays, is_quantized_file, linear_arrays
-from ..inference.quantized_network import QuantizedNetwork
+from ..inference.ir import NetworkWeights, check_state_dict, weights_from_state_dict, with_geometries
+from ..inference.quantized import QuantizedWeights
+from ..inference.quantized_file import block_arrays, linear_arrays
+from ..inference.quantized_network import QuantizedNetwork, as_quantized
 from ..registry.model_or_file import find_model_or_file
 from ..registry.names import find_checkpoint
 from ..registry.specs import CheckpointSpec, ModelSpec
@@ -32,29 +33,25 @@ from ..weights import load_weights
 Arrays = Mapping[str, NDArray[Any]]
 
 
+STAGE_FEATURES = {stage: f"stage{stage}" for stage in range(5)}  # names of the feature maps; 0 is the stem
+
+
 @dataclass(frozen=True, eq=False)
 class ExportSource:
     """A network's arrays by canonical key, in its form, and how they are used.
 
-    They are float32, and those of quantized blocks as in the file of a QuantizedNetwork. ``geometries`` has the
-    (stride, dilation) of each block in the order in which they run, ``features`` the names under which the outputs of
-    some are returned; without any, the head's or the pooled output is.
+    They are float32, and those of quantized blocks as in the file of a QuantizedNetwork. ``weights`` is the deploy
+    form, whose layers say how each block moves over its input, and which outputs are returned as feature maps.
     """
 
     state_dict: Arrays
     form: str
-    geometries: Mapping[str, Tuple[int, int]]
-    features: Mapping[str, str]
+    weights: Union[NetworkWeights, QuantizedWeights]
     in_chans: int
     spec: Optional[ModelSpec]
     checkpoint: Optional[CheckpointSpec]
     metadata: CheckpointMetadata
     quantized: Optional[QuantizedNetwork] = None
-
-    def channels(self, block: str) -> int:
-        """Return how many channels a block's output has."""
-        kernel = self.state_dict[f"{block}.{'rbr_reparam' if self.form == 'deploy' else 'rbr_dense.conv'}.weight"]
-        return int(np.prod(kernel.shape[:-3]))
 
 
 def export_source(model: Any, *, deploy: bool, features_only: bool) -> ExportSource:
@@ -65,10 +62,9 @@ def export_source(model: Any, *, deploy: bool, features_only: bool) -> ExportSou
     """
     if is_module(model):
         return _from_module(model, deploy, features_only)
-    if isinstance(model, (str, os.PathLike)) and is_quantized_file(model):
-        model = QuantizedNetwork.load(model)
-    if isinstance(model, QuantizedNetwork):
-        return _from_quantized(model, deploy, features_only)
+    quantized = as_quantized(model)
+    if quantized is not None:
+        return _from_quantized(quantized, deploy, features_only)
     if isinstance(model, (str, os.PathLike)):
         model_or_file = find_model_or_file(model)
         if isinstance(model_or_file, Path):
@@ -111,12 +107,10 @@ def _from_checkpoint(
     # The train form has valid shapes if what it is fused to has them.
     fused = state_dict if deploy else _used_arrays(to_form(checkpoint, "deploy").state_dict, features_only)
     check_state_dict(fused, architecture, class_count(fused), checkpoint.path, has_head=not features_only)
-    blocks = _blocks(state_dict)
     return ExportSource(
         state_dict,
         checkpoint.form,
-        geometries={block: (2 if is_first else 1, 1) for block, is_first in zip(blocks, _first_of_stage(blocks))},
-        features=_last_of_stage(blocks) if features_only else {},
+        weights_from_state_dict(fused, STAGE_FEATURES if features_only else {}),
         in_chans=in_chans,
         spec=spec,
         checkpoint=None,
@@ -144,16 +138,16 @@ def _from_module(network: Any, deploy: bool, features_only: bool) -> ExportSourc
             hint="export it with deploy=True",
         )
     state_dict = _used_arrays((deployed if deploy else network).state_dict(), features_only)
-    blocks = _blocks(state_dict)
     if not deploy:
-        _check_branches(state_dict, blocks, has_known_code(network))
-    names = {block: layer.feature for block, layer in zip(blocks, weights.layers)}
-    features = {block: name for block, name in names.items() if name is not None}
+        _check_branches(state_dict, [layer.name for layer in weights.layers], has_known_code(network))
+    if features_only and not weights.returns_features:
+        geometries = [(layer.stride, layer.dilation) for layer in weights.layers]
+        headless = weights_from_state_dict(_used_arrays(deployed.state_dict(), features_only), STAGE_FEATURES)
+        weights = with_geometries(headless, geometries)
     return ExportSource(
         state_dict,
         "deploy" if deploy else "train",
-        geometries={block: (layer.stride, layer.dilation) for block, layer in zip(blocks, weights.layers)},
-        features=features or (_last_of_stage(blocks) if features_only else {}),
+        weights,
         in_chans=input_channels(network),
         spec=getattr(network, "spec", None),
         checkpoint=getattr(network, "checkpoint", None),
@@ -174,12 +168,10 @@ def _from_quantized(network: QuantizedNetwork, deploy: bool, features_only: bool
         state_dict.update((key, array[..., None, None] if array.ndim == 2 else array) for key, array in arrays.items())
     if network.weights.head is not None:
         state_dict.update(linear_arrays("linear", network.weights.head))
-    layers = network.weights.layers
     return ExportSource(
         state_dict,
         "deploy",
-        geometries={layer.name: (layer.stride, layer.dilation) for layer in layers},
-        features={layer.name: layer.feature for layer in layers if layer.feature is not None},
+        network.weights,
         in_chans=network.in_chans,
         spec=network.spec,
         checkpoint=network.checkpoint,
@@ -214,21 +206,3 @@ def _used_arrays(state_dict: Arrays, features_only: bool) -> Dict[str, NDArray[A
         for key, array in state_dict.items()
         if key.partition(".")[0] not in unused
     }
-
-
-def _blocks(state_dict: Arrays) -> List[str]:
-    """Return the blocks in the order in which they run."""
-    matches = (BLOCK.match(key) for key in state_dict)
-    return sorted({match.group(1) for match in matches if match}, key=block_sort_key)
-
-
-def _first_of_stage(blocks: List[str]) -> List[bool]:
-    """Return for each block whether it is the first of its stage; RepVGGplus's stage 3 is cut into two."""
-    stages = [block[len("stage")] for block in blocks]
-    return [index == 0 or stages[index - 1] != stage for index, stage in enumerate(stages)]
-
-
-def _last_of_stage(blocks: List[str]) -> Dict[str, str]:
-    """Return the last block of each stage, with the name of the stage's feature map."""
-    last = {f"stage{block[len('stage')]}": block for block in blocks}
-    return {block: stage for stage, block in last.items()}

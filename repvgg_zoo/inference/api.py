@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,7 @@ from ..errors import ArgumentError, DependencyError, PathLike
 from .compiled_model import CompiledModel, Runner
 from .ir import NetworkWeights
 from .quantized import QuantizedWeights
-from .quantized_file import is_quantized_file
-from .quantized_network import QuantizedNetwork
+from .quantized_network import QuantizedNetwork, as_quantized
 from .target import (
     SUPPORTED,
     Target,
@@ -169,9 +167,8 @@ def _quantized_network(
     model: Any, precision: Optional[str], calibration: Any, image_size: Optional[ImageSize], threads: int
 ) -> Optional[QuantizedNetwork]:
     """Return the quantized network that is to be compiled, or None if the network stays float."""
-    if isinstance(model, (str, os.PathLike)) and is_quantized_file(model):
-        model = QuantizedNetwork.load(model)
-    if isinstance(model, QuantizedNetwork):
+    quantized = as_quantized(model)
+    if quantized is not None:
         if precision == "float32" or calibration is not None:
             raise ArgumentError(
                 "a quantized network cannot be changed",
@@ -181,7 +178,7 @@ def _quantized_network(
         reason = kernels_unavailable_reason()
         if reason is not None:
             raise DependencyError(f"int8 has kernels only, and {reason}", hint="pip install llvmlite")
-        return model
+        return quantized
     if precision != "int8":
         if calibration is not None:
             raise ArgumentError("calibration is for int8 only", hint='pass precision="int8" as well')

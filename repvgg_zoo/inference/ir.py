@@ -116,6 +116,11 @@ def with_geometries(weights: NetworkWeights, geometries: Sequence[Tuple[int, int
     return replace(weights, layers=tuple(layers))
 
 
+def conv_output_size(size: int, stride: int) -> int:
+    """Return the height or width after a 3x3 convolution with as much padding as dilation."""
+    return (size - 1) // stride + 1
+
+
 def check_state_dict(
     state_dict: Mapping[str, NDArray[Any]],
     architecture: Architecture,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .._cpu import usable_cores
 from .bounds import check_bounds
 from .cost_model import DEFAULT_CPU_SPEED, ConvAlgorithm, CpuSpeed, select_conv_algorithm
-from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights, check_layers
+from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights, check_layers, conv_output_size
 from .jit.kernels import NR, UNROLLED, MicrokernelConfig
 from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
 from .packing import aligned_zeros, pack_conv_weights, pack_linear_weights, pack_winograd_weights, pad
@@ -333,11 +333,6 @@ def spatial_args(x: ActivationBuffer) -> Dict[str, int]:
     image_stride, row_stride, channels = x.strides
     size = {"images": x.images, "height": x.height, "width": x.width}
     return {**size, "channels": channels, "image_stride": image_stride, "row_stride": row_stride}
-
-
-def conv_output_size(size: int, stride: int) -> int:
-    """Return the height or width after a 3x3 convolution with as much padding as dilation."""
-    return (size - 1) // stride + 1
 
 
 def int64(values: Any) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from .cost_model import (
     select_conv_algorithm,
     select_integer_algorithm,
 )
-from .ir import ConvLayer
+from .ir import ConvLayer, conv_output_size
 from .jit.int16_kernels import KC_MULTIPLE
 from .jit.integer_winograd import INTEGER_TRANSFORMS, IntegerWinograd
 from .jit.kernels import NR, MicrokernelConfig
@@ -25,7 +25,6 @@ from .lowering import (
     MC,
     AlgorithmSelector,
     Lowering,
-    conv_output_size,
     int64,
     row_tiles,
     spatial_args,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 from .._arguments import check_local_path
 from .._escape import escape
@@ -13,7 +14,7 @@ from ..registry.api import find_model
 from ..registry.specs import CheckpointSpec, ModelSpec
 from .quantization_report import QuantizationReport
 from .quantized import QuantizedWeights
-from .quantized_file import read_quantized, write_quantized
+from .quantized_file import is_quantized_file, read_quantized, write_quantized
 
 
 class QuantizedNetwork:
@@ -78,6 +79,16 @@ class QuantizedNetwork:
 
     def __repr__(self) -> str:
         return f"<QuantizedNetwork {escape(self.metadata.variant or 'RepVGG')}: {self.report.summary()}>"
+
+
+def as_quantized(model: Any) -> Optional[QuantizedNetwork]:
+    """Return a QuantizedNetwork, or the one in the file that a path names, or None for any other model.
+
+    Raises what ``QuantizedNetwork.load`` does for a damaged file.
+    """
+    if isinstance(model, (str, os.PathLike)) and is_quantized_file(model):
+        return QuantizedNetwork.load(model)
+    return model if isinstance(model, QuantizedNetwork) else None
 
 
 def _find_spec(variant: Optional[str]) -> Optional[ModelSpec]:
