@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,14 @@ from .jit.kernels import NR, UNROLLED, MicrokernelConfig
 from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
 from .packing import aligned_zeros, pack_conv_weights, pack_linear_weights, pack_winograd_weights, pad
 from .plan import ActivationBuffer, ExecutionPlan, LayerCalls
+from .quantized import QuantizedConvLayer
 
 MC = 96  # rows of an igemm convolution that are multiplied with one panel of weights before the next one
 
 WINOGRAD_CHUNK_BYTES = 1 << 20  # of V and M together, so that they stay in the second-level cache
 MIN_TILES_PER_CHUNK = 64  # fewer would stream the weights too often
 
+AnyLayer = Union[ConvLayer, QuantizedConvLayer]
 AlgorithmSelector = Callable[[ConvLayer, ActivationBuffer], ConvAlgorithm]
 
 
@@ -117,106 +119,43 @@ class Lowering:
             self._lower_igemm_conv(layer, x, out, relu)
         else:
             self._lower_winograd_conv(layer, transform, x, out, relu)
+        self._end_layer(layer, x, out, start)
+        return out
+
+    def _end_layer(self, layer: AnyLayer, x: ActivationBuffer, out: ActivationBuffer, start: int) -> None:
+        """Lower the SE of a layer whose convolution is lowered, and note its calls."""
         conv_stop = len(self._plan.calls)
         if layer.se is not None:
             self._lower_se(layer.se, out)
         self._plan.layers.append(LayerCalls(x, out, start, conv_stop, len(self._plan.calls)))
-        return out
 
     def _lower_igemm_conv(self, layer: ConvLayer, x: ActivationBuffer, out: ActivationBuffer, relu: bool) -> None:
         packed = pack_conv_weights(layer.kernel, x.storage.shape[-1], out.storage.shape[-1])
-        groups, panels, _, in_channels, _ = packed.shape
-        _, row_stride, pixel_stride = x.strides
-        taps = range(0, 3 * layer.dilation, layer.dilation)
-        if groups == layer.dilation == 1:  # the three pixels of a row are contiguous
-            kc, tap_offsets = 3 * in_channels, [row_stride * i for i in taps]
-        else:
-            kc, tap_offsets = in_channels, [row_stride * i + pixel_stride * j for i in taps for j in taps]
-        ys, xs = np.arange(out.height), np.arange(out.width)
         w = aligned_zeros(packed.shape)
         self._packing.append(functools.partial(np.copyto, w, packed))
-        self._lower_igemm(
-            a=x.storage,
-            w=w,
-            bias=pad(layer.bias, out.storage.shape[-1]),
-            c=out.storage,
-            kc=kc,
-            tap_offsets=tap_offsets,
-            a_group_offsets=[in_channels * group for group in range(groups)],
-            c_group_offsets=[NR * panels * group for group in range(groups)],
-            panels=panels,
-            a_offsets=x.offsets(ys * layer.stride - layer.dilation, xs * layer.stride - layer.dilation),
-            c_offsets=out.offsets(ys, xs),
-            mc=MC,
-            relu=relu,
-        )
+        bias = pad(layer.bias, out.storage.shape[-1])
+        self._lower_igemm("igemm", w=w, bias=bias, bias_stride=NR, relu=relu, **direct_args(layer, packed, x, out))
 
     def _lower_winograd_conv(
         self, layer: ConvLayer, transform: WinogradTransform, x: ActivationBuffer, out: ActivationBuffer, relu: bool
     ) -> None:
         ins, outs = x.storage.shape[-1], out.storage.shape[-1]
         packed = pack_conv_weights(layer.kernel, ins, outs)
-        groups, panels, _, group_ins, _ = packed.shape
         w, bias = aligned_zeros((transform.num_products * packed.size // 9,)), pad(layer.bias, outs)
         self._packing.append(functools.partial(pack_winograd_weights, packed, transform, w))
-        ys, xs = (np.arange(0, size, transform.m) for size in (out.height, out.width))
-        in_offsets = x.offsets(ys * layer.stride - 1, xs * layer.stride - 1)
-        out_offsets = out.offsets(ys, xs)
-        heights = np.tile(np.repeat(out.height - ys, len(xs)), out.images)
-        widths = np.tile(np.tile(out.width - xs, len(ys)), out.images)
-        chunks = _winograd_chunks(len(in_offsets), transform.num_products * ins + transform.num_elements * outs)
+        tiles = winograd_tiles(layer, transform, x, out)
+        chunks = _winograd_chunks(len(tiles.inputs), transform.num_products * ins + transform.num_elements * outs)
         max_tiles = max(stop - start for start, stop in chunks)
         v = self._workspace("V", transform.num_products * max_tiles * ins)
         m = self._workspace("M", transform.num_elements * max_tiles * outs)
-        # Each element of the tiles is a matrix product of its own, or a sum of some, and so is each group.
-        counts = [len(products) for products in transform.products]
-        starts = [0, *itertools.accumulate(counts)]
-        elements = [(element, group) for element in range(transform.num_elements) for group in range(groups)]
+        zeros = self._workspace("zeros", NR)
         for start, stop in chunks:
-            tiles = stop - start
-            self._plan.emit_call(
-                f"input_transform_{transform.name}",
-                x=x.storage,
-                tile_offsets=int64(in_offsets[start:stop]),
-                row_stride=x.strides[1],
-                pixel_stride=x.strides[2],
-                out=v,
-                tiles=tiles,
-                channels=ins,
-                element_stride=tiles * ins,
-            )
-            self._lower_igemm(
-                a=v,
-                w=w,
-                bias=self._workspace("zeros", NR),
-                bias_stride=0,
-                c=m,
-                kc=group_ins,
-                ks=[counts[element] for element, _ in elements],
-                tap_offsets=np.arange(max(counts)) * tiles * ins,
-                a_group_offsets=[tiles * ins * starts[element] + group_ins * group for element, group in elements],
-                c_group_offsets=[tiles * outs * element + NR * panels * group for element, group in elements],
-                panels=panels,
-                a_offsets=np.arange(tiles) * ins,
-                c_offsets=np.arange(tiles) * outs,
-                mc=tiles,
-                relu=False,
-            )
-            self._plan.emit_call(
-                f"output_transform_{transform.name}",
-                x=m,
-                element_stride=tiles * outs,
-                tiles=tiles,
-                channels=outs,
-                bias=bias,
-                relu=relu,
-                out=out.storage,
-                tile_offsets=int64(out_offsets[start:stop]),
-                row_stride=out.strides[1],
-                pixel_stride=out.strides[2],
-                heights=int64(heights[start:stop]),
-                widths=int64(widths[start:stop]),
-            )
+            chunk = WinogradTiles(*(values[start:stop] for values in tiles))
+            self._plan.emit_call(f"input_transform_{transform.name}", **input_transform_args(chunk, x, v))
+            products = product_args(transform, packed, v, m, stop - start, ins, outs)
+            self._lower_igemm("igemm", w=w, bias=zeros, bias_stride=0, relu=False, **products)
+            arguments = output_transform_args(chunk, m, out)
+            self._plan.emit_call(f"output_transform_{transform.name}", bias=bias, relu=relu, **arguments)
 
     def _lower_se(self, se: SEWeights, x: ActivationBuffer) -> None:
         squeezed = self._lower_linear(se.down, self._lower_global_avg_pool(x), relu=True)
@@ -237,9 +176,11 @@ class Lowering:
         out, w = aligned_zeros((len(x), outs)), aligned_zeros((outs // NR, ins, NR))
         self._packing.append(functools.partial(pack_linear_weights, linear.weight, w))
         self._lower_igemm(
+            "igemm",
             a=x,
             w=w,
             bias=pad(linear.bias, outs),
+            bias_stride=NR,
             c=out,
             kc=ins,
             tap_offsets=[0],
@@ -254,15 +195,9 @@ class Lowering:
         return out
 
     def _lower_igemm(
-        self,
-        *,
-        a_offsets: NDArray[Any],
-        mc: int,
-        ks: Optional[Sequence[int]] = None,
-        bias_stride: int = NR,
-        **arguments: Any,
+        self, kernel: str, *, a_offsets: NDArray[Any], mc: int, ks: Optional[Sequence[int]] = None, **arguments: Any
     ) -> None:
-        """Emit an igemm, its rows cut into blocks of at most ``mc`` rows, and those into tiles of at most MR.
+        """Emit a call of an igemm kernel: its rows in blocks of at most ``mc``, and those in tiles of at most MR.
 
         ``ks`` is how many taps each group has, by default all of them.
         """
@@ -270,10 +205,10 @@ class Lowering:
         taps = np.array([len(arguments["tap_offsets"])] * groups if ks is None else ks)
         sizes = arguments["panels"] * taps * arguments["kc"] * NR
         m_tiles, block_tiles = row_tiles(len(a_offsets), mc, self._plan.config.mr)
-        names = ("tap_offsets", "a_group_offsets", "c_group_offsets", "c_offsets")
-        tables = {name: int64(arguments.pop(name)) for name in names}
+        names = ("tap_offsets", "a_group_offsets", "c_group_offsets", "c_offsets", "center_offsets")
+        tables = {name: int64(arguments.pop(name)) for name in names if name in arguments}
         self._plan.emit_call(
-            "igemm",
+            kernel,
             ks=int64(taps),
             groups=groups,
             w_group_offsets=int64(np.cumsum(sizes) - sizes),
@@ -281,7 +216,6 @@ class Lowering:
             m_tiles=int64(m_tiles),
             m_blocks=len(block_tiles) - 1,
             block_tiles=int64(block_tiles),
-            bias_stride=bias_stride,
             **tables,
             **arguments,
         )
@@ -317,6 +251,116 @@ def _winograd_chunks(tiles: int, tile_size: int) -> List[Tuple[int, int]]:
     max_tiles = max(MIN_TILES_PER_CHUNK, WINOGRAD_CHUNK_BYTES // (4 * tile_size))
     bounds = split_evenly(tiles, max_tiles)
     return list(zip(bounds, bounds[1:]))
+
+
+def direct_args(layer: AnyLayer, packed: NDArray[Any], x: ActivationBuffer, out: ActivationBuffer) -> Dict[str, Any]:
+    """Return what the igemm kernels need to know of a convolution without a transform."""
+    groups, panels, _, in_channels, _ = packed.shape
+    _, row_stride, pixel_stride = x.strides
+    taps = range(0, 3 * layer.dilation, layer.dilation)
+    if groups == layer.dilation == 1:  # the three pixels of a row are contiguous
+        kc, tap_offsets = 3 * in_channels, [row_stride * i for i in taps]
+    else:
+        kc, tap_offsets = in_channels, [row_stride * i + pixel_stride * j for i in taps for j in taps]
+    ys, xs = np.arange(out.height), np.arange(out.width)
+    return {
+        "a": x.storage,
+        "c": out.storage,
+        "kc": kc,
+        "tap_offsets": tap_offsets,
+        "a_group_offsets": [in_channels * group for group in range(groups)],
+        "c_group_offsets": [NR * panels * group for group in range(groups)],
+        "panels": panels,
+        "a_offsets": x.offsets(ys * layer.stride - layer.dilation, xs * layer.stride - layer.dilation),
+        "c_offsets": out.offsets(ys, xs),
+        "mc": MC,
+    }
+
+
+class WinogradTiles(NamedTuple):
+    """For each tile: where its input begins, and its output, and how many rows and columns of that are inside."""
+
+    inputs: NDArray[Any]
+    outputs: NDArray[Any]
+    heights: NDArray[Any]
+    widths: NDArray[Any]
+
+
+def winograd_tiles(
+    layer: AnyLayer, transform: WinogradTransform, x: ActivationBuffer, out: ActivationBuffer
+) -> WinogradTiles:
+    """Return the tiles of a convolution."""
+    ys, xs = (np.arange(0, size, transform.m) for size in (out.height, out.width))
+    return WinogradTiles(
+        x.offsets(ys * layer.stride - 1, xs * layer.stride - 1),
+        out.offsets(ys, xs),
+        np.tile(np.repeat(out.height - ys, len(xs)), out.images),
+        np.tile(np.tile(out.width - xs, len(ys)), out.images),
+    )
+
+
+def input_transform_args(tiles: WinogradTiles, x: ActivationBuffer, v: NDArray[Any]) -> Dict[str, Any]:
+    """Return the arguments of an input transform of these tiles to V."""
+    count, channels = len(tiles.inputs), x.storage.shape[-1]
+    return {
+        "x": x.storage,
+        "tile_offsets": int64(tiles.inputs),
+        "row_stride": x.strides[1],
+        "pixel_stride": x.strides[2],
+        "out": v,
+        "tiles": count,
+        "channels": channels,
+        "element_stride": count * channels,
+    }
+
+
+def product_args(
+    transform: WinogradTransform,
+    packed: NDArray[Any],
+    v: NDArray[Any],
+    m: NDArray[Any],
+    tiles: int,
+    ins: int,
+    outs: int,
+) -> Dict[str, Any]:
+    """Return what the igemm kernels need to know of the products of V and the weights, which are M.
+
+    Each element of the tiles is a matrix product of its own, or a sum of some, and so is each group.
+    """
+    groups, panels, _, group_ins, _ = packed.shape
+    counts = [len(products) for products in transform.products]
+    starts = [0, *itertools.accumulate(counts)]
+    elements = [(element, group) for element in range(transform.num_elements) for group in range(groups)]
+    return {
+        "a": v,
+        "c": m,
+        "kc": group_ins,
+        "ks": [counts[element] for element, _ in elements],
+        "tap_offsets": np.arange(max(counts)) * tiles * ins,
+        "a_group_offsets": [tiles * ins * starts[element] + group_ins * group for element, group in elements],
+        "c_group_offsets": [tiles * outs * element + NR * panels * group for element, group in elements],
+        "panels": panels,
+        "a_offsets": np.arange(tiles) * ins,
+        "c_offsets": np.arange(tiles) * outs,
+        "mc": tiles,
+    }
+
+
+def output_transform_args(tiles: WinogradTiles, m: NDArray[Any], out: ActivationBuffer) -> Dict[str, Any]:
+    """Return the arguments of an output transform of M to these tiles, but for the epilogue's."""
+    count, channels = len(tiles.outputs), out.storage.shape[-1]
+    return {
+        "x": m,
+        "element_stride": count * channels,
+        "tiles": count,
+        "channels": channels,
+        "out": out.storage,
+        "tile_offsets": int64(tiles.outputs),
+        "row_stride": out.strides[1],
+        "pixel_stride": out.strides[2],
+        "heights": int64(tiles.heights),
+        "widths": int64(tiles.widths),
+    }
 
 
 def row_tiles(rows: int, mc: int, mr: int) -> Tuple[List[int], List[int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
@@ -19,19 +18,23 @@ from .cost_model import (
 from .ir import ConvLayer, conv_output_size
 from .jit.int16_kernels import KC_MULTIPLE
 from .jit.integer_winograd import INTEGER_TRANSFORMS, IntegerWinograd
-from .jit.kernels import NR, MicrokernelConfig
+from .jit.kernels import MicrokernelConfig
 from .jit.winograd import WINOGRAD_TRANSFORMS
 from .lowering import (
-    MC,
     AlgorithmSelector,
     Lowering,
+    WinogradTiles,
+    direct_args,
+    input_transform_args,
     int64,
-    row_tiles,
+    output_transform_args,
+    product_args,
     spatial_args,
     split_evenly,
+    winograd_tiles,
 )
 from .packing import aligned_zeros, pack_conv_weights, pack_integer_winograd_weights, pack_pairs, pad
-from .plan import ActivationBuffer, ExecutionPlan, LayerCalls
+from .plan import ActivationBuffer, ExecutionPlan
 from .quantized import MAX_ACTIVATION, QuantizedConvLayer, QuantizedWeights, check_quantized_layers
 
 CHUNK_BYTES = 1 << 19  # of V and M together
@@ -140,42 +143,19 @@ class _QuantizedLowering(Lowering):
             self._lower_direct(layer, x, out, output_scale)
         else:
             self._lower_integer_winograd(layer, transform, x, out, output_scale)
-        conv_stop = len(self._plan.calls)
-        if layer.se is not None:
-            self._lower_se(layer.se, out)
-        self._plan.layers.append(LayerCalls(x, out, start, conv_stop, len(self._plan.calls)))
+        self._end_layer(layer, x, out, start)
         return out
 
     def _lower_direct(
         self, layer: QuantizedConvLayer, x: ActivationBuffer, out: ActivationBuffer, output_scale: Optional[float]
     ) -> None:
         packed = pack_conv_weights(shifted_kernel(layer), x.storage.shape[-1], out.storage.shape[-1], KC_MULTIPLE)
-        groups, panels, _, in_channels, _ = packed.shape
         w = aligned_zeros((packed.size,), np.int16)
         self._packing.append(functools.partial(pack_pairs, packed, w))
-        _, row_stride, pixel_stride = x.strides
-        taps = range(0, 3 * layer.dilation, layer.dilation)
-        if groups == layer.dilation == 1:  # the three pixels of a row are contiguous
-            kc, tap_offsets = 3 * in_channels, [row_stride * i for i in taps]
-        else:
-            kc, tap_offsets = in_channels, [row_stride * i + pixel_stride * j for i in taps for j in taps]
-        ys, xs = np.arange(out.height), np.arange(out.width)
-        self._lower_int16_igemm(
-            "conv_s16",
-            a=x.storage,
-            w=w,
-            c=out.storage,
-            kc=kc,
-            tap_offsets=tap_offsets,
-            a_group_offsets=[in_channels * group for group in range(groups)],
-            c_group_offsets=[NR * panels * group for group in range(groups)],
-            panels=panels,
-            a_offsets=x.offsets(ys * layer.stride - layer.dilation, xs * layer.stride - layer.dilation),
-            c_offsets=out.offsets(ys, xs),
-            mc=MC,
-            center_offsets=self._center(layer, x, out, ys, xs)[1],
-            **self._epilogue(layer, x, out, output_scale, 0),
-        )
+        _, center_offsets = self._center(layer, x, np.arange(out.height), np.arange(out.width))
+        epilogue = self._epilogue(layer, x, out, output_scale, 0)
+        arguments = direct_args(layer, packed, x, out)
+        self._lower_igemm("conv_s16", w=w, center_offsets=center_offsets, **arguments, **epilogue)
 
     def _lower_integer_winograd(
         self,
@@ -187,68 +167,27 @@ class _QuantizedLowering(Lowering):
     ) -> None:
         ins, outs = x.storage.shape[-1], out.storage.shape[-1]
         packed = pack_conv_weights(shifted_kernel(layer), ins, outs, KC_MULTIPLE)
-        groups, panels, _, group_ins, _ = packed.shape
-        counts = [len(products) for products in transform.products]
         w = aligned_zeros((transform.num_products * packed.size // 9,), np.int16)
         self._packing.append(functools.partial(pack_integer_winograd_weights, packed, transform, w))
-        ys, xs = (np.arange(0, size, transform.m) for size in (out.height, out.width))
-        in_offsets = x.offsets(ys * layer.stride - 1, xs * layer.stride - 1)
-        out_offsets = out.offsets(ys, xs)
-        heights = np.tile(np.repeat(out.height - ys, len(xs)), out.images)
-        widths = np.tile(np.tile(out.width - xs, len(ys)), out.images)
+        tiles = winograd_tiles(layer, transform, x, out)
         epilogue = self._epilogue(layer, x, out, output_scale, transform.shift)
-        center_strides, center_offsets = self._center(layer, x, out, ys, xs)
+        ys, xs = (np.arange(0, size, transform.m) for size in (out.height, out.width))
+        (row_stride, pixel_stride), center_offsets = self._center(layer, x, ys, xs)
         tile_bytes = 2 * transform.num_products * ins + 4 * transform.num_elements * outs
-        bounds = split_evenly(len(in_offsets), max(MIN_TILES_PER_CHUNK, CHUNK_BYTES // tile_bytes))
+        bounds = split_evenly(len(tiles.inputs), max(MIN_TILES_PER_CHUNK, CHUNK_BYTES // tile_bytes))
         max_tiles = max(stop - start for start, stop in zip(bounds, bounds[1:]))
         v = self._workspace("integer V", transform.num_products * max_tiles * ins, np.int16)
         m = self._workspace("integer M", transform.num_elements * max_tiles * outs, np.int32)
-        # Each element of the tiles is a matrix product of its own, or a sum of some, and so is each group.
-        starts = [0, *itertools.accumulate(counts)]
-        elements = [(element, group) for element in range(transform.num_elements) for group in range(groups)]
         for start, stop in zip(bounds, bounds[1:]):
-            tiles = stop - start
-            self._plan.emit_call(
-                f"input_transform_s16_{transform.name}",
-                x=x.storage,
-                tile_offsets=int64(in_offsets[start:stop]),
-                row_stride=x.strides[1],
-                pixel_stride=x.strides[2],
-                out=v,
-                tiles=tiles,
-                channels=ins,
-                element_stride=tiles * ins,
-            )
-            self._lower_int16_igemm(
-                "igemm_s16",
-                a=v,
-                w=w,
-                c=m,
-                kc=group_ins,
-                ks=[counts[element] for element, _ in elements],
-                tap_offsets=np.arange(max(counts)) * tiles * ins,
-                a_group_offsets=[tiles * ins * starts[element] + group_ins * group for element, group in elements],
-                c_group_offsets=[tiles * outs * element + NR * panels * group for element, group in elements],
-                panels=panels,
-                a_offsets=np.arange(tiles) * ins,
-                c_offsets=np.arange(tiles) * outs,
-                mc=tiles,
-            )
+            chunk = WinogradTiles(*(values[start:stop] for values in tiles))
+            self._plan.emit_call(f"input_transform_s16_{transform.name}", **input_transform_args(chunk, x, v))
+            self._lower_igemm("igemm_s16", w=w, **product_args(transform, packed, v, m, stop - start, ins, outs))
             self._plan.emit_call(
                 f"output_transform_s16_{transform.name}",
-                x=m,
-                element_stride=tiles * outs,
-                tiles=tiles,
-                channels=outs,
-                out=out.storage,
-                tile_offsets=int64(out_offsets[start:stop]),
-                row_stride=out.strides[1],
-                pixel_stride=out.strides[2],
-                heights=int64(heights[start:stop]),
-                widths=int64(widths[start:stop]),
                 center_offsets=int64(center_offsets[start:stop]),
-                center_row_stride=center_strides[0],
-                center_pixel_stride=center_strides[1],
+                center_row_stride=row_stride,
+                center_pixel_stride=pixel_stride,
+                **output_transform_args(chunk, m, out),
                 **epilogue,
             )
 
@@ -280,36 +219,8 @@ class _QuantizedLowering(Lowering):
         }
 
     def _center(
-        self, layer: QuantizedConvLayer, x: ActivationBuffer, out: ActivationBuffer, ys: NDArray[Any], xs: NDArray[Any]
+        self, layer: QuantizedConvLayer, x: ActivationBuffer, ys: NDArray[Any], xs: NDArray[Any]
     ) -> Tuple[Tuple[int, int], NDArray[Any]]:
         """Return strides and offsets of the input's pixels at the outputs' places; without identity, a zero's."""
         offsets = x.offsets(ys, xs)
         return (x.strides[1:], offsets) if layer.identity is not None else ((0, 0), np.zeros_like(offsets))
-
-    def _lower_int16_igemm(
-        self,
-        kernel: str,
-        *,
-        a_offsets: NDArray[Any],
-        mc: int,
-        ks: Optional[Sequence[int]] = None,
-        **arguments: Any,
-    ) -> None:
-        groups = len(arguments["a_group_offsets"])
-        group_ks = np.array([len(arguments["tap_offsets"])] * groups if ks is None else ks)
-        sizes = arguments["panels"] * group_ks * arguments["kc"] * NR
-        m_tiles, block_tiles = row_tiles(len(a_offsets), mc, self._plan.config.mr)
-        names = ("tap_offsets", "a_group_offsets", "c_group_offsets", "c_offsets", "center_offsets")
-        tables = {name: int64(arguments.pop(name)) for name in names if name in arguments}
-        self._plan.emit_call(
-            kernel,
-            ks=int64(group_ks),
-            groups=groups,
-            w_group_offsets=int64(np.cumsum(sizes) - sizes),
-            a_offsets=int64(a_offsets),
-            m_tiles=int64(m_tiles),
-            m_blocks=len(block_tiles) - 1,
-            block_tiles=int64(block_tiles),
-            **tables,
-            **arguments,
-        )
