@@ -38,8 +38,26 @@ class SEWeights:
     after_relu: bool
 
 
+class KernelShape:
+    """What the shape of a kernel (groups, O / groups, I / groups, 3, 3) says."""
+
+    kernel: NDArray[Any]
+
+    @property
+    def groups(self) -> int:
+        return len(self.kernel)
+
+    @property
+    def in_channels(self) -> int:
+        return int(self.kernel.shape[2]) * self.groups
+
+    @property
+    def out_channels(self) -> int:
+        return int(self.kernel.shape[1]) * self.groups
+
+
 @dataclass(frozen=True, eq=False)
-class ConvLayer:
+class ConvLayer(KernelShape):
     """A deploy-form block: kernel (groups, O / groups, I / groups, 3, 3) and bias (O,).
 
     It is padded by ``dilation`` zeros on each side. ``feature`` is the name under which its output is returned, or None
@@ -53,18 +71,6 @@ class ConvLayer:
     feature: Optional[str] = None
     dilation: int = 1
     name: str = ""
-
-    @property
-    def groups(self) -> int:
-        return len(self.kernel)
-
-    @property
-    def in_channels(self) -> int:
-        return int(self.kernel.shape[2]) * self.groups
-
-    @property
-    def out_channels(self) -> int:
-        return int(self.kernel.shape[1]) * self.groups
 
 
 @dataclass(frozen=True, eq=False)

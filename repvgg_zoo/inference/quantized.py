@@ -17,7 +17,16 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..errors import PathLike
-from .ir import ConvLayer, LinearWeights, SEWeights, array_problems, layer_problems, linear_problems, state_error
+from .ir import (
+    ConvLayer,
+    KernelShape,
+    LinearWeights,
+    SEWeights,
+    array_problems,
+    layer_problems,
+    linear_problems,
+    state_error,
+)
 
 MAX_WEIGHT = 127
 MAX_ACTIVATION = 255
@@ -25,7 +34,7 @@ MAX_SHIFT = 7
 
 
 @dataclass(frozen=True, eq=False)
-class QuantizedConvLayer:
+class QuantizedConvLayer(KernelShape):
     """A block with an int8 kernel (groups, O / groups, I / groups, 3, 3), values of -127 to 127.
 
     Its input is ``input_scale * q`` with q of 0 to 255. With 32-bit sums, one channel's output is
@@ -49,18 +58,6 @@ class QuantizedConvLayer:
     feature: Optional[str] = None
     dilation: int = 1
     name: str = ""
-
-    @property
-    def groups(self) -> int:
-        return len(self.kernel)
-
-    @property
-    def in_channels(self) -> int:
-        return int(self.kernel.shape[2]) * self.groups
-
-    @property
-    def out_channels(self) -> int:
-        return int(self.kernel.shape[1]) * self.groups
 
 
 @dataclass(frozen=True, eq=False)

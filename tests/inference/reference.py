@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, NamedTuple, Optional, Sequence
+from typing import Dict, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
@@ -48,13 +48,19 @@ def random_weights(
     return NetworkWeights(tuple(convolutions), None if classes is None else linear(classes, channels))
 
 
-def compute(weights: NetworkWeights, x: np.ndarray) -> Dict[str, np.ndarray]:
-    """The outputs for images (N, C, H, W): features (N, C, H, W) by name, logits (N, classes) by ""."""
+def compute(weights: Union[NetworkWeights, QuantizedWeights], x: np.ndarray) -> Dict[str, np.ndarray]:
+    """The outputs for images (N, C, H, W): features (N, C, H, W) by name, logits (N, classes) by "".
+
+    Sums of quantized layers are exact integers.
+    """
     outputs = {}
     x = x.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):  # for images that are not finite
         for layer in weights.layers:
-            x = _convolution(x, layer.kernel, layer.bias, layer.stride)
+            if isinstance(layer, QuantizedConvLayer):
+                x = _quantized_convolution(np.minimum(np.rint(x / layer.input_scale), 255), layer)
+            else:
+                x = _convolution(x, layer.kernel, layer.bias, layer.stride)
             if layer.se is not None and not layer.se.after_relu:
                 x = x * _scales(layer.se, x)
             x = np.maximum(x, 0)
@@ -66,29 +72,6 @@ def compute(weights: NetworkWeights, x: np.ndarray) -> Dict[str, np.ndarray]:
             outputs[""] = _linear(weights.head, x.mean(axis=(2, 3)))
         elif not outputs:
             outputs[""] = x.mean(axis=(2, 3))
-    return outputs
-
-
-def compute_quantized(weights: QuantizedWeights, x: np.ndarray) -> Dict[str, np.ndarray]:
-    """The outputs of a quantized network, with its sums in exact integers, as ``compute`` returns them."""
-    outputs = {}
-    x = x.astype(np.float64)
-    for layer in weights.layers:
-        if isinstance(layer, QuantizedConvLayer):
-            x = _quantized_convolution(np.minimum(np.rint(x / layer.input_scale), 255), layer)
-        else:
-            x = _convolution(x, layer.kernel, layer.bias, layer.stride)
-        if layer.se is not None and not layer.se.after_relu:
-            x = x * _scales(layer.se, x)
-        x = np.maximum(x, 0)
-        if layer.se is not None and layer.se.after_relu:
-            x = x * _scales(layer.se, x)
-        if layer.feature is not None:
-            outputs[layer.feature] = x
-    if weights.head is not None:
-        outputs[""] = _linear(weights.head, x.mean(axis=(2, 3)))
-    elif not outputs:
-        outputs[""] = x.mean(axis=(2, 3))
     return outputs
 
 

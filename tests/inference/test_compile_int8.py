@@ -15,7 +15,7 @@ from repvgg_zoo.errors import ArgumentError
 from repvgg_zoo.inference.quantize import quantize_weights
 from repvgg_zoo.inference.quantized import QuantizedConvLayer
 from repvgg_zoo.inference.quantized_network import QuantizedNetwork
-from tests.inference.reference import Layer, compute_quantized, images, random_weights
+from tests.inference.reference import Layer, compute, images, random_weights
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def logits(quantized, samples):
 
 
 def test_the_logits_are_those_of_exact_integer_arithmetic(quantized, samples, logits):
-    expected = compute_quantized(quantized.weights, samples)[""]
+    expected = compute(quantized.weights, samples)[""]
     # Where a value of a block's float epilogue is nearly halfway between two steps, one is as right as the other.
     assert np.abs(logits - expected).max() < 2e-3 * np.abs(expected).max()
 
@@ -78,7 +78,7 @@ def test_features_are_float32():
     )
     with repvgg_zoo.compile(network, batch_size=2) as compiled:
         outputs = compiled(x)
-    expected = compute_quantized(layers, x)
+    expected = compute(layers, x)
     assert outputs.keys() == expected.keys()
     for name, output in outputs.items():
         assert output.dtype == np.float32

@@ -19,7 +19,7 @@ from repvgg_zoo.errors import ArgumentError, DependencyError, QuantizationError
 from repvgg_zoo.inference import quantize as quantize_module
 from repvgg_zoo.inference.quantized import QuantizedConvLayer, check_quantized_layers
 from repvgg_zoo.models import RepVGG
-from tests.inference.reference import Layer, compute, compute_quantized, images, random_weights
+from tests.inference.reference import Layer, compute, images, random_weights
 from tests.networks import randomised
 
 
@@ -57,7 +57,7 @@ def snr(expected, actual):
 def test_digits_are_recognized_in_exact_integer_arithmetic(digits, pixels, in_8_bits, bits, least_snr):
     network = in_8_bits if bits == 8 else repvgg_zoo.quantize("RepVGG_N0", digits, weight_bits=bits, threads=1)
     assert len(quantized_layers(network)) == 8 and max(abs(x.kernel).max() for x in quantized_layers(network)) < 2**bits
-    logits = compute_quantized(network.weights, digits)[""]
+    logits = compute(network.weights, digits)[""]
     assert (logits.argmax(1) == pixels[1]).sum() >= 357
     with repvgg_zoo.compile("RepVGG_N0", threads=1, batch_size=8) as compiled:
         expected = compiled(digits)
@@ -90,7 +90,7 @@ def test_the_report_is_that_of_exact_integer_arithmetic(kind):
     quantized, report = quantize_module.quantize_weights(weights, x[8:], x[:8], bits=8, goals=(20, 20), threads=1)
     check_quantized_layers(quantized, 3)
     assert sum(isinstance(layer, QuantizedConvLayer) for layer in quantized.layers) == 3
-    expected, actual = compute(weights, x[:8]), compute_quantized(quantized, x[:8])
+    expected, actual = compute(weights, x[:8]), compute(quantized, x[:8])
     if kind != "features":
         expected, actual = ({"": o[""] - o[""].mean(axis=1, keepdims=True)} for o in (expected, actual))
     worst = min(snr(expected[name], actual[name]) for name in expected if (expected[name] != actual[name]).any())
