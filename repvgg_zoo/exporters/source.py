@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Union
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .._arguments import is_module
@@ -24,6 +23,7 @@ from ..inference.ir import NetworkWeights, check_state_dict, weights_from_state_
 from ..inference.quantized import QuantizedWeights
 from ..inference.quantized_file import block_arrays, linear_arrays
 from ..inference.quantized_network import QuantizedNetwork, as_quantized
+from ..inference.target import SUPPORTED, as_float32, why_not_supported
 from ..registry.model_or_file import find_model_or_file
 from ..registry.names import find_checkpoint
 from ..registry.specs import CheckpointSpec, ModelSpec
@@ -119,14 +119,13 @@ def _from_checkpoint(
 
 
 def _from_module(network: Any, deploy: bool, features_only: bool) -> ExportSource:
-    from ..inference.eager import deploy_form, extract_weights, has_known_code, input_channels, unsupported_part
+    from ..inference.eager import deploy_form, extract_weights, has_known_code, input_channels
 
     deployed = deploy_form(network)
     weights: Optional[NetworkWeights] = extract_weights(deployed) if has_known_code(deployed) else None
     if weights is None:
-        part = unsupported_part(deployed)
         raise ArgumentError(
-            "only RepVGG and RepVGGplus as repvgg_zoo builds them can be exported" + (f", and {part}" if part else ""),
+            f"only {SUPPORTED} can be exported{why_not_supported(deployed)}",
             actual=type(network).__name__,
             hint="export the trunk that create returns, or dump your own network with megengine.jit.trace",
         )
@@ -201,8 +200,4 @@ def _check_branches(state_dict: Arrays, blocks: List[str], has_known_code: bool)
 def _used_arrays(state_dict: Arrays, features_only: bool) -> Dict[str, NDArray[Any]]:
     """Return what the network computes with, in float32; the heads that only training needs are left out."""
     unused = (*AUXILIARY_HEADS, "linear") if features_only else AUXILIARY_HEADS
-    return {
-        key: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
-        for key, array in state_dict.items()
-        if key.partition(".")[0] not in unused
-    }
+    return {key: as_float32(array) for key, array in state_dict.items() if key.partition(".")[0] not in unused}

@@ -130,12 +130,12 @@ def _from_checkpoint(checkpoint: Checkpoint) -> Target:
 def _checked_weights(
     state_dict: Mapping[str, NDArray[Any]], architecture: Architecture, num_classes: Optional[int], path: PathLike
 ) -> NetworkWeights:
-    state_dict = {key: _as_float32(array) for key, array in state_dict.items()}
+    state_dict = {key: as_float32(array) for key, array in state_dict.items()}
     check_state_dict(state_dict, architecture, num_classes, path)
     return weights_from_state_dict(state_dict)
 
 
-def _as_float32(array: NDArray[Any]) -> NDArray[Any]:
+def as_float32(array: NDArray[Any]) -> NDArray[Any]:
     """Cast floating-point numbers as ``create`` does; ``check_state_dict`` refuses all others."""
     return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .winograd import WinogradTransform
+from .winograd import F2, F2_STRIDE_2, F4, WinogradTransform
 
 
 @dataclass(frozen=True)
@@ -49,24 +49,17 @@ class IntegerWinograd(WinogradTransform):
 INTEGER_F2 = IntegerWinograd(
     m=2,
     stride=1,
-    BT=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+    BT=F2.BT,
     G=((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2)),
-    AT=((1, 1, 1, 0), (0, 1, -1, -1)),
-    products_per_element=(1, 1, 1, 1),
+    AT=F2.AT,
+    products_per_element=F2.products_per_element,
     divisor=1,
     shift=2,
 )
 INTEGER_F4 = IntegerWinograd(
     m=4,
     stride=1,
-    BT=(
-        (4, 0, -5, 0, 1, 0),
-        (0, -4, -4, 1, 1, 0),
-        (0, 4, -4, -1, 1, 0),
-        (0, -2, -1, 2, 1, 0),
-        (0, 2, -1, -2, 1, 0),
-        (0, 4, 0, -5, 0, 1),
-    ),
+    BT=F4.BT,
     # Times 12, -6, -6, 24, 24 and 3, so that AT, times 24, has only powers of two.
     G=((3, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 3)),
     AT=(
@@ -75,17 +68,17 @@ INTEGER_F4 = IntegerWinograd(
         (0, -4, -4, 4, 4, 0),
         (0, -4, 4, 8, -8, 8),
     ),
-    products_per_element=(1, 1, 1, 1, 1, 1),
+    products_per_element=F4.products_per_element,
     divisor=9,
     shift=6,
 )
 INTEGER_F2_STRIDE_2 = IntegerWinograd(
     m=2,
     stride=2,
-    BT=((1, 0, -1, 0, 0), (0, 1, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, -1, 0, 1), (0, 0, 0, 1, 0)),
-    G=((1, 0, 0), (0, 1, 0), (1, 0, 1), (0, 0, 1), (0, 1, 0)),
-    AT=((1, 1, 0), (0, 1, 1)),
-    products_per_element=(2, 1, 2),
+    BT=F2_STRIDE_2.BT,
+    G=F2_STRIDE_2.G,
+    AT=F2_STRIDE_2.AT,
+    products_per_element=F2_STRIDE_2.products_per_element,
     divisor=1,
     shift=0,
 )
