@@ -25,7 +25,8 @@ from repvgg_zoo.inference.jit.kernels import FIELDS, NR, UNROLLED
 from repvgg_zoo.inference.jit.winograd import WINOGRAD_TRANSFORMS
 from repvgg_zoo.inference.kernel_runner import KernelRunner
 from repvgg_zoo.inference.lowering import lower
-from repvgg_zoo.inference.reference import MAX_ERROR, check_plan, probe_images
+from repvgg_zoo.inference.reference import MAX_ERROR, probe_images
+from tests.inference.plans import array_at, check
 from tests.inference.reference import Layer, random_weights
 
 ROOT = Path(__file__).parents[2]
@@ -57,20 +58,6 @@ def lowered(algorithm, weights=WEIGHTS):
         config=host_microkernel_config(),
         select_algorithm=lambda layer, out: ALGORITHMS[algorithm].get(layer.stride),
     )
-
-
-def check(plan, weights=WEIGHTS):
-    runner = KernelRunner(plan, 2)
-    try:
-        return check_plan(plan, weights, runner.run_calls)
-    finally:
-        runner.close()
-
-
-def array_at(plan, call, field):
-    """The array that an argument of a call points to the beginning of."""
-    address = call.arguments[FIELDS[call.kernel].index(field)]
-    return next(array for array in plan.arrays if array.ctypes.data == address).reshape(-1)
 
 
 def change_a_value(plan, call, field, random):
@@ -155,7 +142,7 @@ def snapshot(plan, call):
 
 def is_refused(plan):
     try:
-        check(plan)
+        check(plan, WEIGHTS)
     except EquivalenceError:
         return True
     return False
@@ -177,7 +164,7 @@ def is_harmless(plan, algorithm):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_right_plan_passes_with_an_error_of_rounding_only(algorithm):
-    assert 0 < check(lowered(algorithm)) < MAX_ERROR / 5
+    assert 0 < check(lowered(algorithm), WEIGHTS) < MAX_ERROR / 5
 
 
 @pytest.mark.parametrize(("kernel", "field", "plant"), FAULTS, ids=lambda value: getattr(value, "__name__", value))
