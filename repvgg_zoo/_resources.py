@@ -32,7 +32,7 @@ def read_text(name: str) -> str:
 
 
 def _root() -> Path:
-    inside = PACKAGE / "data"
+    inside = PACKAGE / "resources"
     if (inside / "registry.yaml").is_file():
         return inside
     archive = getattr(__spec__.loader, "archive", None)  # of zipimport, for a zipapp or a zip on sys.path
@@ -48,7 +48,7 @@ def _extract(archive: str) -> Path:
 
     folder = Path(tempfile.mkdtemp(prefix="repvgg-zoo-"))
     atexit.register(_remove, folder, os.getpid())
-    data = PACKAGE.relative_to(Path(archive).resolve()).as_posix() + "/data/"
+    data = PACKAGE.relative_to(Path(archive).resolve()).as_posix() + "/resources/"
     with zipfile.ZipFile(archive) as file:
         file.extractall(str(folder), [name for name in file.namelist() if name.startswith(data)])
     return folder / data

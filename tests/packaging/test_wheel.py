@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_wheel_holds_the_package_its_data_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(str(wheel)) as archive:
         names = set(archive.namelist())
-    hub = {f"repvgg_zoo/data/{path}" for path in tracked("hub")}
-    assert {"repvgg_zoo/py.typed", "repvgg_zoo/data/registry.yaml"} | hub <= names
+    hub = {f"repvgg_zoo/resources/{path}" for path in tracked("hub")}
+    assert {"repvgg_zoo/py.typed", "repvgg_zoo/resources/registry.yaml"} | hub <= names
     assert "repvgg_zoo/image/imagenet-1k.txt" in names
     assert {name.split("/")[0] for name in names} == {"repvgg_zoo", dist_info(wheel)}
     sources = {name for name in names if name.endswith(".py")}
