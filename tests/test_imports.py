@@ -27,6 +27,7 @@ NEEDS_MEGENGINE = {
     "repvgg_zoo.models.stages",
     "repvgg_zoo.reparam.equivalence",
     "repvgg_zoo.reparam.to_deploy",
+    "repvgg_zoo.training.trunk",
 }
 IMPORT_ALL = """
 import importlib, json, sys

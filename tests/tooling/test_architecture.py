@@ -45,6 +45,7 @@ LAYERS = (
     ("inference", "image"),  # predict compiles a name, quantize preprocesses images
     ("costs",),
     ("exporters",),
+    ("training",),
     ("cli", "__main__"),
 )
 
