@@ -45,6 +45,7 @@ LAYERS = (
     ("inference", "image"),  # predict compiles a name, quantize preprocesses images
     ("costs",),
     ("exporters",),
+    ("data",),  # images and what networks say about them
     ("training",),
     ("cli", "__main__"),
 )
