@@ -13,9 +13,10 @@ still read it.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Collection, Dict, Iterator, List, Mapping, Sequence, Tuple, Union
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import megengine
 import megengine.functional as F
@@ -31,7 +32,7 @@ from .checkpoints.layouts import same_shape
 from .errors import StateError
 
 ZERO_COPY_MIN_BYTES = 1 << 16  # smaller tensors are copied sooner than their address is found
-COPY_CHUNK_BYTES = 1 << 22
+COPY_CHUNK_BYTES = 1 << 24  # a thread that has copied one waits for its turn in Python, up to 5 ms
 MAX_COPY_THREADS = 8  # a copy waits for memory, which a few cores keep busy
 
 Shape = Tuple[int, ...]
@@ -39,15 +40,19 @@ MAX_LISTED = 10  # problems in the message of an error
 
 
 def load_state_dict(
-    module: Module, state_dict: Mapping[str, NDArray[Any]], *, allow_missing: Collection[str] = ()
+    module: Module,
+    state_dict: Mapping[str, NDArray[Any]],
+    *,
+    allow_missing: Collection[str] = (),
+    copies: Optional[TensorCopies] = None,
 ) -> None:
     """Copy canonical arrays into all parameters and BN statistics of ``module``, or leave it as it is.
 
     The network keeps its dtype and device: values are cast once, as they are written. A vector of (C,) fits a tensor
     of (1, C, 1, 1) and the other way round, since MegEngine saves BN in the one and holds it in the other. Keys in
     ``allow_missing`` may be missing; their tensors stay as they are. NaN and infinity are loaded like any other value;
-    re-parameterization is where they are refused. Raises StateError with every key that is missing, unexpected, of
-    another shape or not made of real numbers.
+    re-parameterization is where they are refused. ``copies`` are those of some of the arrays that have begun before.
+    Raises StateError with every key that is missing, unexpected, of another shape or not made of real numbers.
     """
     tensors = dict(module.named_tensors())
     missing = [key for key in tensors if key not in state_dict and key not in allow_missing]
@@ -61,11 +66,17 @@ def load_state_dict(
     if missing or unexpected or mismatches or not_real:
         raise _state_error(state_dict, missing, unexpected, mismatches, not_real)
 
-    values = [(state_dict[key].reshape(tuple(t.shape)), t) for key, t in tensors.items() if key in state_dict]
-    for (_, tensor), loaded in zip(values, tensors_from_arrays(values)):
+    targets = {key: tensor for key, tensor in tensors.items() if key in state_dict}
+    loaded = {key: None if copies is None else copies.take(state_dict[key], tensor) for key, tensor in targets.items()}
+    others = [key for key, tensor in loaded.items() if tensor is None]
+    values = [(state_dict[key].reshape(tuple(targets[key].shape)), targets[key]) for key in others]
+    loaded.update(zip(others, tensors_from_arrays(values)))
+    if copies is not None:
+        copies.wait()
+    for key, tensor in targets.items():
         # `tensor[...] = value` is the public way, but it takes two copies more. _reset is how MegEngine's own
         # load_state_dict does it; neither checks the shape.
-        tensor._reset(loaded)
+        tensor._reset(loaded[key])
 
 
 def numpy_views(tensors: Mapping[str, Tensor]) -> Dict[str, NDArray[Any]]:
@@ -82,23 +93,57 @@ def tensors_from_arrays(values: Sequence[Tuple[NDArray[Any], Tensor]]) -> List[T
 
     Large ones are copied once, by several threads; those that are still in a file (FileArray) are read in place.
     """
-    large = [_supports_zero_copy(array.shape, like) for array, like in values]
-    tensors = [
-        empty_like(array.shape, like) if is_large else _small_tensor(array, like)
-        for (array, like), is_large in zip(values, large)
-    ]
-    if any(large):
-        megengine._full_sync()
-        lower_sync_thread_priority()  # or it takes a part of a core from the copy
-        chunks = [
-            chunk
-            for tensor, (array, _), is_large in zip(tensors, values, large)
-            if is_large
-            for chunk in _chunks(np.asarray(_TensorBuffer(tensor, readonly=False)), array)
+    is_large = [_supports_zero_copy(array.shape, like) for array, like in values]
+    with TensorCopies(list(itertools.compress(values, is_large))) as copies:
+        tensors = iter(copies.tensors)
+        result = [
+            next(tensors) if large else _small_tensor(array, like) for large, (array, like) in zip(is_large, values)
         ]
-        with ThreadPoolExecutor(min(usable_cores(), MAX_COPY_THREADS)) as pool:
-            list(pool.map(_copy, chunks))
-    return tensors
+        copies.wait()
+    return result
+
+
+def copy_in_background(arrays: Iterable[NDArray[Any]]) -> TensorCopies:
+    """Begin to copy the large ones of these arrays to float32 tensors, as the parameters of a new network are."""
+    like = Tensor(np.zeros(0, np.float32))
+    return TensorCopies([(array, like) for array in arrays if _supports_zero_copy(array.shape, like)])
+
+
+class TensorCopies:
+    """New tensors for large arrays, and threads that copy the values, which have begun; a context that ends them."""
+
+    def __init__(self, values: Sequence[Tuple[NDArray[Any], Tensor]]) -> None:
+        self._values = values
+        self.tensors = [empty_like(array.shape, like) for array, like in values]
+        self._free = {id(array): tensor for (array, _), tensor in zip(values, self.tensors)}
+        self._copies: List[Future[None]] = []
+        self._pool = ThreadPoolExecutor(min(usable_cores(), MAX_COPY_THREADS))
+        if values:
+            megengine._full_sync()
+            lower_sync_thread_priority()  # or it takes a part of a core from the copy
+        for (array, _), tensor in zip(values, self.tensors):
+            for chunk in _chunks(np.asarray(_TensorBuffer(tensor, readonly=False)), array):
+                self._copies.append(self._pool.submit(_copy, *chunk))
+
+    def take(self, array: NDArray[Any], like: Tensor) -> Optional[Tensor]:
+        """Return the tensor for an array if it can stand for ``like``, and only once; its values come with ``wait``."""
+        tensor = self._free.pop(id(array), None)
+        if tensor is None or (tensor.dtype, str(tensor.device)) != (like.dtype, str(like.device)):
+            return None
+        return tensor if tensor.shape == like.shape else tensor.reshape(like.shape)
+
+    def wait(self) -> None:
+        """Wait until all values are copied; raise what reading them raises."""
+        for copy in self._copies:
+            copy.result()
+
+    def __enter__(self) -> TensorCopies:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for copy in self._copies:
+            copy.cancel()
+        self._pool.shutdown()
 
 
 def empty_like(shape: Sequence[int], like: Tensor) -> Tensor:
@@ -178,8 +223,7 @@ def _chunks(target: NDArray[Any], source: NDArray[Any]) -> Iterator[Tuple[NDArra
         yield target[first : first + rows], source[first : first + rows]
 
 
-def _copy(chunk: Tuple[NDArray[Any], Union[NDArray[Any], FileArray]]) -> None:
-    target, source = chunk
+def _copy(target: NDArray[Any], source: Union[NDArray[Any], FileArray]) -> None:
     if isinstance(source, FileArray) and source.dtype == target.dtype:
         source.read_into(target)
         return

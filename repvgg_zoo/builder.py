@@ -15,7 +15,7 @@ import megengine.module as M
 from ._arguments import check_flag, check_float, check_int, check_items
 from ._cpu import lower_sync_thread_priority
 from ._log import get_logger
-from ._tensors import load_state_dict
+from ._tensors import TensorCopies, copy_in_background, load_state_dict
 from .adapt import adapt
 from .checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
 from .checkpoints.layouts import CLASSIFIERS, get_layout
@@ -23,15 +23,16 @@ from .checkpoints.load import checkpoint_from_arrays
 from .checkpoints.network_metadata import architecture_of, attach_metadata, check_bn_eps, set_bn_eps, with_bn_eps
 from .checkpoints.publisher import complete_metadata, default_preprocessing, find_variant
 from .checkpoints.state_dict import class_count, input_channels
-from .errors import ArgumentError, PathLike, RegistryError, StateError, ZooError
+from .errors import ArgumentError, PathLike, StateError
 from .hub import fetch_verified, read_settings
-from .models import Network, RepVGG, RepVGGplus
+from .models import Network
+from .models.build import build_network
 from .models.layers import reset_parameters
 from .models.stages import MAX_OUTPUT_STRIDE, stage_geometries
 from .registry.api import find_model
 from .registry.architecture import refuse_too_large, stage_channels
 from .registry.names import find_checkpoint
-from .registry.plugins import find_builder, format_exception, plugin_layouts
+from .registry.plugins import plugin_layouts
 from .registry.specs import SE_POSITIONS, Architecture, CheckpointSpec, ModelSpec, SESpec
 from .reparam.fusion import to_form
 from .weights import load_weights
@@ -120,20 +121,22 @@ def create(
         in_file = class_count(weights.state_dict), input_channels(weights.state_dict)
         _check_size(weights, "the head", 0 if num_classes is not None else (in_file[0] or 0) * features)
         _check_size(weights, "the stem", 0 if in_chans or not in_file[1] else 9 * in_file[1] * stem_width)
-        network = build_network(
-            architecture,
-            num_classes=(in_file[0] or classes) if num_classes is None else num_classes,
-            in_chans=in_chans or in_file[1] or architecture.in_chans,
-            init_weights=False,
-            **options,
-        )
-        try:
-            load_pretrained(network, weights, new_head=num_classes is not None)
-        except StateError as error:
-            variant = find_variant(weights)
-            if variant is not None and variant.name != spec.name:
-                error.hint = f"these are weights of {variant.name}; {error.hint}"
-            raise
+        # Weights are copied while the network is built; with out_indices, it may have only a part of them.
+        with copy_in_background(weights.state_dict.values() if out_indices is None else ()) as copies:
+            network = build_network(
+                architecture,
+                num_classes=(in_file[0] or classes) if num_classes is None else num_classes,
+                in_chans=in_chans or in_file[1] or architecture.in_chans,
+                init_weights=False,
+                **options,
+            )
+            try:
+                load_pretrained(network, weights, new_head=num_classes is not None, copies=copies)
+            except StateError as error:
+                variant = find_variant(weights)
+                if variant is not None and variant.name != spec.name:
+                    error.hint = f"these are weights of {variant.name}; {error.hint}"
+                raise
         network.eval()
     set_bn_eps(network, bn_eps, metadata.bn_eps)
     attach_metadata(network, metadata, weights, None if architecture == spec.architecture else architecture)
@@ -210,13 +213,15 @@ def _check_size(weights: Checkpoint, part: str, size: int) -> None:
         )
 
 
-def load_pretrained(network: M.Module, checkpoint: Checkpoint, *, new_head: bool = False) -> None:
+def load_pretrained(
+    network: M.Module, checkpoint: Checkpoint, *, new_head: bool = False, copies: Optional[TensorCopies] = None
+) -> None:
     """Load a checkpoint into a network of its form: the stem adapted, a head of another size reset, the rest strictly.
 
     Parts that the network does not have at all (its head with ``features_only``, stages beyond ``out_indices``) are
     skipped. The classifiers are the linear layers that the network lists in ``heads``, by default those of RepVGG and
-    RepVGGplus. With ``new_head``, those that the checkpoint does not have are newly initialized. Raises StateError,
-    with the network untouched, when anything else does not fit.
+    RepVGGplus. With ``new_head``, those that the checkpoint does not have are newly initialized. ``copies`` is as in
+    ``load_state_dict``. Raises StateError, with the network untouched, when anything else does not fit.
     """
 
     def has_part(key: str) -> bool:
@@ -236,7 +241,7 @@ def load_pretrained(network: M.Module, checkpoint: Checkpoint, *, new_head: bool
     reset += absent if new_head else []
     allowed = [f"{name}.{tensor}" for name in reset for tensor, _ in modules[name].named_tensors()]
     try:
-        load_state_dict(network, adapted.state_dict, allow_missing=allowed)
+        load_state_dict(network, adapted.state_dict, allow_missing=allowed, copies=copies)
     except StateError as error:
         if error.missing and all(key.startswith(tuple(f"{name}." for name in absent)) for key in error.missing):
             error.hint = NEW_HEAD_HINT
@@ -299,110 +304,4 @@ CHECKS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "groups": lambda value: check_int("groups", value, minimum=1),
         "se": _check_se,
     }
-)
-
-
-def build_network(architecture: Architecture, **options: Any) -> M.Module:
-    if "/" in architecture.builder:
-        return _build_with_plugin(architecture, **options)
-    build = BUILDERS.get(architecture.builder)
-    if build is None:
-        raise RegistryError(
-            f"unknown builder {architecture.builder!r}", expected=sorted(BUILDERS), actual=architecture.builder
-        )
-    return build(architecture, **options)
-
-
-def _build_with_plugin(
-    architecture: Architecture,
-    *,
-    features_only: bool,
-    out_indices: Optional[Sequence[int]],
-    output_stride: int = MAX_OUTPUT_STRIDE,
-    init_weights: bool = True,
-    **options: Any,
-) -> M.Module:
-    """Return what a plugin builds; raise PluginError for what its code raises and for anything but a network."""
-    plugin, build = find_builder(architecture.builder)
-    options["init_weights"] = init_weights
-    try:
-        if features_only or out_indices is not None:
-            if not _takes(build, "features_only"):
-                raise ArgumentError(
-                    f"the builder {architecture.builder} returns no feature maps",
-                    hint="leave out features_only and out_indices",
-                )
-            options.update(features_only=features_only, out_indices=out_indices)
-        if output_stride != MAX_OUTPUT_STRIDE:
-            if not _takes(build, "output_stride"):
-                raise ArgumentError(
-                    f"the builder {architecture.builder} takes no output_stride",
-                    expected=MAX_OUTPUT_STRIDE,
-                    actual=output_stride,
-                    hint="leave out output_stride",
-                )
-            options["output_stride"] = output_stride
-        network = build(architecture, **options)
-    except ZooError:
-        raise
-    except (Exception, SystemExit) as error:  # whatever the plugin's code does, except the user's interrupt
-        raise plugin.error(
-            f"fails to build with {architecture.builder}: {format_exception(error)}",
-            None if _takes_options(build, options) else f"it is called as build(architecture, {', '.join(options)})",
-        ) from error
-    problem = _problem(network, options)
-    if problem is not None:
-        raise plugin.error(f"built a {type(network).__name__} with {architecture.builder}, {problem}")
-    return network
-
-
-def _problem(network: Any, options: Mapping[str, Any]) -> Optional[str]:
-    """Return what is wrong with a plugin's network, which has to say its channels, classes and heads, or None."""
-    if not isinstance(network, M.Module):
-        return "which is not a MegEngine module"
-    missing = [name for name in ("in_chans", "num_classes") if not hasattr(network, name)]
-    if missing:
-        return f"without {' and '.join(missing)}"
-    for name in ("in_chans", "num_classes"):
-        if getattr(network, name) != options[name]:
-            return f"whose {name} is {getattr(network, name)!r}, not {options[name]}"
-    has_head = options["num_classes"] > 0 and not options.get("features_only")
-    heads = getattr(network, "heads", ()) if has_head else ()
-    modules = dict(network.named_modules())
-    if isinstance(heads, str) or not all(isinstance(head, str) and head in modules for head in heads):
-        return f"whose heads are {heads!r}, which are not names of its modules"
-    return None
-
-
-def _takes_options(build: Callable[..., Any], options: Mapping[str, Any]) -> bool:
-    try:
-        inspect.signature(build).bind(None, **options)
-    except TypeError:
-        return False
-    except ValueError:  # a function of C has no signature
-        return True
-    return True
-
-
-def _takes(build: Callable[..., Any], name: str) -> bool:
-    parameters = inspect.signature(build).parameters
-    return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-
-
-def _build_repvgg(architecture: Architecture, **options: Any) -> M.Module:
-    return RepVGG(
-        architecture.num_blocks,
-        architecture.width_multiplier,
-        groups=architecture.groups,
-        se=architecture.se,
-        **options,
-    )
-
-
-def _build_repvggplus(architecture: Architecture, **options: Any) -> M.Module:
-    return RepVGGplus(architecture.num_blocks, architecture.width_multiplier, se=architecture.se, **options)
-
-
-BUILDERS: Mapping[str, Callable[..., M.Module]] = MappingProxyType(
-    {"repvgg": _build_repvgg, "repvggplus": _build_repvggplus}
 )

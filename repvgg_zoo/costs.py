@@ -121,7 +121,7 @@ def _invalid(name: str, value: Any, expected: str) -> ArgumentError:
 
 
 def _build(architecture: Architecture) -> Any:
-    from .builder import build_network
+    from .models.build import build_network
 
     return build_network(
         architecture,

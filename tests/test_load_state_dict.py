@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import megengine.module as M
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from megengine import Parameter, Tensor
 
-from repvgg_zoo._tensors import load_state_dict
-from repvgg_zoo.errors import StateError
+from repvgg_zoo._buffers import FileRegion
+from repvgg_zoo._file_array import FileArray
+from repvgg_zoo._tensors import copy_in_background, load_state_dict
+from repvgg_zoo.errors import CacheError, StateError
 from repvgg_zoo.models import RepVGG
 from repvgg_zoo.registry.specs import SESpec
 from tests.arrays import assert_same_array
@@ -177,3 +182,84 @@ def test_nan_and_infinity_are_loaded_as_they_are(arrays):
     net = network()
     load_state_dict(net, odd)
     np.testing.assert_array_equal(net.linear.bias.numpy(), odd["linear.bias"].astype(np.float32))
+
+
+# Copies that began before the network was there ---------------------------------------------------------------
+
+SIDE = 256  # of a layer whose weight is large enough to be copied in the background
+
+
+@pytest.fixture
+def in_file(tmp_path):
+    """A weight that is still in a file, its path, and its values."""
+    values = np.arange(SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE) % 2000
+    path = tmp_path / "weight"
+    path.write_bytes(values.tobytes())
+    return FileArray(FileRegion(os.open(path, os.O_RDONLY), path, 0), 0, values.shape, values.dtype), path, values
+
+
+def linear(value=0.0):
+    layer = M.Linear(SIDE, SIDE, bias=False)
+    layer.weight = Parameter(np.full((SIDE, SIDE), value, np.float32))
+    return layer
+
+
+def test_a_network_gets_the_values_that_were_read_before_it_was_built(in_file):
+    weight, path, values = in_file
+    with copy_in_background([weight]) as copies:
+        copies.wait()
+        os.truncate(path, 0)
+        layer = linear()
+        load_state_dict(layer, {"weight": weight}, copies=copies)
+    assert_same_array(layer.weight.numpy(), values)
+
+
+def test_a_file_that_changes_meanwhile_is_an_error_and_the_network_is_left_as_it_was(in_file):
+    weight, path, _ = in_file
+    os.truncate(path, 10)
+    with copy_in_background([weight]) as copies:
+        layer = linear(7.0)
+        with pytest.raises(CacheError, match="changed while it was read"):
+            load_state_dict(layer, {"weight": weight}, copies=copies)
+    assert (layer.weight.numpy() == 7).all()
+
+
+@pytest.mark.parametrize(("dtype", "device"), [(np.float16, "cpux"), (np.float32, "cpu1")])
+def test_a_network_of_another_dtype_or_device_keeps_it(in_file, dtype, device):
+    weight, _, values = in_file
+    layer = linear()
+    layer.weight = Parameter(np.zeros((SIDE, SIDE), dtype), device=device)
+    with copy_in_background([weight]) as copies:
+        load_state_dict(layer, {"weight": weight}, copies=copies)
+    assert (layer.weight.dtype, layer.weight.device) == (dtype, Tensor(0.0, device=device).device)
+    assert_same_array(layer.weight.numpy(), values.astype(dtype))
+
+
+def test_two_layers_with_the_same_array_have_memory_of_their_own(in_file):
+    weight, _, values = in_file
+    layers = M.Sequential(linear(), linear())
+    state_dict = {"0.weight": weight, "1.weight": weight}
+    with copy_in_background(state_dict.values()) as copies:
+        load_state_dict(layers, state_dict, copies=copies)
+    layers[0].weight[:, :] = 1
+    assert_same_array(layers[1].weight.numpy(), values)
+
+
+def test_an_array_that_is_not_contiguous_is_copied_as_it_is(in_file):
+    transposed = in_file[2].T
+    layer = linear()
+    with copy_in_background([transposed]) as copies:
+        load_state_dict(layer, {"weight": transposed}, copies=copies)
+    assert_same_array(layer.weight.numpy(), transposed)
+
+
+def test_what_is_not_used_is_only_dropped(in_file):
+    weight, _, values = in_file
+    other = np.ones((SIDE, SIDE), np.float32)
+    layer = linear()
+    with copy_in_background([weight, other, np.ones(3, np.float32)]) as copies:
+        load_state_dict(layer, {"weight": other}, copies=copies)
+    assert (layer.weight.numpy() == 1).all()
+    with copy_in_background([]) as copies:
+        load_state_dict(layer, {"weight": values}, copies=copies)
+    assert_same_array(layer.weight.numpy(), values)

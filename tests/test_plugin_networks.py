@@ -124,7 +124,7 @@ def test_what_a_builder_prints_is_not_on_the_stdout_of_a_command(plugin, capfd):
 
 
 def test_a_builder_whose_package_is_not_installed_is_named():
-    from repvgg_zoo.builder import build_network
+    from repvgg_zoo.models.build import build_network
 
     architecture = repvgg_zoo.model_info("RepVGG_A0").architecture._replace(builder="elsewhere/head")
     with pytest.raises(RegistryError, match="plugin elsewhere is not installed") as caught:

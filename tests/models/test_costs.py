@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from repvgg_zoo.builder import BUILDERS
+from repvgg_zoo.models.build import BUILDERS
 from repvgg_zoo.registry.load import shipped_registry
 
 from ..networks import count_macs, count_params

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from repvgg_zoo.builder import BUILDERS
 from repvgg_zoo.models import RepVGGBlock
+from repvgg_zoo.models.build import BUILDERS
 from repvgg_zoo.registry.architecture import block_specs, deploy_shapes
 from repvgg_zoo.registry.load import shipped_registry
 from repvgg_zoo.registry.specs import Architecture, SESpec
