@@ -10,10 +10,10 @@ import hashlib
 import mmap
 import os
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Callable, List, Tuple
+from typing import BinaryIO, Callable, List, Sequence, Tuple, Union
 
 from ._cpu import usable_cores
 from ._file_state import FileState
@@ -64,19 +64,56 @@ def read_file(descriptor: int, size: int, offset: int = 0) -> memoryview:
 
 
 def read_and_hash(descriptor: int, size: int, offset: int = 0) -> Tuple[memoryview, str]:
-    """Do the same and return the bytes and their digest, which is the one of ``hash_chunks``."""
+    """Do the same and return the bytes, and SHA-256 over the SHA-256 of each 4 MB chunk, which all cores compute."""
     return _read(descriptor, size, offset, hashed=True)
 
 
-def hash_chunks(descriptor: int, size: int, offset: int = 0) -> str:
-    """Return SHA-256 over the SHA-256 of each 4 MB chunk, which all cores compute; raise as ``read_file`` does."""
+class HashingWriter:
+    """Writes to a stream, and meanwhile hashes on the other cores what it writes; a context, which ends its threads.
 
-    def hash_chunk(start: int) -> bytes:
-        chunk = memoryview(bytearray(min(CHUNK_BYTES, size - start)))
-        _read_into(descriptor, chunk, offset + start)
-        return hashlib.sha256(chunk).digest()
+    What is written must not be changed before ``digest`` has returned.
+    """
 
-    return _combine(_for_each_chunk(hash_chunk, size))
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._pool = ThreadPoolExecutor(min(usable_cores(), MAX_THREADS))
+        self._digests: List[Future[bytes]] = []
+        self._chunk: List[memoryview] = []  # the parts of a chunk that is not complete
+        self._missing = CHUNK_BYTES  # to complete it
+
+    def write(self, data: Union[bytes, memoryview]) -> None:
+        """Write bytes to the stream."""
+        rest = memoryview(data)
+        while len(rest):
+            part, rest = rest[: self._missing], rest[self._missing :]
+            self._chunk.append(part)
+            self._missing -= len(part)
+            if not self._missing:
+                self._hash_chunk()
+        self._stream.write(data)
+
+    def digest(self) -> str:
+        """Return SHA-256 over the SHA-256 of each 4 MB chunk that was written, as ``read_and_hash`` does."""
+        if self._chunk:
+            self._hash_chunk()
+        return _combine([digest.result() for digest in self._digests])
+
+    def _hash_chunk(self) -> None:
+        self._digests.append(self._pool.submit(_hash_parts, self._chunk))
+        self._chunk, self._missing = [], CHUNK_BYTES
+
+    def __enter__(self) -> HashingWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+
+def _hash_parts(parts: Sequence[memoryview]) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
 
 
 def allocate(size: int) -> memoryview:

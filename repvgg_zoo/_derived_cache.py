@@ -15,10 +15,10 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
+from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, cast
 
 from ._atomic import atomic_write, remove_stale_temp_files
-from ._buffers import FileRegion, hash_chunks, read_and_hash, read_file
+from ._buffers import FileRegion, HashingWriter, read_and_hash, read_file
 from ._file_state import FileState, foreign_access, only_this_user_writes
 from ._files import open_regular_file
 from ._log import get_logger
@@ -226,10 +226,9 @@ def _write_entry(stream: BinaryIO, key: DerivedKey, write: Callable[[BinaryIO], 
         with suppress(OSError):  # a file system without modes
             os.fchmod(stream.fileno(), stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & ~0o022)
     stream.write(b" " * HEADER_BYTES)
-    write(stream)
-    stream.flush()
-    size = stream.tell() - HEADER_BYTES
-    digest = hash_chunks(stream.fileno(), size, HEADER_BYTES)
+    with HashingWriter(stream) as payload:
+        write(cast(BinaryIO, payload))
+        digest = payload.digest()
     fields = {"format": FORMAT, "key": key.digest(), "sha256": digest, "source": key.source}
     header = json.dumps(fields).encode()
     assert len(header) <= HEADER_BYTES
