@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 # Blank letters of no width, which Unicode counts as printable.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 
@@ -29,6 +27,8 @@ def escape_message(text: str) -> str:
 
 
 def _shows(character: str) -> bool:
+    import unicodedata  # here, as most text is printable
+
     if character in _INVISIBLE:
         return False
     return character.isprintable() or unicodedata.category(character) == "Zs"  # such as the wide space of Chinese

@@ -108,9 +108,9 @@ def default_tag(checkpoints: Sequence[CheckpointSpec]) -> str:
     return max(checkpoints, key=lambda c: (c.official_weights, INTEGRITY_LEVELS.index(c.file.integrity))).tag
 
 
-def _matches(pattern: str) -> Callable[[str], bool]:
-    fullmatch = re.compile(pattern).fullmatch
-    return lambda value: fullmatch(value) is not None
+def _matches(*patterns: str) -> Callable[[str], bool]:
+    # Patterns are compiled when they are first needed, each of which takes as long as reading some entries.
+    return lambda value: any(re.fullmatch(pattern, value) for pattern in patterns)
 
 
 def _one_of(choices: Sequence[str]) -> Validator:
@@ -129,9 +129,13 @@ POSITIVE = Validator(lambda value: value > 0, "a positive number")
 ALL_POSITIVE = Validator(lambda values: all(value > 0 for value in values), "positive numbers")
 PERCENT = Validator(lambda value: 0 < value <= 100, "percent, above 0 and at most 100")
 # Credentials before the host are refused; an "@" after it is part of a path, such as package@version.
-SOURCE = (
-    r"https?://[^\\\s@/?#]+([/?#]\S*)?|file:///\S+|gdrive:[\w-]{10,}|(?!/|~)(?!.*(^|/)\.\.(/|$))[^:\\\s]+"
-    rf"|{HF_URL}|{S3_URL}"
+SOURCES = (
+    r"https?://[^\\\s@/?#]+([/?#]\S*)?",
+    r"gdrive:[\w-]{10,}",
+    r"(?!/|~)(?!.*(^|/)\.\.(/|$))[^:\\\s]+",
+    r"file:///\S+",
+    HF_URL,
+    S3_URL,
 )
 # Names are sorted by the numbers in them; a number of thousands of digits takes long, or is refused by Python.
 NAME = r"([A-Za-z0-9][A-Za-z0-9_-]{0,59}/)?[A-Za-z0-9][A-Za-z0-9_-]{0,59}"
@@ -153,7 +157,7 @@ def _are_valid_options(options: Options) -> bool:
     return all(re.fullmatch(r"[a-z][a-z0-9_]*", name) and name not in RESERVED_OPTIONS for name, _ in options)
 
 
-_is_source = _matches(SOURCE)
+_is_source = _matches(*SOURCES)
 VALIDATORS: Mapping[Tuple[type, str], Validator] = {
     (ModelSpec, "name"): Validator(_matches(NAME), "letters, digits, - and _, with an optional namespace/"),
     (CheckpointSpec, "tag"): Validator(_matches(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}"), "letters, digits, - and _"),
