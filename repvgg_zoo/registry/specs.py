@@ -200,7 +200,9 @@ def checkpoint_row(checkpoint: CheckpointSpec) -> Tuple[object, ...]:
 
 def format_costs(model: ModelSpec) -> str:
     """Return parameters and MACs of the deploy form, in short."""
-    return f"{model.params.deploy / 1e6:.2f} M parameters and {model.macs.deploy / 1e9:.2f} G MACs"
+    macs = model.macs.deploy
+    count = f"{macs / 1e9:.2f} G" if macs >= 10**7 else f"{macs / 1e6:.2f} M"  # RepVGG_N0 has 1.00 M
+    return f"{model.params.deploy / 1e6:.2f} M parameters and {count} MACs"
 
 
 class Registry:
