@@ -1,8 +1,7 @@
 """The model card for MegEngine/Hub, in Chinese and English, from the registry and ``model_card.md.in``.
 
-``python -m tools.model_card > hub/models/repvgg-zoo_vision_repvgg.md``, with REPOSITORY set to where this repository
-is published. MegEngine/Hub requires front matter, then a single block of code, then a section for each language, of
-which Chinese is mandatory.
+``python -m tools.model_card > hub/models/repvgg-zoo_vision_repvgg.md``. MegEngine/Hub requires front matter, then a
+single block of code, then a section for each language, of which Chinese is mandatory.
 """
 
 from __future__ import annotations
@@ -16,7 +15,9 @@ from repvgg_zoo.registry.load import shipped_registry
 from repvgg_zoo.registry.names import natural_key
 from repvgg_zoo.registry.specs import IMAGENET, CheckpointSpec, ModelSpec, Preprocessing
 
-REPOSITORY = "owner/repvgg_zoo"
+from .repository import repository
+
+REPOSITORY = repository()
 TEMPLATE = Path(__file__).with_name("model_card.md.in")
 FIRST = "RepVGG_A0"
 

@@ -317,6 +317,23 @@ def test_python_runs_in_the_folder_it_was_called_from(machine: Machine) -> None:
     assert done.stdout == f"ran script.py in {machine.home} with PYTHONPATH={machine.checkout}\n"
 
 
+def test_a_shell_has_the_program_and_the_python_of_the_environment(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    shell = machine.script(machine.root / "my shell", '#!/bin/sh\necho "$PATH|$VIRTUAL_ENV|$PWD|$*"; exit 3\n')
+    done = machine.run("shell", "-c", "x y", cwd=machine.home, SHELL=str(shell))
+    assert done.returncode == 3
+    path, environment, folder, arguments = done.stdout.strip().split("|")
+    assert (environment, folder, arguments) == (f"{machine.checkout}/.venv", str(machine.home), "-c x y")
+    assert path.split(os.pathsep)[0] == f"{machine.checkout}/.venv/bin"
+    assert machine.run("shell", "-c", "exit 4", SHELL="").returncode == 4, "sh, where SHELL is not set"
+
+
+def test_the_distributions_are_built_by_the_environments_python(machine: Machine) -> None:
+    machine.python("bin/python3.10", "3.10")
+    done = machine.run("build", "v0.1.0", cwd=machine.home)
+    assert f"ran -m tools.build v0.1.0 in {machine.checkout}" in done.stdout
+
+
 @pytest.mark.parametrize(("arguments", "status"), [((), 0), (("help",), 0), (("--help",), 0), (("tset",), 1)])
 def test_help_and_mistakes_create_no_environment(machine: Machine, arguments: Tuple[str, ...], status: int) -> None:
     done = machine.run(*arguments)
