@@ -11,7 +11,7 @@ import pytest
 from repvgg_zoo.cli.megengine_setup import has_gpu
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "docs" / "index.md"]
+PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "docs" / "installation.md"]
 CURE = "export MGE_DEFAULT_DEVICE=cpux\n"
 
 

@@ -1,1 +1,0 @@
-"""The catalog in the docs: all variants and checkpoints, from the registry. ``extension`` is what Sphinx loads."""
