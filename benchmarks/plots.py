@@ -28,6 +28,9 @@ STYLES = {
     "megengine eager": ("#CC79A7", "x", "MegEngine eager"),
 }
 PEERS = ("torch", "torch channels-last", "onnxruntime", "openvino")
+# For light and for dark pages; the figures have no background of their own.
+MODES = {"": {"text": "#000000", "grid": "#e6e6e6"}, "-dark": {"text": "#cfd0d0", "grid": "#303335"}}
+TEXT_COLORS = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 SETTINGS = {(1, 1): ("#E69F00", "o"), (1, 2): ("#D55E00", "s"), (8, 2): ("#0072B2", "D")}
 
 
@@ -35,7 +38,7 @@ def main(results: Path, folder: Path, benchmarks: Sequence[str], suffix: str = "
     rows = json.loads(results.read_text(encoding="utf-8"))["rows"]
     inference, scaling_rows = ([row for row in rows if row["benchmark"] == name] for name in ("inference", "scaling"))
     folder.mkdir(parents=True, exist_ok=True)
-    plt.rcParams.update({"font.size": 9, "axes.grid": True, "grid.color": "#e6e6e6", "axes.axisbelow": True})
+    plt.rcParams.update({"font.size": 9, "axes.grid": True, "axes.axisbelow": True, "savefig.transparent": True})
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "repvgg_zoo"})
     for benchmark, name, draw, chosen in (
         ("inference", "accuracy", accuracy, [row for row in inference if (row["batch"], row["threads"]) == (1, 2)]),
@@ -44,12 +47,15 @@ def main(results: Path, folder: Path, benchmarks: Sequence[str], suffix: str = "
     ):
         if benchmark not in benchmarks:
             continue
-        path = folder / f"{name}.{suffix}"
-        path.unlink(missing_ok=True)
-        if chosen:
-            figure = draw(chosen)
-            figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if suffix == "svg" else None, dpi=120)
-            plt.close(figure)
+        for mode, colors in MODES.items():
+            path = folder / f"{name}{mode}.{suffix}"
+            path.unlink(missing_ok=True)
+            if chosen:
+                plt.rcParams.update(dict.fromkeys(TEXT_COLORS, colors["text"]))
+                plt.rcParams["grid.color"] = colors["grid"]
+                figure = draw(chosen)
+                figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if suffix == "svg" else None, dpi=120)
+                plt.close(figure)
 
 
 def accuracy(rows: Sequence[Row]) -> Any:
@@ -94,7 +100,7 @@ def ratio(rows: Sequence[Row]) -> Any:
                 points.append((ms(row, "ours") / min(peers), variants.index(row["variant"])))
         label = f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
         axes.plot(*(zip(*points) if points else ((), ())), marker, color=color, label=label, linestyle="none")
-    axes.axvline(1, color="#333333", linewidth=1)
+    axes.axvline(1, color=plt.rcParams["text.color"], linewidth=1)
     axes.set_yticks(range(len(variants)), [name.replace("RepVGG_", "") for name in variants])
     axes.invert_yaxis()
     axes.set_xlim(left=min(0.6, axes.get_xlim()[0]), right=max(1.1, axes.get_xlim()[1]))

@@ -96,7 +96,30 @@ def test_the_shipped_page_is_generated_from_the_shipped_results():
 def test_the_page_divides_ours_by_the_best_peer(results):
     runtimes = {"torch": timed(20.0), "openvino": timed(10.0, 8.0, 12.0), "megengine eager": timed(1.0)}
     results.add("inference", KEY, runtimes={**runtimes, "ours": timed(9.0)})
-    assert line_of(page(newest([results]), []), "| RepVGG_A0 |").endswith("| 9.0 | 0.90 |")
+    line = line_of(page(newest([results]), []), "| RepVGG_A0 |")
+    assert line.startswith("| RepVGG_A0 | 9.0 |") and line.endswith("| 0.90 |"), "ours comes first"
+
+
+def test_the_page_opens_with_a_summary_of_the_ratios_and_targets(results):
+    for variant, ms in (("RepVGG_A0", 5.0), ("RepVGG_A1", 20.0)):
+        results.add("inference", {**KEY, "variant": variant}, runtimes={"torch": timed(10.0), "ours": timed(ms)})
+    results.add(
+        "int8", KEY, runtimes={"openvino int8": {**timed(4.0), "error": 0.1}, "ours int8": {**timed(3.0), "error": 0.1}}
+    )
+    results.add("targets", {"of": "inference", "target": "fast enough"}, value=0.9, bound=1.0)
+    results.add("targets", {"of": "inference", "target": "small enough"}, value=1.2, bound=1.15)
+    text = page(newest([results]), [])
+    assert text.split("\n## ")[1].startswith("Summary")
+    assert "| [float32](#inference), batch 1, 2 threads | 1.00 | 0.50 to 2.00 | 2 | A Processor |" in text
+    assert "| [int8](#int8), batch 1, 2 threads | 0.75 | 0.75 to 0.75 | 1 | A Processor |" in text
+    assert "1 of the 2 [targets](#targets)" in text
+
+
+def test_a_figure_has_a_light_and_a_dark_version(results):
+    results.add("inference", KEY, runtimes={"ours": timed(3.0)})
+    text = page(newest([results]), ["ratio", "ratio-dark"])
+    for name, mode in (("ratio", "light"), ("ratio-dark", "dark")):
+        assert f"```{{image}} performance/{name}.svg\n:class: only-{mode}\n:alt: " in text
 
 
 def test_the_page_says_why_a_runtime_has_no_figure(results):
@@ -140,4 +163,4 @@ def test_int8_is_compared_with_the_fastest_peer_that_ran_and_shows_errors(result
     }
     results.add("int8", KEY, runtimes=cells)
     line = line_of(page({"int8": results}, ()), "| RepVGG_A0, 2 threads")
-    assert line == "| RepVGG_A0, 2 threads | 8.0 | 6.0 | failed | 3.0 | 0.50 | 2.0e-02 | - | 4.0e-03 |"
+    assert line == "| RepVGG_A0, 2 threads | 3.0 | 6.0 | failed | 8.0 | 0.50 | 4.0e-03 | 2.0e-02 | - |"
