@@ -31,7 +31,7 @@ from .runtimes.serve import RUNTIMES
 
 VARIANTS = ("A0", "A1", "A2", "B0", "B1", "B1g2", "B1g4", "B2g4", "B3", "D2se")
 SETTINGS = ("1x1", "1x2", "8x2")
-OUR_ENVIRONMENT = ("megengine eager", "ours", "ours int8")
+OUR_ENVIRONMENT = ("megengine eager", "ours")  # and what begins with these
 # ONNX Runtime without spinning runs on request only: as the others are stopped, its own default does no harm.
 DEFAULT = tuple(name for name in RUNTIMES if name != "onnxruntime, not spinning" and not name.endswith("int8"))
 SAMPLED_LESS = "megengine eager"  # slower than the others; it runs a quarter as many bursts
@@ -101,14 +101,26 @@ def write_network(folder: Path, variant: str) -> None:
     repvgg_zoo.save_checkpoint(folder / f"{variant}.safetensors", arrays, layout="official")
 
 
-def run_interleaved(folder: Path, key: Dict[str, Any], names: List[str], bursts: int) -> Dict[str, Any]:
-    """Return the time of each runtime for one image, or why it did not run."""
+def run_interleaved(
+    folder: Path,
+    key: Dict[str, Any],
+    names: List[str],
+    bursts: int,
+    module: str = "benchmarks.runtimes.serve",
+    groups: Sequence[Sequence[str]] = (),
+    max_error: float = MAX_ERROR,
+) -> Dict[str, Any]:
+    """Return the time of each runtime for one image, or why it did not run.
+
+    ``module`` runs them. Their outputs must agree within each of the ``groups``, by default all of them.
+    """
     cores = sorted(os.sched_getaffinity(0))[-key["threads"] :]
-    runners = {name: Runner(name, cores, folder) for name in names}
+    runners = {name: Runner(name, cores, folder, module) for name in names}
     try:
         for runner in runners.values():
             runner.load(folder / f"{key['variant']}.safetensors", key["threads"])
-        check_logits(runners)
+        for group in groups or [names]:
+            check_logits([runners[name] for name in group], max_error)
         order = [name for name in names if not runners[name].failed]
         shuffle = random.Random(0)
         for burst in range(bursts):
@@ -122,36 +134,36 @@ def run_interleaved(folder: Path, key: Dict[str, Any], names: List[str], bursts:
             runner.close()
 
 
-def check_logits(runners: Dict[str, Runner]) -> None:
+def check_logits(runners: Sequence[Runner], max_error: float) -> None:
     """Compare everyone's logits with the first runtime's; a runtime whose logits differ is not timed."""
     reference = None
-    for runner in runners.values():
+    for runner in runners:
         if runner.failed:
             continue
         logits = np.load(runner.logits)
         if reference is None:
             reference = logits
         runner.error = float(np.abs(logits - reference).max() / np.abs(reference).max())
-        limit = MAX_INT8_ERROR if runner.name.endswith("int8") else MAX_ERROR
+        limit = MAX_INT8_ERROR if runner.name.endswith("int8") else max_error
         if not (runner.error <= limit and np.isfinite(logits).all()):
             runner.failed = f"its logits are {runner.error:.1e} off"
 
 
 class Runner:
-    """One process that runs one network on command; see ``runtimes.serve``."""
+    """One process that runs one network on command; see ``runtimes.serve`` and ``runtimes.train``."""
 
-    def __init__(self, name: str, cores: Sequence[int], folder: Path) -> None:
+    def __init__(self, name: str, cores: Sequence[int], folder: Path, module: str) -> None:
         self.name, self.failed, self.error = name, "", 0.0
         self.images, self.logits = folder / "images.npy", folder / f"{name}.npy"
         self.medians: List[float] = []
         self.runs, self.warm = 1, False
         self.loaded: Dict[str, Any] = {}
-        is_ours = name in OUR_ENVIRONMENT
+        is_ours = name.startswith(OUR_ENVIRONMENT)
         python = sys.executable if is_ours else peers_python()
         environment = {**os.environ, "PYTHONPATH": str(ROOT)} if is_ours else peers_environment()
         environment.update(REPVGG_ZOO_HOME=str(folder / "cache"), OMP_NUM_THREADS=str(len(cores)))
         self.process = subprocess.Popen(
-            [python, "-m", "benchmarks.runtimes.serve", name, json.dumps(cores)],
+            [python, "-m", module, name, json.dumps(cores)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / f"{name}.log").open("w"),

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ Loaded = Tuple[Run, Dict[str, str]]
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def main(name: str, cores: List[int]) -> None:
+def main(name: str, cores: List[int], runtimes: Mapping[str, Callable[[Path, Array, int], Loaded]]) -> None:
     os.sched_setaffinity(0, cores)  # before any runtime counts them
     # The driver stops all but one; a process that is stopped when the driver is killed would stay forever.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -45,7 +45,7 @@ def main(name: str, cores: List[int]) -> None:
             if "load" in request:
                 images = np.load(request["load"]["images"])
                 start = time.perf_counter()
-                run, versions = RUNTIMES[name](Path(request["load"]["weights"]), images, request["load"]["threads"])
+                run, versions = runtimes[name](Path(request["load"]["weights"]), images, request["load"]["threads"])
                 logits = np.asarray(run(images))
                 answer: Dict[str, Any] = {"load_s": time.perf_counter() - start, "versions": versions}
                 np.save(request["load"]["logits"], logits)
@@ -235,4 +235,4 @@ RUNTIMES: Dict[str, Callable[[Path, Array, int], Loaded]] = {
 }
 
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))
+    main(sys.argv[1], json.loads(sys.argv[2]), RUNTIMES)

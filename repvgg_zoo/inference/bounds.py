@@ -14,7 +14,8 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit.int16_kernels import ALL_FIELDS, KC_MULTIPLE
+from .jit.all_kernels import ALL_FIELDS
+from .jit.int16_kernels import KC_MULTIPLE
 from .jit.integer_winograd import INTEGER_TRANSFORMS, IntegerWinograd
 from .jit.kernels import NR, UNROLLED
 from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
@@ -188,9 +189,8 @@ def _igemm_rows(call: _CallChecker) -> int:
     return rows
 
 
-def _check_input_transform(call: _CallChecker, transform: WinogradTransform) -> None:
+def _check_tile_transform(call: _CallChecker, side: int, products: int) -> None:
     tiles, channels = call.count("tiles"), call.count("channels", multiple=call.vector_width)
-    side, products = transform.side, transform.num_products
     offsets = call.table("tile_offsets", tiles)
     rows, pixels = _steps(side, call["row_stride"]), _steps(side, call["pixel_stride"])
     call.floats("x", _values(offsets), rows, pixels, _steps(channels, 1))
@@ -225,6 +225,34 @@ def _check_channel_scale(call: _CallChecker) -> None:
 
 def _check_sigmoid(call: _CallChecker) -> None:
     call.floats("x", _steps(call.count("count"), 1))
+
+
+def _check_weight_gradient(call: _CallChecker) -> None:
+    rows, groups, kc, panels = (call.count(field) for field in ("rows", "groups", "kc", "panels"))
+    for field, size in (("x", kc), ("gradient", panels * NR)):
+        group_offsets, offsets = call.table(f"{field}_group_offsets", groups), call.table(f"{field}_offsets", rows)
+        call.floats(field, _values(group_offsets), _values(offsets), _steps(size, 1))
+    call.floats("out", _steps(groups * kc * panels * NR, 1))
+
+
+def _check_gate_gradient(call: _CallChecker) -> None:
+    images, height = call.count("images"), call.count("height")
+    channels = call.count("channels", multiple=call.vector_width)
+    for field in ("y", "gradient"):
+        call.floats(field, *_pixels(call, channels), _steps(channels, 1))
+    call.floats("sums", _steps(images * height * channels, 1))
+
+
+def _check_relu_gradient(call: _CallChecker) -> None:
+    _check_gate_gradient(call)
+    for field in ("scale", "shift"):
+        call.floats(field, _steps(call["images"], call["image_step"]), _steps(call["channels"], 1))
+
+
+def _check_kernel_transform(call: _CallChecker, transform: WinogradTransform) -> None:
+    count = call.count("count", multiple=call.vector_width)
+    call.floats("x", _steps(transform.num_products * count, 1))
+    call.floats("out", _steps(9 * count, 1))
 
 
 def _check_conv_s16(call: _CallChecker) -> None:
@@ -289,8 +317,14 @@ def _pixels(call: _CallChecker, pixel_stride: int) -> Tuple[Span, Span, Span]:
 
 def _winograd_checks(transform: WinogradTransform) -> Mapping[str, Callable[[_CallChecker], None]]:
     return {
-        f"input_transform_{transform.name}": lambda call: _check_input_transform(call, transform),
+        f"input_transform_{transform.name}": lambda call: _check_tile_transform(
+            call, transform.side, transform.num_products
+        ),
         f"output_transform_{transform.name}": lambda call: _check_output_transform(call, transform),
+        f"gradient_transform_{transform.name}": lambda call: _check_tile_transform(
+            call, transform.m, transform.num_elements
+        ),
+        f"kernel_transform_{transform.name}": lambda call: _check_kernel_transform(call, transform),
     }
 
 
@@ -312,6 +346,9 @@ _CHECKS: Mapping[str, Callable[[_CallChecker], None]] = MappingProxyType(
         "global_avg_pool": _check_global_avg_pool,
         "sigmoid": _check_sigmoid,
         "channel_scale": _check_channel_scale,
+        "weight_gradient": _check_weight_gradient,
+        "relu_gradient": _check_relu_gradient,
+        "gate_gradient": _check_gate_gradient,
         **{name: check for transform in WINOGRAD_TRANSFORMS for name, check in _winograd_checks(transform).items()},
         "igemm_s16": _check_igemm_s16,
         "conv_s16": _check_conv_s16,

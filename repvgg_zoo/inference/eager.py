@@ -120,7 +120,7 @@ def extract_weights(network: M.Module) -> Optional[NetworkWeights]:
     if unsupported_part(network) is not None:
         return None
     blocks = {name: module for name, module in network.named_modules() if isinstance(module, RepVGGBlock)}
-    geometries = [_supported_geometry(blocks[name]) for name in sorted(blocks, key=block_sort_key)]
+    geometries = [supported_geometry(blocks[name]) for name in sorted(blocks, key=block_sort_key)]
     features = {info.index: info.name for info in network.feature_info} if network.features_only else {}
     weights = weights_from_state_dict(numpy_views(dict(network.named_tensors())), features)
     weights = with_geometries(weights, [geometry for geometry in geometries if geometry is not None])
@@ -138,7 +138,7 @@ def unsupported_part(network: M.Module) -> Optional[str]:
     for name, module in network.named_modules():
         if not _is_supported(name, module):
             return f"{name} is another {type(module).__name__} than that of a RepVGG"
-        if isinstance(module, RepVGGBlock) and _supported_geometry(module) is None:
+        if isinstance(module, RepVGGBlock) and supported_geometry(module) is None:
             convolution = module.rbr_reparam
             options = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
             values = ", ".join(f"{option}={getattr(convolution, option, None)!r}" for option in options)
@@ -193,10 +193,10 @@ def _is_supported(name: str, module: M.Module) -> bool:
     return type(module) in CONTAINERS or type(module) in STUBS
 
 
-def _supported_geometry(block: RepVGGBlock) -> Optional[Tuple[int, int]]:
-    """Return stride and dilation, or None for a block that the kernels cannot compute."""
-    convolution = block.rbr_reparam
-    if type(convolution) is not M.Conv2d or convolution.bias is None:
+def supported_geometry(block: RepVGGBlock) -> Optional[Tuple[int, int]]:
+    """Return stride and dilation of a block in either form, or None for one that the kernels cannot compute."""
+    convolution = block.convolution
+    if type(convolution) is not M.Conv2d or (block.deploy and convolution.bias is None):
         return None
     names = ("kernel_size", "stride", "padding", "dilation")
     kernel_size, stride, padding, dilation = (as_pair(getattr(convolution, name)) for name in names)

@@ -16,7 +16,7 @@ from .cost_model import DEFAULT_CPU_SPEED, ConvAlgorithm, CpuSpeed, select_conv_
 from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights, check_layers, conv_output_size
 from .jit.kernels import NR, UNROLLED, MicrokernelConfig
 from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
-from .packing import aligned_zeros, pack_conv_weights, pack_linear_weights, pack_winograd_weights, pad
+from .packing import aligned_zeros, pack_conv_weights, pack_linear_weights, pack_winograd_weights
 from .plan import ActivationBuffer, ExecutionPlan, LayerCalls
 from .quantized import QuantizedConvLayer
 
@@ -50,6 +50,14 @@ def lower(
     by_cost = functools.partial(select_conv_algorithm, threads=threads, transforms=transforms, speed=speed)
     check_layers(weights, shape[1])
     return Lowering(shape, config, select_algorithm or by_cost).lower(weights)
+
+
+class Gate(NamedTuple):
+    """What SE computes for a batch, each (N, channels): the means, the squeezed values, and the factors."""
+
+    mean: NDArray[Any]
+    squeezed: NDArray[Any]
+    scale: NDArray[Any]
 
 
 class Lowering:
@@ -86,8 +94,7 @@ class Lowering:
         elif not weights.returns_features:
             outputs[""] = self._lower_global_avg_pool(x)[:, : x.channels]
         check_bounds(self._plan)
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            list(pool.map(lambda pack: pack(), self._packing))
+        pack_weights(self._packing)
         return self._plan
 
     def _lower_input(self) -> ActivationBuffer:
@@ -110,17 +117,16 @@ class Lowering:
     def _lower_layer(self, layer: ConvLayer, x: ActivationBuffer) -> ActivationBuffer:
         height, width = (conv_output_size(size, layer.stride) for size in (x.height, x.width))
         out, start = self._allocate(height, width, layer.out_channels), len(self._plan.calls)
-        relu = layer.se is None or layer.se.after_relu
-        # Winograd's transforms take whole vectors of channels, which images do not have.
-        has_transform = any(layer.stride == transform.stride for transform in WINOGRAD_TRANSFORMS)
-        can_use_winograd = has_transform and layer.dilation == 1 and x.storage.shape[-1] % NR == 0
-        transform = self._select_algorithm(layer, out) if can_use_winograd else None
+        self._lower_conv(layer, x, out, relu=layer.se is None or layer.se.after_relu)
+        self._end_layer(layer, x, out, start)
+        return out
+
+    def _lower_conv(self, layer: ConvLayer, x: ActivationBuffer, out: ActivationBuffer, relu: bool) -> None:
+        transform = self._select_algorithm(layer, out) if can_use_winograd(layer, x) else None
         if transform is None:
             self._lower_igemm_conv(layer, x, out, relu)
         else:
             self._lower_winograd_conv(layer, transform, x, out, relu)
-        self._end_layer(layer, x, out, start)
-        return out
 
     def _end_layer(self, layer: AnyLayer, x: ActivationBuffer, out: ActivationBuffer, start: int) -> None:
         """Lower the SE of a layer whose convolution is lowered, and note its calls."""
@@ -130,10 +136,10 @@ class Lowering:
         self._plan.layers.append(LayerCalls(x, out, start, conv_stop, len(self._plan.calls)))
 
     def _lower_igemm_conv(self, layer: ConvLayer, x: ActivationBuffer, out: ActivationBuffer, relu: bool) -> None:
-        packed = pack_conv_weights(layer.kernel, x.storage.shape[-1], out.storage.shape[-1])
-        w = aligned_zeros(packed.shape)
-        self._packing.append(functools.partial(np.copyto, w, packed))
-        bias = pad(layer.bias, out.storage.shape[-1])
+        ins, outs = x.storage.shape[-1], out.storage.shape[-1]
+        packed = pack_conv_weights(layer.kernel, ins, outs)
+        w, bias = aligned_zeros(packed.shape), self._pack_bias(layer.bias, outs)
+        self._packing.append(lambda: np.copyto(w, pack_conv_weights(layer.kernel, ins, outs)))
         self._lower_igemm("igemm", w=w, bias=bias, bias_stride=NR, relu=relu, **direct_args(layer, packed, x, out))
 
     def _lower_winograd_conv(
@@ -141,10 +147,10 @@ class Lowering:
     ) -> None:
         ins, outs = x.storage.shape[-1], out.storage.shape[-1]
         packed = pack_conv_weights(layer.kernel, ins, outs)
-        w, bias = aligned_zeros((transform.num_products * packed.size // 9,)), pad(layer.bias, outs)
-        self._packing.append(functools.partial(pack_winograd_weights, packed, transform, w))
+        w, bias = aligned_zeros((transform.num_products * packed.size // 9,)), self._pack_bias(layer.bias, outs)
+        self._packing.append(lambda: pack_winograd_weights(pack_conv_weights(layer.kernel, ins, outs), transform, w))
         tiles = winograd_tiles(layer, transform, x, out)
-        chunks = _winograd_chunks(len(tiles.inputs), transform.num_products * ins + transform.num_elements * outs)
+        chunks = winograd_chunks(len(tiles.inputs), transform.num_products * ins + transform.num_elements * outs)
         max_tiles = max(stop - start for start, stop in chunks)
         v = self._workspace("V", transform.num_products * max_tiles * ins)
         m = self._workspace("M", transform.num_elements * max_tiles * outs)
@@ -157,12 +163,14 @@ class Lowering:
             arguments = output_transform_args(chunk, m, out)
             self._plan.emit_call(f"output_transform_{transform.name}", bias=bias, relu=relu, **arguments)
 
-    def _lower_se(self, se: SEWeights, x: ActivationBuffer) -> None:
-        squeezed = self._lower_linear(se.down, self._lower_global_avg_pool(x), relu=True)
+    def _lower_se(self, se: SEWeights, x: ActivationBuffer) -> Gate:
+        mean = self._lower_global_avg_pool(x)
+        squeezed = self._lower_linear(se.down, mean, relu=True)
         scale = self._lower_linear(se.up, squeezed, relu=False)
         self._plan.emit_call("sigmoid", x=scale, count=scale.size)
         relu = not se.after_relu
         self._plan.emit_call("channel_scale", x=x.interior, scale=scale, relu=relu, **spatial_args(x))
+        return Gate(mean, squeezed, scale)
 
     def _lower_global_avg_pool(self, x: ActivationBuffer) -> NDArray[Any]:
         """Return the averages, (N, C')."""
@@ -179,7 +187,7 @@ class Lowering:
             "igemm",
             a=x,
             w=w,
-            bias=pad(linear.bias, outs),
+            bias=self._pack_bias(linear.bias, outs),
             bias_stride=NR,
             c=out,
             kc=ins,
@@ -193,6 +201,11 @@ class Lowering:
             relu=relu,
         )
         return out
+
+    def _pack_bias(self, bias: NDArray[Any], size: int) -> NDArray[Any]:
+        packed = aligned_zeros((size,))
+        self._packing.append(lambda: np.copyto(packed[: len(bias)], bias))
+        return packed
 
     def _lower_igemm(
         self, kernel: str, *, a_offsets: NDArray[Any], mc: int, ks: Optional[Sequence[int]] = None, **arguments: Any
@@ -243,7 +256,20 @@ class Lowering:
         return self._workspaces[name]
 
 
-def _winograd_chunks(tiles: int, tile_size: int) -> List[Tuple[int, int]]:
+def can_use_winograd(layer: ConvLayer, x: ActivationBuffer) -> bool:
+    """Return whether there is a transform for a layer's stride, its dilation, and the channels of its input."""
+    has_transform = any(layer.stride == transform.stride for transform in WINOGRAD_TRANSFORMS)
+    # The transforms take whole vectors of channels, which images do not have.
+    return has_transform and layer.dilation == 1 and x.storage.shape[-1] % NR == 0
+
+
+def pack_weights(packing: Sequence[Callable[[], None]]) -> None:
+    """Call what writes the weights to their memory, on all cores."""
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        list(pool.map(lambda pack: pack(), packing))
+
+
+def winograd_chunks(tiles: int, tile_size: int) -> List[Tuple[int, int]]:
     """Return the bounds of the chunks of tiles that are transformed and multiplied before the next chunk.
 
     ``tile_size`` is how many floats V and M have for a tile.

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit.int16_kernels import ALL_FIELDS
+from .jit.all_kernels import ALL_FIELDS
 from .jit.kernels import MicrokernelConfig
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..errors import EquivalenceError
 from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights
-from .jit.int16_kernels import ALL_FIELDS
+from .jit.all_kernels import ALL_FIELDS
 from .packing import aligned_zeros
 from .plan import ActivationBuffer, ExecutionPlan, LayerCalls
 from .quantized import MAX_ACTIVATION, QuantizedConvLayer, QuantizedWeights, integer_layer

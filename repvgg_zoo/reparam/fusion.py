@@ -99,6 +99,19 @@ def fuse_block(
     result has the branch kernel's dtype. ``bn_eps`` is as in ``fuse_state_dict``. Raises EquivalenceError if the result
     overflows that dtype.
     """
+    kernel, bias = fuse_branches(state_dict, prefix, bn_eps)
+    if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+        raise EquivalenceError(
+            f"fusing block {prefix.rstrip('.') or '(root)'} overflows {kernel.dtype.name}",
+            hint="fuse the model in float32, then convert it",
+        )
+    return kernel, bias
+
+
+def fuse_branches(
+    state_dict: Mapping[str, NDArray[Any]], prefix: str = "", bn_eps: Mapping[str, float] = MappingProxyType({})
+) -> Tuple[NDArray[Any], NDArray[Any]]:
+    """Return what ``fuse_block`` does, whether it is finite or not."""
     dense = state_dict[f"{prefix}rbr_dense.conv.weight"]
     scale_3x3, bias = _fuse_bn(state_dict, f"{prefix}rbr_dense.bn", bn_eps)
     scale_1x1, bias_1x1 = _fuse_bn(state_dict, f"{prefix}rbr_1x1.bn", bn_eps)
@@ -120,11 +133,6 @@ def fuse_block(
 
     with np.errstate(over="ignore"):
         kernel, bias = kernel.astype(dense.dtype, copy=False), bias.astype(dense.dtype)
-    if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
-        raise EquivalenceError(
-            f"fusing block {prefix.rstrip('.') or '(root)'} overflows {dense.dtype.name}",
-            hint="fuse the model in float32, then convert it",
-        )
     return kernel, bias.reshape(1, -1, 1, 1)
 
 

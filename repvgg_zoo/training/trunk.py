@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Optional
 
 import megengine.module as M
 from megengine import Tensor
 
-from ..checkpoints.layouts import block_sort_key
 from ..errors import ArgumentError
-from ..models import RepVGGBlock
+from ..inference.target import kernels_unavailable_reason, limit_threads
 from ..models.layers import global_avg_pool
-from ..reparam.to_deploy import eval_mode, find_blocks
+from ..reparam.to_deploy import eval_mode
+from .frozen_bn import frozen_bn_features
+from .structure import Structure, structure_of
 
 BN_MODES = ("frozen", "train")
 STAGES = ("stage0", "stage1", "stage2", "stage3", "stage4")
@@ -37,10 +38,15 @@ def forward_features(
     """
     if bn not in BN_MODES:
         raise ArgumentError(f"bn is {bn!r}", expected="'frozen' or 'train'", actual=bn, hint="pass 'frozen' or 'train'")
-    return _forward_eager(network, images, bn, frozen_blocks(network, freeze_until))
+    structure = structure_of(network)
+    frozen = frozen_blocks(structure, freeze_until)
+    threads = limit_threads(threads)
+    if bn == "frozen" and structure.has_kernels and kernels_unavailable_reason() is None:
+        return frozen_bn_features(network, structure.blocks, images, frozen=frozen, threads=threads)
+    return forward_eager(network, images, bn=bn, frozen=frozen)
 
 
-def frozen_blocks(network: M.Module, freeze_until: Optional[str]) -> int:
+def frozen_blocks(structure: Structure, freeze_until: Optional[str]) -> int:
     """Return how many of the blocks, in the order in which data flows through them, are constant."""
     if freeze_until is None:
         return 0
@@ -51,18 +57,12 @@ def frozen_blocks(network: M.Module, freeze_until: Optional[str]) -> int:
             actual=freeze_until,
             hint="name the last stage that stays as it is; stage0 is the stem",
         )
-    return sum(name[: len("stage0")] <= freeze_until for name in ordered_blocks(network))
+    return sum(block.stage <= freeze_until for block in structure.blocks.values())
 
 
-def ordered_blocks(network: M.Module) -> Dict[str, RepVGGBlock]:
-    """Return the blocks by name in the order in which data flows through them, which that of MegEngine is not."""
-    blocks = find_blocks(network)
-    return {name: blocks[name] for name in sorted(blocks, key=block_sort_key)}
-
-
-def _forward_eager(network: M.Module, x: Tensor, bn: str, frozen: int) -> Tensor:
-    """Compute the features by MegEngine's own operators."""
-    blocks: List[Any] = list(ordered_blocks(network).values())
+def forward_eager(network: M.Module, images: Tensor, *, bn: str, frozen: int = 0) -> Tensor:
+    """Return what ``forward_features`` does, computed by MegEngine's own operators."""
+    blocks, x = [block.module for block in structure_of(network).blocks.values()], images
     with eval_mode(*blocks):
         for index, block in enumerate(blocks):
             block.train(bn == "train" and index >= frozen)

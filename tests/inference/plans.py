@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from repvgg_zoo.inference.jit.all_kernels import ALL_FIELDS
 from repvgg_zoo.inference.jit.engine import host_int16_config
-from repvgg_zoo.inference.jit.int16_kernels import ALL_FIELDS
 from repvgg_zoo.inference.jit.integer_winograd import INTEGER_F2, INTEGER_F2_STRIDE_2, INTEGER_F4
 from repvgg_zoo.inference.kernel_runner import KernelRunner
 from repvgg_zoo.inference.quantized_lowering import lower_quantized

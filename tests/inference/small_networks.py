@@ -22,9 +22,8 @@ eagerly = pytest.mark.filterwarnings("ignore:.*eager mode")
 
 
 def small(name="RepVGG_A0", **options):
-    return randomised(
-        repvgg_zoo.create(name, num_blocks=[1, 2, 2, 1], width_multiplier=[0.25, 0.25, 0.25, 0.25], **options)
-    )
+    sizes = {"num_blocks": [1, 2, 2, 1], "width_multiplier": [0.25, 0.25, 0.25, 0.25]}
+    return randomised(repvgg_zoo.create(name, **{**sizes, **options}))
 
 
 def images(count, channels, size, seed=1):

@@ -9,7 +9,8 @@ import pytest
 
 from repvgg_zoo.errors import EquivalenceError
 from repvgg_zoo.inference.bounds import BoundsError, check_bounds
-from repvgg_zoo.inference.jit.int16_kernels import ALL_FIELDS, KC_MULTIPLE
+from repvgg_zoo.inference.jit.all_kernels import ALL_FIELDS
+from repvgg_zoo.inference.jit.int16_kernels import KC_MULTIPLE
 from repvgg_zoo.inference.jit.kernels import NR
 from repvgg_zoo.inference.kernel_runner import KernelRunner
 from repvgg_zoo.inference.reference import probe_images

@@ -8,12 +8,13 @@ from megengine import Tensor
 from megengine.autodiff import GradManager
 
 from repvgg_zoo.errors import ArgumentError
-from repvgg_zoo.training.trunk import forward_features, ordered_blocks
+from repvgg_zoo.training.structure import structure_of
+from repvgg_zoo.training.trunk import forward_features
 from tests.inference.small_networks import images, small
 
 
 def test_blocks_are_in_the_order_of_computation():
-    names = list(ordered_blocks(small(num_blocks=[1, 1, 11, 1])))
+    names = list(structure_of(small(num_blocks=[1, 1, 11, 1])).blocks)
     assert names[3:6] == ["stage3.0", "stage3.1", "stage3.2"]
     assert names[-2:] == ["stage3.10", "stage4.0"]
 

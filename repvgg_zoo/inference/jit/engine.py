@@ -16,9 +16,9 @@ from llvmlite import binding as llvm
 
 from ..._derived_cache import DerivedCache
 from ..._log import get_logger
+from .all_kernels import build_kernels, kernel_names
 from .code_cache import load_or_compile
-from .int16_kernels import ALL_FIELDS, add_int16_kernels
-from .kernels import AVX2, AVX512, FIELDS, MicrokernelConfig, build_module
+from .kernels import AVX2, AVX512, MicrokernelConfig
 
 # The arguments of run: calls, their number, this thread, the number of threads, the barrier, and sched_yield.
 _RUN = ctypes.CFUNCTYPE(
@@ -65,16 +65,13 @@ def load_kernels(config: MicrokernelConfig, cache: Optional[DerivedCache] = None
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     code = load_or_compile(lambda: _compile(config), cache, _code_parameters(config))
-    return JitModule(code, ALL_FIELDS if config.int16_dot else FIELDS)
+    return JitModule(code, kernel_names(config))
 
 
 def _compile(config: MicrokernelConfig) -> bytes:
     """Return an object file with the kernels."""
     start = time.perf_counter()
-    source = build_module(config)
-    if config.int16_dot:
-        add_int16_kernels(source, config)
-    module = llvm.parse_assembly(str(source))
+    module = llvm.parse_assembly(str(build_kernels(config)))
     module.verify()
     code: bytes = _target_machine().emit_object(module)
     logger.info("compiled the kernels in %.2f s", time.perf_counter() - start)
@@ -124,6 +121,11 @@ def host_int16_config() -> MicrokernelConfig:
     else:
         dot = "vpdpwssd" if features.get("avxvnni") else "pmaddwd" if features.get("avx2") else "plain"
     return replace(config, int16_dot=dot)
+
+
+def host_training_config() -> MicrokernelConfig:
+    """Return the configuration for this processor with the kernels of the backward pass."""
+    return replace(host_microkernel_config(), training=True)
 
 
 def yield_thread_address() -> int:

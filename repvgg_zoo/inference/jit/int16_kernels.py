@@ -16,7 +16,6 @@ from .int16_dot import DOT_PRODUCTS
 from .integer_winograd import INTEGER_TRANSFORMS, IntegerWinograd
 from .ir_builder import F32, F32_PTR, I16, I32, I64, I64_PTR, KERNEL_TYPE, KernelBuilder
 from .kernels import (
-    FIELDS,
     NR,
     UNROLLED,
     MicrokernelConfig,
@@ -54,7 +53,6 @@ INT16_FIELDS: Dict[str, Tuple[str, ...]] = {
     **{f"output_transform_s16_{transform.name}": OUTPUT_TRANSFORM for transform in INTEGER_TRANSFORMS},
     "quantize": QUANTIZE,
 }
-ALL_FIELDS: Dict[str, Tuple[str, ...]] = {**FIELDS, **INT16_FIELDS}
 
 Begin = Callable[..., KernelBuilder]
 Dot = Callable[[KernelBuilder, Any, Any, Any], Any]  # adds the products of pairs of 16-bit integers to 32-bit sums

@@ -14,7 +14,7 @@ from llvmlite import ir as llvm_ir
 
 from .ir_builder import CACHE_LINE_FLOATS, F32, F32_PTR, I64, I64_PTR, KERNEL_TYPE, KernelBuilder
 from .run import emit_run
-from .winograd import WINOGRAD_TRANSFORMS, WinogradTransform
+from .winograd import WINOGRAD_TRANSFORMS, Matrix, WinogradTransform
 
 NR = 16  # columns (output channels) of a panel of packed weights
 UNROLLED = 4  # steps of the innermost loop over kc that are written out
@@ -24,13 +24,15 @@ UNROLLED = 4  # steps of the innermost loop over kc that are written out
 class MicrokernelConfig:
     """The tile that the igemm microkernel keeps in registers: ``mr`` rows of ``nr_panels`` panels of NR columns.
 
-    ``int16_dot`` is the instruction of the kernels for quantized layers, or empty without these kernels.
+    ``int16_dot`` is the instruction of the kernels for quantized layers, or empty without these kernels. ``training``
+    adds those of the backward pass.
     """
 
     vector_width: int
     mr: int
     nr_panels: int
     int16_dot: str = ""
+    training: bool = False
 
 
 AVX2 = MicrokernelConfig(vector_width=8, mr=6, nr_panels=1)  # 12 accumulators, 2 weights, 1 input of 16 registers
@@ -81,7 +83,8 @@ def build_module(config: MicrokernelConfig) -> llvm_ir.Module:
     ]
     _emit_igemm(begin, microkernels)
     for transform in WINOGRAD_TRANSFORMS:
-        _emit_input_transform(begin, transform)
+        products = [product for element in transform.products for product in element]
+        emit_tile_transform(begin, f"input_transform_{transform.name}", transform.BT, products)
         _emit_output_transform(begin, transform)
     for emit in (_emit_nchw_to_nhwc, _emit_global_avg_pool, _emit_sigmoid, _emit_channel_scale, emit_run):
         emit(begin)
@@ -252,15 +255,14 @@ def dispatch_microkernel(
 # Winograd --------------------------------------------------------------------------------------------------------
 
 
-def _emit_input_transform(begin: Begin, transform: WinogradTransform) -> None:
-    """Emit V = B^T d B for tiles of ``side`` x ``side`` pixels."""
-    b = begin(f"input_transform_{transform.name}", KERNEL_TYPE, INPUT_TRANSFORM)
+def emit_tile_transform(begin: Begin, name: str, matrix: Matrix, order: Sequence[Tuple[int, int]]) -> None:
+    """Emit T d T^T for squares d of pixels, where T is the matrix; its elements are stored in this order."""
+    b = begin(name, KERNEL_TYPE, INPUT_TRANSFORM)
     x, out, tile_offsets = b.arg_f32_ptr("x"), b.arg_f32_ptr("out"), b.arg_i64_ptr("tile_offsets")
     names = ("row_stride", "pixel_stride", "element_stride", "channels")
     row_stride, pixel_stride, element_stride, channels = (b.arg_i64(name) for name in names)
     vectors = b.ir.sdiv(channels, I64(b.vector_width))
-    side = range(transform.side)
-    products = [product for element in transform.products for product in element]
+    side = range(len(matrix[0]))
     with b.loop(*b.thread_range(b.ir.mul(b.arg_i64("tiles"), vectors))) as items:
         tile, vector = b.divmod(items.index, vectors)
         channel = b.ir.mul(vector, I64(b.vector_width))
@@ -268,8 +270,8 @@ def _emit_input_transform(begin: Begin, transform: WinogradTransform) -> None:
         target = b.offset(out, b.ir.mul(tile, channels), channel)
         rows = [b.offset(source, b.ir.mul(row_stride, I64(i))) for i in side]
         pixels = [[b.load_vector(b.offset(rows[i], b.ir.mul(pixel_stride, I64(j)))) for j in side] for i in side]
-        transformed = b.two_sided_matmul(transform.BT, pixels)
-        for index, (i, j) in enumerate(products):
+        transformed = b.two_sided_matmul(matrix, pixels)
+        for index, (i, j) in enumerate(order):
             b.store_vector(transformed[i][j], b.offset(target, b.ir.mul(element_stride, I64(index))))
     b.ir.ret_void()
 

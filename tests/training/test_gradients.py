@@ -1,0 +1,158 @@
+"""Gradients on the kernels: those of MegEngine's autodiff, and central differences in float64."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from megengine import Tensor
+from megengine.autodiff import GradManager
+
+import repvgg_zoo
+from repvgg_zoo.inference.cost_model import CpuSpeed
+from repvgg_zoo.inference.eager import extract_weights
+from repvgg_zoo.inference.jit.all_kernels import ALL_FIELDS
+from repvgg_zoo.training import kernel_trunk
+from repvgg_zoo.training.frozen_bn import frozen_bn_features
+from repvgg_zoo.training.structure import structure_of
+from repvgg_zoo.training.trunk import forward_eager
+from tests.inference.small_networks import images, small
+from tests.networks import randomised
+from tests.training.reference import directional_derivative, features64, parameters64
+
+# float32 rounding through these networks; a tie of ReLU, which rounding decides, moves more than that.
+BOUND = 3e-4
+
+
+def on_kernels(network, x, freeze=0):
+    assert structure_of(network).has_kernels
+    return frozen_bn_features(network, structure_of(network).blocks, x, frozen=freeze, threads=2)
+
+
+def gradients_of(network, forward, weights):
+    """The features and the gradients, by name, of the sum of features * weights."""
+    manager = GradManager().attach(list(network.parameters()))
+    with manager:
+        features = forward()
+        manager.backward((features * Tensor(weights)).sum())
+    gradients = {n: p.grad.numpy().copy() for n, p in network.named_parameters() if p.grad is not None}
+    for parameter in network.parameters():
+        parameter.grad = None
+    return features.numpy(), gradients
+
+
+def loss_weights(network, batch):
+    channels = list(structure_of(network).blocks.values())[-1].module.out_channels
+    return np.random.RandomState(2).standard_normal((batch, channels)).astype(np.float32)
+
+
+def errors(expected, actual):
+    """The largest difference of each gradient, relative to its largest value."""
+    assert expected.keys() == actual.keys()
+    return {
+        name: np.abs(expected[name] - actual[name]).max() / (np.abs(expected[name]).max() + 1e-12) for name in expected
+    }
+
+
+NETWORKS = {
+    "plain blocks": {},
+    "groups of whole panels": {"name": "RepVGG_B1g2", "width_multiplier": [0.5, 0.5, 0.25, 0.25]},
+    "groups that do not fill panels": {"name": "RepVGG_B1g4"},
+    "SE before ReLU": {"name": "RepVGG_D2se"},
+    "SE after ReLU": {"name": "RepVGGplus_L2pse"},
+    "dilation": {"output_stride": 8},
+    "the deploy form": {"deploy": True},
+    "the deploy form with SE": {"name": "RepVGG_D2se", "deploy": True},
+}
+
+
+SIZES = {case: [(3, (37, 22))] for case in NETWORKS}
+SIZES["plain blocks"].append((1, 32))
+
+
+@pytest.mark.parametrize(("case", "size"), [(case, size) for case in NETWORKS for size in SIZES[case]])
+def test_gradients_are_those_of_megengine(case, size):
+    network = small(**NETWORKS[case])
+    x = Tensor(images(size[0], 3, size[1]))
+    weights = loss_weights(network, size[0])
+    features, gradients = gradients_of(network, lambda: on_kernels(network, x), weights)
+    expected_features, expected = gradients_of(network, lambda: forward_eager(network, x, bn="frozen"), weights)
+    assert np.abs(features - expected_features).max() <= 1e-5 * np.abs(expected_features).max()
+    assert max(errors(expected, gradients).values()) < BOUND
+
+
+@pytest.mark.parametrize("case", ["plain blocks", "groups that do not fill panels", "SE before ReLU", "SE after ReLU"])
+def test_gradients_are_the_central_differences_of_float64(case):
+    network, x = small(**{"num_blocks": [1, 1, 2, 1], **NETWORKS[case]}), images(2, 3, 16)
+    weights, tensors = loss_weights(network, 2), parameters64(network)
+    features, gradients = gradients_of(network, lambda: on_kernels(network, Tensor(x)), weights)
+    expected = features64(network, tensors, x)
+    assert np.abs(features - expected).max() < 1e-5 * np.abs(expected).max()
+    random = np.random.RandomState(3)
+    directions = {name: random.standard_normal(tensors[name].shape) for name in gradients}
+    for kind in {name.partition("rbr_")[2] or name.partition("se.")[2] for name in gradients}:
+        names = [name for name in gradients if name.endswith(kind)]
+        derivative = directional_derivative(network, tensors, {n: directions[n] for n in names}, x, weights)
+        products = [gradients[name].reshape(directions[name].shape) * directions[name] for name in names]
+        scale = np.sqrt(sum((product**2).sum() for product in products))
+        assert abs(derivative - sum(product.sum() for product in products)) < BOUND * scale, kind
+
+
+def test_gradients_of_a_whole_network_are_those_of_megengine():
+    network = randomised(repvgg_zoo.create("RepVGG_A0"))
+    x, weights = Tensor(images(1, 3, 32)), loss_weights(network, 1)
+    _, gradients = gradients_of(network, lambda: on_kernels(network, x), weights)
+    _, expected = gradients_of(network, lambda: forward_eager(network, x, bn="frozen"), weights)
+    assert max(errors(expected, gradients).values()) < 5e-3  # ReLU ties
+
+
+# Processors on which no weights are worth transforming, and all.
+SPEEDS = {"direct": CpuSpeed(1e15, 1e6), "Winograd": CpuSpeed(1e9, 1e15)}
+FAULTS = {
+    "direct": {"weight_gradient": "x_offsets", "relu_gradient": "y", "igemm": "tap_offsets"},
+    "Winograd": {
+        "weight_gradient": "gradient_group_offsets",
+        "gradient_transform_2": "tile_offsets",
+        "gradient_transform_2s2": "tile_offsets",
+        "kernel_transform_2": "x",
+    },
+}
+
+
+@functools.lru_cache(maxsize=None)
+def deployed():
+    return small(num_blocks=[1, 2, 1, 1], deploy=True)
+
+
+def backward(algorithm, fault=None):
+    """The gradients of a network's kernels, with an argument of these calls of the backward pass changed."""
+    network = deployed()
+    weights, x = extract_weights(network), images(2, 3, 16)
+    trunk = kernel_trunk.KernelTrunk(weights, x.shape, frozen=0, threads=1, speed=SPEEDS[algorithm])
+    if fault is not None:
+        kernel, field = fault
+        plan = trunk._training.plan
+        calls = plan.calls[trunk._training.forward_stop :]
+        place = ALL_FIELDS[kernel].index(field)
+        for call in [call for call in calls if call.kernel == kernel]:
+            if field.endswith("offsets"):
+                table = next(array for array in plan.arrays if array.ctypes.data == call.arguments[place])
+                table[-1] = table[0]
+            else:
+                call.arguments[place] += 64
+    trunk.forward(x, weights)
+    return [part.kernel for part in trunk.backward(loss_weights(network, 2)).values()]
+
+
+@pytest.mark.parametrize(("algorithm", "kernel"), [(name, kernel) for name in FAULTS for kernel in FAULTS[name]])
+def test_a_wrong_offset_in_a_backward_kernel_changes_the_gradients(algorithm, kernel):
+    expected, actual = backward("direct"), backward(algorithm, (kernel, FAULTS[algorithm][kernel]))
+    distances = [np.abs(a - b).max() / np.abs(a).max() for a, b in zip(expected, actual)]
+    assert max(distances) > 100 * BOUND
+
+
+@pytest.mark.parametrize("algorithm", SPEEDS)
+def test_both_algorithms_give_the_same_gradients(algorithm):
+    distances = [np.abs(a - b).max() / np.abs(a).max() for a, b in zip(backward("direct"), backward(algorithm))]
+    assert max(distances) < 1e-5
