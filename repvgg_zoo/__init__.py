@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .builder import create
     from .checkpoints import load_checkpoint, save_checkpoint
     from .costs import cost
+    from .data.evaluation import evaluate
+    from .data.evaluation_report import EvaluationReport
+    from .data.sources import open_images
     from .exporters.api import export
     from .exporters.report import ExportReport
     from .hub.fetch import fetch
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CompiledModel",
+    "EvaluationReport",
     "ExportReport",
     "Network",
     "NetworkCost",
@@ -46,11 +50,13 @@ __all__ = [
     "compile",
     "cost",
     "create",
+    "evaluate",
     "export",
     "fetch",
     "list_models",
     "load_checkpoint",
     "model_info",
+    "open_images",
     "predict",
     "preprocess",
     "quantize",
@@ -62,6 +68,7 @@ __all__ = [
 
 _LAZY_EXPORTS = {
     "CompiledModel": "inference.compiled_model",
+    "EvaluationReport": "data.evaluation_report",
     "ExportReport": "exporters.report",
     "Network": "models",
     "NetworkCost": "registry.cost",
@@ -72,11 +79,13 @@ _LAZY_EXPORTS = {
     "compile": "inference.api",
     "cost": "costs",
     "create": "builder",
+    "evaluate": "data.evaluation",
     "export": "exporters.api",
     "fetch": "hub.fetch",
     "list_models": "registry.api",
     "load_checkpoint": "checkpoints",
     "model_info": "registry.api",
+    "open_images": "data.sources",
     "predict": "image.predict",
     "preprocess": "image.preprocess",
     "quantize": "inference.quantize",

@@ -59,6 +59,33 @@ TABLE = {
             "image_size": [*NOT_POSITIVE, (32,), (1, 2, 3), (0, 1)],
         },
     ),
+    "evaluate": (
+        {"model": "RepVGG_N0", "data": [(IMAGE, "0")]},
+        {
+            "model": [None, 5, b"RepVGG_N0", [], {}, object(), "resnet50"],
+            "data": [
+                None,
+                5,
+                b"x",
+                [],
+                {},
+                "missing",
+                [5],
+                [(IMAGE,)],
+                [(IMAGE, "x")],
+                [(IMAGE, None)],
+                [("a.png", 0)],
+            ],
+            "labels": [5, b"x", {}, "missing.csv", ["0"]],
+            "class_names": [5, "missing.txt", ["a"], [1] * 10, {"a": 1}, b"0123456789"],
+            "output": [5, b"x.csv", ["x.csv"], True, "missing/rows.csv", "."],
+            "overwrite": [None, *NOT_FLAGS],
+            "on_error": [*NOT_TEXT, "ignore"],
+            "threads": NOT_POSITIVE,
+            "batch_size": NOT_POSITIVE,
+            "progress": [1, "yes", []],
+        },
+    ),
     "export": (
         {"model": "RepVGG_N0", "path": "out.onnx"},
         {
@@ -108,6 +135,13 @@ TABLE = {
         },
     ),
     "model_info": ({"name": "RepVGG_N0"}, {"name": [*NOT_TEXT, Path("RepVGG_N0"), "resnet50"]}),
+    "open_images": (
+        {"data": [(IMAGE, "0")]},
+        {
+            "data": [None, 5, b"x", [], {}, "missing", [5], [(IMAGE,)], [(IMAGE, 0.5)], object()],
+            "labels": [5, b"x", {}, "missing.csv", ["0"]],
+        },
+    ),
     "predict": (
         {"model_or_name": "RepVGG_N0", "image": IMAGE},
         {

@@ -104,7 +104,7 @@ def _compute(
 
         pool = ThreadPoolExecutor(threads, thread_name_prefix="repvgg-zoo")
         stack.callback(pool.shutdown)
-        pending: Deque[Tuple[Sequence[Sample], Future[Any]]] = deque()
+        pending: Deque[Tuple[List[Sample], Future[Any]]] = deque()
         stack.callback(lambda: [future.cancel() for _, future in pending])
         failure: Optional[ZooError] = None
         is_last = False

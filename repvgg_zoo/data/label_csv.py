@@ -181,8 +181,8 @@ def _records(lines: List[str], path: Path) -> Iterable[Tuple[int, List[str]]]:
 
 def _read_lines(path: Path) -> List[str]:
     try:
-        with open_regular_file(path) as file:
-            data = io.BufferedReader(file).read(MAX_BYTES + 1)
+        with io.BufferedReader(open_regular_file(path)) as file:
+            data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise MissingFileError(f"{path} does not exist", path=path, hint="check the path") from None
     except (OSError, ValueError) as error:

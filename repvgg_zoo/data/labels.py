@@ -9,7 +9,10 @@ from ..errors import ArgumentError
 from ..image.labels import Label
 
 MAX_LISTED = 10
+MAX_DIGITS = 10  # of an index
 SYNSET_CHARS = 9  # "n02099601"
+
+_Table = Dict[str, Tuple[int, ...]]
 
 
 def match_labels(labels: Iterable[str], classes: Sequence[Label], num_classes: int, model: str) -> Dict[str, int]:
@@ -21,9 +24,9 @@ def match_labels(labels: Iterable[str], classes: Sequence[Label], num_classes: i
     ArgumentError that lists the labels and the classes if a label is none of these, or the name of several classes.
     """
     labels = list(dict.fromkeys(labels))
-    table = _table(classes)
+    tables = _tables(classes)
     has_numbers = any(label.name.isdecimal() for label in classes)
-    matches = {label: _indices(label, table, None if has_numbers else num_classes) for label in labels}
+    matches = {label: _indices(label, tables, None if has_numbers else num_classes) for label in labels}
     unknown = [label for label in labels if not matches[label]]
     ambiguous = [label for label in labels if len(matches[label]) > 1]
     if unknown or ambiguous:
@@ -31,25 +34,22 @@ def match_labels(labels: Iterable[str], classes: Sequence[Label], num_classes: i
     return {label: indices[0] for label, indices in matches.items()}
 
 
-def _table(classes: Sequence[Label]) -> Dict[str, Tuple[int, ...]]:
-    """Return the classes that each spelling may stand for; names as they are come before normalized ones."""
-    table: Dict[str, Tuple[int, ...]] = {}
-    for spell in (lambda label: label.synset, lambda label: label.name, lambda label: _normalize(label.name)):
-        level: Dict[str, Tuple[int, ...]] = {}
-        for index, label in enumerate(classes):
-            level[spell(label)] = (*level.get(spell(label), ()), index)
-        table.update((text, indices) for text, indices in level.items() if text and text not in table)
-    return table
+def _tables(classes: Sequence[Label]) -> Tuple[_Table, _Table]:
+    """Return the classes that each spelling may stand for: synsets and names as they are, and normalized names."""
+    tables: Tuple[_Table, _Table] = ({}, {})
+    for index, label in enumerate(classes):
+        for table, text in zip((*tables[:1] * 2, tables[1]), (label.synset, label.name, _normalize(label.name))):
+            if text and index not in table.get(text, ()):
+                table[text] = (*table.get(text, ()), index)
+    return tables
 
 
-def _indices(label: str, table: Mapping[str, Tuple[int, ...]], num_classes: Optional[int]) -> Tuple[int, ...]:
+def _indices(label: str, tables: Tuple[_Table, _Table], num_classes: Optional[int]) -> Tuple[int, ...]:
+    exact, normalized = tables
     synset = label[:SYNSET_CHARS] if label[SYNSET_CHARS : SYNSET_CHARS + 1] in ("-", "_", " ") else label
-    for text in (label, synset, _normalize(label)):
-        if text in table:
-            return table[text]
-    if num_classes is not None and label.isascii() and label.isdecimal() and int(label[:MAX_LISTED]) < num_classes:
-        return (int(label),)
-    return ()
+    indices = exact.get(label) or exact.get(synset) or normalized.get(_normalize(label)) or ()
+    is_index = not indices and num_classes is not None and label.isascii() and label.isdecimal()
+    return (int(label),) if is_index and int(label[:MAX_DIGITS]) < (num_classes or 0) else indices
 
 
 def _normalize(name: str) -> str:

@@ -90,13 +90,18 @@ def read_errors(path: str) -> Iterator[None]:
     except ZooError:
         raise
     except FileNotFoundError as error:
-        raise MissingFileError(f"{redact(path)} does not exist", path=path, hint="check the path") from error
+        raise MissingFileError(f"{redact(path)} does not exist", **where(path), hint="check the path") from error
     except Exception as error:
         if not is_url(path) and not isinstance(error, OSError):
             raise
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         hint = "check the URL, and megfile's settings" if is_url(path) else "check its permissions"
-        raise ArgumentError(f"{redact(path)} cannot be read: {redact(reason)}", path=path, hint=hint) from error
+        raise ArgumentError(f"{redact(path)} cannot be read: {redact(reason)}", **where(path), hint=hint) from error
+
+
+def where(path: str) -> Dict[str, str]:
+    """Return the field of an error for a path or a URL, of which only the former is printed."""
+    return {"url": path} if is_url(path) else {"path": path}
 
 
 def _megfile(url: str) -> Any:

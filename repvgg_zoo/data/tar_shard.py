@@ -11,13 +11,13 @@ import hashlib
 import posixpath
 import tarfile
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Dict, Iterator, Optional, Set, Tuple
+from typing import Any, BinaryIO, Dict, Iterator, Optional, Set, Tuple, cast
 
 from .._json import parse_json
 from .._redact import redact
 from ..errors import ArgumentError
 from ..registry.model_or_file import IMAGE_SUFFIXES
-from .remote import open_binary, read_errors, size_of
+from .remote import open_binary, read_errors, size_of, where
 from .samples import Sample
 
 BLOCK = tarfile.BLOCKSIZE
@@ -76,13 +76,14 @@ class TarShard:
         with read_errors(self.path), open_binary(self.path) as file:
             blocks = _Blocks(file)
             try:
-                archive = tarfile.open(fileobj=blocks, mode="r|", bufsize=READ_BYTES)  # type: ignore # noqa: SIM115
+                stream = cast(BinaryIO, blocks)  # all that tarfile needs of one
+                archive = tarfile.open(fileobj=stream, mode="r|", bufsize=READ_BYTES)  # noqa: SIM115
                 while True:
                     blocks.allow(MAX_HEADER_BYTES)
                     member = archive.next()
                     if member is None:
                         break
-                    archive.members = []  # it would remember every one
+                    archive.members = []  # type: ignore[attr-defined]  # it would remember every one
                     if member.isdir():
                         continue
                     self._check(member)
@@ -100,7 +101,7 @@ class TarShard:
                         yield posixpath.join(posixpath.dirname(member.name), stem), extension, content.read()
             except (tarfile.TarError, EOFError) as error:
                 raise self._error(f"is not a whole tar file: {error}") from error
-            if not blocks.is_end(archive.offset):  # type: ignore[attr-defined]
+            if not blocks.is_end(archive.offset):
                 raise self._error(f"is damaged or truncated after {archive.offset} bytes", actual=archive.offset)
 
     def _check(self, member: tarfile.TarInfo) -> None:
@@ -140,7 +141,7 @@ class TarShard:
 
     def _error(self, problem: str, **data: Any) -> ArgumentError:
         hint = data.pop("hint", "write it again, with the files of a sample one after the other")
-        return ArgumentError(f"{redact(self.path)} {problem}", path=self.path, hint=hint, **data)
+        return ArgumentError(f"{redact(self.path)} {problem}", hint=hint, **where(self.path), **data)
 
 
 class _Blocks:
@@ -150,7 +151,7 @@ class _Blocks:
         self._file = file
         self._start = self._stop = 0  # of the last blocks that were read
         self._last = b""
-        self._limit = 0
+        self._limit = MAX_HEADER_BYTES + READ_BYTES
 
     def allow(self, size: int) -> None:
         """Let so many bytes be read from here on, and what tarfile reads ahead."""

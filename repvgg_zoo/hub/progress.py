@@ -47,8 +47,9 @@ class NullProgress:
 class BarProgress:
     """A bar of tqdm, on stderr unless ``stream`` is another one."""
 
-    def __init__(self, stream: Optional[TextIO] = None) -> None:
+    def __init__(self, stream: Optional[TextIO] = None, unit: str = "B") -> None:
         self._stream = sys.stderr if stream is None else stream
+        self._unit = unit
         self._bar: Any = None
 
     def update(self, name: str, done: int, total: Optional[int]) -> None:
@@ -57,6 +58,7 @@ class BarProgress:
                 self._close()
             if self._bar is None:
                 self._bar = self._open(name, done, total)
+            self._bar.total = total  # of images in tar files it is estimated
             self._bar.update(done - self._bar.n)
 
     def message(self, text: str) -> None:
@@ -76,8 +78,8 @@ class BarProgress:
             desc=shorten(sanitize_filename(name), terminal_width(self._stream) - _NUMBERS_WIDTH),
             initial=done,
             total=total,
-            unit="B",
-            unit_scale=True,
+            unit=self._unit,
+            unit_scale=self._unit == "B",
             file=self._stream,
             dynamic_ncols=True,
         )
@@ -116,10 +118,14 @@ def choose_progress(
     setting: Optional[bool],
     environ: Optional[Mapping[str, str]] = None,
     clock: Clock = SYSTEM_CLOCK,
+    *,
+    unit: str = "B",
+    log: Optional[Progress] = None,
 ) -> Progress:
     """Return the caller's choice, else the setting's, else a bar on a terminal or in a notebook and a log elsewhere.
 
-    Of the processes of a distributed job on one machine, only the first reports.
+    ``unit`` and ``log`` are for what is not a download. Of the processes of a distributed job on one machine, only the
+    first reports.
     """
     if requested is not None and not isinstance(requested, bool):
         return requested
@@ -127,8 +133,8 @@ def choose_progress(
     if enabled is False or not is_first_local_rank(environ):
         return NullProgress()
     if sys.stderr is not None and (enabled or sys.stderr.isatty() or _is_notebook()):
-        return BarProgress()
-    return LogProgress(clock)
+        return BarProgress(unit=unit)
+    return log or LogProgress(clock)
 
 
 def _is_notebook() -> bool:

@@ -45,7 +45,7 @@ OTHERS = {
         "PERCENT",
         "DAYS",
     ),
-    *("TEXT", "WORD", "SIZE", "PREFIX"),
+    *("TEXT", "WORD", "SIZE", "PREFIX", "CSV", "DATA", "FIGURE"),
 }
 
 

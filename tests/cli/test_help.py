@@ -7,13 +7,16 @@ import shlex
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from repvgg_zoo.cli import main
 from repvgg_zoo.cli.parser import COMMANDS, EXAMPLES
 
+ROOT = Path(__file__).resolve().parents[2]
 MODULES = {name: importlib.import_module(f"repvgg_zoo.cli.commands.{one.module}") for name, one in COMMANDS.items()}
 
 
@@ -58,6 +61,13 @@ def test_the_examples_of_the_help_work_in_their_order(name, folder):
     (folder / "photos").mkdir()
     for index in range(8):  # which quantize's examples read
         Image.effect_noise((40, 30), 50).save(folder / "photos" / f"{index}.png")
+    with np.load(ROOT / "hub" / "digits-test.npz") as digits:  # which evaluate's examples read
+        for index, (pixels, label) in enumerate(zip(digits["images"][:20], digits["labels"])):
+            for path in (folder / "digits" / str(label), folder / "flat"):
+                path.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path / f"{index}.png")
+        lines = (f"{index}.png,{label}\n" for index, label in enumerate(digits["labels"][:20]))
+        (folder / "labels.csv").write_text("".join(lines))
     # Commands without shell syntax run in this process, which is quicker.
     for line in MODULES[name].EXAMPLES:
         words = shlex.split(line)

@@ -31,6 +31,7 @@ READING_A_FILE = {
     "convert": ["convert", MISSING, "out.pkl"],
     "quantize": ["quantize", MISSING, "out.safetensors", "--images", __file__],
     "export": ["export", MISSING, "out.onnx"],
+    "evaluate": ["evaluate", MISSING, __file__],
     "compare": ["compare", MISSING],
     "bench": ["bench", MISSING],
     "registry draft": ["registry", "draft", MISSING],

@@ -47,6 +47,16 @@ def test_the_two_backends_differ_when_they_shrink(image):
     assert np.abs(opencv - preprocess_image(image, RGB)).max() > 0.1
 
 
+# The ranges of the registry's checkpoints, and one in which rounding differs much.
+@pytest.mark.parametrize("config", [RGB, BGR, RGB._replace(mean=(0.1, 1 / 3, 0.9), std=(1e-3, 7, 1 / 3))], ids=str)
+def test_a_table_normalizes_to_the_same_bits_as_the_formula(config):
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)[:, :, None].repeat(3, axis=2)
+    config = config._replace(image_size=16, resize=16)
+    mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
+    expected = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    assert preprocess_image(pixels, config).tobytes() == np.ascontiguousarray(expected.transpose(2, 0, 1)).tobytes()
+
+
 @pytest.mark.parametrize("size", [(300, 400), (400, 300), (256, 256), (10, 1000), (1, 1)])
 @pytest.mark.parametrize("config", [RGB, BGR, RGB._replace(interpolation="bicubic"), RGB._replace(resize=224)], ids=str)
 def test_any_size_gives_the_networks_size(size, config):
