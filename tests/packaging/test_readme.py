@@ -31,7 +31,9 @@ from repvgg_zoo.cli import main
 
 os.mkdir("readme"); os.chdir("readme"); os.mkdir("photos")
 random = np.random.RandomState(0)
-for name in ["cat.jpg", *(f"photos/{index}.png" for index in range(16))]:
+for digit in "01":
+    os.makedirs("val/" + digit)
+for name in ["cat.jpg", "val/0/a.png", "val/1/b.png", *(f"photos/{index}.png" for index in range(16))]:
     Image.fromarray(random.randint(0, 256, (8, 8)).astype(np.uint8)).save(name)
 checkpoint = repvgg_zoo.load_checkpoint(repvgg_zoo.fetch("RepVGG_N0"))
 for name in ("repvgg.pth", "mine.safetensors"):

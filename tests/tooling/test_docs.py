@@ -10,6 +10,7 @@ import pytest
 from repvgg_zoo import errors
 from repvgg_zoo._requirements import has_megengine_wheels, import_fix
 from repvgg_zoo._settings import VARIABLES
+from repvgg_zoo.cli.commands.doctor import NAMES
 from repvgg_zoo.cli.errors import EXIT_CODES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -28,6 +29,11 @@ def test_the_table_of_errors_has_every_error_its_base_and_exit_code(error: type)
     name = f"`{error.__name__}`" + "".join(f" ({base})" for base in builtins)
     code = next(code for cls, code in EXIT_CODES if issubclass(error, cls))
     assert re.search(rf"^\| {re.escape(name)} \| .+ \| {code} \|$", TROUBLE, re.MULTILINE), (name, code)
+
+
+def test_the_table_of_the_doctor_has_each_of_its_checks() -> None:
+    table = TROUBLE.partition("| check | what it finds |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(NAMES)
 
 
 @pytest.mark.skipif(not has_megengine_wheels(), reason="elsewhere these packages have no upper bounds")

@@ -33,6 +33,9 @@ BANNED: Dict[str, str] = {
     r"\bsmuggled?\b": "say what was inserted",
     r"\bplug-ins?\b": "plugin",
     r"\bper cent\b": "percent",
+    # MegEngine's own words in Chinese
+    r"(部署|训练|两种)结构": "形式 is a form; 结构重参数化 is re-parameterization",
+    r"取得": "加载 is to load",
 }
 
 
