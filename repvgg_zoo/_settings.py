@@ -279,7 +279,7 @@ def _split(value: str, separator: Optional[str] = None) -> Tuple[str, ...]:
 
 def _url_or_folder(variable: str, value: str, entry: str) -> str:
     folder = os.path.expanduser(value)  # noqa: PTH111 - as in _path
-    if MIRROR_URL.fullmatch(value) or os.path.isabs(folder):  # noqa: PTH117 - Path has no "~" of another user
+    if re.fullmatch(MIRROR_URL, value) or os.path.isabs(folder):  # noqa: PTH117 - Path has no "~" of another user
         return folder
     printed = mask_credentials(entry).partition("?")[0]
     raise ArgumentError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple, Optional
 from urllib.parse import urlsplit
 
@@ -14,7 +13,7 @@ HF_URL = (
 )
 S3_URL = rf"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9])/(?P<key>{_KEY})"
 # What a mirror may be, apart from an absolute folder.
-MIRROR_URL = re.compile(r"(https?|hf|s3)://[^/\s?#]\S*|file:(//(localhost)?)?/[^/\s]\S*", re.IGNORECASE)
+MIRROR_URL = r"(?i)(https?|hf|s3)://[^/\s?#]\S*|file:(//(localhost)?)?/[^/\s]\S*"
 
 
 class Origin(NamedTuple):

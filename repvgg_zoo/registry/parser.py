@@ -33,7 +33,7 @@ from .._redact import mask_credentials
 from ..errors import RegistryError
 from .names import lookup_keys
 from .specs import CheckpointSpec, ModelSpec, Options, Registry
-from .validation import Field, check_spec, default_tag, fields_of, is_spec
+from .validation import Field, check_spec, default_tag, fields_of, is_spec, required_fields_of
 from .yaml_document import (
     MAX_BYTES,
     NULL,
@@ -262,9 +262,8 @@ class _Parser:
                 except (DocumentError, _IncompleteSpec) as error:
                     self.collect(error)
         values.update(keyed)
-        for name, field in fields.items():
-            if field.required and name not in values and name not in entries:
-                self.collect(DocumentError(f"the field {name!r} is missing", node.start_mark.line + 1, name))
+        for name in [name for name in required_fields_of(kind) if name not in values and name not in entries]:
+            self.collect(DocumentError(f"the field {name!r} is missing", node.start_mark.line + 1, name))
         if self.failures > before:
             raise _IncompleteSpec
         spec = kind(**values)
@@ -276,11 +275,11 @@ class _Parser:
 
     def field(self, node: yaml.Node, name: str, field: Field) -> Any:
         """Return the valid value of a field."""
-        if node in self._invalid:
-            raise self._invalid[node]
-        if node not in self._values:
-            self._values[node] = self.checked(node, name, field)
-        value = self._values[node]
+        value = self._values.get(node, self)  # which is no value
+        if value is self:
+            if node in self._invalid:
+                raise self._invalid[node]
+            value = self._values[node] = self.checked(node, name, field)
         self.spend(node, 100 * len(value) if isinstance(value, tuple) else 100)
         return value
 

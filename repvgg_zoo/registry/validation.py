@@ -71,6 +71,12 @@ def fields_of(spec_class: Any) -> Mapping[str, Field]:
     return result
 
 
+@functools.lru_cache(maxsize=None)
+def required_fields_of(spec_class: Any) -> Tuple[str, ...]:
+    """Return the names of the fields that have no default, in their order."""
+    return tuple(name for name, field in fields_of(spec_class).items() if field.required)
+
+
 def is_spec(kind: Any) -> bool:
     """Return whether ``kind``, the type of a field, is a spec class."""
     return hasattr(kind, "_field_defaults")

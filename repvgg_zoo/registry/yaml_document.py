@@ -6,6 +6,7 @@ with only one way to write a number or a boolean.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from typing import Any, Dict, List, Mapping, NoReturn, Optional, Tuple, Type
@@ -41,6 +42,7 @@ COLLECTIONS: Mapping[Any, Tuple[Type[yaml.CollectionNode], str]] = {
     yaml.MappingStartEvent: (yaml.MappingNode, MAP),
     yaml.SequenceStartEvent: (yaml.SequenceNode, SEQ),
 }
+UNTAGGED = (None, "!")
 INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
@@ -99,23 +101,28 @@ def _compose(text: str) -> Optional[yaml.Node]:
     collections: List[Tuple[yaml.Node, List[yaml.Node]]] = []  # the open ones, with their children so far
     documents, nodes = 0, 0
     loader = LOADER(text)
+    resolve = functools.lru_cache(maxsize=None)(loader.resolve)  # most keys and many values occur again and again
     try:
-        while loader.check_event():
-            event = loader.get_event()
+        for event in iter(loader.get_event, None):
             if isinstance(event, yaml.NodeEvent):
                 nodes += 1
                 _check_limits(event, len(collections), nodes)
-                node = _node(event, loader)
+                if isinstance(event, yaml.ScalarEvent):
+                    tag = resolve(yaml.ScalarNode, event.value, event.implicit) if event.tag in UNTAGGED else event.tag
+                    node: Any = yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark, event.style)
+                else:
+                    kind, default = COLLECTIONS[type(event)]
+                    node = kind(default if event.tag in UNTAGGED else event.tag, [], event.start_mark)
                 if collections:
                     collections[-1][1].append(node)
                 else:
                     root = node
-                if isinstance(event, yaml.CollectionStartEvent):
-                    collections.append((node, []))
+                if isinstance(node, yaml.CollectionNode):
+                    collections.append((node, node.value))
             elif isinstance(event, yaml.CollectionEndEvent):
                 node, children = collections.pop()
-                is_map = isinstance(node, yaml.MappingNode)
-                node.value = list(zip(children[::2], children[1::2])) if is_map else children
+                if isinstance(node, yaml.MappingNode):
+                    node.value = list(zip(children[::2], children[1::2]))
             elif isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
@@ -135,16 +142,6 @@ def _check_limits(event: Any, depth: int, nodes: int) -> None:
     text_chars = len(event.value) if isinstance(event, yaml.ScalarEvent) else 0
     if text_chars > MAX_TEXT_CHARS or len(event.tag or "") > MAX_TEXT_CHARS:
         fail(event, "a text is too long for a registry", f"at most {MAX_TEXT_CHARS} characters")
-
-
-def _node(event: Any, loader: Any) -> yaml.Node:
-    """Return the node of a scalar, or that of a collection without its children."""
-    is_untagged = event.tag is None or event.tag == "!"
-    if type(event) in COLLECTIONS:
-        kind, default = COLLECTIONS[type(event)]
-        return kind(default if is_untagged else event.tag, [], event.start_mark)
-    tag = loader.resolve(yaml.ScalarNode, event.value, event.implicit) if is_untagged else event.tag
-    return yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark, event.style)
 
 
 # From nodes to values ----------------------------------------------------------------------------------------
