@@ -67,28 +67,32 @@ def test_every_action_is_pinned_to_a_commit(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "job"), JOBS)
 def test_a_job_has_no_permission_that_it_does_not_need(name: str, job: str) -> None:
-    allowed = {
-        ("release", "build"): {"contents": "read", "id-token": "write", "attestations": "write"},
-        ("release", "publish"): {"id-token": "write"},
-    }
+    publishes = (name, job) == ("release", "publish")
+    permissions = {"contents": "read", "id-token": "write", "attestations": "write"} if publishes else None
     assert WORKFLOWS[name]["permissions"] == {"contents": "read"}
-    assert WORKFLOWS[name]["jobs"][job].get("permissions") == allowed.get((name, job))
+    assert WORKFLOWS[name]["jobs"][job].get("permissions") == permissions
     assert "secrets." not in TEXTS[name] and "pull_request_target" not in TEXTS[name]
     for step in steps(name, job):
         if "actions/checkout" in step.get("uses", ""):
             assert step["with"] == {"persist-credentials": False}
 
 
-def test_a_tag_is_built_attested_and_published_by_the_trusted_publisher() -> None:
+def test_a_tag_is_tested_built_attested_and_published_by_the_trusted_publisher() -> None:
     release = WORKFLOWS["release"]
     assert release[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads "on" as true
-    actions = [step.get("uses", step.get("run", "")).partition("@")[0] for step in steps("release", "build")]
-    assert actions[-3:] == [
-        './dev build "$GITHUB_REF_NAME"',
-        "actions/attest-build-provenance",
-        "actions/upload-artifact",
-    ]
+    assert [job.get("needs") for job in release["jobs"].values()] == [None, "verify", "build"]
+    runs = {job: [step["run"] for step in steps("release", job) if "run" in step] for job in release["jobs"]}
+    assert runs == {
+        "verify": ["./dev check", "./dev test"],
+        "build": ['./dev build "$GITHUB_REF_NAME"'],
+        "publish": [],  # what can sign and publish runs no code of ours, nor of a requirement
+    }
     publish = release["jobs"]["publish"]
-    assert publish["needs"] == "build" and publish["environment"]["name"] == "pypi"
-    last = publish["steps"][-1]
-    assert last["uses"].startswith("pypa/gh-action-pypi-publish@") and "with" not in last  # neither a user nor a token
+    assert publish["environment"]["name"] == "pypi"
+    actions = [step["uses"].partition("@")[0] for step in publish["steps"]]
+    assert actions == [
+        "actions/download-artifact",
+        "actions/attest-build-provenance",
+        "pypa/gh-action-pypi-publish",
+    ]
+    assert "with" not in publish["steps"][-1]  # neither a user nor a token
