@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .costs import cost
     from .data.evaluation import evaluate
     from .data.evaluation_report import EvaluationReport
+    from .data.runner import RunReport, run
     from .data.sources import open_images
     from .exporters.api import export
     from .exporters.report import ExportReport
@@ -46,6 +47,7 @@ __all__ = [
     "Plugin",
     "Prediction",
     "QuantizedNetwork",
+    "RunReport",
     "compare_forms",
     "compile",
     "cost",
@@ -61,6 +63,7 @@ __all__ = [
     "preprocess",
     "quantize",
     "register",
+    "run",
     "save_checkpoint",
     "to_deploy",
     "unregister",
@@ -75,6 +78,7 @@ _LAZY_EXPORTS = {
     "Plugin": "registry.plugins",
     "Prediction": "image.predict",
     "QuantizedNetwork": "inference.quantized_network",
+    "RunReport": "data.runner",
     "compare_forms": "reparam.equivalence",
     "compile": "inference.api",
     "cost": "costs",
@@ -90,6 +94,7 @@ _LAZY_EXPORTS = {
     "preprocess": "image.preprocess",
     "quantize": "inference.quantize",
     "register": "registry.registered",
+    "run": "data.runner",
     "save_checkpoint": "checkpoints",
     "to_deploy": "reparam.to_deploy",
     "unregister": "registry.registered",

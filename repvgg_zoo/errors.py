@@ -25,7 +25,8 @@
     ├── FormError (ValueError)                train or deploy form does not allow this
     ├── EquivalenceError (ArithmeticError)    two forms disagree, or cannot be fused
     ├── QuantizationError (ArithmeticError)   a quantized network would be too inaccurate
-    └── ClosedError (ValueError)              a compiled network was closed
+    ├── ClosedError (ValueError)              a compiled network was closed
+    └── WorkerLostError (RuntimeError)        workers of a run end again and again, or none can be started
 """
 
 from __future__ import annotations
@@ -250,3 +251,14 @@ class QuantizationError(ZooError, ArithmeticError):
 
 class ClosedError(ZooError, ValueError):
     """A compiled network was called after it was closed, or in a forked process."""
+
+
+class WorkerLostError(ZooError, RuntimeError):
+    """Workers of a run end again and again, or none can be started; ``shard`` is the shard that they had, if any.
+
+    What was finished before stays so: the same call again continues the run.
+    """
+
+    def __init__(self, message: str, *, shard: Optional[str] = None, **data: Any) -> None:
+        super().__init__(message, **data)
+        self.shard = shard

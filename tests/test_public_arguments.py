@@ -180,6 +180,26 @@ TABLE = {
         {"path_or_mapping": {"schema": 1, "variants": {}}},
         {"path_or_mapping": [*NOT_PATHS, {}, {"schema": 1}, {1: 2}, "missing.yaml"], "exist_ok": [None, *NOT_FLAGS]},
     ),
+    "run": (
+        {"job": "predict", "sources": lambda: [(IMAGE, "1")], "output": "out", "model": "RepVGG_N0", "workers": 1},
+        {
+            "job": [*NOT_TEXT, "train", "Predict"],
+            "sources": [None, 5, b"x", {}, [], "missing", object()],
+            "output": [*NOT_PATHS, __file__],
+            "model": [None, 5, b"RepVGG_N0", [], "resnet50", object()],
+            "engine": [*NOT_TEXT, "spark", "threads"],
+            "workers": NOT_POSITIVE,
+            "address": [5, b"auto", ["auto"], True, "auto"],
+            "part": [5, b"1/2", "0/2", "3/2", "1", (1,), (0, 2), True, 2.5],
+            "labels": [5, b"x.csv", "missing.csv"],
+            "class_names": [5, ["a"], "missing.txt", b"x"],
+            "format": [*NOT_TEXT, "json"],
+            "shard_size": NOT_POSITIVE,
+            "batch_size": NOT_POSITIVE,
+            "topk": NOT_POSITIVE,
+            "on_error": [*NOT_TEXT, "ignore"],
+        },
+    ),
     "save_checkpoint": (
         {"path": "out.pkl", "weights": lambda: dict(load_checkpoint(repvgg_zoo.fetch("RepVGG_N0")).state_dict)},
         {

@@ -26,6 +26,7 @@ EXIT_CODES: Tuple[Tuple[Type[BaseException], int], ...] = (
     (errors.DependencyError, 7),
     (errors.UnavailableError, 7),
     (errors.CacheError, 5),
+    (errors.WorkerLostError, 8),
     (errors.ZooError, 6),
     (ModuleNotFoundError, 7),
     (OSError, 5),
@@ -46,6 +47,7 @@ EXIT_CODE_MEANINGS: Mapping[int, str] = {
     5: "the cache, the disk or a file cannot be read or written",
     6: "a checkpoint or bundle is damaged, of an unknown format, or does not fit",
     7: "a package is missing or too old",
+    8: "workers of a run were lost; the same command continues it",
     EX_SOFTWARE: "a bug in repvgg-zoo or MegEngine",
     EXIT_SIGINT: "interrupted with Ctrl-C",
 }

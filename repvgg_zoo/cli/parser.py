@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "quantize": Command("quantize", "quantize a checkpoint to int8, calibrated on images"),
         "export": Command("export", "write a network as ONNX, or for MegEngine Lite"),
         "predict": Command("predict", "predict the classes of images"),
+        "features": Command("features", "write the pooled features of images"),
         "evaluate": Command("evaluate", "measure the accuracy on your own labeled images"),
         "compare": Command("compare", "compare the outputs of the train form and the deploy form"),
         "bench": Command("bench", "measure the latency of both forms and of the compiled network"),

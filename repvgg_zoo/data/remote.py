@@ -55,7 +55,7 @@ def expand_braces(text: str) -> List[str]:
 
 def open_binary(path: str) -> BinaryIO:
     """Open a file or a URL for reading, within ``read_errors``."""
-    return cast(BinaryIO, _megfile(path).smart_open(path, "rb")) if is_url(path) else Path(path).open("rb")
+    return cast(BinaryIO, megfile_for(path).smart_open(path, "rb")) if is_url(path) else Path(path).open("rb")
 
 
 def read(url: str) -> bytes:
@@ -67,14 +67,14 @@ def read(url: str) -> bytes:
 def size_of(path: str) -> int:
     """Return the size of a file or of what a URL names."""
     with read_errors(path):
-        return int(_megfile(path).smart_getsize(path)) if is_url(path) else Path(path).stat().st_size
+        return int(megfile_for(path).smart_getsize(path)) if is_url(path) else Path(path).stat().st_size
 
 
 def list_remote_images(url: str) -> Dict[str, Optional[int]]:
     """Return the paths and sizes of the images in a folder at a URL, sorted by path."""
     root = url.rstrip("/") + "/"
     with read_errors(url):
-        entries = list(_megfile(url).smart_scan_stat(root))
+        entries = list(megfile_for(url).smart_scan_stat(root))
     sizes = {entry.path[len(root) :]: entry.stat.size for entry in entries}
     images = {name: sizes[name] for name in sorted(sizes) if name.lower().endswith(IMAGE_SUFFIXES)}
     if not images:
@@ -104,7 +104,8 @@ def where(path: str) -> Dict[str, str]:
     return {"url": path} if is_url(path) else {"path": path}
 
 
-def _megfile(url: str) -> Any:
+def megfile_for(url: str) -> Any:
+    """Return the module megfile; raise DependencyError, which names the URL, if it is not installed."""
     try:
         import megfile
     except ImportError as error:

@@ -24,7 +24,7 @@ from tests.registry.installed import install, registry
 from .terminal import Terminal
 
 NAMES = {"NAME", "NAME|FILE", "PATTERN", "SOURCE"}
-CHOICES = {"ACTION", "CHECK", "KEY", "SHELL", "TAG"}
+CHOICES = {"ACTION", "CHECK", "ENGINE", "FORMAT", "KEY", "SHELL", "TAG"}
 # Left to the shell, which completes paths.
 OTHERS = {
     *(
@@ -45,7 +45,7 @@ OTHERS = {
         "PERCENT",
         "DAYS",
     ),
-    *("TEXT", "WORD", "SIZE", "PREFIX", "CSV", "DATA", "FIGURE"),
+    *("TEXT", "WORD", "SIZE", "PREFIX", "ADDRESS", "CSV", "DATA", "FIGURE", "K/N"),
 }
 
 

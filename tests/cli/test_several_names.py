@@ -32,6 +32,7 @@ READING_A_FILE = {
     "quantize": ["quantize", MISSING, "out.safetensors", "--images", __file__],
     "export": ["export", MISSING, "out.onnx"],
     "evaluate": ["evaluate", MISSING, __file__],
+    "features": ["features", MISSING, ".", "--output", "out"],
     "compare": ["compare", MISSING],
     "bench": ["bench", MISSING],
     "registry draft": ["registry", "draft", MISSING],

@@ -14,6 +14,7 @@ from ...registry.specs import CheckpointSpec
 from ..common import add_fetch_options, fetch
 from ..console import Result, pluralize, style, table
 from ..megengine_setup import default_to_cpu
+from ..run_options import add_run_options, check_no_run_options, run_job, run_result
 
 if TYPE_CHECKING:
     from ...checkpoints import Checkpoint
@@ -28,6 +29,11 @@ is not in the cache, once an image was read.
 
 Exit code 1 if an image could not be read, 5 if one does not exist; the others
 are still predicted.
+
+With --output, for any number of images on many cores or machines: a CSV or
+Parquet file for each shard of the images is written into FOLDER, and the same
+command again continues a run that was interrupted. IMAGE may then also be a tar
+file, or a URL.
 """
 EXAMPLES = (
     "repvgg-zoo predict digit.png --model RepVGG_N0",
@@ -35,14 +41,13 @@ EXAMPLES = (
     "repvgg-zoo predict digit.png --model n0 --output-image result.png",
     "repvgg-zoo convert RepVGG_N0 own.pkl --force",
     "repvgg-zoo predict . --model own.pkl --json",
+    "repvgg-zoo predict digits --model n0 --output predictions --workers 2",
 )
 DEFAULT_MODEL = "RepVGG_A0"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, GIF, BMP or TIFF, or a folder"
-    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, WebP, GIF, BMP or TIFF, or a folder")
     parser.add_argument(
         "--model",
         metavar="NAME|FILE",
@@ -55,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output-image", type=Path, metavar="OUT", help="draw IMAGE and its classes into this file")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
+    parser.add_argument("--output", metavar="FOLDER", help="write a file for each shard of the images into it")
+    add_run_options(parser)
     add_fetch_options(parser)
 
 
@@ -62,11 +69,14 @@ def run(args: argparse.Namespace) -> Result:
     target = find_model_or_file(args.model)
     model = target if isinstance(target, Path) else find_checkpoint(*target)
     validate(args)
+    if args.output is not None:
+        report = run_job("predict", args.model, args.images, args, topk=args.topk, class_names=args.labels)
+        return run_result(report)
     from ...image.folder import find_images
     from ...image.label_file import read_label_file
 
     labels = None if args.labels is None else read_label_file(args.labels.expanduser())
-    images = find_images(path.expanduser() for path in args.images)
+    images = find_images(Path(image).expanduser() for image in args.images)
     rows, preprocessing_source = predict_all(images, model, labels, args)
     output_image: Optional[Path] = args.output_image if rows[0]["predictions"] else None
     name = str(model) if isinstance(model, Path) else model.name
@@ -173,9 +183,13 @@ def validate(args: argparse.Namespace) -> None:
     if args.topk < 1:
         raise ArgumentError(f"--topk is {args.topk}", expected="an integer of at least 1", actual=args.topk)
     path = args.output_image
+    if args.output is not None and path is not None:
+        raise ArgumentError("--output-image is not for --output", actual=str(path), hint="leave one of them out")
+    if args.output is None:
+        check_no_run_options(args)
     if path is None:
         return
-    if len(args.images) > 1 or args.images[0].is_dir():
+    if len(args.images) > 1 or Path(args.images[0]).is_dir():
         raise ArgumentError("--output-image draws one IMAGE", actual=len(args.images), hint="one command for each")
     from PIL import Image
 

@@ -1,0 +1,107 @@
+"""The engine "ray": actors of Ray core on the nodes of a cluster, one core each.
+
+Ray never restarts an actor or a call here (``max_restarts=0``, ``max_task_retries=0``): those wait for ever if the node
+with the cores is gone. ``pool.share_out`` starts another actor instead, on whichever node has a free core.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
+
+from ..._cpu import usable_cores
+from ...errors import DependencyError
+from ..manifest import ShardRecord
+from ..tasks import Plan, Task
+from ..worker import Worker
+from .pool import START_TIMEOUT_S, LostError, share_out
+
+try:
+    import ray
+except ModuleNotFoundError as error:
+    raise DependencyError(
+        "engine='ray' needs ray, which is not installed",
+        expected="ray",
+        hint="pip install 'repvgg-zoo[ray]', on each node, in the same version",
+    ) from error
+
+
+def distribute(
+    plan: Plan,
+    tasks: Sequence[Task],
+    workers: Optional[int],
+    address: Optional[str],
+    *,
+    start_timeout: float = START_TIMEOUT_S,
+) -> Iterator[ShardRecord]:
+    """Yield the records of the tasks, computed by actors, by default one for each core of the cluster.
+
+    ``address`` is that of a cluster, "auto" for the one that this machine belongs to; without it, this machine is one.
+    A process that has called ``ray.init`` stays with its own.
+    """
+    was_connected = ray.is_initialized()
+    if not was_connected:
+        # Never without an address, as ray then takes what a file in /tmp says, which outlives its cluster.
+        local: Dict[str, Any] = (
+            {"num_cpus": workers or usable_cores(), "include_dashboard": False} if address is None else {}
+        )
+        ray.init(address=address or "local", log_to_driver=False, **local)
+    try:
+        cores = int(ray.cluster_resources().get("CPU", 0))
+        yield from share_out(ActorFleet(plan), tasks, workers or max(cores, 1), start_timeout=start_timeout)
+    finally:
+        if not was_connected:
+            ray.shutdown()
+
+
+class ActorFleet:
+    """Actors, each with at most one call that has not been answered."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._actor_class: Any = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Actor)
+        self._plan = plan
+        self._calls: Dict[Any, Any] = {}
+
+    def start(self) -> Any:
+        actor = self._actor_class.remote(self._plan)
+        self._calls[actor] = actor.prepare.remote()
+        return actor
+
+    def submit(self, worker: Any, task: Task) -> None:
+        self._calls[worker] = worker.run.remote(task)
+
+    def wait(self, workers: Sequence[Any], timeout: float) -> List[Any]:
+        by_call = {self._calls[worker]: worker for worker in workers}
+        ready, _ = ray.wait(list(by_call), num_returns=1, timeout=timeout)
+        return [by_call[call] for call in ready]
+
+    def answer(self, worker: Any) -> Union[ShardRecord, Exception, None]:
+        try:
+            answer: Union[ShardRecord, Exception, None] = ray.get(self._calls[worker])
+        except ray.exceptions.RayTaskError as error:  # Actor returns its own errors, so this is from before it ran
+            return DependencyError(
+                f"a node cannot run this package: {error.cause}", hint="install the same versions on each node"
+            )
+        except ray.exceptions.RayError as error:
+            raise LostError(
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            ) from None
+        return answer
+
+    def stop(self, worker: Any) -> None:
+        self._calls.pop(worker)
+        ray.kill(worker, no_restart=True)
+
+
+class Actor:
+    """A worker in an actor; its errors are answers, as Ray would wrap those that are raised."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._worker = Worker(plan)
+
+    def prepare(self) -> Optional[Exception]:
+        """Open the network."""
+        return self._worker.attempt(self._worker.prepare)
+
+    def run(self, task: Task) -> Union[ShardRecord, Exception]:
+        """Compute and commit a shard."""
+        return self._worker.attempt(lambda: self._worker.run(task))
