@@ -27,9 +27,16 @@ autodoc_typehints_description_target = "documented"
 
 def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", drop_generated_docstring)
+    app.connect("html-page-context", level_captions, priority=900)  # after the theme, which makes the navigation
 
 
 def drop_generated_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: List[str]) -> None:
     """The fields of a named tuple keep their types; "Alias for field number 0" tells a reader nothing."""
     if lines and lines[0].startswith("Alias for field number"):
         del lines[:]
+
+
+def level_captions(app: Any, pagename: str, templatename: str, context: Any, doctree: Any) -> None:
+    """Sphinx gives the captions of the navigation the role of a heading and no level, which screen readers need."""
+    tree = str(context.get("furo_navigation_tree", ""))
+    context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')

@@ -47,7 +47,7 @@ def test_it_has_every_checkpoint_and_every_variant(catalog: Browser) -> None:
 def test_a_click_on_a_head_sorts_and_a_second_one_turns_it_round(catalog: Browser) -> None:
     top1 = catalog.all("table.catalog thead button")[1]
     for order, reverse in (("descending", True), ("ascending", False)):
-        top1.click()
+        catalog.click(top1)
         values = [float(text) for text in column(catalog, 1) if text != "–"]
         assert values == sorted(values, reverse=reverse) and len(values) > 50
         assert column(catalog, 1)[-1] == "–", "rows without a value stay at the end"
@@ -55,7 +55,7 @@ def test_a_click_on_a_head_sorts_and_a_second_one_turns_it_round(catalog: Browse
 
 
 def test_names_are_in_natural_order(catalog: Browser) -> None:
-    catalog.all("table.catalog thead button")[0].click()
+    catalog.click(catalog.all("table.catalog thead button")[0])
     variants = list(dict.fromkeys(name.split(".")[0] for name in names(catalog)))
     assert variants == repvgg_zoo.list_models()
 
@@ -89,7 +89,7 @@ def test_a_field_leaves_the_rows_that_pass_it(catalog: Browser, label: str) -> N
     for point in catalog.all(".catalog-plot [data-view=macs] a"):
         is_faded = "faded" in point.get_attribute("class").split()
         assert is_faded == (point.get_attribute("data-variant") not in visible)
-    catalog.one(".catalog-filter button").click()
+    catalog.click(catalog.one(".catalog-filter button"))
     assert len(names(catalog)) == every
 
 
@@ -97,7 +97,7 @@ def test_the_plot_has_a_view_for_each_axis_and_its_points_are_links(catalog: Bro
     choices = catalog.all(".catalog-views input")
     assert len(choices) >= 4 and catalog.one(".catalog-views").is_displayed()
     for choice in choices:
-        choice.click()
+        catalog.click(choice)
         views = [view for view in catalog.all("[data-view]") if view.is_displayed()]
         assert [view.get_attribute("data-view") for view in views] == [choice.get_attribute("value")]
         assert views[0].find_elements("css selector", "a[href*='catalog/RepVGG']")
@@ -122,11 +122,9 @@ def test_without_javascript_it_is_a_plain_table(browser: Browser, size: tuple[in
 
 def test_a_stranger_gets_from_the_first_page_to_an_onnx_file_in_five_clicks(browser: Browser, tmp_path: Path) -> None:
     browser.open("index.html")
-    clicks = ("a[href='catalog.html']", "table.catalog a[href^='catalog/RepVGG_N0.html']", "a[href='#onnx']")
-    for selector in clicks:
-        link = next(one for one in browser.all(selector) if one.is_displayed())
-        browser.run("arguments[0].scrollIntoView({block: 'center'})", link)
-        link.click()
+    for selector in ("a[href='catalog.html']", "table.catalog a[href^='catalog/RepVGG_N0.html']"):
+        browser.click(next(one for one in browser.all(selector) if one.is_displayed()))
+    browser.click(browser.one("#onnx .highlight-python button.copybtn"))
     code = browser.one("#onnx .highlight-python pre").text
     subprocess.run([sys.executable, "-c", code], cwd=str(tmp_path), check=True, timeout=60)
     assert (tmp_path / "RepVGG_N0.onnx").stat().st_size > 500_000

@@ -69,7 +69,9 @@ class Catalog(SphinxDirective):
         models = [model for model in shipped_registry().models if not names or model.name in names]
         if part not in PARTS or not models:
             raise self.error(f"{' '.join(self.arguments)} is not a part of the catalog")
-        for path in (registry_path(), *RESULTS.glob("*.json"), *Path(__file__).parent.glob("*.py")):
+        # Sphinx copies scripts and styles only when it writes a page, so a page depends on them too.
+        static = Path(self.env.srcdir) / "_static"
+        for path in (registry_path(), *RESULTS.glob("*.json"), *Path(__file__).parent.glob("*.py"), *static.iterdir()):
             self.env.note_dependency(str(path))
         node = Part("", html=PARTS[part](models), translations={})
         self.set_source_info(node)
