@@ -73,20 +73,28 @@ def compute(
     model = open_model(model)
     preprocessing = metadata_of(model).preprocessing
     assert preprocessing is not None
-    return _compute(model, iter(samples), preprocessing, threads, batch_size, output, on_error == "skip")
+    return _compute(model, preprocessing, iter(samples), threads, batch_size, output, on_error == "skip")
 
 
 def _compute(
     model: Any,
-    samples: Iterator[Sample],
     preprocessing: Preprocessing,
+    samples: Iterator[Sample],
     threads: int,
     batch_size: int,
     output: str,
     skip: bool,
 ) -> Iterator[Output]:
     with ExitStack() as stack:
-        networks = _networks(model, preprocessing, threads, batch_size, output, stack)
+        networks = open_networks(model, preprocessing, threads, batch_size, output, stack)
+        yield from run_networks(networks, preprocessing, samples, batch_size, skip)
+
+
+def run_networks(
+    networks: Sequence[Any], preprocessing: Preprocessing, samples: Iterator[Sample], batch_size: int, skip: bool
+) -> Iterator[Output]:
+    """Yield the outputs as ``compute`` does, on a thread for each of the networks."""
+    with ExitStack() as stack:
         # Networks that are not compiled to kernels run in this thread: MegEngine works in no other one.
         here = None if all(getattr(network, "backend", "eager") != "eager" for network in networks) else networks[0]
         free: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -102,14 +110,14 @@ def _compute(
                 if network is not None:
                     free.put(network)
 
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="repvgg-zoo")
+        pool = ThreadPoolExecutor(len(networks), thread_name_prefix="repvgg-zoo")
         stack.callback(pool.shutdown)
         pending: Deque[Tuple[List[Sample], Future[Any]]] = deque()
         stack.callback(lambda: [future.cancel() for _, future in pending])
         failure: Optional[ZooError] = None
         is_last = False
         while True:
-            while not is_last and len(pending) < BATCHES_AHEAD * threads:
+            while not is_last and len(pending) < BATCHES_AHEAD * len(networks):
                 batch, failure = _take(samples, batch_size)
                 is_last = len(batch) < batch_size
                 if batch:
@@ -177,7 +185,7 @@ def _forward(network: Any, images: Sequence[Any]) -> Any:
     return values
 
 
-def _networks(
+def open_networks(
     model: Any, preprocessing: Preprocessing, threads: int, batch_size: int, output: str, stack: ExitStack
 ) -> List[Any]:
     """Return a network for each thread: one of its own, or the same one where weights would take too much memory."""
@@ -194,7 +202,7 @@ def _networks(
     if PACKED_WEIGHTS * weight_bytes(model) * threads > MEMORY_SHARE * memory_bytes():
         return [compiled(threads)] * threads
     first = compiled(1)
-    return [first] if first.backend == "eager" else [first, *(compiled(1) for _ in range(threads - 1))]
+    return [first] * threads if first.backend == "eager" else [first, *(compiled(1) for _ in range(threads - 1))]
 
 
 def weight_bytes(model: Any) -> int:
