@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 # A good hour on two idle cores, two thirds of it for inference.
-ALL = ("inference", "int8", "scaling", "training", "loading", "startup", "report")
+ALL = ("inference", "int8", "scaling", "training", "evaluate", "loading", "startup", "report")
 # These print a table of their own; the second requires nginx, the third ray.
 OTHERS = ("checkpoints", "download", "scale_out")
 

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
 from .results_file import RESULTS, ROOT, Results, Row, peers_environment, peers_python
 
 PAGE = ROOT / "docs" / "performance.md"
-BENCHMARKS = ("inference", "int8", "scaling", "loading", "startup")
+BENCHMARKS = ("inference", "int8", "scaling", "evaluate", "loading", "startup")
 PEERS = ("torch", "torch channels-last", "onnxruntime", "openvino")
 COLUMNS = ("ours", *PEERS, "megengine eager")
 INT8_COLUMNS = ("ours int8", "onnxruntime int8", "openvino int8")
@@ -65,6 +65,11 @@ quantization (QDQ, unsigned activations, signed weights for each channel), *ours
 all calibrate on the same images, and the first convolution and the head stay float. *Error* is relative to the scale of
 the float32 logits; random weights lose more than trained ones."""
 
+EVALUATE = """\
+From JPEG files of 500 x 375 pixels to logits: decoded, preprocessed, and computed in batches of 16 on two cores. *Ours*
+is what `repvgg_zoo.evaluate` runs; the plain loop is `preprocess` and `compile` with two threads; MegEngine's DataLoader
+feeds the same compiled network, torch's the network in torch. Loops take turns, each in processes of its own."""
+
 LOADING = """\
 RepVGG_B3 (493 MB in train form, 444 MB in deploy form) from files in the publishers' own formats, page cache warm, each
 time in a new process after the imports, until every page of every weight was touched (listing the tensors is not
@@ -112,7 +117,7 @@ def page(sections: Mapping[str, Results], figures: Sequence[str]) -> str:
         INTRODUCTION,
         COMMANDS,
     ]
-    for benchmark, write in zip(BENCHMARKS, (inference, int8, scaling, loading, startup)):
+    for benchmark, write in zip(BENCHMARKS, (inference, int8, scaling, evaluate, loading, startup)):
         if benchmark in sections:
             results = sections[benchmark]
             title, *rest = write(results.rows_of(benchmark), figures)
@@ -264,6 +269,24 @@ def int8(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
         lines.append([case, *texts, format_ratio(int8_ratio(row)), *errors])
     head = ["variant", "ours", "ONNX Runtime", "OpenVINO", "ours, float32", "ours / best peer"]
     return ["## int8", INT8, table([*head, "our error", "ONNX Runtime's error", "OpenVINO's error"], lines)]
+
+
+def evaluate(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
+    lines = []
+    for row in rows:
+        speeds = {
+            name: cell["images_per_second"]["median"] for name, cell in row["loops"].items() if "failed" not in cell
+        }
+        for name, cell in row["loops"].items():
+            text = f"{speeds[name]:.1f}" if name in speeds else f"failed: {cell['failed']}"
+            cpu = f"{cell['cpu_ms']['median']:.1f}" if name in speeds else "-"
+            share = format_ratio(speeds["ours"] / speeds[name]) if {"ours", name} <= set(speeds) else "-"
+            lines.append([row["variant"], name, text, cpu, share])
+    return [
+        "## Evaluating",
+        EVALUATE,
+        table(["variant", "loop", "images/s", "CPU ms for one image", "ours / it"], lines),
+    ]
 
 
 def scaling(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
