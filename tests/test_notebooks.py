@@ -15,6 +15,7 @@ import pytest
 
 import repvgg_zoo
 from repvgg_zoo.checkpoints import LoadReport
+from repvgg_zoo.image.predict import Prediction, Predictions
 from repvgg_zoo.inference.quantization_report import BlockReport, QuantizationReport
 from repvgg_zoo.registry.api import ModelNames
 from repvgg_zoo.reparam.equivalence import Difference, EquivalenceReport
@@ -43,6 +44,7 @@ def objects(text):
     model = spec(text)
     yield from (model, model.checkpoints[0], model._replace(checkpoints=(), no_weights=text), ModelNames([model]))
     yield from reports(text)
+    yield Predictions([Prediction(3, text, 0.5, "n01440764"), Prediction(1, "b", 0.25)])
 
 
 class Table(HTMLParser):
@@ -61,7 +63,7 @@ class Table(HTMLParser):
         self.cells.append(data)
 
 
-@pytest.mark.parametrize("index", range(7))
+@pytest.mark.parametrize("index", range(8))
 def test_a_table_is_nothing_but_cells_whatever_is_in_them(index):
     value = list(objects(HOSTILE))[index]
     table = Table(value._repr_html_())
@@ -90,6 +92,16 @@ def test_names_are_a_list_that_a_notebook_shows_as_a_table():
     names.remove("RepVGG_B1g2")
     cells = Table(names._repr_html_()).cells
     assert "2 variants" in cells and "RepVGG_B1g4" in cells and "RepVGG_B1g2" not in cells
+
+
+def test_predictions_are_a_list_that_a_notebook_shows_as_a_table():
+    images = np.zeros((2, 8, 8), np.uint8)
+    first, _ = predictions = repvgg_zoo.predict("RepVGG_N0", list(images), topk=2)
+    assert type(predictions) is list and isinstance(first, list)
+    assert first == repvgg_zoo.predict("RepVGG_N0", images[0], topk=2)
+    cells = Table(first._repr_html_()).cells
+    assert "2 predictions" in cells and first[0].label in cells and "synset" not in cells
+    assert "50.0 %" in Table(list(objects("cat"))[-1]._repr_html_()).cells
 
 
 def test_every_object_is_one_short_line():

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .._arguments import check_int, check_items, check_text, is_module
 from .._cpu import lower_sync_thread_priority
 from .._escape import escape
+from .._html import html_table
 from ..checkpoints import Checkpoint
 from ..errors import ArgumentError
 from ..registry.specs import CheckpointSpec
@@ -38,6 +39,20 @@ class Prediction:
 
     def __str__(self) -> str:
         return f"{escape(self.label)} {100 * self.probability:.1f} %"
+
+
+class Predictions(List[Prediction]):
+    """The predictions for one image, most probable first: a list, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        with_synsets = any(prediction.synset for prediction in self)
+        rows = ((*_cells(prediction), prediction.synset) if with_synsets else _cells(prediction) for prediction in self)
+        header = ("class", "label", "probability", "synset") if with_synsets else ("class", "label", "probability")
+        return html_table(f"{len(self)} predictions", header, rows)
+
+
+def _cells(prediction: Prediction) -> Tuple[int, str, str]:
+    return prediction.index, prediction.label, f"{100 * prediction.probability:.1f} %"
 
 
 @overload
@@ -94,17 +109,21 @@ def predict(
                 actual=len(names),
                 hint="pass one name for each class",
             )
-    predictions = [top_k(row, names or class_labels(metadata, len(row)), topk) for row in logits]
+    predictions: List[List[Prediction]] = [
+        top_k(row, names or class_labels(metadata, len(row)), topk) for row in logits
+    ]
     return predictions if is_batch else predictions[0]
 
 
-def top_k(logits: NDArray[Any], names: Sequence[Label], k: int) -> List[Prediction]:
+def top_k(logits: NDArray[Any], names: Sequence[Label], k: int) -> Predictions:
     """Return the ``k`` greatest logits as predictions; the names are used if there is one for each class."""
     exp = np.exp(logits - logits.max())
     probabilities = exp / exp.sum()
     labels = names if len(names) == len(logits) else [Label(f"class {index}") for index in range(len(logits))]
     order = np.argsort(-logits, kind="stable")[:k]
-    return [Prediction(int(i), labels[i].name, float(probabilities[i]), labels[i].synset or None) for i in order]
+    return Predictions(
+        Prediction(int(i), labels[i].name, float(probabilities[i]), labels[i].synset or None) for i in order
+    )
 
 
 @contextmanager

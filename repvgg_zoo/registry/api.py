@@ -27,7 +27,7 @@ from .names import (
 )
 from .plugins import PluginEntryPoint, find_plugins, in_namespace, load_plugin, require_single, warn_or_raise
 from .registered import base_registries
-from .specs import CheckpointSpec, ModelSpec, Registry
+from .specs import CheckpointSpec, ModelSpec, Registry, format_macs
 
 Patterns = Union[None, str, Iterable[str]]
 
@@ -95,7 +95,7 @@ class ModelNames(List[str]):
             (
                 model.name,
                 f"{model.params.deploy / 1e6:.2f} M",
-                f"{model.macs.deploy / 1e9:.2f} G",
+                format_macs(model.macs.deploy),
                 top1(model),
                 ", ".join(checkpoint.tag for checkpoint in model.checkpoints),
             )

@@ -200,9 +200,17 @@ def checkpoint_row(checkpoint: CheckpointSpec) -> Tuple[object, ...]:
 
 def format_costs(model: ModelSpec) -> str:
     """Return parameters and MACs of the deploy form, in short."""
-    macs = model.macs.deploy
-    count = f"{macs / 1e9:.2f} G" if macs >= 10**7 else f"{macs / 1e6:.2f} M"  # RepVGG_N0 has 1.00 M
-    return f"{model.params.deploy / 1e6:.2f} M parameters and {count} MACs"
+    return f"{model.params.deploy / 1e6:.2f} M parameters and {format_macs(model.macs.deploy)} MACs"
+
+
+def format_macs(macs: int) -> str:
+    """Return a number of MACs, in short.
+
+    >>> from repvgg_zoo.registry.specs import format_macs
+    >>> format_macs(1361476096), format_macs(996608)
+    ('1.36 G', '1.00 M')
+    """
+    return f"{macs / 1e9:.2f} G" if macs >= 10**7 else f"{macs / 1e6:.2f} M"
 
 
 class Registry:

@@ -16,4 +16,4 @@ def test_a_notebook_runs_and_shows_what_its_cells_print(path: Path, tmp_path: Pa
     for (source, before), (_, now) in zip(expected, printed(run(path, tmp_path))):
         assert now == before, f"{source}\n./dev python -m tests.examples.notebook renews the notebooks"
     tables = [texts for _, texts in expected if "text/html" in texts]
-    assert len(tables) >= 4, "objects show themselves as tables"
+    assert len(tables) >= 5, "objects show themselves as tables"
