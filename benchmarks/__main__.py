@@ -12,8 +12,8 @@ import sys
 
 # A good hour on two idle cores, two thirds of it for inference.
 ALL = ("inference", "int8", "scaling", "training", "evaluate", "loading", "startup", "report")
-# These print a table of their own; the second requires nginx, the third ray.
-OTHERS = ("checkpoints", "download", "scale_out")
+# These print a table of their own; download requires nginx, scale_out ray.
+OTHERS = ("checkpoints", "download", "export", "scale_out")
 
 
 def main() -> int:

@@ -155,6 +155,11 @@ def resident(process: Union[int, str] = "self") -> float:
     return 1024.0 * int(Path(f"/proc/{process}/status").read_text().split("VmRSS:")[1].split()[0])
 
 
+def peak_resident() -> float:
+    """Return the most that the resident memory of this process has been, in bytes."""
+    return 1024.0 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+
 def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 

@@ -63,9 +63,9 @@ def export(
     The report says which checks were made. The same network gives the same bytes.
 
     Raises ArgumentError, also for a network that cannot be exported and for an ONNX file of more than 2 GiB;
-    EquivalenceError if a runtime's outputs differ by more than 1e-5 of their scale (float16, int8: 1e-2); FormError for
-    the train form of deploy weights; DependencyError for ``.mge`` without MegEngine; what ``fetch`` and
-    ``load_checkpoint`` raise; and OSError from the file system.
+    EquivalenceError if a runtime's outputs differ by more than 1e-5 of their scale (float16: 1e-2; int8: one step of
+    an activation, 1/255 or, signed, 1/127); FormError for the train form of deploy weights; DependencyError for
+    ``.mge`` without MegEngine; what ``fetch`` and ``load_checkpoint`` raise; and OSError from the file system.
     """
     file = _check_path(path)
     options = ExportOptions(

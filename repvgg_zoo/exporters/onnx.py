@@ -14,6 +14,7 @@ from .._cpu import usable_cores
 from ..errors import ArgumentError
 from ..inference.api import compile
 from ..inference.ir import NetworkWeights
+from ..inference.quantized import MAX_ACTIVATION, MAX_WEIGHT
 from ..registry.specs import Preprocessing
 from .checks import Outputs, check_read_again, compare_outputs, with_softmax
 from .graph import INPUT, Graph, build_graph, channel_order
@@ -23,9 +24,8 @@ from .report import DYNAMIC, TENSORRT, Check, ExportOptions, ExportReport
 from .source import ExportSource, export_source
 
 # Of an output's scale. Float32's rounding is about 1e-6 over a network this deep; in a quantized one it moves some
-# activations by one of their 255 steps.
-BOUND, BOUND_INT8 = 1e-5, 1e-2
-BOUND_SIGNED = 1e-1  # with half of the steps
+# activations to the next of their steps, and the outputs by no more than one.
+BOUND, BOUND_INT8, BOUND_SIGNED = 1e-5, 1 / MAX_ACTIVATION, 1 / MAX_WEIGHT
 
 Shape = Tuple[int, int, int, int]
 
@@ -94,7 +94,7 @@ def _compare_with_runtimes(
         try:
             run = load()
             if expected is None:
-                expected = _own_outputs(source, graph, _network_input(images, preprocessing), shape)
+                expected = _own_outputs(source, graph, _network_input(images, preprocessing), shape, signed)
         except ImportError as error:
             checks.append(Check(name, None, f"not compared, as {error.name} is not installed"))
             continue
@@ -120,28 +120,33 @@ def _network_input(images: NDArray[Any], preprocessing: Optional[Preprocessing])
     return np.ascontiguousarray(((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2))
 
 
-def _own_outputs(source: ExportSource, graph: Graph, images: NDArray[Any], shape: Shape) -> Outputs:
+def _own_outputs(source: ExportSource, graph: Graph, images: NDArray[Any], shape: Shape, signed: bool) -> Outputs:
     """Return the outputs of our kernels by name; raise ImportError where there are none."""
     from ..inference.jit.engine import host_microkernel_config, is_supported
     from ..inference.kernel_runner import KernelRunner
     from ..inference.lowering import lower
+    from ..inference.simulation import simulate
 
-    if source.quantized is not None:
+    if not is_supported():
+        raise ImportError("no kernels", name="a processor with AVX2 or NEON")
+    threads = usable_cores()
+    if isinstance(source.weights, NetworkWeights):
+        # Without Winograd, whose rounding is larger.
+        plan = lower(source.weights, shape, threads=threads, config=host_microkernel_config(), low_memory=True)
+        runner = KernelRunner(plan, threads)
+        try:
+            outputs = dict(zip([output.name for output in graph.outputs], runner(images)))
+        finally:
+            runner.close()
+    elif signed:
+        # The kernels have no such steps.
+        simulated = simulate(source.weights, images, threads, MAX_WEIGHT)
+        outputs = {name or graph.outputs[0].name: array for name, array in simulated.items()}
+    else:
+        assert source.quantized is not None
         with compile(source.quantized, batch_size=shape[0], image_size=shape[2:]) as compiled:
             result = compiled(images)
         outputs = result if isinstance(result, dict) else {graph.outputs[0].name: result}
-        return with_softmax(outputs)
-    assert isinstance(source.weights, NetworkWeights)
-    if not is_supported():
-        raise ImportError("no kernels", name="a processor with AVX2 or NEON")
-    threads, config = usable_cores(), host_microkernel_config()
-    # Without Winograd, whose rounding is larger.
-    plan = lower(source.weights, shape, threads=threads, config=config, low_memory=True)
-    runner = KernelRunner(plan, threads)
-    try:
-        outputs = dict(zip([output.name for output in graph.outputs], runner(images)))
-    finally:
-        runner.close()
     return with_softmax(outputs)
 
 
@@ -161,13 +166,16 @@ def _onnxruntime() -> Run:
     return run
 
 
+# Its default on some processors is bfloat16, and its sums of int8 products overflow on those without VNNI.
+OPENVINO_CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
+
+
 def _openvino() -> Run:
     import openvino
 
     def run(path: Path, images: NDArray[Any]) -> Outputs:
         core = openvino.Core()
-        # Its default on some processors is bfloat16.
-        model = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        model = core.compile_model(core.read_model(str(path)), "CPU", OPENVINO_CONFIG)
         results = model(images)
         return {output.any_name: results[output] for output in model.outputs}
 

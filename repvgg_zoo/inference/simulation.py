@@ -7,7 +7,7 @@ difference is a hundredth of that between one step of an activation and the next
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,12 +96,37 @@ def batches(images: NDArray[Any], size: int) -> Iterator[Tuple[NDArray[Any], int
         yield np.ascontiguousarray(part, np.float32), count
 
 
-def round_input(x: NDArray[Any], scale: float) -> None:
-    """Round an activation in place to the 256 values that a quantized layer with this ``input_scale`` can take."""
-    x *= np.float32(1 / scale)
+def round_input(x: NDArray[Any], scale: float, steps: int = MAX_ACTIVATION) -> None:
+    """Round an activation in place to the values that a quantized layer with this ``input_scale`` can take.
+
+    With fewer ``steps``, the range stays the same.
+    """
+    step = scale * (MAX_ACTIVATION / steps)
+    x *= np.float32(1 / step)
     np.rint(x, out=x)
-    np.minimum(x, MAX_ACTIVATION, out=x)
-    x *= np.float32(scale)
+    np.minimum(x, steps, out=x)
+    x *= np.float32(step)
+
+
+def simulate(weights: QuantizedWeights, images: NDArray[Any], threads: int, steps: int) -> Dict[str, NDArray[Any]]:
+    """Return the feature maps (N, C, H, W) by name, or the one output (N, classes or C) as "".
+
+    The activations have this number of ``steps`` in the range that they were calibrated to.
+    """
+    outputs = {}
+    count, channels, height, width = images.shape
+    with LayerwiseNetwork(simulated(weights), (count, channels, height, width), threads) as network:
+        network.start(images)
+        for index, layer in enumerate(weights.layers):
+            if isinstance(layer, QuantizedConvLayer):
+                round_input(network.input(index), layer.input_scale, steps)
+            network.run_layer(index)
+            if layer.feature is not None:
+                outputs[layer.feature] = network.output(index).transpose(0, 3, 1, 2).copy()
+        output = network.head()
+        if output is not None:
+            outputs[""] = output.copy()
+    return outputs
 
 
 def measure_noise(

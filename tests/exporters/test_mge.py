@@ -7,10 +7,11 @@ import json
 import megengine.module as M
 import numpy as np
 import pytest
+from megengine import Tensor
 
 import repvgg_zoo
 from repvgg_zoo.errors import ArgumentError
-from repvgg_zoo.exporters.mge_file import MARKER, read_mge_metadata
+from repvgg_zoo.exporters.mge_file import MARKER, read_mge_metadata, run_mge
 from repvgg_zoo.models import RepVGG
 
 TINY = {"num_blocks": (1, 1, 1, 1), "width_multiplier": (0.25, 0.25, 0.25, 0.25), "num_classes": 5}
@@ -26,6 +27,17 @@ def test_a_named_network_runs_in_both_runtimes_and_says_what_it_is(tmp_path):
     entries = read_mge_metadata(tmp_path / "n0.mge")
     assert (entries["variant"], entries["checkpoint"], entries["license"]) == ("RepVGG_N0", "RepVGG_N0.digits", "MIT")
     assert json.loads(entries["class_names"]) == [str(digit) for digit in range(10)]
+
+
+def test_a_file_runs_on_batches_and_images_of_any_size(tmp_path):
+    network = repvgg_zoo.create("RepVGG_N0", pretrained=True, deploy=True)
+    repvgg_zoo.export(network, tmp_path / "n0.mge", batch=1)
+    images = np.random.RandomState(0).standard_normal((3, 1, 40, 48)).astype(np.float32)
+    expected = network(Tensor(images)).numpy()
+    outputs = run_mge(tmp_path / "n0.mge", images)
+    assert list(outputs) == RUNTIMES
+    for runtime in RUNTIMES:
+        assert np.abs(outputs[runtime]["logits"] - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_weights_are_stored_in_half_of_the_size(tmp_path):

@@ -13,10 +13,12 @@ import pytest
 from megengine import Tensor
 
 import repvgg_zoo
-from repvgg_zoo.errors import ArgumentError, CheckpointFormatError, FormError, StateError
+from repvgg_zoo.errors import ArgumentError, CheckpointFormatError, EquivalenceError, FormError, StateError
+from repvgg_zoo.exporters.checks import compare_outputs
 from repvgg_zoo.exporters.graph import build_graph
 from repvgg_zoo.exporters.onnx_file import IR_VERSION, MAX_FIELDS, OPSET, read_onnx, write_onnx
 from repvgg_zoo.exporters.source import export_source
+from repvgg_zoo.inference.simulation import simulate
 from repvgg_zoo.models import RepVGG, RepVGGplus
 from repvgg_zoo.registry.specs import SESpec
 
@@ -111,7 +113,7 @@ def test_a_quantized_graph_computes_what_the_kernels_do(quantized):
     expected = expected if isinstance(expected, dict) else {"logits": expected}
     actual = onnx_reference.run(graph, x)
     # Rounding in float32 moves few activations by one of their 255 steps.
-    assert all(np.abs(actual[key] - value).max() <= 1e-2 * np.abs(value).max() for key, value in expected.items())
+    assert all(np.abs(actual[key] - value).max() <= np.abs(value).max() / 255 for key, value in expected.items())
 
 
 def test_signed_activations_have_half_of_the_steps(quantized):
@@ -292,3 +294,28 @@ def test_a_file_of_more_fields_than_any_real_one_has_is_refused(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"\x08\x08" * (MAX_FIELDS + 1))
     with pytest.raises(CheckpointFormatError, match="fields"):
         read_onnx(tmp_path / "x.onnx")
+
+
+# What runtimes compute -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("error", "is_refused"), [(9e-6, False), (1.1e-5, True), (float("nan"), True)])
+def test_outputs_that_differ_by_more_than_the_bound_are_refused(error, is_refused):
+    expected = {"stage1": np.array([1.0, -2.0]), "stage2": np.array([4.0])}
+    outputs = {"stage1": np.array([1.0, -2.0 * (1 + error)]), "stage2": np.array([4.0])}
+    if not is_refused:
+        check = compare_outputs("ONNX Runtime", outputs, expected, 1e-5, "a hint")
+        assert check.error == pytest.approx(error)
+        return
+    with pytest.raises(EquivalenceError, match="ONNX Runtime's outputs differ") as caught:
+        compare_outputs("ONNX Runtime", outputs, expected, 1e-5, "a hint")
+    assert caught.value.hint == "a hint"
+
+
+def test_simulated_steps_are_those_of_the_signed_file(quantized):
+    x = images(quantized, count=2)
+    expected = onnx_reference.run(graph_of(quantized, signed=True), x)
+    actual = simulate(quantized.weights, x, threads=1, steps=127)
+    for name, value in expected.items():
+        key = name if quantized.weights.returns_features else ""
+        assert np.abs(actual[key] - value).max() <= np.abs(value).max() / 127

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Dict, NamedTuple, Tuple
 
 
 class Case(NamedTuple):
@@ -14,6 +14,14 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.variant}.{self.publisher}"
+
+    @property
+    def image_sizes(self) -> Dict[str, Tuple[int, int]]:
+        """The sizes of the images, by the name of the file that has them and their logits."""
+        sizes = {f"{self.name}.npz": (self.image_size, self.image_size)}
+        if self.image_size == 224:
+            sizes[f"{self.name}.small.npz"] = (96, 128)
+        return sizes
 
 
 # All 15 variants, each publisher, and both of torch's encodings; some at the size that they are used at.

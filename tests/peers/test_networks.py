@@ -6,14 +6,13 @@ and it is removed before the next: all of them are 6 GB.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from megengine import Tensor
 from network_cases import CASES
-from processes import ask, peer
+from processes import answer, ask, peer
 
 import repvgg_zoo
 
@@ -75,19 +74,28 @@ def test_the_layout_is_detected_and_only_counters_are_skipped(case, file):
 def test_an_exported_file_gives_the_peers_logits_in_other_runtimes(case, file, form, runner, tmp_path, capsys):
     if case.publisher not in ("timm", "official") or (form == "train" and case.image_size != 224):
         pytest.skip("the same graph as another case")
-    size = case.image_size if case.image_size == 224 else "dynamic"
-    repvgg_zoo.export(file, tmp_path / "x.onnx", image_size=size, deploy=form == "deploy")
-    request = {"model": str(tmp_path / "x.onnx"), "data": str(file.parent / f"{case.name}.npz"), "form": form}
-    errors = json.loads(ask(runner, json.dumps(request)))
+    repvgg_zoo.export(file, tmp_path / "x.onnx", image_size="dynamic", deploy=form == "deploy")
+    data = [file.with_name(name) for name in case.image_sizes]
+    errors = answer(runner, {"model": tmp_path / "x.onnx", "data": data, "outputs": {"logits": form}})
     with capsys.disabled():
         print(f"\n  {case.name}, ONNX of the {form} form: relative error {max(errors.values()):.1e}", end="")
-    assert len(errors) == 6 and max(errors.values()) <= EXPORT_BOUND, errors
+    assert len(errors) == 6 * len(data) and max(errors.values()) <= EXPORT_BOUND, errors
 
 
-def test_a_network_goes_back_to_torch(case, file, runner, tmp_path):
-    if case.name not in ("RepVGG_A0.timm", "RepVGG_B1g4.timm"):
-        pytest.skip("one with groups and one without")
+# With groups and without, and with each kind of SE.
+BACK_TO_TORCH = (
+    "RepVGG_A0.timm",
+    "RepVGG_B1g4.timm",
+    "RepVGG_D2se.timm",
+    "RepVGG_B1g2.official",
+    "RepVGGplus_L2pse.official",
+)
+
+
+def test_a_network_goes_back_to_its_publishers_code(case, file, runner, tmp_path):
+    if case.name not in BACK_TO_TORCH:
+        pytest.skip("the same layers as another case")
     network = repvgg_zoo.create(case.variant, checkpoint=file)
-    repvgg_zoo.save_checkpoint(tmp_path / "x.pth", network, layout="timm")
-    request = {"model": str(tmp_path / "x.pth"), "data": str(file.parent / f"{case.name}.npz"), "form": "train"}
-    assert json.loads(ask(runner, json.dumps({**request, "variant": case.variant}))) == {"timm": 0.0}
+    repvgg_zoo.save_checkpoint(tmp_path / "x.pth", network, layout=case.publisher)
+    data = file.with_name(f"{case.name}.npz")
+    assert answer(runner, {"state": tmp_path / "x.pth", "case": case.name, "data": data}) == 0

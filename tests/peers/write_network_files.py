@@ -1,8 +1,9 @@
 """Write networks of peers in the publishers' exact formats, with their logits (run by `./dev test-peers`).
 
 Usage: write_network_files.py FOLDER. It reads the names of cases from standard input, a line each. For each it writes
-NAME.<suffix>, a file with random weights and BN statistics under the publisher's own keys, and NAME.npz: the input, and
-the logits in both forms; then it prints the path of the first. All of them together take 6 GB.
+NAME.<suffix>, a file with random weights and BN statistics under the publisher's own keys, and for each size of images
+NAME.npz or NAME.small.npz: the input, and the logits in both forms; then it prints the path of the first. All of them
+together take 6 GB.
 """
 
 from __future__ import annotations
@@ -52,11 +53,13 @@ def write(case: Case, folder: Path) -> Path:
     torch.manual_seed(0)
     network = randomized(build(case)).eval()
     path = SAVERS[case.encoding](RENAMES[case.publisher](network.state_dict()), folder / case.name)
-    image = torch.randn(2, 3, case.image_size, case.image_size)
+    images = {name: torch.randn(2, 3, *size) for name, size in case.image_sizes.items()}
     with torch.no_grad():
-        train = network(image).numpy()
-        deploy = reparameterize_model(network, inplace=True)(image).numpy()
-    np.savez(folder / f"{case.name}.npz", image=image.numpy(), train=train, deploy=deploy)
+        train = {name: network(image).numpy() for name, image in images.items()}
+        deployed = reparameterize_model(network, inplace=True)
+        deploy = {name: deployed(image).numpy() for name, image in images.items()}
+    for name, image in images.items():
+        np.savez(folder / name, image=image.numpy(), train=train[name], deploy=deploy[name])
     return path
 
 

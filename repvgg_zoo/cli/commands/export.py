@@ -57,8 +57,8 @@ def image_size(text: str) -> Any:
     """Return the argument of --image-size."""
     if text == "dynamic":
         return text
-    height, _, width = text.partition("x")
-    return (int(height), int(width)) if width else int(height)
+    height, separator, width = text.partition("x")
+    return (int(height), int(width)) if separator else int(height)
 
 
 def run(args: argparse.Namespace) -> Result:
