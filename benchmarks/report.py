@@ -67,8 +67,8 @@ the float32 logits; random weights lose more than trained ones."""
 
 EVALUATE = """\
 From JPEG files of 500 x 375 pixels to logits: decoded, preprocessed, and computed in batches of 16 on two cores. *Ours*
-is what `repvgg_zoo.evaluate` runs; the plain loop is `preprocess` and `compile` with two threads; MegEngine's DataLoader
-feeds the same compiled network, torch's the network in torch. Loops take turns, each in processes of its own."""
+is what `repvgg_zoo.evaluate` runs; the plain loop is `preprocess` and `compile` with two threads; MegEngine's
+DataLoader feeds the same compiled network, torch's the network in torch. They take turns, each in its own processes."""
 
 LOADING = """\
 RepVGG_B3 (493 MB in train form, 444 MB in deploy form) from files in the publishers' own formats, page cache warm, each
