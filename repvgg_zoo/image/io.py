@@ -54,6 +54,8 @@ def load_image(image: Any, color_order: str) -> NDArray[Any]:
             stream = stack.enter_context(open_regular_file(source)) if is_path else source
             file = stack.enter_context(Pillow.open(stream, formats=FORMATS))
             size = _byte_count(stream)
+            if file.format in ("JPEG", "MPO"):
+                _check_jpeg_end(stream)
         except Exception as error:
             raise _read_error(name, error) from error
         return _decode(file, mode, name, size)
@@ -98,6 +100,25 @@ def _byte_count(stream: Any) -> Optional[int]:
     except Exception:  # whatever an object that Pillow can read from raises
         return None
     return end
+
+
+def _check_jpeg_end(stream: Any) -> None:
+    """Raise ValueError for a JPEG without its end, such as a download whose rest of the file is still zeros.
+
+    libjpeg would make up the missing pixels. After the header, FF D9 is nothing but the end of the image.
+    """
+    position = stream.tell()
+    stream.seek(0)
+    data = stream.read()
+    stream.seek(position)
+    start = 2
+    while (
+        data[start : start + 1] == b"\xff" and data[start + 1 : start + 2] != b"\xda"
+    ):  # a segment before the first scan
+        is_fill = data[start + 1 : start + 2] == b"\xff"
+        start += 1 if is_fill else 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+    if data.find(b"\xff\xd9", start) < 0:
+        raise ValueError("image file is truncated: its end is missing")
 
 
 def _check_pixels(image: Pillow.Image, name: str, size: Optional[int]) -> None:

@@ -258,3 +258,31 @@ def test_anything_else_is_an_argument_error_with_a_short_message(image):
     with pytest.raises(ArgumentError) as caught:
         load_image(image, "RGB")
     assert len(str(caught.value)) < 500
+
+
+def jpeg(**options) -> bytes:
+    stream = io.BytesIO()
+    pixels = np.random.RandomState(0).randint(0, 256, (64, 80, 3), np.uint8)
+    Image.fromarray(pixels).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def with_thumbnail(data: bytes) -> bytes:
+    """A JPEG whose EXIF segment has a JPEG in it, with an end of its own."""
+    segment = b"Exif\0\0" + jpeg(quality=1)
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + data[2:]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.999])
+@pytest.mark.parametrize("kind", [{}, {"progressive": True}, {"thumbnail": True}], ids=str)
+def test_a_download_that_ends_in_zeros_is_not_decoded(kind, share):
+    data = with_thumbnail(jpeg()) if kind.get("thumbnail") else jpeg(**kind)
+    end = int(share * (len(data) - 2))
+    with pytest.raises(ArgumentError, match="truncated"):
+        load_image(io.BytesIO(data[:end] + bytes(len(data) - end)), "RGB")
+
+
+@pytest.mark.parametrize("rest", [bytes(1000), b"\xff\xda an image of another program", b"\xff"], ids=str)
+def test_what_follows_the_end_of_a_jpeg_does_not_matter(rest):
+    data = with_thumbnail(jpeg())
+    assert np.array_equal(load_image(io.BytesIO(data + rest), "RGB"), load_image(io.BytesIO(jpeg()), "RGB"))
