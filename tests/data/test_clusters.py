@@ -6,6 +6,7 @@ The kinds of faults: a run that waits for ever for a node that is gone, rows tha
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Dict, Iterator
@@ -15,7 +16,7 @@ import pytest
 
 import repvgg_zoo
 from repvgg_zoo.data.ray_data import BatchPredictor
-from repvgg_zoo.errors import WorkerLostError
+from repvgg_zoo.errors import DependencyError, WorkerLostError
 
 from . import runs
 
@@ -103,6 +104,16 @@ def test_dask_loses_a_worker_and_each_row_is_there_once(images: Path, tmp_path: 
         )
     assert (tmp_path / "killed").exists()
     assert report.images == runs.IMAGES and runs.keys(tmp_path / "output") == runs.all_keys(images)
+
+
+@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("dask", "distributed")])
+def test_an_engine_whose_package_is_missing_says_what_to_install(
+    engine: str, package: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DependencyError) as caught:
+        repvgg_zoo.run("predict", images, tmp_path / "output", model="RepVGG_N0", engine=engine)
+    assert f"repvgg-zoo[{engine}]" in str(caught.value.hint) and not (tmp_path / "output").exists()
 
 
 BATCHES: Dict[str, Any] = {

@@ -7,12 +7,18 @@ as it is finished, in any order, and raises what a worker raises.
 from __future__ import annotations
 
 import importlib
-from typing import Iterator, Mapping, Optional, Protocol, Sequence
+from typing import Iterator, Mapping, Optional, Protocol, Sequence, Tuple
 
+from ...errors import DependencyError
 from ..manifest import ShardRecord
 from ..tasks import Plan, Task
 
-ENGINES: Mapping[str, str] = {"processes": "processes", "ray": "ray_core", "dask": "dask_distributed"}
+# Each with its module here, and the package that it needs, which is that of an extra.
+ENGINES: Mapping[str, Tuple[str, Optional[str]]] = {
+    "processes": ("processes", None),
+    "ray": ("ray_core", "ray"),
+    "dask": ("dask_distributed", "distributed"),
+}
 
 
 class Engine(Protocol):
@@ -26,5 +32,15 @@ class Engine(Protocol):
 
 def load_engine(name: str) -> Engine:
     """Return the module of an engine; raise DependencyError if its package is not installed."""
-    engine: Engine = importlib.import_module(f".{ENGINES[name]}", __name__)
+    module, package = ENGINES[name]
+    try:
+        if package is not None:
+            importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise DependencyError(
+            f"engine={name!r} needs {error.name}, which is not installed",
+            expected=package,
+            hint=f"pip install 'repvgg-zoo[{name}]', on each node, in the same version",
+        ) from error
+    engine: Engine = importlib.import_module(f".{module}", __name__)
     return engine

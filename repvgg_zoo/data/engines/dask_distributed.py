@@ -8,23 +8,14 @@ from __future__ import annotations
 import itertools
 import threading
 from contextlib import ExitStack
-from typing import Iterator, Optional, Sequence, Union
+from typing import Any, Iterator, Optional, Sequence, Union
 
 from ..._cpu import usable_cores
-from ...errors import DependencyError, WorkerLostError
+from ...errors import WorkerLostError
 from ..manifest import ShardRecord
 from ..tasks import Plan, Task
 from ..worker import Worker
 from .pool import START_TIMEOUT_S
-
-try:
-    import distributed
-except ModuleNotFoundError as error:
-    raise DependencyError(
-        "engine='dask' needs distributed, which is not installed",
-        expected="distributed",
-        hint="pip install 'repvgg-zoo[dask]', on each node, in the same version",
-    ) from error
 
 _local = threading.local()  # a thread of a worker has a network of its own
 
@@ -36,6 +27,8 @@ def distribute(
 
     ``workers`` is for the latter: a cluster decides by itself how many it has.
     """
+    import distributed
+
     with ExitStack() as stack:
         if address is None:
             cluster = distributed.LocalCluster(
@@ -64,7 +57,7 @@ def distribute(
             yield answer
 
 
-def submit(client: distributed.Client, plan: Plan, task: Task) -> distributed.Future:
+def submit(client: Any, plan: Plan, task: Task) -> Any:
     """Return the future of a shard; equal tasks are not one to Dask, as a run may be repeated on the same cluster."""
     return client.submit(run_task, plan, task, pure=False)
 

@@ -15,15 +15,6 @@ from ..tasks import Plan, Task
 from ..worker import Worker
 from .pool import START_TIMEOUT_S, LostError, share_out
 
-try:
-    import ray
-except ModuleNotFoundError as error:
-    raise DependencyError(
-        "engine='ray' needs ray, which is not installed",
-        expected="ray",
-        hint="pip install 'repvgg-zoo[ray]', on each node, in the same version",
-    ) from error
-
 
 def distribute(
     plan: Plan,
@@ -38,13 +29,15 @@ def distribute(
     ``address`` is that of a cluster, "auto" for the one that this machine belongs to; without it, this machine is one.
     A process that has called ``ray.init`` stays with its own.
     """
+    import ray
+
     was_connected = ray.is_initialized()
     if not was_connected:
         # Never without an address, as ray then takes what a file in /tmp says, which outlives its cluster.
-        local: Dict[str, Any] = (
-            {"num_cpus": workers or usable_cores(), "include_dashboard": False} if address is None else {}
-        )
-        ray.init(address=address or "local", log_to_driver=False, **local)
+        options: Dict[str, Any] = {"log_to_driver": False}
+        if address is None:
+            options.update(num_cpus=workers or usable_cores(), include_dashboard=False)
+        ray.init(address=address or "local", **options)
     try:
         cores = int(ray.cluster_resources().get("CPU", 0))
         yield from share_out(ActorFleet(plan), tasks, workers or max(cores, 1), start_timeout=start_timeout)
@@ -57,6 +50,9 @@ class ActorFleet:
     """Actors, each with at most one call that has not been answered."""
 
     def __init__(self, plan: Plan) -> None:
+        import ray
+
+        self._ray: Any = ray
         self._actor_class: Any = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Actor)
         self._plan = plan
         self._calls: Dict[Any, Any] = {}
@@ -71,25 +67,26 @@ class ActorFleet:
 
     def wait(self, workers: Sequence[Any], timeout: float) -> List[Any]:
         by_call = {self._calls[worker]: worker for worker in workers}
-        ready, _ = ray.wait(list(by_call), num_returns=1, timeout=timeout)
+        ready, _ = self._ray.wait(list(by_call), num_returns=1, timeout=timeout)
         return [by_call[call] for call in ready]
 
     def answer(self, worker: Any) -> Union[ShardRecord, Exception, None]:
+        exceptions = self._ray.exceptions
         try:
-            answer: Union[ShardRecord, Exception, None] = ray.get(self._calls[worker])
-        except ray.exceptions.RayTaskError as error:  # Actor returns its own errors, so this is from before it ran
+            answer: Union[ShardRecord, Exception, None] = self._ray.get(self._calls[worker])
+        except exceptions.RayTaskError as error:
+            # An actor returns its own errors, so this one is from before it ran.
             return DependencyError(
                 f"a node cannot run this package: {error.cause}", hint="install the same versions on each node"
             )
-        except ray.exceptions.RayError as error:
-            raise LostError(
-                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            ) from None
+        except exceptions.RayError as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise LostError(lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1].strip()}") from None
         return answer
 
     def stop(self, worker: Any) -> None:
         self._calls.pop(worker)
-        ray.kill(worker, no_restart=True)
+        self._ray.kill(worker, no_restart=True)
 
 
 class Actor:
