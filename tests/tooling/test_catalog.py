@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 import pytest
 from PIL import Image
@@ -23,6 +26,7 @@ from tools.catalog.plot import plot, views
 from tools.catalog.records import Setting, Timing, read_settings
 from tools.catalog.table import catalog_table, reference, source
 
+ROOT = Path(__file__).resolve().parents[2]
 MODELS = {model.name: model for model in shipped_registry().models}
 
 
@@ -163,6 +167,38 @@ def test_labels_are_translated_and_escaped_and_their_values_are_not_lost() -> No
     text = html.element("p", html.label("%s of <%s>", "a&b", 3), html.label("all"))
     assert html.labels(text) == ["%s of <%s>", "all"]
     assert html.finish(text, {"all": "全部"}, str) == "<p>a&amp;b of &lt;3&gt;全部</p>"
+
+
+PO = r"""
+msgid ""
+msgstr "Content-Type: text/plain; charset=UTF-8\n"
+
+msgid "stage %s"
+msgstr "阶段 %s"
+"""
+
+
+@pytest.mark.parametrize(
+    ("builder", "output", "expected"),
+    [
+        ("html", "index.html", ("阶段 4", "Params, train form", "129,280")),
+        ("gettext", "index.pot", ('msgid "stage %s"', 'msgid "Params, train form"')),
+    ],
+)
+def test_the_labels_are_translated_with_the_docs(
+    tmp_path: Path, builder: str, output: str, expected: Tuple[str, ...]
+) -> None:
+    catalogs = tmp_path / "locale" / "zh_CN" / "LC_MESSAGES"
+    catalogs.mkdir(parents=True)
+    (catalogs / "index.po").write_text(PO, encoding="utf-8")
+    settings = "extensions = ['tools.catalog.extension']\nlocale_dirs = ['locale']\nexclude_patterns = ['catalog']\n"
+    (tmp_path / "conf.py").write_text(settings)
+    (tmp_path / "index.rst").write_text("Title\n=====\n\n.. catalog:: stages RepVGG_N0\n")
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", builder, "-D", "language=zh_CN", ".", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=str(tmp_path), env=environment, check=True, timeout=120)
+    text = (tmp_path / "out" / output).read_text(encoding="utf-8")
+    assert [part for part in expected if part not in text] == []
 
 
 def test_pages_of_variants_that_are_gone_are_removed_and_others_are_not_touched(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class Catalog(SphinxDirective):
             raise self.error(f"{' '.join(self.arguments)} is not a part of the catalog")
         # Sphinx copies scripts and styles only when it writes a page, so a page depends on them too.
         static = Path(self.env.srcdir) / "_static"
-        for path in (registry_path(), *RESULTS.glob("*.json"), *Path(__file__).parent.glob("*.py"), *static.iterdir()):
+        for path in (registry_path(), *RESULTS.glob("*.json"), *Path(__file__).parent.glob("*.py"), *static.glob("*")):
             self.env.note_dependency(str(path))
         node = Part("", html=PARTS[part](models), translations={})
         self.set_source_info(node)
