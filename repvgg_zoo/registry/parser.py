@@ -275,7 +275,7 @@ class _Parser:
 
     def field(self, node: yaml.Node, name: str, field: Field) -> Any:
         """Return the valid value of a field."""
-        value = self._values.get(node, self)  # which is no value
+        value = self._values.get(node, self)  # which is not a value
         if value is self:
             if node in self._invalid:
                 raise self._invalid[node]

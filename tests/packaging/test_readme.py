@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}
 TEXT = TEXTS["README.md"].replace("RepVGG_A0", "RepVGG_N0")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-ONE_SCREEN = 80  # lines
+ONE_SCREEN = 81  # lines
 
 # Makes the files that the lines name, runs every line, and prints what each one ended with.
 PROGRAM = """

@@ -51,6 +51,13 @@ def test_what_ends_an_import_is_listed_with_the_cure_that_the_error_names(proble
     assert f"`{cure}`" in TROUBLE
 
 
+def test_the_table_of_optional_packages_has_every_extra() -> None:
+    project = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8")
+    table = project.partition("[project.optional-dependencies]\n")[2].partition("\n\n")[0]
+    installation = (DOCS / "installation.md").read_text(encoding="utf-8")
+    assert re.findall(r"`repvgg-zoo\[(\w+)\]`", installation) == re.findall(r"^(\w+) = ", table, re.MULTILINE)
+
+
 def test_every_page_of_the_guides_is_in_the_table_of_contents() -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     pages = [
