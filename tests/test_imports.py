@@ -27,7 +27,7 @@ NEEDS_MEGENGINE = {
     "repvgg_zoo.models.stages",
     "repvgg_zoo.reparam.equivalence",
     "repvgg_zoo.reparam.to_deploy",
-    "repvgg_zoo.training.frozen_bn",
+    "repvgg_zoo.training.trunk_function",
     "repvgg_zoo.training.structure",
     "repvgg_zoo.training.trunk",
 }

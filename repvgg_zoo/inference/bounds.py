@@ -235,18 +235,26 @@ def _check_weight_gradient(call: _CallChecker) -> None:
     call.floats("out", _steps(groups * kc * panels * NR, 1))
 
 
-def _check_gate_gradient(call: _CallChecker) -> None:
+def _check_rows(call: _CallChecker, arrays: Sequence[str], results: Sequence[str]) -> None:
+    """Check arrays of images that lie alike, and results for each row."""
     images, height = call.count("images"), call.count("height")
     channels = call.count("channels", multiple=call.vector_width)
-    for field in ("y", "gradient"):
+    for field in arrays:
         call.floats(field, *_pixels(call, channels), _steps(channels, 1))
-    call.floats("sums", _steps(images * height * channels, 1))
+    for field in results:
+        call.floats(field, _steps(images * height * channels, 1))
 
 
 def _check_relu_gradient(call: _CallChecker) -> None:
-    _check_gate_gradient(call)
+    _check_rows(call, ("y", "gradient"), ("sums",))
     for field in ("scale", "shift"):
         call.floats(field, _steps(call["images"], call["image_step"]), _steps(call["channels"], 1))
+
+
+def _check_affine_sum(call: _CallChecker) -> None:
+    _check_rows(call, ("out", "x0", "x1", "x2", "x3"), ())
+    for field in ("c0", "c1", "c2", "c3", "shift"):
+        call.floats(field, _steps(call["channels"], 1))
 
 
 def _check_kernel_transform(call: _CallChecker, transform: WinogradTransform) -> None:
@@ -348,7 +356,9 @@ _CHECKS: Mapping[str, Callable[[_CallChecker], None]] = MappingProxyType(
         "channel_scale": _check_channel_scale,
         "weight_gradient": _check_weight_gradient,
         "relu_gradient": _check_relu_gradient,
-        "gate_gradient": _check_gate_gradient,
+        "gate_gradient": lambda call: _check_rows(call, ("y", "gradient"), ("sums",)),
+        "row_moments": lambda call: _check_rows(call, ("x",), ("sums", "squares")),
+        "affine_sum": _check_affine_sum,
         **{name: check for transform in WINOGRAD_TRANSFORMS for name, check in _winograd_checks(transform).items()},
         "igemm_s16": _check_igemm_s16,
         "conv_s16": _check_conv_s16,

@@ -1,4 +1,4 @@
-"""lower_training: the execution plan of a network's forward and backward pass.
+"""TrainingLowering: the execution plan of a network's forward and backward pass.
 
 The network is in the deploy form: what training changes are its kernels and biases. Gradients take the way back of the
 activations, each in a storage of its activation's shape. The data gradient of a convolution is a convolution with the
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from types import MappingProxyType
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..inference.bounds import check_bounds
 from ..inference.cost_model import CpuSpeed, conv_seconds, select_conv_algorithm
-from ..inference.ir import ConvLayer, NetworkWeights
+from ..inference.ir import ConvLayer, LinearWeights, SEWeights
 from ..inference.jit.kernels import NR, MicrokernelConfig
 from ..inference.jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
 from ..inference.lowering import (
@@ -44,133 +45,167 @@ MIN_TILES_PER_CHUNK = 64
 MIN_ROWS_PER_CHUNK = 256  # with fewer, reading and writing the sums takes longer than adding to them
 
 
-class LayerGradient(NamedTuple):
-    """The gradient of a layer: of its kernel, (9, groups, I, O) and padded, and sums (rows, O) of that of its bias."""
+class Norm(NamedTuple):
+    """A BN layer that uses the statistics of the batch: gamma and beta (O,), and eps."""
+
+    gamma: NDArray[Any]
+    beta: NDArray[Any]
+    eps: float
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingLayer:
+    """A block: one convolution; or, with ``norms``, its branches.
+
+    Then ``conv`` is the 3x3 branch without a bias, ``point`` (groups, O, I) the kernel of the 1x1 branch, and ``norms``
+    has the BN layers by name.
+    """
+
+    conv: ConvLayer
+    point: Optional[NDArray[Any]] = None
+    norms: Mapping[str, Norm] = MappingProxyType({})
+
+
+@dataclass(eq=False)
+class LayerGradient:
+    """The memory of a layer's gradients: kernels (taps, groups, I, O), padded, and sums (rows, O) of that of the bias.
+
+    ``norms`` are those of gamma and beta, once the backward pass has computed them.
+    """
 
     kernel: NDArray[Any]
     bias_sums: NDArray[Any]
+    point: Optional[NDArray[Any]] = None
+    norms: Dict[str, Tuple[NDArray[Any], NDArray[Any]]] = field(default_factory=dict)
+    se: Optional[SEWeights] = None
 
 
-class GateGradient(NamedTuple):
-    """What stands between two parts of the backward pass of a layer with SE.
+class Step(NamedTuple):
+    """Calls of a plan up to ``stop``, and what NumPy computes after them."""
 
-    ``sums`` (N * height, O) are what the first part computes, ``scale`` and ``shift`` (N, O) what the second one needs.
-    """
-
-    gate: Gate
-    sums: NDArray[Any]
-    shift: NDArray[Any]
-    area: int
+    stop: int
+    then: Callable[[], None]
 
 
 @dataclass(eq=False)
 class TrainingPlan:
-    """Both passes: calls up to ``forward_stop``, then those up to each of ``stops``.
+    """Both passes: the steps of the forward pass, then those of the backward pass, which begins after the last call.
 
     ``packing`` writes the layers' weights to their memory, which must be called before the first run and after each
     change. ``features`` (N, C) are the result of the forward pass, ``top`` is the gradient of the last activation, with
-    which the backward pass begins. ``gates`` has for each of ``stops`` the layer whose SE comes then, and its values;
-    for the last one there is none.
+    which the backward pass begins. ``statistics`` are mean and variance of the batch by layer and BN layer, and how
+    many numbers they are of.
     """
 
     plan: ExecutionPlan
     packing: List[Callable[[], None]]
     features: NDArray[Any]
     top: ActivationBuffer
-    forward_stop: int
-    stops: List[int] = field(default_factory=list)
-    gates: List[Tuple[int, GateGradient]] = field(default_factory=list)
+    forward: List[Step]
+    backward: List[Step] = field(default_factory=list)
     gradients: Dict[int, LayerGradient] = field(default_factory=dict)
+    statistics: Dict[Tuple[int, str], Tuple[NDArray[Any], NDArray[Any], int]] = field(default_factory=dict)
 
 
-def lower_training(
-    weights: NetworkWeights,
-    shape: Tuple[int, int, int, int],
-    *,
-    frozen: int,
-    threads: int,
-    config: MicrokernelConfig,
-    speed: CpuSpeed,
-) -> TrainingPlan:
-    """Return the plan for images of ``shape`` (N, C, H, W), without gradients of the first ``frozen`` layers.
+def done() -> None:
+    """Compute nothing after the last calls of a pass."""
 
-    ``config`` must have the kernels of the backward pass. The plan reads the weights from these very arrays.
+
+class TrainingLowering(Lowering):
+    """The plan of both passes for images of ``shape`` (N, C, H, W), without gradients of the first ``frozen`` layers.
+
+    ``config`` must have the kernels of the backward pass. The plan reads the weights from the layers' own arrays.
     """
-    return _TrainingLowering(shape, config, threads, speed).lower_both(weights.layers, frozen)
-
-
-class _TrainingLowering(Lowering):
-    """The plan that is being made, which keeps all activations that the backward pass needs."""
 
     def __init__(
-        self,
-        shape: Tuple[int, int, int, int],
-        config: MicrokernelConfig,
-        threads: int,
-        speed: CpuSpeed,
+        self, shape: Tuple[int, int, int, int], config: MicrokernelConfig, *, threads: int, speed: CpuSpeed
     ) -> None:
         select = functools.partial(select_conv_algorithm, threads=threads, transforms=TRANSFORMS, speed=speed)
         super().__init__(shape, config, select)
         self._seconds = functools.partial(conv_seconds, threads=threads, speed=speed)
         self._gates: Dict[int, Gate] = {}
+        self._steps: List[Step] = []
+        self._statistics: Dict[Tuple[int, str], Tuple[NDArray[Any], NDArray[Any], int]] = {}
 
-    def lower_both(self, layers: Sequence[ConvLayer], frozen: int) -> TrainingPlan:
-        self._border = max(layer.dilation for layer in layers)
+    def lower_both(self, layers: Sequence[TrainingLayer], frozen: int) -> TrainingPlan:
+        """Return the plan."""
+        self._border = max(layer.conv.dilation for layer in layers)
         activations = [self._lower_input()]
         for index, layer in enumerate(layers):
-            activations.append(self._lower_layer(layer, activations[-1]))
+            activations.append(self._lower_forward(index, layer, activations[-1]))
             if index < frozen:
                 self._release(activations[-2])
         last = activations[-1]
-        features = self._lower_global_avg_pool(last)
-        self._plan.outputs[""] = features[:, : last.channels]
-        top = self._allocate(last.height, last.width, last.channels)
-        forward_stop = len(self._plan.calls)
-        result = TrainingPlan(self._plan, self._packing, self._plan.outputs[""], top, forward_stop)
-        gradient = top
+        features = self._lower_global_avg_pool(last)[:, : last.channels]
+        self._plan.outputs[""] = features
+        self._end_step(done)
+        forward, self._steps = self._steps, []
+        gradient = top = self._allocate(last.height, last.width, last.channels)
+        gradients = {}
         for index in reversed(range(frozen, len(layers))):
             x, out = activations[index : index + 2]
-            result.gradients[index] = self._lower_layer_gradient(result, index, layers[index], x, out, gradient)
-            if index > frozen:
-                below = self._allocate(x.height, x.width, x.channels)
-                self._lower_data_gradient(layers[index], gradient, below)
-                self._release(gradient)
-                gradient = below
-        result.stops.append(len(self._plan.calls))
+            gradients[index] = self._lower_activation_gradient(layers[index].conv, out, gradient)
+            below = self._lower_backward(index, layers[index], x, gradient, gradients[index], with_data=index > frozen)
+            self._release(gradient)
+            gradient = below or gradient
+        self._end_step(done)
         check_bounds(self._plan)
-        return result
+        return TrainingPlan(self._plan, self._packing, features, top, forward, self._steps, gradients, self._statistics)
 
-    def _lower_se(self, se: Any, x: ActivationBuffer) -> Gate:
+    def _lower_forward(self, index: int, layer: TrainingLayer, x: ActivationBuffer) -> ActivationBuffer:
+        return self._lower_layer(layer.conv, x)
+
+    def _lower_backward(
+        self,
+        index: int,
+        layer: TrainingLayer,
+        x: ActivationBuffer,
+        gradient: ActivationBuffer,
+        result: LayerGradient,
+        with_data: bool,
+    ) -> Optional[ActivationBuffer]:
+        """Lower what comes before the activation, and return the gradient of x if it is asked for."""
+        result.kernel = self._lower_weight_gradient(layer.conv, x, gradient)
+        if not with_data:
+            return None
+        below = self._allocate(x.height, x.width, x.channels)
+        self._lower_data_gradient(layer.conv, gradient, below)
+        return below
+
+    def _end_step(self, then: Callable[[], None]) -> None:
+        self._steps.append(Step(len(self._plan.calls), then))
+
+    def _lower_se(self, se: SEWeights, x: ActivationBuffer) -> Gate:
         self._gates[id(x)] = gate = super()._lower_se(se, x)
         return gate
 
-    def _lower_layer_gradient(
-        self,
-        result: TrainingPlan,
-        index: int,
-        layer: ConvLayer,
-        x: ActivationBuffer,
-        out: ActivationBuffer,
-        gradient: ActivationBuffer,
+    def _lower_activation_gradient(
+        self, layer: ConvLayer, out: ActivationBuffer, gradient: ActivationBuffer
     ) -> LayerGradient:
-        """Lower all but the data gradient; ``gradient`` becomes that of the convolution's output."""
+        """Lower the gradient of SE and of ReLU, in place."""
         channels = out.storage.shape[-1]
-        sums = aligned_zeros((out.images * out.height, channels))
+        result = LayerGradient(aligned_zeros((0,)), aligned_zeros((out.images * out.height, channels)))
         maps = {"y": out.interior, "gradient": gradient.interior, **spatial_args(out)}
         if layer.se is None:
             scale, shift, image_step = np.ones(channels, np.float32), aligned_zeros((channels,)), 0
         else:
             gate, shift = self._gates[id(out)], aligned_zeros((out.images, channels))
             scale, image_step = gate.scale, channels
-            gate_sums = aligned_zeros(sums.shape)
-            self._plan.emit_call("gate_gradient", sums=gate_sums, **maps)
-            result.stops.append(len(self._plan.calls))
-            result.gates.append((index, GateGradient(gate, gate_sums, shift, out.height * out.width)))
+            sums = aligned_zeros(result.bias_sums.shape)
+            self._plan.emit_call("gate_gradient", sums=sums, **maps)
+            area = out.height * out.width
+            self._end_step(functools.partial(_set_gate_gradient, layer.se, gate, sums, shift, area, result))
         after_relu = layer.se is not None and layer.se.after_relu
         self._plan.emit_call(
-            "relu_gradient", scale=scale, shift=shift, image_step=image_step, after_relu=after_relu, sums=sums, **maps
+            "relu_gradient",
+            scale=scale,
+            shift=shift,
+            image_step=image_step,
+            after_relu=after_relu,
+            sums=result.bias_sums,
+            **maps,
         )
-        return LayerGradient(self._lower_weight_gradient(layer, x, gradient), sums)
+        return result
 
     # The weight gradient -----------------------------------------------------------------------------------------
 
@@ -281,34 +316,41 @@ class _TrainingLowering(Lowering):
             return
         for row in range(min(2, out.height)):
             for column in range(min(2, out.width)):
-                self._lower_phase(swapped, gradient, out, row, column)
+                taps = [(3 * i + j, di, dj) for i, di in _PHASES[row] for j, dj in _PHASES[column]]
+                ys, xs = np.arange(ceil_div(out.height - row, 2)), np.arange(ceil_div(out.width - column, 2))
+                pixels = gradient.offsets(ys, xs), out.offsets(2 * ys + row, 2 * xs + column)
+                self._lower_taps(swapped, taps, gradient, out, *pixels)
 
-    def _lower_phase(
-        self, kernel: NDArray[Any], gradient: ActivationBuffer, out: ActivationBuffer, row: int, column: int
+    def _lower_taps(
+        self,
+        kernel: NDArray[Any],
+        taps: Sequence[Tuple[int, int, int]],
+        x: ActivationBuffer,
+        out: ActivationBuffer,
+        x_offsets: NDArray[Any],
+        out_offsets: NDArray[Any],
     ) -> None:
-        """Lower the data gradient of stride 2 for every other row and column of the input, from these on."""
-        taps = [(i, j, di, dj) for i, di in _PHASES[row] for j, dj in _PHASES[column]]
-        selected = [3 * i + j for i, j, _, _ in taps]
-        ins, outs = gradient.storage.shape[-1], out.storage.shape[-1]
+        """Lower the sum of some taps of a 3x3 kernel, each a number, a row and a column, for these pixels."""
+        selected = [tap for tap, _, _ in taps]
+        ins, outs = x.storage.shape[-1], out.storage.shape[-1]
         groups, panels, _, group_ins, _ = pack_conv_weights(kernel, ins, outs).shape
         w = aligned_zeros((groups, panels, len(taps), group_ins, NR))
         self._packing.append(lambda: np.copyto(w, pack_conv_weights(kernel, ins, outs)[:, :, selected]))
-        ys, xs = np.arange(ceil_div(out.height - row, 2)), np.arange(ceil_div(out.width - column, 2))
-        _, row_stride, pixel_stride = gradient.strides
+        _, row_stride, pixel_stride = x.strides
         self._lower_igemm(
             "igemm",
-            a=gradient.storage,
+            a=x.storage,
             w=w,
             bias=self._workspace("zeros", NR),
             bias_stride=0,
             c=out.storage,
             kc=group_ins,
-            tap_offsets=[row_stride * di + pixel_stride * dj for _, _, di, dj in taps],
+            tap_offsets=[row_stride * i + pixel_stride * j for _, i, j in taps],
             a_group_offsets=[group_ins * group for group in range(groups)],
             c_group_offsets=[NR * panels * group for group in range(groups)],
             panels=panels,
-            a_offsets=gradient.offsets(ys, xs),
-            c_offsets=out.offsets(2 * ys + row, 2 * xs + column),
+            a_offsets=x_offsets,
+            c_offsets=out_offsets,
             mc=MC,
             relu=False,
         )
@@ -316,3 +358,22 @@ class _TrainingLowering(Lowering):
 
 # Which rows of the kernel a row of the input was multiplied with, and the output's row relative to half of it.
 _PHASES = (((1, 0),), ((2, 0), (0, 1)))
+
+
+def _set_gate_gradient(
+    se: SEWeights, gate: Gate, sums: NDArray[Any], shift: NDArray[Any], area: int, result: LayerGradient
+) -> None:
+    """Compute the gradients of SE's weights, and the shift with which the backward pass goes on.
+
+    The factors are sigmoids s, whose derivative is s (1 - s). What they scale need not be known: times s it is y.
+    """
+    (channels, width) = se.up.weight.shape
+    mean, squeezed, scale = (array.astype(np.float64) for array in gate)
+    mean, squeezed, scale = mean[:, :channels], squeezed[:, :width], scale[:, :channels]
+    products = sums.reshape(len(mean), -1, sums.shape[-1]).sum(axis=1, dtype=np.float64)[:, :channels]
+    up = products * (1 - scale)
+    down = (up @ se.up.weight) * (squeezed > 0)
+    shift[:, :channels] = (down @ se.down.weight) / area
+    result.se = SEWeights(
+        LinearWeights(down.T @ mean, down.sum(axis=0)), LinearWeights(up.T @ squeezed, up.sum(axis=0)), se.after_relu
+    )

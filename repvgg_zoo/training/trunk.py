@@ -11,8 +11,8 @@ from ..errors import ArgumentError
 from ..inference.target import kernels_unavailable_reason, limit_threads
 from ..models.layers import global_avg_pool
 from ..reparam.to_deploy import eval_mode
-from .frozen_bn import frozen_bn_features
 from .structure import Structure, structure_of
+from .trunk_function import kernel_features
 
 BN_MODES = ("frozen", "train")
 STAGES = ("stage0", "stage1", "stage2", "stage3", "stage4")
@@ -41,8 +41,8 @@ def forward_features(
     structure = structure_of(network)
     frozen = frozen_blocks(structure, freeze_until)
     threads = limit_threads(threads)
-    if bn == "frozen" and structure.has_kernels and kernels_unavailable_reason() is None:
-        return frozen_bn_features(network, structure.blocks, images, frozen=frozen, threads=threads)
+    if structure.has_kernels and kernels_unavailable_reason() is None:
+        return kernel_features(network, structure.blocks, images, bn=bn, frozen=frozen, threads=threads)
     return forward_eager(network, images, bn=bn, frozen=frozen)
 
 

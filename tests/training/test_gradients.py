@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import numpy as np
@@ -13,10 +14,11 @@ import repvgg_zoo
 from repvgg_zoo.inference.cost_model import CpuSpeed
 from repvgg_zoo.inference.eager import extract_weights
 from repvgg_zoo.inference.jit.all_kernels import ALL_FIELDS
-from repvgg_zoo.training import kernel_trunk
-from repvgg_zoo.training.frozen_bn import frozen_bn_features
+from repvgg_zoo.training.kernel_trunk import KernelTrunk
+from repvgg_zoo.training.lowering import TrainingLayer
 from repvgg_zoo.training.structure import structure_of
 from repvgg_zoo.training.trunk import forward_eager
+from repvgg_zoo.training.trunk_function import kernel_features
 from tests.inference.small_networks import images, small
 from tests.networks import randomised
 from tests.training.reference import directional_derivative, features64, parameters64
@@ -25,9 +27,9 @@ from tests.training.reference import directional_derivative, features64, paramet
 BOUND = 3e-4
 
 
-def on_kernels(network, x, freeze=0):
+def on_kernels(network, x, bn="frozen"):
     assert structure_of(network).has_kernels
-    return frozen_bn_features(network, structure_of(network).blocks, x, frozen=freeze, threads=2)
+    return kernel_features(network, structure_of(network).blocks, x, bn=bn, frozen=0, threads=2)
 
 
 def gradients_of(network, forward, weights):
@@ -72,7 +74,7 @@ SIZES["plain blocks"].append((1, 32))
 
 
 @pytest.mark.parametrize(("case", "size"), [(case, size) for case in NETWORKS for size in SIZES[case]])
-def test_gradients_are_those_of_megengine(case, size):
+def test_gradients_with_constant_statistics_are_those_of_megengine(case, size):
     network = small(**NETWORKS[case])
     x = Tensor(images(size[0], 3, size[1]))
     weights = loss_weights(network, size[0])
@@ -82,18 +84,39 @@ def test_gradients_are_those_of_megengine(case, size):
     assert max(errors(expected, gradients).values()) < BOUND
 
 
-@pytest.mark.parametrize("case", ["plain blocks", "groups that do not fill panels", "SE before ReLU", "SE after ReLU"])
-def test_gradients_are_the_central_differences_of_float64(case):
-    network, x = small(**{"num_blocks": [1, 1, 2, 1], **NETWORKS[case]}), images(2, 3, 16)
-    weights, tensors = loss_weights(network, 2), parameters64(network)
-    features, gradients = gradients_of(network, lambda: on_kernels(network, Tensor(x)), weights)
-    expected = features64(network, tensors, x)
+def running_statistics(network):
+    return {name: tensor.numpy().copy() for name, tensor in network.named_buffers()}
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_gradients_with_the_statistics_of_the_batch_are_those_of_megengine(case):
+    network, batch = small(**NETWORKS[case]), images(4, 3, (33, 26))
+    twin, x, weights = copy.deepcopy(network), Tensor(batch), loss_weights(network, 4)
+    features, gradients = gradients_of(network, lambda: on_kernels(network, x, "train"), weights)
+    expected_features, expected = gradients_of(twin, lambda: forward_eager(twin, x, bn="train"), weights)
+    assert np.abs(features - expected_features).max() <= 1e-4 * np.abs(expected_features).max()
+    # A convolution's scale does not matter before BN, so some gradients are small differences of large numbers.
+    assert max(errors(expected, gradients).values()) < 20 * BOUND
+    statistics, expected_statistics = running_statistics(network), running_statistics(twin)
+    assert max(errors(expected_statistics, statistics).values(), default=0) < 1e-5
+
+
+FLOAT64 = ["plain blocks", "groups that do not fill panels", "SE before ReLU", "SE after ReLU"]
+
+
+@pytest.mark.parametrize(("case", "bn"), [*((case, "frozen") for case in FLOAT64), ("SE before ReLU", "train")])
+def test_gradients_are_the_central_differences_of_float64(case, bn):
+    x = images(2, 3, 16) if bn == "frozen" else images(4, 3, 48)  # some pixels in the end
+    network = small(**{"num_blocks": [1, 1, 2, 1], **NETWORKS[case]})
+    weights, tensors = loss_weights(network, len(x)), parameters64(network)
+    features, gradients = gradients_of(network, lambda: on_kernels(network, Tensor(x), bn), weights)
+    expected = features64(network, tensors, x, bn)
     assert np.abs(features - expected).max() < 1e-5 * np.abs(expected).max()
     random = np.random.RandomState(3)
     directions = {name: random.standard_normal(tensors[name].shape) for name in gradients}
     for kind in {name.partition("rbr_")[2] or name.partition("se.")[2] for name in gradients}:
         names = [name for name in gradients if name.endswith(kind)]
-        derivative = directional_derivative(network, tensors, {n: directions[n] for n in names}, x, weights)
+        derivative = directional_derivative(network, tensors, {n: directions[n] for n in names}, x, weights, bn)
         products = [gradients[name].reshape(directions[name].shape) * directions[name] for name in names]
         scale = np.sqrt(sum((product**2).sum() for product in products))
         assert abs(derivative - sum(product.sum() for product in products)) < BOUND * scale, kind
@@ -128,12 +151,13 @@ def deployed():
 def backward(algorithm, fault=None):
     """The gradients of a network's kernels, with an argument of these calls of the backward pass changed."""
     network = deployed()
-    weights, x = extract_weights(network), images(2, 3, 16)
-    trunk = kernel_trunk.KernelTrunk(weights, x.shape, frozen=0, threads=1, speed=SPEEDS[algorithm])
+    x = images(2, 3, 16)
+    layers = [TrainingLayer(layer) for layer in extract_weights(network).layers]
+    trunk = KernelTrunk(layers, x.shape, frozen=0, threads=1, speed=SPEEDS[algorithm])
     if fault is not None:
         kernel, field = fault
         plan = trunk._training.plan
-        calls = plan.calls[trunk._training.forward_stop :]
+        calls = plan.calls[trunk._training.forward[-1].stop :]
         place = ALL_FIELDS[kernel].index(field)
         for call in [call for call in calls if call.kernel == kernel]:
             if field.endswith("offsets"):
@@ -141,7 +165,7 @@ def backward(algorithm, fault=None):
                 table[-1] = table[0]
             else:
                 call.arguments[place] += 64
-    trunk.forward(x, weights)
+    trunk.forward(x, layers)
     return [part.kernel for part in trunk.backward(loss_weights(network, 2)).values()]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 from llvmlite import ir as llvm_ir
 
@@ -37,12 +37,18 @@ _SPATIAL = ("images", "height", "width", "channels", "image_stride", "row_stride
 RELU_GRADIENT = ("y", "gradient", *_SPATIAL, "scale", "shift", "image_step", "after_relu", "sums")
 # Sums (N * height, channels) of gradient * y for each row.
 GATE_GRADIENT = ("y", "gradient", *_SPATIAL, "sums")
+# Sums (N * height, channels) of each row of x, and of squares, both less the first pixel: var is a difference of them.
+ROW_MOMENTS = ("x", *_SPATIAL, "sums", "squares")
+# out = x0 * c0 + x1 * c1 + x2 * c2 + x3 * c3 + shift, with ReLU if asked for; the factors are those of the channels.
+AFFINE_SUM = ("out", *_SPATIAL, "x0", "x1", "x2", "x3", "c0", "c1", "c2", "c3", "shift", "relu")
 # Of transformed kernels x (num_products, count) to those of the kernels, out (9, count).
 KERNEL_TRANSFORM = ("x", "out", "count")
 TRAINING_FIELDS: Dict[str, Tuple[str, ...]] = {
     "weight_gradient": WEIGHT_GRADIENT,
     "relu_gradient": RELU_GRADIENT,
     "gate_gradient": GATE_GRADIENT,
+    "row_moments": ROW_MOMENTS,
+    "affine_sum": AFFINE_SUM,
     **{f"gradient_transform_{transform.name}": INPUT_TRANSFORM for transform in WINOGRAD_TRANSFORMS},
     **{f"kernel_transform_{transform.name}": KERNEL_TRANSFORM for transform in WINOGRAD_TRANSFORMS},
 }
@@ -58,6 +64,8 @@ def add_training_kernels(module: llvm_ir.Module, config: MicrokernelConfig) -> N
     _emit_weight_gradient(begin, microkernels)
     _emit_relu_gradient(begin)
     _emit_gate_gradient(begin)
+    _emit_row_moments(begin)
+    _emit_affine_sum(begin)
     for transform in WINOGRAD_TRANSFORMS:
         columns = tuple(zip(*transform.AT))
         elements = [(i, j) for i in range(len(columns)) for j in range(len(columns))]
@@ -142,56 +150,90 @@ def _emit_relu_gradient(begin: Begin) -> None:
     scale, shift, image_step = b.arg_f32_ptr("scale"), b.arg_f32_ptr("shift"), b.arg_i64("image_step")
     after_relu = b.ir.icmp_signed("!=", b.arg_i64("after_relu"), I64(0))
     zero = b.constant(0.0)
-    with _rows(b) as row:
+    with _rows(b, "y", "gradient") as row:
+        y, gradient = row.arrays
         step = b.ir.mul(row.image, image_step)
         with b.loop(I64(0), row.channels, step=b.vector_width) as vectors:
             factor, addend = (b.load_vector(b.offset(array, step, vectors.index)) for array in (scale, shift))
             inside, outside = b.ir.select(after_relu, addend, zero), b.ir.select(after_relu, zero, addend)
             with b.loop(I64(0), row.width, [zero]) as columns:
                 pixel = b.ir.add(b.ir.mul(columns.index, row.channels), vectors.index)
-                address = b.offset(row.gradient, pixel)
-                is_positive = b.ir.fcmp_ordered(">", b.load_vector(b.offset(row.y, pixel)), zero)
+                address = b.offset(gradient, pixel)
+                is_positive = b.ir.fcmp_ordered(">", b.load_vector(b.offset(y, pixel)), zero)
                 scaled = b.fma(b.load_vector(address), factor, inside)
                 result = b.ir.fadd(b.ir.select(is_positive, scaled, zero), outside)
                 b.store_vector(result, address)
                 columns.next = [b.ir.fadd(columns.carried[0], result)]
-            b.store_vector(columns.carried[0], b.offset(row.sums, vectors.index))
+            b.store_vector(columns.carried[0], b.offset(row.result("sums"), vectors.index))
     b.ir.ret_void()
 
 
 def _emit_gate_gradient(begin: Begin) -> None:
     b = begin("gate_gradient", KERNEL_TYPE, GATE_GRADIENT)
-    with _rows(b) as row, b.loop(I64(0), row.channels, step=b.vector_width) as vectors:
+    with _rows(b, "y", "gradient") as row, b.loop(I64(0), row.channels, step=b.vector_width) as vectors:
         with b.loop(I64(0), row.width, [b.constant(0.0)]) as columns:
             pixel = b.ir.add(b.ir.mul(columns.index, row.channels), vectors.index)
-            y, gradient = (b.load_vector(b.offset(array, pixel)) for array in (row.y, row.gradient))
+            y, gradient = (b.load_vector(b.offset(array, pixel)) for array in row.arrays)
             columns.next = [b.fma(y, gradient, columns.carried[0])]
-        b.store_vector(columns.carried[0], b.offset(row.sums, vectors.index))
+        b.store_vector(columns.carried[0], b.offset(row.result("sums"), vectors.index))
+    b.ir.ret_void()
+
+
+def _emit_row_moments(begin: Begin) -> None:
+    b = begin("row_moments", KERNEL_TYPE, ROW_MOMENTS)
+    with _rows(b, "x") as row, b.loop(I64(0), row.channels, step=b.vector_width) as vectors:
+        first = b.load_vector(b.offset(b.arg_f32_ptr("x"), vectors.index))
+        with b.loop(I64(0), row.width, [b.constant(0.0)] * 2) as columns:
+            pixel = b.ir.add(b.ir.mul(columns.index, row.channels), vectors.index)
+            value = b.ir.fsub(b.load_vector(b.offset(row.arrays[0], pixel)), first)
+            total, squares = columns.carried
+            columns.next = [b.ir.fadd(total, value), b.fma(value, value, squares)]
+        for name, result in zip(("sums", "squares"), columns.carried):
+            b.store_vector(result, b.offset(row.result(name), vectors.index))
+    b.ir.ret_void()
+
+
+def _emit_affine_sum(begin: Begin) -> None:
+    b = begin("affine_sum", KERNEL_TYPE, AFFINE_SUM)
+    numbers = range(4)
+    *factors, shift = (b.arg_f32_ptr(name) for name in (*(f"c{number}" for number in numbers), "shift"))
+    lower = b.relu_min(b.arg_i64("relu"))
+    rows = _rows(b, "out", *(f"x{number}" for number in numbers))
+    with rows as row, b.loop(I64(0), row.channels, step=b.vector_width) as vectors:
+        constants = [b.load_vector(b.offset(factor, vectors.index)) for factor in factors]
+        addend = b.load_vector(b.offset(shift, vectors.index))
+        with b.loop(I64(0), row.width) as columns:
+            pixel = b.ir.add(b.ir.mul(columns.index, row.channels), vectors.index)
+            out, *inputs = (b.offset(array, pixel) for array in row.arrays)
+            total = addend
+            for address, factor in zip(inputs, constants):
+                total = b.fma(b.load_vector(address), factor, total)
+            b.store_vector(b.clamp_min(total, lower), out)
     b.ir.ret_void()
 
 
 class _Row(NamedTuple):
-    """A row of an image: where it begins in y and in the gradient, and where its sums are stored."""
+    """A row of an image: its place in the arrays, and where its results of each channel are stored."""
 
     image: Any
     width: Any
     channels: Any
-    y: Any
-    gradient: Any
-    sums: Any
+    arrays: List[Any]
+    result: Callable[[str], Any]
 
 
 @contextmanager
-def _rows(b: KernelBuilder) -> Iterator[_Row]:
-    """Emit a loop over this thread's share of the rows of all images."""
-    y, gradient, sums = (b.arg_f32_ptr(name) for name in ("y", "gradient", "sums"))
+def _rows(b: KernelBuilder, *names: str) -> Iterator[_Row]:
+    """Emit a loop over this thread's share of the rows of all images, which lie alike in these arrays."""
+    arrays = [b.arg_f32_ptr(name) for name in names]
     height, width, channels = (b.arg_i64(name) for name in ("height", "width", "channels"))
     image_stride, row_stride = b.arg_i64("image_stride"), b.arg_i64("row_stride")
     with b.loop(*b.thread_range(b.ir.mul(b.arg_i64("images"), height))) as rows:
         image, row = b.divmod(rows.index, height)
         start = b.ir.add(b.ir.mul(image, image_stride), b.ir.mul(row, row_stride))
-        row_sums = b.offset(sums, b.ir.mul(rows.index, channels))
-        yield _Row(image, width, channels, b.offset(y, start), b.offset(gradient, start), row_sums)
+        place = b.ir.mul(rows.index, channels)
+        addresses = [b.offset(array, start) for array in arrays]
+        yield _Row(image, width, channels, addresses, lambda name: b.offset(b.arg_f32_ptr(name), place))
 
 
 def _emit_kernel_transform(begin: Begin, transform: WinogradTransform) -> None:
