@@ -22,7 +22,7 @@ from tools.catalog import html
 from tools.catalog.architecture import drawing, stages_of
 from tools.catalog.details import checkpoint_tables
 from tools.catalog.pages import variant_page, write_pages
-from tools.catalog.plot import plot, views
+from tools.catalog.plot import accuracy_at, plot, views
 from tools.catalog.records import Setting, Timing, read_settings
 from tools.catalog.table import catalog_table, reference, source
 
@@ -104,8 +104,10 @@ def test_the_stages_add_up_to_the_registrys_figures(name: str) -> None:
 
 
 SETTINGS = [
-    Setting("A <CPU>", 1, ("2030-01-02",), (Timing("RepVGG_A0", "float32", 9.5), Timing("RepVGG_A0", "int8", 4.5))),
-    Setting("A <CPU>", 2, ("2030-01-02",), (Timing("RepVGG_N0", "float32", 0.5),)),
+    Setting(
+        "A <CPU>", 1, ("2030-01-02",), (Timing("RepVGG_A0", "float32", 224, 9.5), Timing("RepVGG_A0", "int8", 224, 4.5))
+    ),
+    Setting("A <CPU>", 2, ("2030-01-02",), (Timing("RepVGG_N0", "float32", 32, 0.5),)),
 ]
 
 
@@ -123,12 +125,29 @@ def test_the_plot_has_the_variants_with_an_accuracy_on_imagenet() -> None:
     assert figure.count("data-view=") == 3, "a view without points is left out"
 
 
+def test_an_accuracy_is_drawn_at_the_cost_of_its_own_image_size() -> None:
+    model = MODELS["RepVGG_D2se"]
+    assert model.checkpoint(str(model.default)).preprocessing.image_size == 224 and model.architecture.image_size == 320
+    assert accuracy_at(model, 224) == model.checkpoint(str(model.default)).top1
+    assert accuracy_at(model, 320) == model.paper.top1 == 83.55  # type: ignore[union-attr]
+    assert accuracy_at(model, 256) is None
+    (point,) = (point for point in views([model], [])[0].points)
+    assert point.y == 83.55
+
+
 def test_a_processors_newest_records_are_used(tmp_path: Path) -> None:
     def write(date: str, cpu: str, benchmark: str, ms: float, runtime: str) -> None:
         machine = {"date": date, "cpu": cpu}
         cells = {runtime: {"ms": {"median": ms}}, "torch": {"ms": {"median": 1.0}}}
         rows = [
-            {"benchmark": benchmark, "variant": "RepVGG_A0", "batch": batch, "threads": 2, "runtimes": cells}
+            {
+                "benchmark": benchmark,
+                "variant": "RepVGG_A0",
+                "batch": batch,
+                "threads": 2,
+                "image_size": 224,
+                "runtimes": cells,
+            }
             for batch in (1, 8)
         ]
         text = json.dumps({"machine": machine, "commits": {}, "rows": rows})
@@ -139,8 +158,8 @@ def test_a_processors_newest_records_are_used(tmp_path: Path) -> None:
     write("2030-01-03", "new", "inference", 7.0, "ours")
     write("2030-01-02", "new", "int8", 3.0, "ours int8")
     new, old = read_settings(tmp_path)
-    assert old == Setting("old", 2, ("2030-01-01",), (Timing("RepVGG_A0", "float32", 9.0),))
-    assert new.timings == (Timing("RepVGG_A0", "float32", 7.0), Timing("RepVGG_A0", "int8", 3.0))
+    assert old == Setting("old", 2, ("2030-01-01",), (Timing("RepVGG_A0", "float32", 224, 9.0),))
+    assert new.timings == (Timing("RepVGG_A0", "float32", 224, 7.0), Timing("RepVGG_A0", "int8", 224, 3.0))
     assert (new.cpu, new.dates) == ("new", ("2030-01-02", "2030-01-03"))
 
 

@@ -6,10 +6,9 @@ Coordinates are percent of the figure and offsets pixels, so that it fits any wi
 from __future__ import annotations
 
 import math
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from repvgg_zoo.cli.commands.list import dataset, format_count
-from repvgg_zoo.registry.api import top1
+from repvgg_zoo.cli.commands.list import format_count
 from repvgg_zoo.registry.specs import IMAGENET, ModelSpec
 
 from .html import element, label, link, page, void
@@ -66,38 +65,60 @@ def plot(models: Sequence[ModelSpec], settings: Sequence[Setting]) -> str:
 
 def views(models: Sequence[ModelSpec], settings: Sequence[Setting]) -> List[View]:
     """Return a view for MACs, for parameters, and for each processor and number of threads."""
-    accuracy = {model.name: top1(model) for model in models if dataset(model) == IMAGENET}
-    known = {name: value for name, value in accuracy.items() if value is not None}
-    costs = {model.name: model for model in models if model.name in known}
-
-    def costs_of(name: str, unit: float, read: str) -> Tuple[Point, ...]:
-        values = ((model, getattr(model, read).deploy) for model in costs.values())
-        return tuple(
-            Point(model.name, "float32", value / unit, known[model.name], f"{format_count(value)} {name}")
-            for model, value in values
+    macs, params = (
+        points(
+            models,
+            (
+                (model.name, "float32", value / unit, model.architecture.image_size, f"{format_count(value)} {what}")
+                for model, value in ((model, getattr(model, field).deploy) for model in models)
+            ),
         )
-
+        for what, unit, field in (("MACs", 1e9, "macs"), ("parameters", 1e6, "params"))
+    )
     result = [
         View("macs", label("MACs"), label("MACs of the deploy form for one image, in G"), label(COSTS_NOTE),
-             costs_of("MACs", 1e9, "macs")),
+             macs),
         View("params", label("parameters"), label("parameters of the deploy form, in M"), label(COSTS_NOTE),
-             costs_of("parameters", 1e6, "params")),
+             params),
     ]  # fmt: skip
     for index, setting in enumerate(settings):
-        points = tuple(
-            Point(one.variant, one.precision, one.ms, known[one.variant], f"{one.ms:.1f} ms in {one.precision}")
+        times = (
+            (one.variant, one.precision, one.ms, one.image_size, f"{one.ms:.1f} ms in {one.precision}")
             for one in setting.timings
-            if one.variant in known
         )
-        threads = "ms on %s, 1 thread" if setting.threads == 1 else "ms on %s, %s threads"
-        title = label(threads, setting.cpu, *[setting.threads][setting.threads == 1 :])
+        if setting.threads == 1:
+            title = label("ms on %s, 1 thread", setting.cpu)
+        else:
+            title = label("ms on %s, %s threads", setting.cpu, setting.threads)
         note = f"{label(TIMES_NOTE)} {label('Measured on %s:', ', '.join(setting.dates))} "
         note += link(page("performance"), label("method and other runtimes"))
-        result.append(View(f"ms-{index}", title, label("milliseconds for one image"), note, points))
+        result.append(View(f"ms-{index}", title, label("milliseconds for one image"), note, points(models, times)))
     return result
 
 
-COSTS_NOTE = "Top-1 on ImageNet-1k as the publisher of the default checkpoint states it, or else the paper."
+def points(models: Sequence[ModelSpec], values: Iterable[Tuple[str, str, float, int, str]]) -> Tuple[Point, ...]:
+    """Return a point for each (variant, series, x, image size, text) whose accuracy is known at that image size."""
+    named = {model.name: model for model in models}
+    result = []
+    for variant, series, x, image_size, text in values:
+        accuracy = accuracy_at(named[variant], image_size) if variant in named else None
+        if accuracy is not None:
+            result.append(Point(variant, series, x, accuracy, text))
+    return tuple(result)
+
+
+def accuracy_at(model: ModelSpec, image_size: int) -> Optional[float]:
+    """Return the top-1 on ImageNet-1k for images of this size: of the default checkpoint, or else of the authors."""
+    default = None if model.default is None else model.checkpoint(model.default)
+    if default is not None and default.dataset == IMAGENET and default.preprocessing.image_size == image_size:
+        return default.top1
+    return model.paper.top1 if model.paper is not None and model.paper.image_size == image_size else None
+
+
+COSTS_NOTE = (
+    "Top-1 on ImageNet-1k as the publisher of the default checkpoint states it, or the paper's authors, for images of "
+    "the size that the MACs are for."
+)
 TIMES_NOTE = (
     "Compiled by repvgg_zoo.compile, batch 1; circles are float32, squares int8, drawn at the top-1 of the float32 "
     "weights: what int8 costs depends on the calibration."

@@ -16,6 +16,7 @@ class Timing(NamedTuple):
 
     variant: str
     precision: str
+    image_size: int
     ms: float
 
 
@@ -44,6 +45,7 @@ def read_settings(folder: Path = RESULTS) -> List[Setting]:
                 cell = row["runtimes"].get(runtime, {})
                 if row["batch"] == 1 and "ms" in cell:
                     key = (cpu, row["threads"])
-                    timings.setdefault(key, []).append(Timing(row["variant"], precision, cell["ms"]["median"]))
+                    one = Timing(row["variant"], precision, row["image_size"], cell["ms"]["median"])
+                    timings.setdefault(key, []).append(one)
                     dates.setdefault(key, []).append(results.machine["date"])
     return [Setting(*key, dates=tuple(sorted(set(dates[key]))), timings=tuple(timings[key])) for key in sorted(timings)]
