@@ -37,11 +37,14 @@ if TYPE_CHECKING:
     from .registry.registered import register, unregister
     from .reparam.equivalence import compare_forms
     from .reparam.to_deploy import to_deploy
+    from .training.finetuning import finetune
+    from .training.report import FinetuneReport
 
 __all__ = [
     "CompiledModel",
     "EvaluationReport",
     "ExportReport",
+    "FinetuneReport",
     "Network",
     "NetworkCost",
     "Plugin",
@@ -55,6 +58,7 @@ __all__ = [
     "evaluate",
     "export",
     "fetch",
+    "finetune",
     "list_models",
     "load_checkpoint",
     "model_info",
@@ -73,6 +77,7 @@ _LAZY_EXPORTS = {
     "CompiledModel": "inference.compiled_model",
     "EvaluationReport": "data.evaluation_report",
     "ExportReport": "exporters.report",
+    "FinetuneReport": "training.report",
     "Network": "models",
     "NetworkCost": "registry.cost",
     "Plugin": "registry.plugins",
@@ -86,6 +91,7 @@ _LAZY_EXPORTS = {
     "evaluate": "data.evaluation",
     "export": "exporters.api",
     "fetch": "hub.fetch",
+    "finetune": "training.finetuning",
     "list_models": "registry.api",
     "load_checkpoint": "checkpoints",
     "model_info": "registry.api",

@@ -25,6 +25,7 @@
     ├── FormError (ValueError)                train or deploy form does not allow this
     ├── EquivalenceError (ArithmeticError)    two forms disagree, or cannot be fused
     ├── QuantizationError (ArithmeticError)   a quantized network would be too inaccurate
+    ├── TrainingError (ArithmeticError)       training diverged
     ├── ClosedError (ValueError)              a compiled network was closed
     └── WorkerLostError (RuntimeError)        workers of a run end again and again, or none can be started
 """
@@ -247,6 +248,10 @@ class QuantizationError(ZooError, ArithmeticError):
     def __init__(self, message: str, *, blocks: Sequence[str] = (), **data: Any) -> None:
         super().__init__(message, **data)
         self.blocks = tuple(blocks)
+
+
+class TrainingError(ZooError, ArithmeticError):
+    """Training diverged; ``actual`` is the loss."""
 
 
 class ClosedError(ZooError, ValueError):

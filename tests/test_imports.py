@@ -29,6 +29,7 @@ NEEDS_MEGENGINE = {
     "repvgg_zoo.reparam.to_deploy",
     "repvgg_zoo.training.trunk_function",
     "repvgg_zoo.training.structure",
+    "repvgg_zoo.training.trainer",
     "repvgg_zoo.training.trunk",
 }
 IMPORT_ALL = """

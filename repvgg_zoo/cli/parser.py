@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "fetch": Command("fetch", "download checkpoints into the cache, verified; print their paths"),
         "verify": Command("verify", "check the digests of the cache, a checkpoint or a file"),
         "convert": Command("convert", "convert a checkpoint to another layout, format or form"),
+        "finetune": Command("finetune", "train a checkpoint for the classes of your images"),
         "quantize": Command("quantize", "quantize a checkpoint to int8, calibrated on images"),
         "export": Command("export", "write a network as ONNX, or for MegEngine Lite"),
         "predict": Command("predict", "predict the classes of images"),

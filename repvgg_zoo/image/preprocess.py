@@ -130,6 +130,11 @@ def preprocess_image(image: Image, preprocessing: Preprocessing) -> NDArray[Any]
     crop = preprocessing.image_size
     top, left = (ROUNDING[preprocessing.crop_rounding]((length - crop) / 2) for length in pixels.shape[:2])
     pixels = pixels[top : top + crop, left : left + crop]
+    return normalize(pixels, preprocessing)
+
+
+def normalize(pixels: NDArray[Any], preprocessing: Preprocessing) -> NDArray[Any]:
+    """Return uint8 pixels (H, W, 3) in RGB, or (H, W), as float32 (C, H, W): scaled to 0..1, less mean, over std."""
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     pixels = pixels[:, :, ::-1] if preprocessing.color_order == "BGR" else pixels
     table = normalization_table(preprocessing.mean, preprocessing.std)

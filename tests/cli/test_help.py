@@ -61,12 +61,12 @@ def test_the_examples_of_the_help_work_in_their_order(name, folder):
     (folder / "photos").mkdir()
     for index in range(8):  # which quantize's examples read
         Image.effect_noise((40, 30), 50).save(folder / "photos" / f"{index}.png")
-    with np.load(ROOT / "hub" / "digits-test.npz") as digits:  # which evaluate's examples read
-        for index, (pixels, label) in enumerate(zip(digits["images"][:20], digits["labels"])):
+    with np.load(ROOT / "hub" / "digits-test.npz") as digits:  # which evaluate's and finetune's examples read
+        for index, (pixels, label) in enumerate(zip(digits["images"][:60], digits["labels"])):
             for path in (folder / "digits" / str(label), folder / "flat"):
                 path.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(path / f"{index}.png")
-        lines = (f"{index}.png,{label}\n" for index, label in enumerate(digits["labels"][:20]))
+        lines = (f"{index}.png,{label}\n" for index, label in enumerate(digits["labels"][:60]))
         (folder / "labels.csv").write_text("".join(lines))
     # Commands without shell syntax run in this process, which is quicker.
     for line in MODULES[name].EXAMPLES:

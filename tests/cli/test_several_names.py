@@ -29,6 +29,7 @@ READING_A_FILE = {
     "info": ["info", MISSING],
     "verify": ["verify", MISSING],
     "convert": ["convert", MISSING, "out.pkl"],
+    "finetune": ["finetune", MISSING, "photos", "run"],
     "quantize": ["quantize", MISSING, "out.safetensors", "--images", __file__],
     "export": ["export", MISSING, "out.onnx"],
     "evaluate": ["evaluate", MISSING, __file__],
