@@ -71,7 +71,7 @@ def main() -> int:
         write_images(images, options.images)
         shards = open_images(images).split(options.shard_size).shards
         tasks = [Task(index, shard, shard.digest()) for index, shard in enumerate(shards)]
-        job = {"topk": 5, "batch_size": 16, "on_error": "error"}
+        job = {"topk": 5, "class_names": None, "batch_size": 16, "on_error": "error"}
         for number in range(options.rounds):
             for engine in options.engines:
                 output = Path(folder, f"{engine}-{number}")

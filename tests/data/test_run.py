@@ -189,9 +189,18 @@ def test_a_killed_worker_is_replaced_and_its_shard_done_again(images: Path, tmp_
 
 def test_a_shard_that_kills_each_worker_is_named(images: Path, tmp_path: Path) -> None:
     shard = runs.logged(images, tmp_path / "log", kill_always=True).shards[2]
+    fleet = ProcessFleet(worker_plan(tmp_path))
     with pytest.raises(WorkerLostError, match="2 times: its process ended with SIGKILL") as caught:
-        list(share_out(ProcessFleet(worker_plan(tmp_path)), [Task(0, shard, shard.digest())], 1, max_losses=2))
-    assert caught.value.shard == shard.name
+        list(share_out(fleet, [Task(0, shard, shard.digest())], 1, max_losses=2))
+    assert caught.value.shard == shard.name and not fleet.processes
+
+
+def test_an_error_of_a_worker_ends_the_run_and_all_workers(images: Path, tmp_path: Path) -> None:
+    fleet = ProcessFleet(worker_plan(tmp_path, model_sha256="0" * 64))
+    shard = runs.logged(images, tmp_path / "log").shards[0]
+    with pytest.raises(IntegrityError):
+        list(share_out(fleet, [Task(0, shard, shard.digest())], 1))
+    assert not fleet.processes
 
 
 def test_what_a_worker_cannot_unpickle_is_an_error_that_names_it() -> None:

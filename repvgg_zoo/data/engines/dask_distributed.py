@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any, Iterator, Optional, Sequence, Union
 
 from ..._cpu import usable_cores
-from ...errors import WorkerLostError
+from ...errors import ArgumentError, WorkerLostError
 from ..manifest import ShardRecord
 from ..tasks import Plan, Task
 from ..worker import Worker
@@ -36,7 +36,15 @@ def distribute(
             )
             client = stack.enter_context(distributed.Client(stack.enter_context(cluster)))
         else:
-            client = stack.enter_context(distributed.Client(address))
+            try:
+                client = stack.enter_context(distributed.Client(address))
+            except (OSError, ValueError) as error:
+                raise ArgumentError(
+                    f"the Dask scheduler at {address} cannot be reached: {error}",
+                    expected="an address such as tcp://host:8786",
+                    actual=address,
+                    hint="dask scheduler starts one; without an address, Dask runs on this machine alone",
+                ) from error
         client.wait_for_workers(1, timeout=START_TIMEOUT_S)
         # A few more than there are workers, so that none waits, and what is lost with the driver is little.
         remaining = iter(tasks)

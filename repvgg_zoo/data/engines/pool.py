@@ -115,12 +115,13 @@ def share_out(
                 try:
                     answer = fleet.answer(worker)
                 except LostError as error:
-                    state.take_back(task, error)
                     fleet.stop(worker)
+                    state.take_back(task, error)
                     if state.waiting:
                         state.tasks[fleet.start()] = None
                     continue
                 if isinstance(answer, Exception):
+                    fleet.stop(worker)
                     raise answer
                 if state.waiting:
                     state.tasks[worker] = task = state.waiting.popleft()

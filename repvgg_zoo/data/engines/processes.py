@@ -38,14 +38,14 @@ class ProcessFleet:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._processes: Dict[Connection, subprocess.Popen[bytes]] = {}
+        self.processes: Dict[Connection, subprocess.Popen[bytes]] = {}
 
     def start(self) -> Connection:
         ours, theirs = Pipe()
         number = theirs.fileno()
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main({number})"
         with theirs:
-            self._processes[ours] = subprocess.Popen(
+            self.processes[ours] = subprocess.Popen(
                 [sys.executable, "-c", code], pass_fds=(number,), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
             )
         self.submit(ours, self._plan)
@@ -63,14 +63,14 @@ class ProcessFleet:
             answer: Union[ShardRecord, Exception, None] = worker.recv()
         except (EOFError, OSError):
             with suppress(subprocess.TimeoutExpired):
-                code = self._processes[worker].wait(STOP_TIMEOUT_S)
+                code = self.processes[worker].wait(STOP_TIMEOUT_S)
                 reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 raise LostError(f"its process ended with {reason}") from None
             raise LostError("its process has closed the connection") from None
         return answer
 
     def stop(self, worker: Connection) -> None:
-        process = self._processes.pop(worker)
+        process = self.processes.pop(worker)
         worker.close()
         process.terminate()
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
 from ..._cpu import usable_cores
-from ...errors import DependencyError
+from ...errors import ArgumentError, DependencyError
 from ..manifest import ShardRecord
 from ..tasks import Plan, Task
 from ..worker import Worker
@@ -37,7 +37,16 @@ def distribute(
         options: Dict[str, Any] = {"log_to_driver": False}
         if address is None:
             options.update(num_cpus=workers or usable_cores(), include_dashboard=False)
-        ray.init(address=address or "local", **options)
+        try:
+            ray.init(address=address or "local", **options)
+        except (ConnectionError, ValueError) as error:
+            one_line = " ".join(str(error).split())
+            raise ArgumentError(
+                f"the Ray cluster at {address or 'local'} cannot be reached: {one_line}",
+                expected="'auto', or host:port",
+                actual=address,
+                hint="ray start --head starts one; without an address, Ray runs on this machine alone",
+            ) from error
     try:
         cores = int(ray.cluster_resources().get("CPU", 0))
         yield from share_out(ActorFleet(plan), tasks, workers or max(cores, 1), start_timeout=start_timeout)
