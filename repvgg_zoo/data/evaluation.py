@@ -29,7 +29,7 @@ from .counts import Counts, Row, count_rows
 from .engine import BATCH_SIZE, ON_ERROR, Output, compute
 from .evaluation_report import EvaluationReport
 from .label_csv import Labels
-from .labels import match_labels
+from .labels import label_matcher, match_labels
 from .progress import image_progress
 from .rows import RowFile
 from .sources import ImageSource, Sample, open_images
@@ -140,6 +140,7 @@ def score(
     ``targets`` are labels that were matched with classes before; others are matched when they occur.
     """
     known: Dict[str, int] = {} if targets is None else targets
+    match = label_matcher(classifier.classes, classifier.num_classes, classifier.name)
 
     def labeled() -> Iterator[Sample]:
         for sample in samples:
@@ -151,7 +152,7 @@ def score(
                     hint="put it into the folder of its class, or pass labels=, a CSV file with names and labels",
                 )
             if sample.label not in known:
-                known.update(match_classes(classifier, [sample.label]))
+                known.update(match([sample.label]))
             yield sample
 
     names = classifier.class_names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import ArgumentError
 from ..image.labels import Label
@@ -23,15 +23,24 @@ def match_labels(labels: Iterable[str], classes: Sequence[Label], num_classes: i
     underscores do not count where that leaves no doubt; or, unless class names are numbers themselves, an index. Raises
     ArgumentError that lists the labels and the classes if a label is none of these, or the name of several classes.
     """
-    labels = list(dict.fromkeys(labels))
+    return label_matcher(classes, num_classes, model)(labels)
+
+
+def label_matcher(classes: Sequence[Label], num_classes: int, model: str) -> Callable[[Iterable[str]], Dict[str, int]]:
+    """Return ``match_labels`` for these classes, for labels that come one after the other."""
     tables = _tables(classes)
     has_numbers = any(label.name.isdecimal() for label in classes)
-    matches = {label: _indices(label, tables, None if has_numbers else num_classes) for label in labels}
-    unknown = [label for label in labels if not matches[label]]
-    ambiguous = [label for label in labels if len(matches[label]) > 1]
-    if unknown or ambiguous:
-        raise _error(labels, unknown, ambiguous, matches, classes, num_classes, model)
-    return {label: indices[0] for label, indices in matches.items()}
+
+    def match(labels: Iterable[str]) -> Dict[str, int]:
+        labels = list(dict.fromkeys(labels))
+        matches = {label: _indices(label, tables, None if has_numbers else num_classes) for label in labels}
+        unknown = [label for label in labels if not matches[label]]
+        ambiguous = [label for label in labels if len(matches[label]) > 1]
+        if unknown or ambiguous:
+            raise _error(labels, unknown, ambiguous, matches, classes, num_classes, model)
+        return {label: indices[0] for label, indices in matches.items()}
+
+    return match
 
 
 def _tables(classes: Sequence[Label]) -> Tuple[_Table, _Table]:

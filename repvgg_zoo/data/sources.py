@@ -73,14 +73,15 @@ def open_images(data: Any, *, labels: Optional[Labels] = None) -> ImageSource:
     megfile.
     """
     if isinstance(data, ImageSource):
-        return data
+        return data if labels is None else _refuse_labels("an ImageSource")
     if isinstance(data, (list, tuple)) and data:
         if all(isinstance(item, (list, tuple)) for item in data):
             return _open_pairs(data) if labels is None else _refuse_labels("a list of pairs")
         return _join(data) if labels is None else _refuse_labels("a list of sources")
     if not isinstance(data, (str, os.PathLike)):
         raise ArgumentError(f"{type(data).__name__} is not a source of images", expected=EXPECTED, actual=type(data))
-    names = expand_braces(os.fspath(data))
+    text = os.fspath(data)
+    names = [text] if os.path.lexists(text) else expand_braces(text)
     if len(names) > 1:
         return _join(names) if labels is None else _refuse_labels("a list of sources")
     return _open_url(names[0], labels) if is_url(names[0]) else _open_path(check_path("data", data), labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from repvgg_zoo.registry.specs import IMAGENET
 from .conftest import digit_members, digits, png, write_folder, write_tar
 
 ROOT = Path(__file__).resolve().parents[2]
+evaluate = functools.partial(repvgg_zoo.evaluate, threads=1)  # so that one network is compiled instead of two
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_the_verdict_is_that_of(report, verdict):
 
 
 def test_a_file_has_no_stated_accuracy(few):
-    report = repvgg_zoo.evaluate(repvgg_zoo.fetch("RepVGG_N0"), few)
+    report = evaluate(repvgg_zoo.fetch("RepVGG_N0"), few)
     assert (report.verdict, report.difference) == ("not stated", None)
     assert not any("stated" in line for line in str(report).splitlines()[2:])
 
@@ -108,7 +110,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_each_kind_of_source_gives_the_same_figures(tmp_path, layout, predictions):
-    report = repvgg_zoo.evaluate("RepVGG_N0", layout(tmp_path))
+    report = evaluate("RepVGG_N0", layout(tmp_path))
     assert (report.n, report.top1.correct) == (48, sum(digits()[1][:48] == predictions[:48]))
 
 
@@ -119,7 +121,7 @@ def test_the_order_of_folders_does_not_matter(tmp_path, report):
     root = write_folder(tmp_path / "images")
     for digit, name in names.items():
         (root / digit).rename(root / name)
-    renamed = repvgg_zoo.evaluate("RepVGG_N0", root, class_names=list(names.values()))
+    renamed = evaluate("RepVGG_N0", root, class_names=list(names.values()))
     assert renamed.counts.predicted == report.counts.predicted
 
 
@@ -144,19 +146,19 @@ ERRORS = {
 def test_an_error_says_what_is_wrong_with(few, change, options, message):
     change(few)
     with pytest.raises(ArgumentError, match=message):
-        repvgg_zoo.evaluate("RepVGG_N0", few, **options)
+        evaluate("RepVGG_N0", few, **options)
 
 
 def test_a_network_without_a_head_is_an_error(few):
     with pytest.raises(ArgumentError, match="no head"):
-        repvgg_zoo.evaluate(repvgg_zoo.create("RepVGG_N0", num_classes=0), few)
+        evaluate(repvgg_zoo.create("RepVGG_N0", num_classes=0), few)
 
 
 def test_skipped_images_are_counted_and_named(few):
     (few / "3" / "bad.png").write_bytes(b"text")
     with pytest.raises(ArgumentError, match=r"bad\.png"):
-        repvgg_zoo.evaluate("RepVGG_N0", few)
-    report = repvgg_zoo.evaluate("RepVGG_N0", few, on_error="skip", output=few / "rows.csv")
+        evaluate("RepVGG_N0", few)
+    report = evaluate("RepVGG_N0", few, on_error="skip", output=few / "rows.csv")
     assert (report.n, [key for key, _ in report.skipped]) == (48, ["3/bad.png"])
     assert "48 images, 1 skipped" in str(report)
     (row,) = [row for row in rows_of(few / "rows.csv") if row["error"]]
@@ -164,7 +166,7 @@ def test_skipped_images_are_counted_and_named(few):
 
 
 def test_a_row_for_each_image_says_what_was_predicted(tmp_path, digit_folder, report):
-    again = repvgg_zoo.evaluate("RepVGG_N0", digit_folder, output=tmp_path / "rows.csv")
+    again = evaluate("RepVGG_N0", digit_folder, output=tmp_path / "rows.csv")
     assert again == report
     rows = rows_of(tmp_path / "rows.csv")
     assert [row["key"] for row in rows] == [sample.key for sample in repvgg_zoo.open_images(digit_folder)]
@@ -178,8 +180,8 @@ def test_a_row_for_each_image_says_what_was_predicted(tmp_path, digit_folder, re
 def test_a_finished_file_is_replaced_only_on_request(few):
     (few / "rows.csv").write_text("mine")
     with pytest.raises(ArgumentError, match="exists already"):
-        repvgg_zoo.evaluate("RepVGG_N0", few, output=few / "rows.csv")
-    repvgg_zoo.evaluate("RepVGG_N0", few, output=few / "rows.csv", overwrite=True)
+        evaluate("RepVGG_N0", few, output=few / "rows.csv")
+    evaluate("RepVGG_N0", few, output=few / "rows.csv", overwrite=True)
     assert len(rows_of(few / "rows.csv")) == 48
 
 
@@ -210,13 +212,14 @@ def killed(digit_folder, tmp_path_factory) -> bytes:
     return (folder / "rows.csv.partial").read_bytes()
 
 
-@pytest.mark.parametrize("lost", [0, 1, 17, 2000, 100_000])
+@pytest.mark.parametrize("lost", [0, 17, 2000])
 def test_after_a_kill_each_row_is_written_once_and_the_report_is_the_same(tmp_path, digit_folder, report, killed, lost):
     # What a power failure may lose besides: the end of the file, in the middle of a row.
     (tmp_path / "rows.csv.partial").write_bytes(killed[: max(0, len(killed) - lost)])
-    resumed = repvgg_zoo.evaluate("RepVGG_N0", digit_folder, output=tmp_path / "rows.csv")
+    resumed = evaluate("RepVGG_N0", digit_folder, output=tmp_path / "rows.csv")
     assert resumed == report
-    assert resumed.computed == 360 - {0: 160, 1: 144, 17: 144}.get(lost, 360 - resumed.computed)
+    assert resumed.computed == {0: 200, 17: 216}.get(lost, resumed.computed) < 360
+    assert resumed.computed % 16 == 360 % 16
     assert [row["key"] for row in rows_of(tmp_path / "rows.csv")] == [
         s.key for s in repvgg_zoo.open_images(digit_folder)
     ]
@@ -236,28 +239,28 @@ def test_an_interrupted_run_is_not_continued_with(tmp_path, digit_folder, killed
     arguments = {"model": "RepVGG_N0", "data": digit_folder, "output": tmp_path / "rows.csv"}
     arguments.update(change(tmp_path / "other"))
     with pytest.raises(ArgumentError, match=message):
-        repvgg_zoo.evaluate(**arguments)
+        evaluate(**arguments)
     assert (tmp_path / "rows.csv.partial").read_bytes() == killed
 
 
 def test_an_interrupted_run_is_replaced_on_request(tmp_path, few, killed):
     (tmp_path / "rows.csv.partial").write_bytes(killed)
-    report = repvgg_zoo.evaluate("RepVGG_N0", few, output=tmp_path / "rows.csv", overwrite=True)
+    report = evaluate("RepVGG_N0", few, output=tmp_path / "rows.csv", overwrite=True)
     assert (report.computed, len(rows_of(tmp_path / "rows.csv"))) == (48, 48)
 
 
 def test_a_file_of_something_else_is_left_alone(tmp_path, few):
     (tmp_path / "rows.csv.partial").write_text("my notes\n")
     with pytest.raises(ArgumentError, match="not of an interrupted evaluation"):
-        repvgg_zoo.evaluate("RepVGG_N0", few, output=tmp_path / "rows.csv")
+        evaluate("RepVGG_N0", few, output=tmp_path / "rows.csv")
     assert (tmp_path / "rows.csv.partial").read_text() == "my notes\n"
 
 
 def test_after_an_image_that_cannot_be_read_the_run_goes_on_if_it_is_skipped(few, tmp_path):
     (few / "7" / "bad.png").write_bytes(b"text")
     with pytest.raises(ArgumentError, match=r"bad\.png"):
-        repvgg_zoo.evaluate("RepVGG_N0", few, output=tmp_path / "rows.csv", batch_size=4)
-    report = repvgg_zoo.evaluate("RepVGG_N0", few, output=tmp_path / "rows.csv", batch_size=4, on_error="skip")
+        evaluate("RepVGG_N0", few, output=tmp_path / "rows.csv", batch_size=4)
+    report = evaluate("RepVGG_N0", few, output=tmp_path / "rows.csv", batch_size=4, on_error="skip")
     assert 0 < report.computed < 30
     assert len(rows_of(tmp_path / "rows.csv")) == 49
 
@@ -268,7 +271,7 @@ def test_two_processes_do_not_write_one_file(tmp_path, few, killed):
     with (tmp_path / "rows.csv.partial").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(ArgumentError, match="another process writes"):
-            repvgg_zoo.evaluate("RepVGG_N0", few, output=tmp_path / "rows.csv")
+            evaluate("RepVGG_N0", few, output=tmp_path / "rows.csv")
 
 
 def test_any_file_name_and_label_comes_back_from_the_rows(tmp_path):
@@ -276,7 +279,7 @@ def test_any_file_name_and_label_comes_back_from_the_rows(tmp_path):
     (tmp_path / "1").mkdir()
     for name in names:
         (tmp_path / "1" / name).write_bytes(png(digits()[0][0]))
-    report = repvgg_zoo.evaluate("RepVGG_N0", tmp_path, output=tmp_path / "rows.csv", batch_size=1)
+    report = evaluate("RepVGG_N0", tmp_path, output=tmp_path / "rows.csv", batch_size=1)
     assert report.n == 3
     with (tmp_path / "rows.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         assert {row["key"] for row in csv.DictReader(file)} == {f"1/{name}" for name in names}
@@ -284,7 +287,7 @@ def test_any_file_name_and_label_comes_back_from_the_rows(tmp_path):
 
 def test_counts_of_parts_merge_to_those_of_the_whole(report, digit_folder):
     parts = [
-        repvgg_zoo.evaluate("RepVGG_N0", [(s.image, s.label) for s in shard]).counts
+        evaluate("RepVGG_N0", [(s.image, s.label) for s in shard]).counts
         for shard in repvgg_zoo.open_images(digit_folder).split(150).shards
     ]
     merged = parts[2].merge(parts[0]).merge(parts[1])
@@ -308,7 +311,7 @@ class Recorder:
 
 def test_progress_is_reported_batch_by_batch_with_the_end(few):
     progress = Recorder()
-    repvgg_zoo.evaluate("RepVGG_N0", few, progress=progress)
+    evaluate("RepVGG_N0", few, progress=progress)
     assert progress.updates == [*(("RepVGG_N0.digits", done, 48) for done in (0, 16, 32, 48)), "closed"]
 
 
@@ -316,7 +319,7 @@ def test_the_end_is_estimated_for_tar_files(tmp_path):
     for number in range(4):
         write_tar(tmp_path / f"{number}.tar", digit_members(8 * number, 8 * number + 8))
     progress = Recorder()
-    repvgg_zoo.evaluate("RepVGG_N0", tmp_path, progress=progress, batch_size=4, threads=1)
+    evaluate("RepVGG_N0", tmp_path, progress=progress, batch_size=4, threads=1)
     assert progress.updates[0][2] is None
     assert [total for _, _, total in progress.updates[3:-1]] == [32] * len(progress.updates[3:-1])
 
@@ -325,7 +328,7 @@ def test_the_confusion_matrix_is_drawn(report, tmp_path):
     image = pytest.importorskip("matplotlib.image")
     report.plot_confusion(tmp_path / "x.png")
     assert image.imread(tmp_path / "x.png").shape[2] == 4
-    imagenet_report(1000, 50000, 60).plot_confusion(tmp_path / "x.svg")
+    imagenet_report(1000, 50000, 60).plot_confusion(tmp_path / "x.svg", max_classes=3)
     with pytest.raises(ArgumentError, match="suffix"):
         report.plot_confusion(tmp_path / "x.doc")
 
@@ -346,4 +349,4 @@ def test_the_report_is_json_and_a_table(report):
 
 def test_a_source_that_does_not_exist_is_missing():
     with pytest.raises(MissingFileError):
-        repvgg_zoo.evaluate("RepVGG_N0", "nowhere")
+        evaluate("RepVGG_N0", "nowhere")

@@ -206,7 +206,7 @@ def test_no_source_of_images_is(tmp_path, monkeypatch, data, error):
     assert caught.value.expected or caught.value.hint
 
 
-@pytest.mark.parametrize("data", ["x.tar", ["few"], [("a.png", 1)]], ids=str)
+@pytest.mark.parametrize("data", ["x.tar", ["few"], [("a.png", 1)], open_images([("a.png", 1)])], ids=type)
 def test_labels_are_for_a_folder_only(tmp_path, monkeypatch, data):
     monkeypatch.chdir(tmp_path)
     write_tar(tmp_path / "x.tar", digit_members(0, 1))
