@@ -58,11 +58,9 @@ def outcomes(lines, path):
     return [line.split()[1] for line in lines if line.startswith(f"{path}::") and "[" in line]
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_an_example_in_a_markdown_page_is_run(lines, name):
-    assert outcomes(lines, f"docs/{name}.md")[-1] == PAGES[name][1]
-
-
-@pytest.mark.parametrize("name", DOCSTRINGS)
-def test_an_example_in_a_docstring_is_run(lines, name):
-    assert outcomes(lines, f"repvgg_zoo/{name}.py")[-1] == DOCSTRINGS[name][1]
+def test_the_examples_of_a_project_end_as_they_should(lines):
+    """All in one test: pytest-xdist would run the project again in each process that has one of them."""
+    pages = {name: outcomes(lines, f"docs/{name}.md")[-1:] for name in PAGES}
+    assert pages == {name: [outcome] for name, (_, outcome) in PAGES.items()}
+    docstrings = {name: outcomes(lines, f"repvgg_zoo/{name}.py")[-1:] for name in DOCSTRINGS}
+    assert docstrings == {name: [outcome] for name, (_, outcome) in DOCSTRINGS.items()}
