@@ -50,6 +50,8 @@ def printed(notebook: Any) -> List[Tuple[str, Dict[str, str]]]:
                 else:
                     texts.update({kind: "".join(text) for kind, text in output.data.items() if "text" in kind})
             texts.pop("stderr", None)
+            if "text/html" in texts:
+                texts.pop("text/plain", None)  # which may have digests, and is not shown
             result.append((cell.source, {kind: NUMBER.sub("#", text) for kind, text in texts.items()}))
     return result
 

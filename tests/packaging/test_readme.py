@@ -33,7 +33,14 @@ os.mkdir("readme"); os.chdir("readme"); os.mkdir("photos")
 random = np.random.RandomState(0)
 for digit in "01":
     os.makedirs("val/" + digit)
-for name in ["cat.jpg", "val/0/a.png", "val/1/b.png", *(f"photos/{index}.png" for index in range(16))]:
+    os.makedirs("train/" + digit)
+for name in [
+    "cat.jpg",
+    "val/0/a.png",
+    "val/1/b.png",
+    *(f"photos/{index}.png" for index in range(16)),
+    *(f"train/{index % 2}/{index}.png" for index in range(24)),
+]:
     Image.fromarray(random.randint(0, 256, (8, 8)).astype(np.uint8)).save(name)
 checkpoint = repvgg_zoo.load_checkpoint(repvgg_zoo.fetch("RepVGG_N0"))
 for name in ("repvgg.pth", "mine.safetensors"):
@@ -54,13 +61,17 @@ def run(command):
     arguments = shlex.split(command)
     if arguments[0] == "predict":
         arguments += ["--model", "RepVGG_N0"]  # the default is of ImageNet
+    if arguments[0] == "finetune":
+        arguments += ["--mode", "probe"]  # the head alone, in a second
     if arguments[0] == "export":
         arguments += ["--force"]  # the Python line wrote the file
     return main(arguments)
 
 cases = json.loads(CASES)
 results = {block: ended(lambda: exec(block, {})) for block in cases["blocks"]}
-results.update({code: ended(lambda: eval("repvgg_zoo." + code) and None) for code in cases["python"]})
+for code in cases["python"]:
+    quick = code[:-1] + ', mode="probe")' if code.startswith("finetune") else code
+    results[code] = ended(lambda: eval("repvgg_zoo." + quick) and None)
 results.update({command: ended(lambda: run(command)) for command in cases["shell"]})
 print(json.dumps(results))
 """
