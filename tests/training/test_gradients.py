@@ -11,6 +11,7 @@ from megengine import Tensor
 from megengine.autodiff import GradManager
 
 import repvgg_zoo
+from repvgg_zoo.inference.bounds import BoundsError, Memory, check_bounds, used_spans
 from repvgg_zoo.inference.cost_model import CpuSpeed
 from repvgg_zoo.inference.eager import extract_weights
 from repvgg_zoo.inference.jit.all_kernels import ALL_FIELDS
@@ -69,7 +70,7 @@ NETWORKS = {
 }
 
 
-SIZES = {case: [(3, (37, 22))] for case in NETWORKS}
+SIZES = {case: [(3, (29, 18))] for case in NETWORKS}
 SIZES["plain blocks"].append((1, 32))
 
 
@@ -90,7 +91,7 @@ def running_statistics(network):
 
 @pytest.mark.parametrize("case", NETWORKS)
 def test_gradients_with_the_statistics_of_the_batch_are_those_of_megengine(case):
-    network, batch = small(**NETWORKS[case]), images(4, 3, (33, 26))
+    network, batch = small(**NETWORKS[case]), images(4, 3, (24, 20))
     twin, x, weights = copy.deepcopy(network), Tensor(batch), loss_weights(network, 4)
     features, gradients = gradients_of(network, lambda: on_kernels(network, x, "train"), weights)
     expected_features, expected = gradients_of(twin, lambda: forward_eager(twin, x, bn="train"), weights)
@@ -106,7 +107,7 @@ FLOAT64 = ["plain blocks", "groups that do not fill panels", "SE before ReLU", "
 
 @pytest.mark.parametrize(("case", "bn"), [*((case, "frozen") for case in FLOAT64), ("SE before ReLU", "train")])
 def test_gradients_are_the_central_differences_of_float64(case, bn):
-    x = images(2, 3, 16) if bn == "frozen" else images(4, 3, 48)  # some pixels in the end
+    x = images(2, 3, 16) if bn == "frozen" else images(4, 3, 32)  # of which a pixel each is left
     network = small(**{"num_blocks": [1, 1, 2, 1], **NETWORKS[case]})
     weights, tensors = loss_weights(network, len(x)), parameters64(network)
     features, gradients = gradients_of(network, lambda: on_kernels(network, Tensor(x), bn), weights)
@@ -120,6 +121,18 @@ def test_gradients_are_the_central_differences_of_float64(case, bn):
         products = [gradients[name].reshape(directions[name].shape) * directions[name] for name in names]
         scale = np.sqrt(sum((product**2).sum() for product in products))
         assert abs(derivative - sum(product.sum() for product in products)) < BOUND * scale, kind
+
+
+def test_a_second_forward_pass_before_the_backward_pass_has_its_own_memory():
+    network, weights = small(), loss_weights(small(), 1)
+    batches = [Tensor(images(1, 3, 32, seed)) for seed in (1, 2)]
+    single = [gradients_of(network, functools.partial(on_kernels, network, x), weights)[1] for x in batches]
+
+    def both():
+        return on_kernels(network, batches[0]) + on_kernels(network, batches[1])
+
+    _, together = gradients_of(network, both, weights)
+    assert max(errors({name: single[0][name] + single[1][name] for name in together}, together).values()) < 1e-5
 
 
 def test_gradients_of_a_whole_network_are_those_of_megengine():
@@ -174,6 +187,20 @@ def test_a_wrong_offset_in_a_backward_kernel_changes_the_gradients(algorithm, ke
     expected, actual = backward("direct"), backward(algorithm, (kernel, FAULTS[algorithm][kernel]))
     distances = [np.abs(a - b).max() / np.abs(a).max() for a, b in zip(expected, actual)]
     assert max(distances) > 100 * BOUND
+
+
+def test_a_plan_that_would_leave_its_arrays_is_refused():
+    layers = [TrainingLayer(layer) for layer in extract_weights(deployed()).layers]
+    trunk = KernelTrunk(layers, (2, 3, 16, 16), frozen=0, threads=1, speed=SPEEDS["Winograd"])
+    plan = trunk._training.plan
+    check_bounds(plan)
+    for index in range(trunk._training.forward[-1].stop, len(plan.calls)):
+        call, fields = plan.calls[index], ALL_FIELDS[plan.calls[index].kernel]
+        name = next(name for name in ("out", "sums", "c") if name in fields)
+        call.arguments[fields.index(name)] += 1 << 40
+        with pytest.raises(BoundsError, match=call.kernel):
+            used_spans(plan, index, Memory(plan.arrays))
+        call.arguments[fields.index(name)] -= 1 << 40
 
 
 @pytest.mark.parametrize("algorithm", SPEEDS)
