@@ -52,7 +52,7 @@ def kernel_features(network: M.Module, blocks: Blocks, images: Tensor, *, bn: st
     return function(*parameters.values()) if parameters else function.forward()
 
 
-class _TrunkFunction(Function):  # type: ignore[misc]
+class _TrunkFunction(Function):
     """The trunk as a function of the parameters with these names; ``normed`` blocks use the batch's statistics."""
 
     def __init__(
