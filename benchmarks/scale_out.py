@@ -3,7 +3,7 @@
 ``python -m benchmarks.scale_out`` predicts the same shards of JPEGs of 500 x 375 pixels with each engine in turn, on as
 many workers, for several rounds, and prints the medians. The time is from the first finished shard to the last, so that
 starting a cluster does not count; it is printed beside it. ``--least 0.9`` ends with an error if Ray is slower than
-that part of the processes.
+that part of the processes. The machine must have nothing else to do: Ray runs its workers at nice 15.
 """
 
 from __future__ import annotations
