@@ -104,6 +104,9 @@ def megengine_loader(job: Dict[str, Any]) -> Loop:
     network = repvgg_zoo.compile(job["weights"], batch_size=job["batch"], threads=job["threads"])
 
     class Images(Dataset):
+        def __init__(self) -> None:  # which is abstract in Dataset
+            pass
+
         def __getitem__(self, index: int) -> Any:
             return np.ascontiguousarray(cv2.imread(job["images"][index], cv2.IMREAD_COLOR)[:, :, ::-1])
 
