@@ -20,6 +20,7 @@ NEEDS_MEGENGINE = {
     "repvgg_zoo.builder",
     "repvgg_zoo.inference.eager",
     "repvgg_zoo.models",
+    "repvgg_zoo.models.build",
     "repvgg_zoo.models.layers",
     "repvgg_zoo.models.network",
     "repvgg_zoo.models.repvgg",

@@ -92,8 +92,9 @@ def list_images(root: Path) -> List[str]:
 def empty_class_folders(root: Path, images: Sequence[str]) -> Tuple[str, ...]:
     """Return the names of the folders without images, if there are folders with some."""
     classes = {name for name in map(_first_folder, images) if name is not None}
-    folders = (entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    return tuple(sorted(set(folders) - classes)) if classes else ()
+    with os.scandir(root) as entries:
+        folders = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    return tuple(sorted(folders - classes)) if classes else ()
 
 
 def _walk(folder: Path, prefix: str, parents: FrozenSet[Tuple[int, int]]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from ..errors import ArgumentError
 from ..image.labels import Label
 
 MAX_LISTED = 10
-MAX_DIGITS = 10  # of an index
+MAX_DIGITS = 9  # of an index
 SYNSET_CHARS = 9  # "n02099601"
 
 _Table = Dict[str, Tuple[int, ...]]
@@ -57,8 +57,8 @@ def _indices(label: str, tables: Tuple[_Table, _Table], num_classes: Optional[in
     exact, normalized = tables
     synset = label[:SYNSET_CHARS] if label[SYNSET_CHARS : SYNSET_CHARS + 1] in ("-", "_", " ") else label
     indices = exact.get(label) or exact.get(synset) or normalized.get(_normalize(label)) or ()
-    is_index = not indices and num_classes is not None and label.isascii() and label.isdecimal()
-    return (int(label),) if is_index and int(label[:MAX_DIGITS]) < (num_classes or 0) else indices
+    is_index = not indices and len(label) <= MAX_DIGITS and label.isascii() and label.isdecimal()
+    return (int(label),) if is_index and int(label) < (num_classes or 0) else indices
 
 
 def _normalize(name: str) -> str:

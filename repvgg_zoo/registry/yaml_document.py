@@ -103,15 +103,16 @@ def _compose(text: str) -> Optional[yaml.Node]:
     loader = LOADER(text)
     resolve = functools.lru_cache(maxsize=None)(loader.resolve)  # most keys and many values occur again and again
     try:
-        for event in iter(loader.get_event, None):
-            if isinstance(event, yaml.NodeEvent):
+        for item in iter(loader.get_event, None):
+            event: Any = item  # the two loaders have marks of their own
+            if isinstance(item, yaml.NodeEvent):
                 nodes += 1
                 _check_limits(event, len(collections), nodes)
-                if isinstance(event, yaml.ScalarEvent):
+                if isinstance(item, yaml.ScalarEvent):
                     tag = resolve(yaml.ScalarNode, event.value, event.implicit) if event.tag in UNTAGGED else event.tag
                     node: Any = yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark, event.style)
                 else:
-                    kind, default = COLLECTIONS[type(event)]
+                    kind, default = COLLECTIONS[type(item)]
                     node = kind(default if event.tag in UNTAGGED else event.tag, [], event.start_mark)
                 if collections:
                     collections[-1][1].append(node)
@@ -119,11 +120,11 @@ def _compose(text: str) -> Optional[yaml.Node]:
                     root = node
                 if isinstance(node, yaml.CollectionNode):
                     collections.append((node, node.value))
-            elif isinstance(event, yaml.CollectionEndEvent):
+            elif isinstance(item, yaml.CollectionEndEvent):
                 node, children = collections.pop()
                 if isinstance(node, yaml.MappingNode):
                     node.value = list(zip(children[::2], children[1::2]))
-            elif isinstance(event, yaml.DocumentStartEvent):
+            elif isinstance(item, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
                     fail(event, "a second document starts here", "one document")

@@ -48,6 +48,7 @@ def test_the_own_spelling_of_a_name_comes_before_a_similar_one():
 ERRORS = {
     "a name that is none": (["beagle", "poodle"], PETS, "1 of 2 labels are not classes of x.pth: 'poodle'"),
     "an index that is too large": (["1", "3"], PETS, "not classes of x.pth: '3'"),
+    "an index of many digits": (["1", "000000000009"], PETS, "not classes of x.pth: '000000000009'"),
     "an index where names are numbers": (["0"], NUMBERS, "not classes of x.pth: '0'"),
     "a name where names are not known": (["cat"], UNKNOWN, "its class names are not known"),
     "the name of two classes": (["crane"], TWICE, "'crane' may be the classes 0 \\(crane\\) and 2 \\(crane\\)"),

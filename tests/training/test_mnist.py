@@ -21,7 +21,8 @@ def test_five_epochs_on_mnist_reach_96_percent_and_the_head_alone_87(tmp_path):
         output=tmp_path / "run",
         epochs=5,
         bn="train",
-        lr=0.02,
+        lr=0.04,
+        batch_size=64,
         min_crop=0.8,
     )
     assert report.train_images == 4000 and report.top1.n == 1000
