@@ -61,7 +61,12 @@ class RunReport:
     def __str__(self) -> str:
         resumed = f", {self.resumed:,} of them finished before" if self.resumed else ""
         errors = f", {self.errors:,} could not be read" if self.errors else ""
-        return f"{self.job}: {self.images:,} images in {self.shards:,} shards{resumed}{errors}; {escape(self.output)}"
+        counts = f"{_plural(self.images, 'image')} in {_plural(self.shards, 'shard')}"
+        return f"{self.job}: {counts}{resumed}{errors}; {escape(self.output)}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def run(

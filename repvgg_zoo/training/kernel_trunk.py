@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._cpu import usable_cores
-from ..inference.cost_model import CpuSpeed
-from ..inference.cpu_speed import host_cpu_speed
+from ..inference.cost_model import DEFAULT_CPU_SPEED, CpuSpeed
 from ..inference.ir import LinearWeights, SEWeights
 from ..inference.jit.engine import host_training_config, jit_compile
 from ..inference.kernel_runner import KernelRunner
@@ -34,9 +33,9 @@ class LayerGradients(NamedTuple):
 class KernelTrunk:
     """Computes a network for batches of one shape: a forward pass, then the backward pass of the same batch.
 
-    ``frozen`` is the number of the first layers that get no gradient. ``speed`` is the processor's, from which the
-    algorithms are chosen; by default it is measured. ``statistics`` has the mean and variance of the last batch by
-    layer and BN layer, and how many numbers they are of.
+    ``frozen`` is the number of the first layers that get no gradient. The algorithms are chosen from ``speed``, which
+    is a constant and not what is measured, so that the same steps give the same bits in every process. ``statistics``
+    has the mean and variance of the last batch by layer and BN layer, and how many numbers they are of.
     """
 
     def __init__(
@@ -46,12 +45,12 @@ class KernelTrunk:
         *,
         frozen: int,
         threads: int,
-        speed: Optional[CpuSpeed] = None,
+        speed: CpuSpeed = DEFAULT_CPU_SPEED,
     ) -> None:
         self._layers = tuple(map(_private_copy, layers))
         config, cache = host_training_config(), derived_cache()
         jit_compile(config, cache)
-        lowering = BatchNormLowering(shape, config, threads=threads, speed=speed or host_cpu_speed(config, cache))
+        lowering = BatchNormLowering(shape, config, threads=threads, speed=speed)
         self._training = lowering.lower_both(self._layers, frozen)
         self._runner = KernelRunner(self._training.plan, threads)
         self._images: Optional[NDArray[Any]] = None

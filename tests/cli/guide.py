@@ -73,12 +73,12 @@ class Shell:
         for path in (self._work, self._home, programs):
             path.mkdir(parents=True)
         with np.load(ROOT / "hub" / "digits-test.npz", allow_pickle=False) as digits:
-            images, labels = [Image.fromarray(image) for image in digits["images"][:40]], digits["labels"]
+            images, labels = [Image.fromarray(image) for image in digits["images"][:60]], digits["labels"]
         images[0].save(self._work / "digit.png")
         (self._work / "digits").mkdir()
         for index, image in enumerate(images):
             image.save(self._work / "digits" / f"{index:02}.png")
-        lines = (f"{index:02}.png,{label}\n" for index, label in enumerate(labels[:40]))
+        lines = (f"{index:02}.png,{label}\n" for index, label in enumerate(labels[:60]))
         (self._work / "labels.csv").write_text("".join(["filename,label\n", *lines]))
         program = programs / "repvgg-zoo"
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m repvgg_zoo "$@"\n')

@@ -21,7 +21,7 @@ def test_predictions_are_written_and_a_broken_image_has_exit_code_1(run, digits,
     argv = ["predict", "digits", "--model", "n0", "--output", "out", "--workers", "1", "--topk", "2"]
     result = run(*argv)
     assert result.code == 1
-    assert "predict: 41 images in 1 shards, 1 could not be read" in result.out and "0/broken.png" in result.out
+    assert "predict: 41 images in 1 shard, 1 could not be read" in result.out and "0/broken.png" in result.out
     again = run(*argv, "--json")
     assert again.code == 1 and again.json["resumed"] == 1 and again.json["errors"] == 1
     assert again.json["first_errors"][0]["key"] == "0/broken.png"

@@ -19,10 +19,10 @@ pooled features of all images and then, unless --mode probe, all weights from
 there. SOURCE is a file, or a name of the registry, which is fetched. DATA is a
 folder with a folder of images for each class.
 
-OUTPUT gets best.safetensors and last.safetensors, which say their classes and
+OUT gets best.safetensors and last.safetensors, which say their classes and
 preprocessing, so that all other commands take them; report.json; and curves.png
-if matplotlib is installed. The same command goes on with a run that was interrupted. Exit code
-6 if training diverges.
+if matplotlib is installed. The same command goes on with a run that was
+interrupted. Exit code 6 if training diverges.
 """
 EXAMPLES = (
     "repvgg-zoo finetune RepVGG_N0 digits head --mode probe",
@@ -34,7 +34,7 @@ DEFAULTS = Recipe()
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a checkpoint file, or NAME or NAME.TAG of the registry")
     parser.add_argument("data", metavar="DATA", help="a folder with a folder for each class, or tar files")
-    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder of the run, which is created")
+    parser.add_argument("output", type=Path, metavar="OUT", help="the folder of the run, which is created")
     parser.add_argument("--val", metavar="DATA", help="images for validation (default: a tenth of each class)")
     parser.add_argument("--val-share", type=float, metavar="X", help="the share of DATA that is held out instead")
     parser.add_argument("--labels", type=Path, metavar="CSV", help="the labels of DATA, a folder without classes")
