@@ -103,31 +103,33 @@ def test_the_same_call_returns_the_report_of_the_finished_run(run, data):
     assert again == report and (output / "best.safetensors").stat().st_mtime_ns == before
 
 
-KILLED = """
+PROGRAM = """
 import json, os, signal, sys, threading
 from repvgg_zoo.training.finetuning import finetune
 
 def kill_soon(epoch):
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
-finetune(on_epoch=kill_soon, **json.loads(sys.argv[1]))
+report = finetune(**json.loads(sys.argv[1]), on_epoch=kill_soon if sys.argv[2] == "is killed" else None)
+print(json.dumps([(epoch.train_loss, epoch.val_loss, epoch.lr) for epoch in report.epochs]))
 """
 
 
-def test_a_run_that_was_killed_ends_with_the_same_bytes(run, data, tmp_path):
-    output, report = run
-    arguments = {**data, **RECIPE, "output": tmp_path / "killed"}
-    call = json.dumps(
-        {name: value if isinstance(value, (int, float)) else str(value) for name, value in arguments.items()}
-    )
-    killed = subprocess.run([sys.executable, "-c", KILLED, call], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert (tmp_path / "killed" / "resume.safetensors").exists()
-    resumed = finetune(**arguments)
+def test_a_run_that_was_killed_ends_with_the_same_bytes(data, tmp_path):
+    def start(output, end):
+        arguments = {**data, **RECIPE, "output": output}
+        texts = {name: value if isinstance(value, (int, float)) else str(value) for name, value in arguments.items()}
+        command = [sys.executable, "-c", PROGRAM, json.dumps(texts), end]
+        return subprocess.run(command, capture_output=True, check=False)
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    first = start(killed, "is killed")
+    assert first.returncode == -signal.SIGKILL, first.stderr.decode()
+    assert (killed / "resume.safetensors").exists()
+    resumed, uninterrupted = start(killed, "ends"), start(whole, "ends")
+    assert resumed.stdout and resumed.stdout == uninterrupted.stdout, resumed.stderr.decode()
     for name in ("best.safetensors", "last.safetensors"):
-        assert (tmp_path / "killed" / name).read_bytes() == (output / name).read_bytes()
-    for left, right in zip(resumed.epochs, report.epochs):
-        assert (left.train_loss, left.val_loss, left.lr) == (right.train_loss, right.val_loss, right.lr)
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_control_c_keeps_the_step_that_it_came_in(run, data, tmp_path):
