@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -18,6 +19,9 @@ from ..inference.lowering import pack_weights
 from ..inference.target import derived_cache
 from .batch_norm import BatchNormLowering
 from .lowering import LayerGradient, Norm, Step, TrainingLayer
+
+# Training that diverges overflows, which its loss says; NumPy need not.
+DIVERGING: Mapping[str, Any] = MappingProxyType({"over": "ignore", "invalid": "ignore"})
 
 
 class LayerGradients(NamedTuple):
@@ -81,7 +85,8 @@ class KernelTrunk:
     def _run(self, images: NDArray[Any], start: int, steps: Sequence[Step]) -> None:
         for stop, then in steps:
             self._runner.run_calls(images, start, stop)
-            then()
+            with np.errstate(**DIVERGING):
+                then()
             start = stop
 
     def _layer_gradients(self, index: int) -> LayerGradients:

@@ -23,7 +23,7 @@ from ..inference.eager import supported_geometry
 from ..inference.ir import ConvLayer, weights_from_state_dict, with_geometries
 from ..reparam.fusion import fuse_branches
 from .branches import block_gradients
-from .kernel_trunk import KernelTrunk, LayerGradients
+from .kernel_trunk import DIVERGING, KernelTrunk, LayerGradients
 from .lowering import Norm, TrainingLayer
 from .structure import Block
 
@@ -98,7 +98,8 @@ class _TrunkFunction(Function):
             for attribute, value in values:
                 running = getattr(norm, attribute)
                 moved = norm.momentum * running.numpy().reshape(-1) + (1 - norm.momentum) * value
-                running[...] = moved.astype(np.float32).reshape(tuple(running.shape))
+                with np.errstate(**DIVERGING):
+                    running[...] = moved.astype(np.float32).reshape(tuple(running.shape))
 
     def backward(self, gradient: Tensor) -> Tuple[Optional[Tensor], ...]:
         by_layer = self._trunk.backward(gradient.numpy())
@@ -107,7 +108,8 @@ class _TrunkFunction(Function):
 
         def of_block(index: int) -> Arrays:
             name = names[index]
-            gradients = _block_gradients(self._blocks[name], self._arrays[name], by_layer[index])
+            with np.errstate(**DIVERGING):
+                gradients = _block_gradients(self._blocks[name], self._arrays[name], by_layer[index])
             return {f"{name}.{key}": array for key, array in gradients.items()}
 
         with ThreadPoolExecutor(usable_cores()) as pool:
@@ -154,7 +156,8 @@ def _layers(blocks: Blocks, arrays: Mapping[str, Arrays], normed: Sequence[str])
         elif name in normed:
             kernel, bias = part["rbr_dense.conv.weight"], np.zeros(block.module.out_channels, np.float32)
         else:
-            kernel, bias = fuse_branches(part, bn_eps=block.eps)
+            with np.errstate(**DIVERGING):
+                kernel, bias = fuse_branches(part, bn_eps=block.eps)
         return {**result, f"{name}.rbr_reparam.weight": kernel, f"{name}.rbr_reparam.bias": bias}
 
     with ThreadPoolExecutor(usable_cores()) as pool:

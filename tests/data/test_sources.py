@@ -105,7 +105,7 @@ DIALECTS = {
 @pytest.mark.parametrize(("text", "expected"), DIALECTS.values(), ids=DIALECTS)
 def test_labels_of_a_flat_folder_come_from_a_csv_file_in_any_form(tmp_path, text, expected):
     write(tmp_path / "images", *FILES)
-    (tmp_path / "labels.csv").write_text(text, encoding="utf-8", newline="")
+    (tmp_path / "labels.csv").write_bytes(text.encode("utf-8"))
     source = open_images(tmp_path / "images", labels=tmp_path / "labels.csv")
     assert labels_of(source) == expected
     assert source.class_names == tuple(sorted(set(expected.values())))
