@@ -43,7 +43,7 @@ def test_the_table_of_the_doctor_has_each_of_its_checks() -> None:
         "libGL.so.1: cannot open shared object file: No such file or directory",
         "numpy.core.multiarray failed to import",
         "No module named 'pkg_resources'",
-        "[Errno 30] Read-only file system: '/root/.cache/megengine'",
+        "[Errno 30] Read-only file system: '/home/user/.cache/megengine'",
     ],
 )
 def test_what_ends_an_import_is_listed_with_the_cure_that_the_error_names(problem: str) -> None:
