@@ -7,10 +7,13 @@ import platform
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Dict
+from typing import Callable, Dict, Iterable, List, TypeVar
 
 from ._log import get_logger
 from ._settings import KEEP_THREAD_PRIORITY_ENV, read_switch
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 SYNC_THREAD = "CompNodeSync"
 
@@ -22,6 +25,14 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def map_on_all_cores(function: Callable[[T], R], items: Iterable[T]) -> List[R]:
+    """Return the results of a function that gives up the lock of Python most of its time, for all items in order."""
+    from concurrent.futures import ThreadPoolExecutor  # here, as `import repvgg_zoo` does not need it
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        return list(pool.map(function, items))
 
 
 def cpu_info() -> Dict[str, str]:

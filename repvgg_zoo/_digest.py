@@ -1,4 +1,4 @@
-"""SHA-256 of files, and of the modules of a package."""
+"""SHA-256 of files, of arrays, and of the modules of a package."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import hashlib
 import os
 import sys
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Optional, Tuple
 
 from ._files import open_regular_file
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CHUNK_BYTES = 1 << 20
 
@@ -36,6 +39,17 @@ def hash_descriptor(descriptor: int, copy: Callable[[bytes], Any] = lambda data:
             return digest.hexdigest()
         digest.update(data)
         copy(data)
+
+
+def hash_arrays(arrays: Iterable[Tuple[str, NDArray[Any]]]) -> str:
+    """Return the SHA-256 of named arrays, with their dtypes and shapes, in whatever order they come."""
+    import numpy as np  # here, as most users of this module hash files
+
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays, key=lambda item: item[0]):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    return digest.hexdigest()
 
 
 def hash_package(package: str) -> Optional[str]:

@@ -12,12 +12,13 @@ import numpy as np
 from ._derived_cache import DerivedCache, DerivedKey
 from ._file_array import FileArray
 from ._file_state import only_this_user_writes
+from ._settings import read_settings
 from .checkpoints import Checkpoint, CheckpointMetadata, LoadReport, load_checkpoint
 from .checkpoints.formats import safetensors_file
 from .checkpoints.load import CANONICALIZE_VERSION
 from .checkpoints.metadata import METADATA_KEY, from_text, metadata_of_spec, to_text, uniform_bn_eps
 from .checkpoints.save import write_safetensors
-from .hub import VerifiedFile
+from .hub import VerifiedFile, fetch_verified
 from .registry.specs import CheckpointSpec
 from .reparam.fusion import FUSE_VERSION, fuse
 
@@ -62,6 +63,11 @@ def load_weights(
         source_sha256=file.sha256,
         metadata=replace(metadata_of_spec(spec), bn_eps=bn_eps, source_sha256=file.sha256),
     )
+
+
+def fetch_weights(spec: CheckpointSpec, *, deploy: bool) -> Checkpoint:
+    """Return what ``load_weights`` does for a published checkpoint, which is fetched; raises what ``fetch`` raises."""
+    return load_weights(fetch_verified(spec.file), spec, deploy=deploy, cache_dir=read_settings().cache_dir)
 
 
 def weights_key(file: VerifiedFile, spec: CheckpointSpec, form: str) -> Optional[DerivedKey]:

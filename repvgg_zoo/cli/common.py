@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..errors import UnverifiedError
 from ..hub import VerifiedFile, fetch_verified
 from ..registry.api import full_registry
-from ..registry.specs import CheckpointSpec, FileSpec
+from ..registry.names import find_checkpoint
+from ..registry.specs import CheckpointSpec, FileSpec, ModelSpec
 from .errors import explain, to_dict
 
 
@@ -33,6 +34,18 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
 def fetch(file: FileSpec, args: argparse.Namespace) -> Path:
     """Return the path of a checkpoint's file, fetched with the command's options."""
     return fetch_with_digest(file, args).path
+
+
+def fetch_model(target: Union[Path, Tuple[ModelSpec, Optional[str]]], args: argparse.Namespace) -> Union[Path, str]:
+    """Return the file that ``find_model_or_file`` returned, or the name of the checkpoint, which is then in the cache.
+
+    It is fetched with the command's options, which the function that gets the name does not have.
+    """
+    if isinstance(target, Path):
+        return target
+    checkpoint = find_checkpoint(*target)
+    fetch(checkpoint.file, args)
+    return checkpoint.name
 
 
 def fetch_with_digest(file: FileSpec, args: argparse.Namespace) -> VerifiedFile:

@@ -301,16 +301,6 @@ def key_values(pairs: Mapping[str, Any], indent: str = "") -> List[str]:
     return [f"{indent}{key:{width}}  {value}" for key, value in items]
 
 
-def pluralize(count: int, singular: str, plural: Optional[str] = None) -> str:
-    """Return a count with its noun.
-
-    >>> from repvgg_zoo.cli.console import pluralize
-    >>> pluralize(1, "file"), pluralize(2, "file")
-    ('1 file', '2 files')
-    """
-    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
-
-
 def _encodable(text: str, stream: TextIO) -> str:
     """Return the line that the stream is to get: escaped, styled, and in characters that its encoding has."""
     encoding = getattr(stream, "encoding", None) or "utf-8"

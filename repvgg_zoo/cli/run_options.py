@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence, Tuple
 
+from .._text import pluralize
 from ..errors import ArgumentError
 from ..registry.model_or_file import find_model_or_file
-from ..registry.names import find_checkpoint
-from .common import fetch
-from .console import Result, pluralize, style
+from .common import fetch_model
+from .console import Result, style
 
 if TYPE_CHECKING:
     from ..data.runner import RunReport
@@ -49,9 +48,7 @@ def run_job(job: str, model: str, sources: Sequence[str], args: argparse.Namespa
     """Run a job into the folder ``args.output``, with the options of the command line and others."""
     from ..data.runner import run
 
-    target = find_model_or_file(model)
-    if not isinstance(target, Path):
-        fetch(find_checkpoint(*target).file, args)  # with this command's options; workers find it in the cache
+    fetch_model(find_model_or_file(model), args)
     data = sources[0] if len(sources) == 1 else sources
     return run(job, data, args.output, model=model, **run_options(args), **options)
 

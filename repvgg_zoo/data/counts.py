@@ -75,11 +75,7 @@ class Counts:
 
     def merge(self, other: Counts) -> Counts:
         """Return the counts of both; the order does not matter but for that of ``skipped``."""
-        return Counts(
-            dict(sorted((Counter(self.predicted) + Counter(other.predicted)).items())),
-            dict(sorted((Counter(self.top5) + Counter(other.top5)).items())),
-            (*self.skipped, *other.skipped),
-        )
+        return merge_counts((self, other))
 
     def to_plain(self) -> Dict[str, Any]:
         """Return the counts as values of JSON."""
@@ -99,6 +95,18 @@ class Counts:
         )
 
 
+def merge_counts(parts: Iterable[Counts]) -> Counts:
+    """Return the sum of counts; those of ``skipped`` stay in their order."""
+    predicted: Counter[Tuple[int, int]] = Counter()
+    top5: Counter[int] = Counter()
+    skipped: List[Tuple[str, str]] = []
+    for part in parts:
+        predicted.update(part.predicted)
+        top5.update(part.top5)
+        skipped += part.skipped
+    return _sorted_counts(predicted, top5, skipped)
+
+
 def count_rows(rows: Iterable[Row]) -> Counts:
     """Return the counts of some images."""
     predicted: Counter[Tuple[int, int]] = Counter()
@@ -110,6 +118,12 @@ def count_rows(rows: Iterable[Row]) -> Counts:
             continue
         predicted[row.class_index, row.prediction_index] += 1
         top5[row.class_index] += row.rank <= TOP
+    return _sorted_counts(predicted, top5, skipped)
+
+
+def _sorted_counts(
+    predicted: Mapping[Tuple[int, int], int], top5: Mapping[int, int], skipped: Iterable[Tuple[str, str]]
+) -> Counts:
     return Counts(dict(sorted(predicted.items())), dict(sorted(top5.items())), tuple(skipped))
 
 

@@ -7,7 +7,6 @@ threads decode images. Where weights for each thread would take too much memory,
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import queue
@@ -29,8 +28,9 @@ from ..inference.quantized_network import QuantizedNetwork
 from ..inference.target import limit_threads
 from ..registry.api import find_model
 from ..registry.specs import CheckpointSpec, Preprocessing
+from ..reparam.fusion import to_form
 from .pooled import pool_features
-from .samples import Sample
+from .samples import Sample, as_image
 
 BATCH_SIZE = 16
 OUTPUTS = ("logits", "features")
@@ -157,7 +157,7 @@ def _read(sample: Sample, preprocessing: Preprocessing, skip: bool) -> Any:
     """Return the preprocessed image, or why it cannot be read: a text if it is skipped, else the error."""
     image = sample.image
     try:
-        return preprocess_image(io.BytesIO(image) if isinstance(image, bytes) else image, preprocessing)
+        return preprocess_image(as_image(image), preprocessing)
     except ArgumentError as error:
         if skip:
             return error.message
@@ -193,7 +193,7 @@ def open_networks(
         model = pool_features(model)
     if not isinstance(model, (CheckpointSpec, Checkpoint, QuantizedNetwork)) and not is_module(model):
         return [model] * threads
-    source = model.name if isinstance(model, CheckpointSpec) else model
+    source = to_form(model, "deploy") if isinstance(model, Checkpoint) else model  # once, and not for each thread
     size = preprocessing.image_size
 
     def compiled(threads: int) -> Any:

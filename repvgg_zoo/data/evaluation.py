@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .._arguments import check_choice, check_flag, check_int, check_items, check_local_path, check_text, is_module
-from .._digest import hash_file
+from .._digest import hash_arrays, hash_file
 from ..checkpoints import Checkpoint, CheckpointMetadata
 from ..checkpoints.state_dict import class_count
 from ..errors import ArgumentError, PathLike
@@ -316,20 +315,12 @@ def digest_weights(classifier: Classifier) -> Optional[str]:
     if isinstance(model, (str, os.PathLike)):
         return hash_file(check_local_path("model", model))
     if isinstance(network, Checkpoint):
-        return _digest_arrays(network.state_dict.items())
+        return hash_arrays(network.state_dict.items())
     if isinstance(network, QuantizedNetwork):
         layers = enumerate(network.weights.layers)
         values = ((f"{index}.{name}", value) for index, layer in layers for name, value in vars(layer).items())
-        return _digest_arrays((name, value) for name, value in values if isinstance(value, np.ndarray))
-    return _digest_arrays(network.state_dict().items()) if is_module(network) else None
-
-
-def _digest_arrays(arrays: Iterable[Tuple[str, NDArray[Any]]]) -> str:
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays, key=lambda item: item[0]):
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
-    return digest.hexdigest()
+        return hash_arrays((name, value) for name, value in values if isinstance(value, np.ndarray))
+    return hash_arrays(network.state_dict().items()) if is_module(network) else None
 
 
 def _digest(names: Sequence[str]) -> str:

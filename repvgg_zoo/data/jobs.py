@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Seq
 import numpy as np
 
 from ..image.predict import top_k
-from .counts import Counts, Row, count_rows
+from .counts import Row, count_rows
 from .engine import Output, compute
 from .evaluation import open_classifier, score
 from .samples import Sample
@@ -28,14 +28,14 @@ ComputeShard = Callable[[Iterable[Sample]], ShardResult]
 class Job(NamedTuple):
     """Whether a job needs the network without its head, and the function that prepares a network for shards.
 
-    ``prepare`` gets the model's name or file, the network that was compiled from it, and the options of the run.
+    ``prepare`` gets what ``open_model`` returned, the network that was compiled from it, and the options of the run.
     """
 
     needs_features: bool
-    prepare: Callable[[str, Any, Mapping[str, Any]], ComputeShard]
+    prepare: Callable[[Any, Any, Mapping[str, Any]], ComputeShard]
 
 
-def prepare_predictions(model: str, network: Any, options: Mapping[str, Any]) -> ComputeShard:
+def prepare_predictions(model: Any, network: Any, options: Mapping[str, Any]) -> ComputeShard:
     """Return the function whose rows are an image's key, its most probable classes, and its error."""
     classes, topk = open_classifier(model, options["class_names"]).classes, options["topk"]
     numbers = ["", *(f"_{number}" for number in range(2, topk + 1))]
@@ -56,7 +56,7 @@ def prepare_predictions(model: str, network: Any, options: Mapping[str, Any]) ->
     return run
 
 
-def prepare_features(model: str, network: Any, options: Mapping[str, Any]) -> ComputeShard:
+def prepare_features(model: Any, network: Any, options: Mapping[str, Any]) -> ComputeShard:
     """Return the function whose rows are an image's key, its label and its error, beside its features."""
     empty = np.zeros((0, *network.shape[1:]), np.float32)
     width = network(empty).shape[1]
@@ -73,7 +73,7 @@ def prepare_features(model: str, network: Any, options: Mapping[str, Any]) -> Co
     return run
 
 
-def prepare_evaluation(model: str, network: Any, options: Mapping[str, Any]) -> ComputeShard:
+def prepare_evaluation(model: Any, network: Any, options: Mapping[str, Any]) -> ComputeShard:
     """Return the function whose rows are those of ``evaluate``."""
     classifier = open_classifier(model, options["class_names"])._replace(network=network)
 
@@ -91,18 +91,6 @@ JOBS: Mapping[str, Job] = {
     "features": Job(True, prepare_features),
     "evaluate": Job(False, prepare_evaluation),
 }
-
-
-def merge_counts(counts: Iterable[Mapping[str, Any]], skipped: Tuple[Tuple[str, str], ...]) -> Counts:
-    """Return the sum of what the shards of an evaluation have counted."""
-    predicted: Dict[Tuple[int, int], int] = {}
-    top5: Dict[int, int] = {}
-    for plain in counts:  # in place: Counts.merge copies what was merged before
-        for label, prediction, count in plain["predicted"]:
-            predicted[label, prediction] = predicted.get((label, prediction), 0) + count
-        for label, count in plain["top5"]:
-            top5[label] = top5.get(label, 0) + count
-    return Counts(dict(sorted(predicted.items())), dict(sorted(top5.items())), skipped)
 
 
 def _compute_options(options: Mapping[str, Any]) -> Dict[str, Any]:

@@ -7,15 +7,16 @@ columns than two, with paths, base names, or names without a suffix, as Kaggle's
 from __future__ import annotations
 
 import csv
-import io
+import functools
 import posixpath
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from .._arguments import check_local_path
-from .._files import open_regular_file
+from .._files import read_text
+from .._text import pluralize
 from ..checkpoints.state_dict import format_keys
-from ..errors import ArgumentError, MissingFileError, PathLike
+from ..errors import ArgumentError, PathLike
 from ..registry.model_or_file import IMAGE_SUFFIXES
 
 Labels = Union[PathLike, Mapping[str, Any]]
@@ -111,7 +112,8 @@ def _from_mapping(labels: Mapping[str, Any]) -> List[Row]:
 
 
 def _read_rows(path: Path, names: Mapping[str, Any]) -> List[Row]:
-    lines = _read_lines(path)
+    text = read_text(path, max_bytes=MAX_BYTES, purpose="labels", error=functools.partial(_error, path))
+    lines = text.splitlines(keepends=True)
     records = [(number, record) for number, record in _records(lines, path) if any(cell.strip() for cell in record)]
     if not records:
         raise _error(path, "is empty")
@@ -154,11 +156,10 @@ def _columns_of_rows(records: Sequence[Any], names: Mapping[str, Any], path: Pat
     """Return the columns of the names and the labels of lines without a known header."""
     number, record = records[min(1, len(records) - 1)]
     if len(record) != 2:
-        columns = f"{len(record)} column" + "s" * (len(record) != 1)
         hint = 'name two columns "filename" and "label" in the first line'
         if len(record) == 1:
             hint = "write the name of the image before each label; ImageNet's ground truth lists indices of its own"
-        raise _error(path, f"has {columns}", number, expected=EXPECTED, hint=hint)
+        raise _error(path, f"has {pluralize(len(record), 'column')}", number, expected=EXPECTED, hint=hint)
     return (1, 0, False) if _normalize(record[1]) in names and _normalize(record[0]) not in names else (0, 1, False)
 
 
@@ -177,22 +178,6 @@ def _records(lines: List[str], path: Path) -> Iterable[Tuple[int, List[str]]]:
         except csv.Error as error:
             raise _error(path, f"is not valid CSV: {error}", reader.line_num) from None
         yield reader.line_num, record
-
-
-def _read_lines(path: Path) -> List[str]:
-    try:
-        with io.BufferedReader(open_regular_file(path)) as file:
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise MissingFileError(f"{path} does not exist", path=path, hint="check the path") from None
-    except (OSError, ValueError) as error:
-        raise _error(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if len(data) > MAX_BYTES:
-        raise _error(path, "is too large for labels", expected=f"at most {MAX_BYTES} bytes")
-    try:
-        return data.decode("utf-8-sig").splitlines(keepends=True)
-    except UnicodeDecodeError as error:
-        raise _error(path, "is not UTF-8", data.count(b"\n", 0, error.start) + 1) from None
 
 
 def _normalize(name: str) -> str:

@@ -8,17 +8,15 @@ from typing import Any
 import numpy as np
 
 from .._arguments import is_module
-from .._settings import read_settings
 from ..checkpoints import Checkpoint
 from ..checkpoints.load import checkpoint_from_arrays
 from ..checkpoints.network_metadata import metadata_of_network
 from ..errors import ArgumentError
-from ..hub import fetch_verified
 from ..inference.ir import LinearWeights, weights_from_state_dict
 from ..inference.quantized_network import QuantizedNetwork
 from ..registry.specs import CheckpointSpec
 from ..reparam.fusion import to_form
-from ..weights import load_weights
+from ..weights import fetch_weights
 
 
 def pool_features(model: Any) -> Any:
@@ -38,8 +36,7 @@ def pool_features(model: Any) -> Any:
             metadata=model.metadata.without_classes(),
         )
     if isinstance(model, CheckpointSpec):
-        file = fetch_verified(model.file)
-        checkpoint = load_weights(file, model, deploy=True, cache_dir=read_settings().cache_dir)
+        checkpoint = fetch_weights(model, deploy=True)
     elif isinstance(model, Checkpoint):
         checkpoint = to_form(model, "deploy")
     elif is_module(model):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any, Dict, List, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from .._arguments import check_int, check_text
 from ..errors import ArgumentError, PathLike
 from ..image.preprocess import Preprocess
+from .samples import as_image
 
 
 class BatchPredictor:
@@ -55,7 +55,7 @@ class BatchPredictor:
         from ..image.labels import class_labels
         from ..image.predict import top_k
 
-        inputs = [self._preprocess(_open(image)) for image in batch[self._column]]
+        inputs = [self._preprocess(as_image(image)) for image in batch[self._column]]
         logits = self._network(np.stack(inputs)).astype(np.float64)
         names = class_labels(self._metadata, logits.shape[1])
         predictions = [top_k(row, names, self._topk) for row in logits]
@@ -65,7 +65,3 @@ class BatchPredictor:
         }
         others = {name: values for name, values in batch.items() if name != self._column}
         return {**others, **{name: np.array(values) for name, values in columns.items()}}
-
-
-def _open(image: Any) -> Any:
-    return io.BytesIO(image) if isinstance(image, bytes) else image

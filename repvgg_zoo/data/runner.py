@@ -14,14 +14,16 @@ from .. import __version__
 from .._arguments import check_choice, check_int, check_path, check_text
 from .._escape import escape
 from .._log import get_logger
+from .._text import pluralize
 from ..errors import ArgumentError, PathLike
 from ..image.preprocess import open_model
 from ..registry.model_or_file import find_model_or_file
+from .counts import Counts, merge_counts
 from .engine import BATCH_SIZE, ON_ERROR
 from .engines import ENGINES, load_engine
 from .evaluation import build_report, match_classes, open_classifier, read_class_names
 from .evaluation_report import EvaluationReport
-from .jobs import JOBS, merge_counts
+from .jobs import JOBS
 from .label_csv import Labels
 from .manifest import Manifest, ShardRecord, begin, finished_shard
 from .output_folder import OutputFolder
@@ -61,12 +63,8 @@ class RunReport:
     def __str__(self) -> str:
         resumed = f", {self.resumed:,} of them finished before" if self.resumed else ""
         errors = f", {self.errors:,} could not be read" if self.errors else ""
-        counts = f"{_plural(self.images, 'image')} in {_plural(self.shards, 'shard')}"
+        counts = f"{pluralize(self.images, 'image')} in {pluralize(self.shards, 'shard')}"
         return f"{self.job}: {counts}{resumed}{errors}; {escape(self.output)}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def run(
@@ -159,7 +157,8 @@ def run(
     errors = tuple(error for task in tasks for error in records[task.index].errors)
     evaluation = None
     if classifier is not None and job == "evaluate" and count == 1:
-        counts = merge_counts((records[task.index].counts for task in tasks), errors)
+        done = (records[task.index] for task in tasks)
+        counts = merge_counts(Counts.from_plain({**record.counts, "skipped": record.errors}) for record in done)
         evaluation = build_report(classifier, source, (manifest.model_sha256, source.digest()), counts)
     return RunReport(
         job,

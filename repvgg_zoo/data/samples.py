@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, Optional, Protocol, Tuple, Union
 
 from numpy.typing import NDArray
@@ -22,6 +23,11 @@ class Sample(NamedTuple):
     key: str
     image: Union[Path, bytes, Pillow.Image, NDArray[Any]]
     label: Optional[str] = None
+
+
+def as_image(image: Any) -> Any:
+    """Return the image of a sample as ``preprocess`` takes it: bytes as an open file, all else as it is."""
+    return io.BytesIO(image) if isinstance(image, bytes) else image
 
 
 class Shard(Protocol):

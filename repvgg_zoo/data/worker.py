@@ -8,7 +8,6 @@ from typing import Callable, Optional, TypeVar, Union
 from ..errors import IntegrityError
 from ..image.preprocess import metadata_of, open_model
 from ..inference.api import compile
-from ..registry.specs import CheckpointSpec
 from .jobs import JOBS, ComputeShard
 from .manifest import ShardRecord, commit
 from .output_folder import OutputFolder
@@ -41,16 +40,15 @@ class Worker:
         model = open_model(self.plan.model)
         metadata = metadata_of(model)
         assert metadata.preprocessing is not None
-        model = pool_features(model) if job.needs_features else model
         network = compile(
-            model.name if isinstance(model, CheckpointSpec) else model,
+            pool_features(model) if job.needs_features else model,
             threads=1,
             batch_size=self.plan.options["batch_size"],
             image_size=metadata.preprocessing.image_size,
         )
         # That of a network without its head may lack the preprocessing of the publisher.
         network.metadata = metadata
-        self._compute = job.prepare(self.plan.model, network, self.plan.options)
+        self._compute = job.prepare(model, network, self.plan.options)
 
     def run(self, task: Task) -> ShardRecord:
         """Compute the images of a shard, commit its rows, and return its record.

@@ -10,7 +10,6 @@ from typing import Any, Dict, List, Mapping, Optional, Union
 from numpy.typing import NDArray
 
 from .._arguments import is_module
-from .._settings import read_settings
 from ..checkpoints import Checkpoint, CheckpointMetadata, load_checkpoint
 from ..checkpoints.layouts import AUXILIARY_HEADS
 from ..checkpoints.load import checkpoint_from_arrays
@@ -18,7 +17,6 @@ from ..checkpoints.network_metadata import architecture_of, metadata_of_network
 from ..checkpoints.publisher import complete_metadata, variant_of
 from ..checkpoints.state_dict import class_count, format_keys, input_channels, required_tensors
 from ..errors import ArgumentError, FormError
-from ..hub import fetch_verified
 from ..inference.ir import NetworkWeights, check_state_dict, weights_from_state_dict, with_geometries
 from ..inference.quantized import QuantizedWeights
 from ..inference.quantized_file import block_arrays, linear_arrays
@@ -28,7 +26,7 @@ from ..registry.model_or_file import find_model_or_file
 from ..registry.names import find_checkpoint
 from ..registry.specs import CheckpointSpec, ModelSpec
 from ..reparam.fusion import to_form
-from ..weights import load_weights
+from ..weights import fetch_weights
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -89,9 +87,7 @@ def _from_spec(spec: ModelSpec, tag: Optional[str], deploy: bool, features_only:
 
         network = create(spec.name, pretrained=checkpoint.tag, deploy=deploy)
         return _from_module(network, deploy, features_only)
-    file = fetch_verified(checkpoint.file)
-    weights = load_weights(file, checkpoint, deploy=deploy, cache_dir=read_settings().cache_dir)
-    source = _from_checkpoint(weights, deploy, features_only, spec)
+    source = _from_checkpoint(fetch_weights(checkpoint, deploy=deploy), deploy, features_only, spec)
     return replace(source, checkpoint=checkpoint)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
-from .._files import open_regular_file
+from .._files import read_text
 from .._json import parse_json
-from ..errors import ArgumentError, MissingFileError
+from ..errors import ArgumentError
 
 MAX_BYTES = 16 << 20  # the names of ImageNet-21k, synonyms included, take 1 MB
 EXPECTED = "a name on each line, a JSON list of names, or a JSON object {index: name}"
@@ -19,32 +20,16 @@ def read_label_file(path: Path) -> Tuple[str, ...]:
     In JSON a name may also be a pair, after its WordNet synset, as in Keras's ``imagenet_class_index.json``. Raise
     MissingFileError, and ArgumentError, with the line where there is one, for any other file.
     """
-    text = _read(path)
+    error = functools.partial(_error, path)
+    text = read_text(path, max_bytes=MAX_BYTES, purpose="class names", error=error)
     return _from_json(text, path) if text.lstrip()[:1] in ("[", "{") else _from_lines(text, path)
-
-
-def _read(path: Path) -> str:
-    try:
-        with open_regular_file(path) as file:
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise MissingFileError(f"{path} does not exist", path=path, hint="check the path") from None
-    except (OSError, ValueError) as error:
-        raise _error(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if len(data) > MAX_BYTES:
-        raise _error(path, "is too large for class names", expected=f"at most {MAX_BYTES} bytes")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise _error(path, f"is not UTF-8 in line {line}") from None
 
 
 def _from_lines(text: str, path: Path) -> Tuple[str, ...]:
     lines = [line.strip() for line in text.rstrip().splitlines()]
     empty = next((number for number, line in enumerate(lines, 1) if not line), None)
     if empty is not None or not lines:
-        raise _error(path, "is empty" if empty is None else f"has no name in line {empty}")
+        raise _error(path, "is empty" if empty is None else "has no name", line=empty)
     return tuple(lines)
 
 
@@ -74,5 +59,8 @@ def _by_index(names: Dict[str, Any], path: Path) -> List[Any]:
     return [names[str(index)] for index in range(len(names))]
 
 
-def _error(path: Path, problem: str, **data: Any) -> ArgumentError:
-    return ArgumentError(f"{path} {problem}", path=path, hint=f"write {EXPECTED}, in the order of the logits", **data)
+def _error(path: Path, problem: str, line: Optional[int] = None, **data: Any) -> ArgumentError:
+    where = "" if line is None else f" in line {line}"
+    return ArgumentError(
+        f"{path} {problem}{where}", path=path, hint=f"write {EXPECTED}, in the order of the logits", **data
+    )

@@ -136,7 +136,7 @@ def _compiled(model: Any) -> Iterator[Any]:
         return
     from ..inference.api import compile
 
-    with compile(model.name if isinstance(model, CheckpointSpec) else model) as network:
+    with compile(model) as network:
         yield network
 
 

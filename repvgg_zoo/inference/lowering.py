@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._cpu import usable_cores
+from .._cpu import map_on_all_cores
 from .bounds import check_bounds
 from .cost_model import DEFAULT_CPU_SPEED, ConvAlgorithm, CpuSpeed, select_conv_algorithm
 from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights, check_layers, conv_output_size
@@ -265,8 +264,7 @@ def can_use_winograd(layer: ConvLayer, x: ActivationBuffer) -> bool:
 
 def pack_weights(packing: Sequence[Callable[[], None]]) -> None:
     """Call what writes the weights to their memory, on all cores."""
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        list(pool.map(lambda pack: pack(), packing))
+    map_on_all_cores(lambda pack: pack(), packing)
 
 
 def winograd_chunks(tiles: int, tile_size: int) -> List[Tuple[int, int]]:

@@ -63,6 +63,7 @@ def find_target(model: Any) -> Target:
     """
     if is_module(model):
         return _from_module(model)
+    model = model.name if isinstance(model, CheckpointSpec) else model  # what open_model returns for a name
     if isinstance(model, (str, os.PathLike)):
         model_or_file = find_model_or_file(model)
         if isinstance(model_or_file, Path):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -15,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._cpu import usable_cores
+from .._cpu import map_on_all_cores
 from ..checkpoints import Checkpoint
 from ..checkpoints.layouts import AUXILIARY_HEADS, BLOCK, BN_TENSORS, as_vector, has_identity
 from ..checkpoints.metadata import DEFAULT_BN_EPS
@@ -81,11 +80,10 @@ def fuse_state_dict(
         block = BLOCK.fullmatch(prefix)
         return validate_block(state_dict, prefix, identity=has_identity(block.group(1)) if block else None)
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        raise_if_invalid([problem for problems in pool.map(validate, prefixes) for problem in problems])
-        pairs = pool.map(lambda prefix: fuse_block(state_dict, prefix, bn_eps), prefixes)
-        for prefix, (kernel, bias) in zip(prefixes, pairs):
-            fused[f"{prefix}rbr_reparam.weight"], fused[f"{prefix}rbr_reparam.bias"] = kernel, bias
+    raise_if_invalid([problem for problems in map_on_all_cores(validate, prefixes) for problem in problems])
+    pairs = map_on_all_cores(lambda prefix: fuse_block(state_dict, prefix, bn_eps), prefixes)
+    for prefix, (kernel, bias) in zip(prefixes, pairs):
+        fused[f"{prefix}rbr_reparam.weight"], fused[f"{prefix}rbr_reparam.bias"] = kernel, bias
     return fused
 
 

@@ -6,7 +6,6 @@ computed before, so that a run can go on from any step.
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from random import Random
@@ -15,7 +14,7 @@ from typing import Any, Callable, Deque, Generator, Iterable, List, Sequence, Tu
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.sources import Sample
+from ..data.samples import as_image
 from ..errors import ZooError
 from ..image.preprocess import preprocess_image
 from ..registry.specs import Preprocessing
@@ -54,7 +53,7 @@ def training_batches(
     def decode(index: int) -> NDArray[Any]:
         random = Random(f"{recipe.seed} {epoch} {index}")
         return augment(
-            _openable(data.samples[index]), preprocessing, random, min_crop=recipe.min_crop, flip=bool(recipe.flip)
+            as_image(data.samples[index].image), preprocessing, random, min_crop=recipe.min_crop, flip=bool(recipe.flip)
         )
 
     return _decoded(groups, data, decode, pool)
@@ -67,7 +66,9 @@ def validation_batches(
     groups = [
         np.arange(start, min(start + batch_size, len(data.labels))) for start in range(0, len(data.labels), batch_size)
     ]
-    return _decoded(groups, data, lambda index: preprocess_image(_openable(data.samples[index]), preprocessing), pool)
+    return _decoded(
+        groups, data, lambda index: preprocess_image(as_image(data.samples[index].image), preprocessing), pool
+    )
 
 
 def _decoded(
@@ -97,7 +98,3 @@ def _batch(group: NDArray[Any], futures: Sequence[Future[NDArray[Any]]], data: L
             error.message = f"{data.samples[index].key}: {error.message}"
             raise
     return np.stack(images), data.labels[group]
-
-
-def _openable(sample: Sample) -> Any:
-    return io.BytesIO(sample.image) if isinstance(sample.image, bytes) else sample.image

@@ -6,7 +6,6 @@ from there. The first part needs NumPy only.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,21 +15,20 @@ from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 import numpy as np
 
 from .._arguments import check_choice, check_flag, check_int, check_local_path
+from .._digest import hash_arrays
 from .._escape import escape
 from .._log import get_logger
 from .._requirements import needed_by
-from .._settings import read_settings
 from ..checkpoints import Checkpoint, save_checkpoint
 from ..checkpoints.layouts import CLASSIFIERS
 from ..checkpoints.publisher import variant_of
 from ..data.confusion_figure import new_figure
 from ..data.counts import accuracy
 from ..errors import ArgumentError, DependencyError, PathLike
-from ..hub import fetch_verified
 from ..image.preprocess import metadata_of, open_model
 from ..registry.specs import CheckpointSpec, Preprocessing
 from ..reparam.fusion import to_form
-from ..weights import load_weights
+from ..weights import fetch_weights
 from .augmentation import may_flip
 from .features import pooled_features
 from .head import Head, count_correct, cross_entropy, fit_head
@@ -159,7 +157,7 @@ def finetune(
     settings = {
         **recipe._asdict(),
         "model": weights.metadata.source or weights.metadata.variant,
-        "weights": _fingerprint(weights),
+        "weights": hash_arrays(weights.state_dict.items()),
         "images": split.digest,
         "val": None if val is None else val if isinstance(val, (int, float)) else "images",
         "preprocessing": _preprocessing(weights)._asdict(),
@@ -193,7 +191,7 @@ def load_trunk(model: Any, image_size: Optional[int]) -> Checkpoint:
     """
     opened = open_model(model)
     if isinstance(opened, CheckpointSpec):
-        weights = load_weights(fetch_verified(opened.file), opened, deploy=False, cache_dir=read_settings().cache_dir)
+        weights = fetch_weights(opened, deploy=False)
     elif isinstance(opened, Checkpoint):
         weights = opened
     else:
@@ -236,16 +234,6 @@ def _complete(recipe: Recipe, split: Split) -> Tuple[Recipe, Tuple[str, ...]]:
     flip = may_flip(split.class_names)
     note = "images were not mirrored, as the classes are symbols or sides; flip=True mirrors them"
     return recipe._replace(flip=flip), () if flip else (note,)
-
-
-def _fingerprint(weights: Checkpoint) -> str:
-    """Return the SHA-256 of all arrays."""
-    digest = hashlib.sha256()
-    for key in sorted(weights.state_dict):
-        array = np.ascontiguousarray(weights.state_dict[key])
-        digest.update(f"{key} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _preprocessing(weights: Checkpoint) -> Preprocessing:

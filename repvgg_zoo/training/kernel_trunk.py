@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -10,7 +9,7 @@ from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence,
 import numpy as np
 from numpy.typing import NDArray
 
-from .._cpu import usable_cores
+from .._cpu import map_on_all_cores
 from ..inference.cost_model import DEFAULT_CPU_SPEED, CpuSpeed
 from ..inference.ir import LinearWeights, SEWeights
 from ..inference.jit.engine import host_training_config, jit_compile
@@ -78,9 +77,8 @@ class KernelTrunk:
         top.interior[...] = (gradient / (top.height * top.width))[:, None, None, :]
         self._run(images, training.forward[-1].stop, training.backward)
         self._images = None
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            numbers = list(training.gradients)
-            return dict(zip(numbers, pool.map(self._layer_gradients, numbers)))
+        numbers = list(training.gradients)
+        return dict(zip(numbers, map_on_all_cores(self._layer_gradients, numbers)))
 
     def _run(self, images: NDArray[Any], start: int, steps: Sequence[Step]) -> None:
         for stop, then in steps:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from .._arguments import check_float
 from .._escape import escape
+from ..checkpoints.state_dict import format_keys
 from ..data.sources import ImageSource, Sample, open_images
 from ..errors import ArgumentError
 
 DEFAULT_VAL_SHARE = 0.1
 MAX_BYTES_IN_MEMORY = 1 << 32  # of the images of tar files, which are read in another order in each epoch
-MAX_LISTED = 10
 
 
 class Labeled(NamedTuple):
@@ -58,8 +58,8 @@ def split_samples(data: Any, val: Any, *, labels: Any, seed: int) -> Split:
     unknown = sorted({str(sample.label) for sample in val_samples} - set(class_names))
     if unknown:
         raise ArgumentError(
-            f"{len(unknown)} classes of val are not classes of data: {_listed(unknown)}; those of data are"
-            f" {_listed(class_names)}",
+            f"{len(unknown)} classes of val are not classes of data: {format_keys(unknown)}; those of data are"
+            f" {format_keys(class_names)}",
             expected=class_names,
             actual=tuple(unknown),
             hint="name the folders of both alike",
@@ -84,7 +84,7 @@ def _read(source: ImageSource) -> Tuple[Sample, ...]:
     unlabeled = [sample.key for sample in samples if sample.label is None]
     if unlabeled:
         raise ArgumentError(
-            f"{len(unlabeled)} of {len(samples)} images of {source.name} have no label: {_listed(unlabeled)}",
+            f"{len(unlabeled)} of {len(samples)} images of {source.name} have no label: {format_keys(unlabeled)}",
             actual=tuple(unlabeled),
             hint="put them into a folder for each class, or pass labels=, a CSV file",
         )
@@ -99,13 +99,13 @@ def _class_names(source: ImageSource, samples: Sequence[Sample]) -> Tuple[str, .
     empty = [*source.empty_classes, *(name for name in names if not counts[name])]
     if empty:
         raise ArgumentError(
-            f"{len(empty)} classes have no images: {_listed(empty)}",
+            f"{len(empty)} classes have no images: {format_keys(empty)}",
             actual=tuple(empty),
             hint="remove their folders, or put images into them",
         )
     if len(names) < 2:
         raise ArgumentError(
-            f"all images are of one class, {_listed(names)}",
+            f"all images are of one class, {format_keys(names)}",
             expected="at least two classes",
             actual=names,
             hint="pass a folder with a folder of images for each class",
@@ -147,8 +147,3 @@ def _hold_out(train: Labeled, class_names: Sequence[str], share: float, seed: in
 
 def _digest(*sources: ImageSource) -> str:
     return hashlib.sha256(" ".join(source.digest() for source in sources).encode("ascii")).hexdigest()
-
-
-def _listed(names: Sequence[str]) -> str:
-    rest = len(names) - MAX_LISTED
-    return ", ".join(map(escape, names[:MAX_LISTED])) + (f" and {rest} more" if rest > 0 else "")

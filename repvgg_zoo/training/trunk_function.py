@@ -8,7 +8,6 @@ branches. With the statistics of the batch, the branches are computed one by one
 from __future__ import annotations
 
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import megengine.module as M
@@ -17,7 +16,7 @@ from megengine import Tensor
 from megengine.autodiff import Function
 from numpy.typing import NDArray
 
-from .._cpu import lower_sync_thread_priority, usable_cores
+from .._cpu import lower_sync_thread_priority, map_on_all_cores
 from .._tensors import numpy_views, tensors_from_arrays
 from ..inference.eager import supported_geometry
 from ..inference.ir import ConvLayer, weights_from_state_dict, with_geometries
@@ -112,8 +111,7 @@ class _TrunkFunction(Function):
                 gradients = _block_gradients(self._blocks[name], self._arrays[name], by_layer[index])
             return {f"{name}.{key}": array for key, array in gradients.items()}
 
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            gradients = {key: array for part in pool.map(of_block, by_layer) for key, array in part.items()}
+        gradients = {key: array for part in map_on_all_cores(of_block, by_layer) for key, array in part.items()}
         values = [
             (gradients[name].reshape(tuple(parameter.shape)), parameter)
             for name, parameter in zip(self._names, self._parameters)
@@ -160,8 +158,7 @@ def _layers(blocks: Blocks, arrays: Mapping[str, Arrays], normed: Sequence[str])
                 kernel, bias = fuse_branches(part, bn_eps=block.eps)
         return {**result, f"{name}.rbr_reparam.weight": kernel, f"{name}.rbr_reparam.bias": bias}
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        state_dict = {key: array for part in pool.map(convolution, blocks) for key, array in part.items()}
+    state_dict = {key: array for part in map_on_all_cores(convolution, blocks) for key, array in part.items()}
     geometries = [supported_geometry(block.module) for block in blocks.values()]
     weights = with_geometries(weights_from_state_dict(state_dict), [each for each in geometries if each is not None])
     return [

@@ -29,6 +29,7 @@ LAYERS = (
         "_resources",
         "_settings",
         "_sniff",
+        "_text",
         "_urls",
         "errors",
     ),

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 from ..._settings import CACHE_DIRS_ENV, MIRROR_ENV
+from ..._text import pluralize
 from ...errors import UnverifiedError
 from ...hub import bundle
 from ...hub.progress import format_size
 from ...registry.api import find_default_checkpoint
 from ...registry.specs import FileSpec
 from ..common import add_checkpoint_names, fetch
-from ..console import Result, pluralize, table
+from ..console import Result, table
 from ..parser import run_action
 
 HELP = """

@@ -11,12 +11,13 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 from ..._derived_cache import DerivedCache, DerivedEntry
 from ..._settings import PLUGINS_ENV, plugin_mode
+from ..._text import pluralize
 from ...errors import ArgumentError, UnknownModelError, ZooError
 from ...hub import cache_filename, cache_manager, read_settings
 from ...hub.progress import format_size
 from ...registry.api import find_default_checkpoint, load_all_registries
 from ..common import all_checkpoints
-from ..console import Result, pluralize, table
+from ..console import Result, table
 from ..parser import run_action
 
 HELP = """

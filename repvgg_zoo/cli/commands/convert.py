@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
+from ..._text import pluralize
 from ...errors import ArgumentError, EquivalenceError
 from ...hub.progress import format_size
 from ...registry.model_or_file import find_model_or_file
 from ...registry.names import find_checkpoint
 from ...registry.specs import CheckpointSpec
 from ..common import add_fetch_options, count_arrays, fetch
-from ..console import Result, pluralize
+from ..console import Result
 
 if TYPE_CHECKING:
     from ...checkpoints import Checkpoint

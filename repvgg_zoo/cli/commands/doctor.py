@@ -7,9 +7,10 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Mapping
 
+from ..._text import pluralize
 from ...errors import ArgumentError, ZooError
 from ...hub import read_settings
-from ..console import Result, pluralize, style
+from ..console import Result, style
 from ..doctor import cache, network, python, settings
 from ..doctor.finding import FAIL, OK, WARN, Finding, fail
 from ..parser import closest

@@ -8,8 +8,7 @@ from typing import Any, List, Mapping, Optional, Sequence
 
 from ...errors import ArgumentError
 from ...registry.model_or_file import find_model_or_file
-from ...registry.names import find_checkpoint
-from ..common import add_fetch_options, fetch
+from ..common import add_fetch_options, fetch_model
 from ..console import Result, print_error
 from ..megengine_setup import default_to_cpu
 from ..run_options import add_run_options, check_no_run_options, run_job, run_options, run_result
@@ -69,15 +68,10 @@ def run(args: argparse.Namespace) -> Result:
     class_names = None if args.class_names is None else read_class_names(args.class_names.expanduser())
     if run_options(args):
         return evaluate_shards(args, class_names)
-    if isinstance(target, Path):
-        model = str(target)
-    else:
-        checkpoint = find_checkpoint(*target)
-        fetch(checkpoint.file, args)  # with this command's options; evaluate then finds it in the cache
-        model = checkpoint.name
+    model = fetch_model(target, args)
     default_to_cpu()
     report = evaluate(
-        target if isinstance(target, Path) else model,
+        model,
         args.data[0] if len(args.data) == 1 else args.data,
         labels=args.labels,
         class_names=class_names,

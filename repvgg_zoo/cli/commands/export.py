@@ -8,8 +8,7 @@ from typing import Any
 
 from ...errors import ArgumentError
 from ...registry.model_or_file import find_model_or_file
-from ...registry.names import find_checkpoint
-from ..common import add_fetch_options, fetch
+from ..common import add_fetch_options, fetch_model
 from ..console import Result
 from ..megengine_setup import default_to_cpu
 
@@ -68,10 +67,8 @@ def run(args: argparse.Namespace) -> Result:
     if args.out.exists() and not args.force:
         raise ArgumentError(f"{args.out} exists already", path=args.out, hint="--force overwrites it")
     target = find_model_or_file(args.source)
-    if not isinstance(target, Path):
-        fetch(find_checkpoint(*target).file, args)  # with this command's options; export then finds it in the cache
     report = export(
-        args.source,
+        fetch_model(target, args),
         args.out,
         batch=args.batch,
         image_size=args.image_size,

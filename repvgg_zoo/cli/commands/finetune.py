@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Callable, Dict, Tuple
 
 from ...registry.model_or_file import find_model_or_file
-from ...registry.names import find_checkpoint
 from ...training.recipe import BN_MODES, DEFAULT_LR, MODES, STAGES, Recipe
-from ..common import add_fetch_options, fetch
+from ..common import add_fetch_options, fetch_model
 from ..console import Result, print_error
 from ..megengine_setup import default_to_cpu
 
@@ -91,15 +90,13 @@ def run(args: argparse.Namespace) -> Result:
     target = find_model_or_file(args.source)
     from ...training.finetuning import finetune
 
-    if not isinstance(target, Path):
-        checkpoint = find_checkpoint(*target)
-        fetch(checkpoint.file, args)  # with this command's options; finetune then finds it in the cache
+    model = fetch_model(target, args)
     default_to_cpu()
     names = ("mode", "bn", "freeze_until", "custom_l2", "flip", "image_size", "threads", "devices", "amp", "curves")
     numbers = ("epochs", "lr", "batch_size", "warmup_epochs", "momentum", "weight_decay", "label_smoothing", "min_crop")
     options = {name: getattr(args, name) for name in (*names, *numbers, "ema", "seed")}
     report = finetune(
-        target if isinstance(target, Path) else checkpoint.name,
+        model,
         args.data,
         output=args.output,
         val=args.val if args.val_share is None else args.val_share,

@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping
 
+from ..._text import pluralize
 from ...errors import LayoutError
 from ...registry.model_or_file import find_model_or_file
 from ...registry.specs import CheckpointSpec, ModelSpec
 from ..common import count_arrays, try_each
-from ..console import Prose, Result, Verbatim, key_values, pluralize, style, to_jsonable
+from ..console import Prose, Result, Verbatim, key_values, style, to_jsonable
 from ..describe import describe, format_checkpoint
 
 HELP = """

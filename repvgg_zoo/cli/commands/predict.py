@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..._atomic import atomic_write
+from ..._text import pluralize
 from ...errors import ArgumentError, LayoutError, MissingFileError, ZooError
 from ...registry.model_or_file import find_model_or_file
 from ...registry.names import find_checkpoint
 from ...registry.specs import CheckpointSpec
 from ..common import add_fetch_options, fetch
-from ..console import Result, pluralize, style, table
+from ..console import Result, style, table
 from ..megengine_setup import default_to_cpu
 from ..run_options import add_run_options, check_no_run_options, run_job, run_result
 

@@ -9,8 +9,7 @@ from typing import Any, List, Mapping
 from ...errors import ArgumentError
 from ...hub.progress import format_size
 from ...registry.model_or_file import find_model_or_file
-from ...registry.names import find_checkpoint
-from ..common import add_fetch_options, fetch
+from ..common import add_fetch_options, fetch_model
 from ..console import Result
 from ..megengine_setup import default_to_cpu
 
@@ -70,15 +69,10 @@ def run(args: argparse.Namespace) -> Result:
 
     check_target(args.out)
     images = find_images(path.expanduser() for path in args.images)
-    if isinstance(target, Path):
-        model = str(target)
-    else:
-        checkpoint = find_checkpoint(*target)
-        fetch(checkpoint.file, args)  # with this command's options; quantize then finds it in the cache
-        model = checkpoint.name
+    model = fetch_model(target, args)
     default_to_cpu()
     network = quantize(
-        target if isinstance(target, Path) else model,
+        model,
         images,
         weight_bits=args.weight_bits,
         min_snr=args.min_snr,
@@ -87,7 +81,12 @@ def run(args: argparse.Namespace) -> Result:
         threads=args.threads,
     )
     network.save(args.out)
-    payload = {"model": model, "out": args.out, "size": args.out.stat().st_size, "report": to_plain(network.report)}
+    payload = {
+        "model": str(model),
+        "out": args.out,
+        "size": args.out.stat().st_size,
+        "report": to_plain(network.report),
+    }
     return Result(payload, lambda payload: render(payload, str(network.report)))
 
 

@@ -6,7 +6,8 @@ import argparse
 from typing import Any, List, Mapping
 
 from ..._arguments import check_local_path
-from ..console import Result, Verbatim, pluralize, style
+from ..._text import pluralize
+from ..console import Result, Verbatim, style
 from ..megengine_setup import default_to_cpu
 from ..parser import run_action
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 from ..._digest import hash_file
+from ..._text import pluralize
 from ...errors import CheckpointFormatError, UnsafePickleError, ZooError
 from ...hub import cache_filename, cache_manager, read_settings
 from ...hub.progress import format_size
@@ -15,7 +16,7 @@ from ...registry.model_or_file import find_model_or_file
 from ...registry.names import find_checkpoint
 from ...registry.specs import INTEGRITY_LEVELS, CheckpointSpec
 from ..common import all_checkpoints, count_arrays, try_each
-from ..console import Result, key_values, pluralize, style
+from ..console import Result, key_values, style
 
 if TYPE_CHECKING:
     from ...checkpoints import Checkpoint

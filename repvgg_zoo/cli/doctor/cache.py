@@ -14,12 +14,12 @@ from typing import List
 
 from ..._file_state import foreign_access
 from ..._settings import CACHE_DIRS_ENV, HOME_ENV, read_settings
+from ..._text import pluralize
 from ...errors import CacheError
 from ...hub import cache, cache_manager
 from ...hub.clock import SYSTEM_CLOCK
 from ...hub.partial import stale_partials
 from ...hub.progress import format_size
-from ..console import pluralize
 from .finding import FAIL, Finding, fail, ok, warn
 from .python import is_frozen
 

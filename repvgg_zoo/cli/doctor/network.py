@@ -12,6 +12,7 @@ from urllib.request import url2pathname
 
 from ..._redact import redact
 from ..._settings import MIRROR_ENV, Settings, read_settings
+from ..._text import pluralize
 from ..._urls import join_url
 from ...errors import DependencyError
 from ...hub.filenames import is_cache_filename
@@ -19,7 +20,6 @@ from ...hub.s3 import S3Error, S3Signer
 from ...hub.sources import rewrite_url, sources_of
 from ...registry.specs import FileSpec
 from ..common import all_checkpoints
-from ..console import pluralize
 from .finding import Finding, fail, ok, warn
 
 TIMEOUT_SECONDS = 3.0

@@ -9,9 +9,9 @@ from typing import List, Optional
 from ..._digest import hash_file
 from ..._resources import hub_folder
 from ..._settings import PREFIX, VARIABLES, has_megengine_home, package_variables, read_settings
+from ..._text import pluralize
 from ...errors import PluginError, ZooError
 from ...hub.credentials import read_credentials
-from ..console import pluralize
 from ..parser import closest
 from .finding import Finding, fail, ok, warn
 
