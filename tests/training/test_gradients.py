@@ -45,17 +45,29 @@ def gradients_of(network, forward, weights):
     return features.numpy(), gradients
 
 
+def megengine_gradients(network, x, weights, bn):
+    """What two passes of MegEngine agree on: on a busy processor, one of some 700 has garbage for a BN layer."""
+    previous = None
+    while True:
+        twin = copy.deepcopy(network)
+        features, gradients = gradients_of(twin, functools.partial(forward_eager, twin, x, bn=bn), weights)
+        if previous is not None and all(np.array_equal(previous[name], gradients[name]) for name in gradients):
+            return features, gradients, running_statistics(twin)
+        previous = gradients
+
+
 def loss_weights(network, batch):
     channels = list(structure_of(network).blocks.values())[-1].module.out_channels
     return np.random.RandomState(2).standard_normal((batch, channels)).astype(np.float32)
 
 
-def errors(expected, actual):
-    """The largest difference of each gradient, relative to its largest value."""
+def errors_above(bound, expected, actual):
+    """The largest difference of each gradient, relative to its largest value, where it is above a bound."""
     assert expected.keys() == actual.keys()
-    return {
+    errors = {
         name: np.abs(expected[name] - actual[name]).max() / (np.abs(expected[name]).max() + 1e-12) for name in expected
     }
+    return {name: error for name, error in errors.items() if not error < bound}
 
 
 NETWORKS = {
@@ -80,9 +92,9 @@ def test_gradients_with_constant_statistics_are_those_of_megengine(case, size):
     x = Tensor(images(size[0], 3, size[1]))
     weights = loss_weights(network, size[0])
     features, gradients = gradients_of(network, lambda: on_kernels(network, x), weights)
-    expected_features, expected = gradients_of(network, lambda: forward_eager(network, x, bn="frozen"), weights)
+    expected_features, expected, _ = megengine_gradients(network, x, weights, "frozen")
     assert np.abs(features - expected_features).max() <= 1e-5 * np.abs(expected_features).max()
-    assert max(errors(expected, gradients).values()) < BOUND
+    assert not errors_above(BOUND, expected, gradients)
 
 
 def running_statistics(network):
@@ -92,14 +104,13 @@ def running_statistics(network):
 @pytest.mark.parametrize("case", NETWORKS)
 def test_gradients_with_the_statistics_of_the_batch_are_those_of_megengine(case):
     network, batch = small(**NETWORKS[case]), images(4, 3, (24, 20))
-    twin, x, weights = copy.deepcopy(network), Tensor(batch), loss_weights(network, 4)
+    x, weights = Tensor(batch), loss_weights(network, 4)
+    expected_features, expected, expected_statistics = megengine_gradients(network, x, weights, "train")
     features, gradients = gradients_of(network, lambda: on_kernels(network, x, "train"), weights)
-    expected_features, expected = gradients_of(twin, lambda: forward_eager(twin, x, bn="train"), weights)
     assert np.abs(features - expected_features).max() <= 1e-4 * np.abs(expected_features).max()
     # A convolution's scale does not matter before BN, so some gradients are small differences of large numbers.
-    assert max(errors(expected, gradients).values()) < 20 * BOUND
-    statistics, expected_statistics = running_statistics(network), running_statistics(twin)
-    assert max(errors(expected_statistics, statistics).values(), default=0) < 1e-5
+    assert not errors_above(20 * BOUND, expected, gradients)
+    assert not errors_above(1e-5, expected_statistics, running_statistics(network))
 
 
 FLOAT64 = ["plain blocks", "groups that do not fill panels", "SE before ReLU", "SE after ReLU"]
@@ -132,15 +143,15 @@ def test_a_second_forward_pass_before_the_backward_pass_has_its_own_memory():
         return on_kernels(network, batches[0]) + on_kernels(network, batches[1])
 
     _, together = gradients_of(network, both, weights)
-    assert max(errors({name: single[0][name] + single[1][name] for name in together}, together).values()) < 1e-5
+    assert not errors_above(1e-5, {name: single[0][name] + single[1][name] for name in together}, together)
 
 
 def test_gradients_of_a_whole_network_are_those_of_megengine():
     network = randomised(repvgg_zoo.create("RepVGG_A0"))
     x, weights = Tensor(images(1, 3, 32)), loss_weights(network, 1)
     _, gradients = gradients_of(network, lambda: on_kernels(network, x), weights)
-    _, expected = gradients_of(network, lambda: forward_eager(network, x, bn="frozen"), weights)
-    assert max(errors(expected, gradients).values()) < 5e-3  # ReLU ties
+    _, expected, _ = megengine_gradients(network, x, weights, "frozen")
+    assert not errors_above(5e-3, expected, gradients)  # ReLU ties
 
 
 # Processors on which no weights are worth transforming, and all.
