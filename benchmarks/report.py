@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
 from .results_file import RESULTS, ROOT, Results, Row, peers_environment, peers_python
 
 PAGE = ROOT / "docs" / "performance.md"
-BENCHMARKS = ("inference", "int8", "scaling", "evaluate", "loading", "startup")
+BENCHMARKS = ("inference", "int8", "scaling", "evaluate", "training", "loading", "startup")
 PEERS = ("torch", "torch channels-last", "onnxruntime", "openvino")
 COLUMNS = ("ours", *PEERS, "megengine eager")
 INT8_COLUMNS = ("ours int8", "onnxruntime int8", "openvino int8")
@@ -70,6 +70,11 @@ From JPEG files of 500 x 375 pixels to logits: decoded, preprocessed, and comput
 is what `repvgg_zoo.evaluate` runs; the plain loop is `preprocess` and `compile` with two threads; MegEngine's
 DataLoader feeds the same compiled network, torch's the network in torch. They take turns, each in its own processes."""
 
+TRAINING = """\
+A whole step of fine-tuning on the CPU: forward and backward pass, and the update of all parameters by SGD. torch runs
+timm's network in its eager mode, from the same weights; the losses after two steps agree. With *BN frozen*, BN layers
+keep their running statistics. Memory is that of the process."""
+
 LOADING = """\
 RepVGG_B3 (493 MB in train form, 444 MB in deploy form) from files in the publishers' own formats, page cache warm, each
 time in a new process after the imports, until every page of every weight was touched (listing the tensors is not
@@ -117,7 +122,7 @@ def page(sections: Mapping[str, Results], figures: Sequence[str]) -> str:
         INTRODUCTION,
         COMMANDS,
     ]
-    for benchmark, write in zip(BENCHMARKS, (inference, int8, scaling, evaluate, loading, startup)):
+    for benchmark, write in zip(BENCHMARKS, (inference, int8, scaling, evaluate, training, loading, startup)):
         if benchmark in sections:
             results = sections[benchmark]
             title, *rest = write(results.rows_of(benchmark), figures)
@@ -287,6 +292,21 @@ def evaluate(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
         EVALUATE,
         table(["variant", "loop", "images/s", "CPU ms for one image", "ours / it"], lines),
     ]
+
+
+def training(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
+    lines = []
+    for row in rows:
+        case = f"{row['variant']}, batch {row['batch']}, {row['image_size']} pixels, {count(row['threads'], 'thread')}"
+        steps = {name: cell["ms"]["median"] for name, cell in row["runtimes"].items() if "ms" in cell}
+        for name, cell in row["runtimes"].items():
+            runtime, bn = name.split(", ")
+            torch = steps.get(f"torch, {bn}", float("nan"))
+            seconds = f"{steps[name] * row['batch'] / 1000:.2f}" if name in steps else f"failed: {cell['failed']}"
+            share = format_ratio(steps.get(name, float("nan")) / torch)
+            lines.append([case, bn, runtime, seconds, share, f"{cell.get('resident_mib', float('nan')):.0f}"])
+    head = ["network", "BN", "runtime", "seconds for a step", "its time / torch's", "memory in MiB"]
+    return ["## Fine-tuning", TRAINING, table(head, lines)]
 
 
 def scaling(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
