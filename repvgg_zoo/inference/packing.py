@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import sys
 from contextlib import suppress
@@ -16,6 +17,9 @@ from .jit.winograd import WinogradTransform
 
 CACHE_LINE_BYTES = 64
 HUGE_PAGE_BYTES = 1 << 21
+# Inputs of a panel whose weights are transformed at once: for this few, OpenBLAS wakes no other threads (it does from
+# 2^18 multiply-adds on), which would wait for work at the cost of those that pack other layers.
+INS_PER_BLOCK = 48
 
 
 def pack_conv_weights(
@@ -46,25 +50,33 @@ def pack_winograd_weights(packed: NDArray[Any], transform: WinogradTransform, ou
 
     It has (groups, panels, products of the element, I, NR) for each element of a tile.
     """
-    kernels = np.ascontiguousarray(packed.transpose(2, 0, 1, 3, 4)).reshape(9, -1)
-    if transform.num_products == transform.num_elements:
-        transform.transform_weights(kernels, out.reshape(transform.num_products, -1))
-        return
-    transformed = np.empty((transform.num_products, kernels.shape[1]), np.float32)
-    transform.transform_weights(kernels, transformed)
-    products = transformed.reshape(transform.num_products, packed.shape[0] * packed.shape[1], -1)
-    start = 0
-    for count in map(len, transform.products):
-        element = products[start : start + count].transpose(1, 0, 2)
-        out[start * kernels.shape[1] : (start + count) * kernels.shape[1]] = element.reshape(-1)
-        start += count
+    groups, panels, _, ins, nr = packed.shape
+    # Elements of as many products that follow one another: their U, and the rows of their products.
+    parts, start = [], 0
+    for count, elements in itertools.groupby(map(len, transform.products)):
+        length = len(list(elements))
+        stop = start + length * count
+        u = out[start * packed.size // 9 : stop * packed.size // 9]
+        parts.append((u.reshape(length, groups, panels, count, ins, nr), slice(start, stop)))
+        start = stop
+    # In blocks, so that what is computed on the way stays in the cache and takes no pages, which the system clears.
+    kernels = np.empty((9, min(ins, INS_PER_BLOCK), nr), np.float32)
+    transformed = np.empty((transform.num_products, *kernels.shape[1:]), np.float32)
+    for group, panel, first in itertools.product(range(groups), range(panels), range(0, ins, INS_PER_BLOCK)):
+        block = packed[group, panel, :, first : first + INS_PER_BLOCK]
+        count = block.shape[1]
+        np.copyto(kernels[:, :count], block)
+        transform.transform_weights(kernels[:, :count].reshape(9, -1), transformed[:, :count].reshape(-1, count * nr))
+        for u, rows in parts:
+            u[:, group, panel, :, first : first + count] = transformed[rows, :count].reshape(len(u), -1, count, nr)
 
 
 def pack_linear_weights(weight: NDArray[Any], out: NDArray[Any]) -> None:
     """Write a weight (O, I) to ``out`` (panels, I', NR), which is zero beyond the outputs and the inputs."""
-    padded = np.zeros((len(out) * NR, out.shape[1]), np.float32)
-    padded[: weight.shape[0], : weight.shape[1]] = weight
-    out[...] = padded.reshape(len(out), NR, -1).transpose(0, 2, 1)
+    out[:, weight.shape[1] :] = 0
+    for panel, rows in zip(out, (weight[start : start + NR] for start in range(0, len(out) * NR, NR))):
+        panel[: weight.shape[1], : len(rows)] = rows.T
+        panel[: weight.shape[1], len(rows) :] = 0
 
 
 def pack_pairs(packed: NDArray[Any], out: NDArray[Any]) -> None:

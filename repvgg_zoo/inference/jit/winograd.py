@@ -10,6 +10,7 @@ instead of 144, but nine times as many weights: reading those takes the time tha
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any, List, Tuple
@@ -65,9 +66,14 @@ class WinogradTransform:
 
     def transform_weights(self, kernels: NDArray[Any], out: NDArray[Any]) -> None:
         """Write G g G^T of 3x3 kernels: (9, n) to ``out`` (num_products, n), float32, in the order of ``products``."""
-        rows = [np.kron(self.G[i], self.G[j]) for element in self.products for i, j in element]
         with np.errstate(invalid="ignore", over="ignore"):  # weights that are not finite are refused later
-            np.matmul(np.array(rows, np.float32), kernels, out=out)
+            np.matmul(self.weight_matrix, kernels, out=out)
+
+    @functools.cached_property
+    def weight_matrix(self) -> NDArray[Any]:
+        """The matrix (num_products, 9), float32, that transforms kernels (9, n)."""
+        rows = [np.kron(self.G[i], self.G[j]) for element in self.products for i, j in element]
+        return np.array(rows, np.float32)
 
 
 F2 = WinogradTransform(
