@@ -25,9 +25,9 @@ from repvgg_zoo.inference.lowering import lower
 from repvgg_zoo.registry.parser import parse_registry
 from repvgg_zoo.reparam.fusion import to_form
 from tests.checkpoints import torch_files as write
+from tests.checkpoints.fuzz_seeds import SEEDS, TOKENS
 from tests.checkpoints.hostile_files import runs_code
 from tests.checkpoints.publishers import Variant, entries
-from tests.checkpoints.test_formats_fuzz import SEEDS, TOKENS
 from tests.inference.reference import Layer, random_weights
 from tests.registry.sample import SAMPLE
 
