@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .._arguments import check_local_path
 from .._files import open_regular_file
 from ..errors import ArgumentError, MissingFileError
+from .completeness import check_complete
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -42,6 +43,7 @@ def load_image(image: Any, color_order: str) -> NDArray[Any]:
     if isinstance(image, np.ndarray):
         return np.asarray(_from_array(image).convert(mode))
     if isinstance(image, Pillow.Image):
+        _check_opened(image)
         return _decode(image, mode, "the Pillow image")
     if not isinstance(image, (str, os.PathLike)) and not hasattr(image, "read"):
         hint = "io.BytesIO(data) is an open file" if isinstance(image, (bytes, bytearray, memoryview)) else None
@@ -54,8 +56,7 @@ def load_image(image: Any, color_order: str) -> NDArray[Any]:
             stream = stack.enter_context(open_regular_file(source)) if is_path else source
             file = stack.enter_context(Pillow.open(stream, formats=FORMATS))
             size = _byte_count(stream)
-            if file.format in ("JPEG", "MPO"):
-                _check_jpeg_end(stream)
+            check_complete(file, stream)
         except Exception as error:
             raise _read_error(name, error) from error
         return _decode(file, mode, name, size)
@@ -83,6 +84,17 @@ def _from_array(array: NDArray[Any]) -> Pillow.Image:
     return Pillow.fromarray(np.ascontiguousarray(pixels))
 
 
+def _check_opened(image: Pillow.Image) -> None:
+    """Raise ArgumentError for an image of Pillow that is still to be decoded, from a file that is not complete."""
+    stream = getattr(image, "fp", None)
+    if stream is None or not getattr(image, "tile", None):  # it has its pixels
+        return
+    try:
+        check_complete(image, stream)
+    except Exception as error:
+        raise _read_error("the Pillow image", error) from error
+
+
 def _decode(image: Pillow.Image, mode: str, name: str, size: Optional[int] = None) -> NDArray[Any]:
     _check_pixels(image, name, size)
     try:
@@ -100,25 +112,6 @@ def _byte_count(stream: Any) -> Optional[int]:
     except Exception:  # whatever an object that Pillow can read from raises
         return None
     return end
-
-
-def _check_jpeg_end(stream: Any) -> None:
-    """Raise ValueError for a JPEG without its end, such as a download whose rest of the file is still zeros.
-
-    libjpeg would make up the missing pixels. After the header, FF D9 is nothing but the end of the image.
-    """
-    position = stream.tell()
-    stream.seek(0)
-    data = stream.read()
-    stream.seek(position)
-    start = 2
-    while (
-        data[start : start + 1] == b"\xff" and data[start + 1 : start + 2] != b"\xda"
-    ):  # a segment before the first scan
-        is_fill = data[start + 1 : start + 2] == b"\xff"
-        start += 1 if is_fill else 2 + int.from_bytes(data[start + 2 : start + 4], "big")
-    if data.find(b"\xff\xd9", start) < 0:
-        raise ValueError("image file is truncated: its end is missing")
 
 
 def _check_pixels(image: Pillow.Image, name: str, size: Optional[int]) -> None:
