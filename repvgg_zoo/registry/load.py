@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
-from typing import Any, Mapping, Union
+from typing import Any, Callable, Mapping, Union
 
 from .._arguments import check_path
 from .._resources import registry_path
@@ -19,8 +19,15 @@ RegistrySource = Union[str, "os.PathLike[str]", Mapping[str, Any]]
 
 
 def shipped_registry() -> Registry:
-    """Return the registry that is part of this package."""
-    return load_file(registry_path())
+    """Return the registry that is part of this package, from its parsed copy where that is not out of date."""
+    return load_file(registry_path(), load_shipped)
+
+
+def load_shipped(path: Path) -> Registry:
+    """Return the registry in ``path``, of which this package may have a parsed copy."""
+    from .parsed_copy import read_copy  # here, as importing this package must not take it
+
+    return read_copy(path) or load_source(path)
 
 
 def load_source(source: RegistrySource) -> Registry:
@@ -32,18 +39,18 @@ def load_source(source: RegistrySource) -> Registry:
     return load_registry(absolute_path(source))
 
 
-def load_file(path: Path) -> Registry:
-    """Load a registry file, which is parsed again only if it has changed."""
+def load_file(path: Path, load: Callable[[Path], Registry] = load_source) -> Registry:
+    """Load a registry file, which is read again only if it has changed."""
     try:
         stat = path.stat()
     except (OSError, ValueError):
         return load_source(path)  # which raises the error
-    return _load_version(path, stat.st_mtime_ns, stat.st_size)
+    return _load_version(load, path, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=32)
-def _load_version(path: Path, mtime_ns: int, size: int) -> Registry:
-    return load_source(path)
+def _load_version(load: Callable[[Path], Registry], path: Path, mtime_ns: int, size: int) -> Registry:
+    return load(path)
 
 
 def load_plugin_registry(plugin: Plugin) -> Registry:
