@@ -1,9 +1,10 @@
 """Startup latency: imports, listings, the first logits of a published checkpoint, the demo and re-parameterization.
 
 ``python -m benchmarks.startup`` starts each command in a new process, in turn, and takes medians, with warm caches. The
-import is counted without the interpreter's own start, the first logits without its end. They are those of RepVGG_A0.timm
-with random weights, which a mirror has in place of timm's, and which are in the cache; ONNX Runtime reads the fused
-network from another file. `to_deploy` of RepVGG_B3 is compared with timm's fusion in torch, both after a warm-up call.
+import is counted without the interpreter's own start, the first logits without its end. They are those of
+RepVGG_A0.timm with random weights, which a mirror has in place of timm's, and which are cached; ONNX Runtime reads
+the fused network from another file. `to_deploy` of RepVGG_B3 is compared with timm's fusion in torch, both after a
+warm-up call.
 """
 
 from __future__ import annotations
