@@ -95,8 +95,9 @@ def finished_shard(
     name = record_name(index)
     if name not in sizes:
         return None
+    record_bytes = folder.read(name) or b""
     try:
-        content = json.loads(folder.read(name) or b"")
+        content = json.loads(record_bytes)
         if content.pop("manifest") != manifest_sha256:
             return None
         record = ShardRecord(**{**content, "errors": tuple(map(tuple, content["errors"]))})

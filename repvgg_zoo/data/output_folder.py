@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Dict, Optional
@@ -9,7 +10,7 @@ from typing import Dict, Optional
 from .._atomic import atomic_write, remove_stale_temp_files
 from .._redact import redact
 from ..errors import ArgumentError, PathLike
-from .remote import is_url, megfile_for
+from .remote import is_url, join, megfile_for, open_binary, read_errors, write_errors
 
 
 class OutputFolder:
@@ -23,43 +24,50 @@ class OutputFolder:
         self.is_remote = is_url(self.path)
 
     def prepare(self) -> None:
-        """Create the folder, and remove what killed processes left in it; raise ArgumentError if it is a file."""
+        """Create the folder, and remove what killed processes left in it.
+
+        Raises ArgumentError, as all methods do, where the folder or a file in it cannot be read or written.
+        """
         if self.is_remote:
             megfile_for(self.path)
             return
         folder = Path(self.path)
         if folder.exists() and not folder.is_dir():
             raise ArgumentError(f"{folder} is not a folder", path=folder, expected="a folder", hint="pass another one")
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_stale_temp_files(folder)
+        with write_errors(self.path):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_stale_temp_files(folder)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file; when this returns, it is on the disk or in the bucket."""
-        if self.is_remote:
-            with megfile_for(self.path).smart_open(f"{self.path}/{name}", "wb") as stream:
-                stream.write(data)
-        else:
-            atomic_write(Path(self.path, name), lambda stream: stream.write(data))
+        path = join(self.path, name)
+        with write_errors(path):
+            if self.is_remote:
+                # Not smart_open, which would write what it has when it is interrupted.
+                megfile_for(path).smart_save_as(io.BytesIO(data), path)
+            else:
+                atomic_write(path, lambda stream: stream.write(data))
 
     def read(self, name: str) -> Optional[bytes]:
         """Return a file's content, or None if it does not exist."""
-        try:
-            if not self.is_remote:
-                return Path(self.path, name).read_bytes()
-            with megfile_for(self.path).smart_open(f"{self.path}/{name}", "rb") as stream:
-                return bytes(stream.read())
-        except FileNotFoundError:
-            return None
+        path = join(self.path, name)
+        with read_errors(path):
+            try:
+                with open_binary(path) as stream:
+                    return stream.read()
+            except FileNotFoundError:
+                return None
 
     def sizes(self) -> Dict[str, int]:
         """Return the size of each file by its name."""
-        if not self.is_remote:
-            # Hidden files are temporary: they are renamed while this runs.
-            return {entry.name: entry.stat().st_size for entry in os.scandir(self.path) if entry.name[0] != "."}
-        try:
-            return {entry.name: entry.stat.size for entry in megfile_for(self.path).smart_scandir(self.path)}
-        except FileNotFoundError:  # a bucket has no empty folders
-            return {}
+        with read_errors(self.path):
+            if not self.is_remote:
+                # Hidden files are temporary: they are renamed while this runs.
+                return {entry.name: entry.stat().st_size for entry in os.scandir(self.path) if entry.name[0] != "."}
+            try:
+                return {entry.name: entry.stat.size for entry in megfile_for(self.path).smart_scandir(self.path)}
+            except FileNotFoundError:  # a bucket has no empty folders
+                return {}
 
     def __repr__(self) -> str:
         return f"<OutputFolder {redact(self.path)}>"

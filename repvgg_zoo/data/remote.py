@@ -12,6 +12,7 @@ from ..errors import ArgumentError, DependencyError, MissingFileError, ZooError
 from ..registry.model_or_file import IMAGE_SUFFIXES
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_QUOTED_URL = re.compile(_URL.pattern + r"""[^\s"'<>]*""")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_EXPANDED = 1_000_000
 
@@ -85,18 +86,41 @@ def list_remote_images(url: str) -> Dict[str, Optional[int]]:
 @contextmanager
 def read_errors(path: str) -> Iterator[None]:
     """Raise ArgumentError for an OSError of the body, and for whatever megfile raises if the path is a URL."""
+    with _file_errors(path, "read"):
+        yield
+
+
+@contextmanager
+def write_errors(path: str) -> Iterator[None]:
+    """Raise ArgumentError in the same way where a file is written."""
+    with _file_errors(path, "written"):
+        yield
+
+
+@contextmanager
+def _file_errors(path: str, what: str) -> Iterator[None]:
     try:
         yield
     except ZooError:
         raise
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{redact(path)} does not exist", **where(path), hint="check the path") from error
     except Exception as error:
         if not is_url(path) and not isinstance(error, OSError):
             raise
+        if isinstance(error, FileNotFoundError):
+            is_bucket = is_url(path) and what == "written"  # which has no folders
+            name = f"the bucket of {redact(path)}" if is_bucket else redact(path)
+            hint = "create it, or check the URL" if is_bucket else "check the path"
+            raise MissingFileError(f"{name} does not exist", **where(path), hint=hint) from error
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
-        hint = "check the URL, and megfile's settings" if is_url(path) else "check its permissions"
-        raise ArgumentError(f"{redact(path)} cannot be read: {redact(reason)}", **where(path), hint=hint) from error
+        hint = "check the URL, the credentials, and megfile's settings" if is_url(path) else "check its permissions"
+        raise ArgumentError(
+            f"{redact(path)} cannot be {what}: {_redact_all(reason)}", **where(path), hint=hint
+        ) from error
+
+
+def _redact_all(text: str) -> str:
+    """Return a text without the credentials of the URLs in it."""
+    return _QUOTED_URL.sub(lambda match: redact(match[0]), text)
 
 
 def where(path: str) -> Dict[str, str]:
