@@ -16,6 +16,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 SYNC_THREAD = "CompNodeSync"
+MIN_PARALLEL_BYTES = 1 << 22
 
 logger = get_logger(__name__)
 
@@ -27,8 +28,13 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def map_on_all_cores(function: Callable[[T], R], items: Iterable[T]) -> List[R]:
-    """Return the results of a function that gives up the lock of Python most of its time, for all items in order."""
+def map_on_all_cores(function: Callable[[T], R], items: Iterable[T], nbytes: int) -> List[R]:
+    """Return the results of a function that gives up the lock of Python most of its time, for all items in order.
+
+    ``nbytes`` is about what all calls read: where that is little, they are sooner done than threads are started.
+    """
+    if nbytes < MIN_PARALLEL_BYTES:
+        return list(map(function, items))
     from concurrent.futures import ThreadPoolExecutor  # here, as `import repvgg_zoo` does not need it
 
     with ThreadPoolExecutor(usable_cores()) as pool:

@@ -93,7 +93,7 @@ class Lowering:
         elif not weights.returns_features:
             outputs[""] = self._lower_global_avg_pool(x)[:, : x.channels]
         check_bounds(self._plan)
-        pack_weights(self._packing)
+        pack_weights(self._packing, sum(layer.kernel.nbytes for layer in weights.layers))
         return self._plan
 
     def _lower_input(self) -> ActivationBuffer:
@@ -262,9 +262,9 @@ def can_use_winograd(layer: ConvLayer, x: ActivationBuffer) -> bool:
     return has_transform and layer.dilation == 1 and x.storage.shape[-1] % NR == 0
 
 
-def pack_weights(packing: Sequence[Callable[[], None]]) -> None:
-    """Call what writes the weights to their memory, on all cores."""
-    map_on_all_cores(lambda pack: pack(), packing)
+def pack_weights(packing: Sequence[Callable[[], None]], nbytes: int) -> None:
+    """Call what writes the weights, of so many bytes, to their memory, on all cores."""
+    map_on_all_cores(lambda pack: pack(), packing, nbytes)
 
 
 def winograd_chunks(tiles: int, tile_size: int) -> List[Tuple[int, int]]:

@@ -80,8 +80,9 @@ def fuse_state_dict(
         block = BLOCK.fullmatch(prefix)
         return validate_block(state_dict, prefix, identity=has_identity(block.group(1)) if block else None)
 
-    raise_if_invalid([problem for problems in map_on_all_cores(validate, prefixes) for problem in problems])
-    pairs = map_on_all_cores(lambda prefix: fuse_block(state_dict, prefix, bn_eps), prefixes)
+    nbytes = sum(state_dict[key].nbytes for key in state_dict.keys() - fused.keys())
+    raise_if_invalid([problem for problems in map_on_all_cores(validate, prefixes, nbytes) for problem in problems])
+    pairs = map_on_all_cores(lambda prefix: fuse_block(state_dict, prefix, bn_eps), prefixes, nbytes)
     for prefix, (kernel, bias) in zip(prefixes, pairs):
         fused[f"{prefix}rbr_reparam.weight"], fused[f"{prefix}rbr_reparam.bias"] = kernel, bias
     return fused

@@ -38,7 +38,8 @@ class KernelTrunk:
 
     ``frozen`` is the number of the first layers that get no gradient. The algorithms are chosen from ``speed``, which
     is a constant and not what is measured, so that the same steps give the same bits in every process. ``statistics``
-    has the mean and variance of the last batch by layer and BN layer, and how many numbers they are of.
+    has the mean and variance of the last batch by layer and BN layer, and how many numbers they are of. ``nbytes`` are
+    those of the kernels.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class KernelTrunk:
         speed: CpuSpeed = DEFAULT_CPU_SPEED,
     ) -> None:
         self._layers = tuple(map(_private_copy, layers))
+        self.nbytes = sum(layer.conv.kernel.nbytes for layer in layers)
         config, cache = host_training_config(), derived_cache()
         jit_compile(config, cache)
         lowering = BatchNormLowering(shape, config, threads=threads, speed=speed)
@@ -64,7 +66,7 @@ class KernelTrunk:
         for layer, new in zip(self._layers, layers):
             for array, value in zip(_arrays(layer), _arrays(new)):
                 np.copyto(array, value)
-        pack_weights(self._training.packing)
+        pack_weights(self._training.packing, self.nbytes)
         self._run(images, 0, self._training.forward)
         self._images = images
         return self._training.features.copy()
@@ -78,7 +80,7 @@ class KernelTrunk:
         self._run(images, training.forward[-1].stop, training.backward)
         self._images = None
         numbers = list(training.gradients)
-        return dict(zip(numbers, map_on_all_cores(self._layer_gradients, numbers)))
+        return dict(zip(numbers, map_on_all_cores(self._layer_gradients, numbers, self.nbytes)))
 
     def _run(self, images: NDArray[Any], start: int, steps: Sequence[Step]) -> None:
         for stop, then in steps:

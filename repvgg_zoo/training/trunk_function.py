@@ -111,7 +111,8 @@ class _TrunkFunction(Function):
                 gradients = _block_gradients(self._blocks[name], self._arrays[name], by_layer[index])
             return {f"{name}.{key}": array for key, array in gradients.items()}
 
-        gradients = {key: array for part in map_on_all_cores(of_block, by_layer) for key, array in part.items()}
+        parts = map_on_all_cores(of_block, by_layer, self._trunk.nbytes)
+        gradients = {key: array for part in parts for key, array in part.items()}
         values = [
             (gradients[name].reshape(tuple(parameter.shape)), parameter)
             for name, parameter in zip(self._names, self._parameters)
@@ -158,7 +159,8 @@ def _layers(blocks: Blocks, arrays: Mapping[str, Arrays], normed: Sequence[str])
                 kernel, bias = fuse_branches(part, bn_eps=block.eps)
         return {**result, f"{name}.rbr_reparam.weight": kernel, f"{name}.rbr_reparam.bias": bias}
 
-    state_dict = {key: array for part in map_on_all_cores(convolution, blocks) for key, array in part.items()}
+    nbytes = sum(array.nbytes for part in arrays.values() for array in part.values())
+    state_dict = {key: array for part in map_on_all_cores(convolution, blocks, nbytes) for key, array in part.items()}
     geometries = [supported_geometry(block.module) for block in blocks.values()]
     weights = with_geometries(weights_from_state_dict(state_dict), [each for each in geometries if each is not None])
     return [

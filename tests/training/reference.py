@@ -9,16 +9,15 @@ from repvgg_zoo.training.structure import structure_of
 EPS = 1e-5
 
 
-def parameters64(network):
-    """All tensors by name, float64."""
-    return {name: tensor.numpy().astype(np.float64) for name, tensor in network.named_tensors()}
-
-
-def features64(network, tensors, images, bn="frozen"):
-    """The features for the tensors of a network, which may have been changed."""
+def features64(network, images, bn="frozen", moves=None):
+    """The features of a network, with some of its tensors moved by float64 arrays, which a function returns."""
     x = images.astype(np.float64)
     for name, block in structure_of(network).blocks.items():
-        part = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        part = {}
+        for key, tensor in block.tensors().items():
+            part[key] = tensor.numpy().astype(np.float64)
+            if moves is not None:
+                part[key] += moves(f"{name}.{key}")
         x = _block(block.module, part, x, bn)
     return x.mean(axis=(2, 3))
 
@@ -40,15 +39,12 @@ def _block(block, part, x, bn):
 def _conv(x, kernel, stride):
     groups, outs, ins, side, _ = (kernel if kernel.ndim == 5 else kernel[None]).shape
     n, _, height, width = x.shape
-    padded = np.pad(x, ((0, 0), (0, 0), (side // 2,) * 2, (side // 2,) * 2)).reshape(
-        n, groups, ins, -1, width + side - 1
-    )
-    kernel, total = kernel.reshape(groups, outs, ins, side, side), 0.0
-    for i in range(side):
-        for j in range(side):
-            pixels = padded[..., i : i + height : stride, j : j + width : stride]
-            total = total + np.einsum("goi,ngihw->ngohw", kernel[..., i, j], pixels, optimize=True)
-    return total.reshape(n, groups * outs, *total.shape[3:])
+    padded = np.pad(x.swapaxes(0, 1), ((0, 0), (0, 0), (side // 2,) * 2, (side // 2,) * 2))
+    shifts = [(i, j) for i in range(side) for j in range(side)]
+    pixels = np.stack([padded[..., i : i + height : stride, j : j + width : stride] for i, j in shifts], axis=1)
+    # One product of matrices a group, which BLAS computes.
+    out = kernel.reshape(groups, outs, -1) @ pixels.reshape(groups, ins * side * side, -1)
+    return out.reshape(groups * outs, n, *pixels.shape[3:]).swapaxes(0, 1)
 
 
 def _bn(x, part, name, bn):
@@ -67,10 +63,13 @@ def _gate(x, part, name):
     return 1 / (1 + np.exp(-(squeezed @ up.T + part[f"{name}.up.bias"].reshape(-1))))[:, :, None, None]
 
 
-def directional_derivative(network, tensors, directions, images, weights, bn="frozen", step=1e-6):
+def directional_derivative(network, directions, images, weights, step, bn="frozen"):
     """The derivative of the sum of features * weights as tensors move in these directions."""
-    values = []
-    for sign in (1, -1):
-        moved = {name: tensors[name] + sign * step * direction for name, direction in directions.items()}
-        values.append((features64(network, {**tensors, **moved}, images, bn) * weights).sum())
-    return (values[0] - values[1]) / (2 * step)
+
+    def loss(step):
+        def moves(name):
+            return step * directions[name].astype(np.float64) if name in directions else 0.0
+
+        return (features64(network, images, bn, moves) * weights).sum()
+
+    return (loss(step) - loss(-step)) / (2 * step)
