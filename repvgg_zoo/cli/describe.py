@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import List, Tuple
 
 from .._escape import escape
 from ..registry.specs import Architecture, CheckpointSpec, FileSpec, ModelSpec, Preprocessing
@@ -111,14 +111,21 @@ def format_integrity(file: FileSpec) -> str:
     return "no digest published: refused unless you allow it, then recorded and verified from then on"
 
 
+PREPROCESSING = (
+    "short side to %s px (%s, %s), center crop of %s px, %s, values in 0..1, mean %s, std %s"  # the docs translate it
+)
+
+
 def format_preprocessing(config: Preprocessing) -> str:
     """Return how an image becomes the network's input."""
+    return PREPROCESSING % preprocessing_values(config)
+
+
+def preprocessing_values(config: Preprocessing) -> Tuple[str, ...]:
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
     order = "grayscale" if config.color_order == "L" else config.color_order
-    return (
-        f"short side to {config.resize} px ({BACKENDS[config.backend]}, {config.interpolation}), center crop of "
-        f"{config.image_size} px, {order}, values in 0..1, mean {mean}, std {std}"
-    )
+    size, resize = str(config.image_size), str(config.resize)
+    return (resize, BACKENDS[config.backend], config.interpolation, size, order, mean, std)
 
 
 ARGUMENTS = """\

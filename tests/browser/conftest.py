@@ -16,11 +16,14 @@ from .browser import ROOT, Browser
 
 @pytest.fixture(scope="session")
 def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """docs/_build, brought up to date: what `./dev check` built before is used again."""
+    """docs/_build, brought up to date in both languages: what `./dev check` built before is used again."""
     build = ROOT / "docs" / "_build"
-    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "docs", str(build)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with FileLock(str(tmp_path_factory.getbasetemp().parent / "docs.lock")):
-        subprocess.run(command, cwd=str(ROOT), env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=180)
+        for language, folder in (("en", build), ("zh_CN", build / "zh_CN")):
+            options = ["-q", "-b", "html", "-D", f"language={language}"]
+            command = [sys.executable, "-m", "sphinx", *options, "docs", str(folder)]
+            subprocess.run(command, cwd=str(ROOT), env=environment, check=True, timeout=180)
     return build
 
 

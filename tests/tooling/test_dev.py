@@ -35,7 +35,11 @@ case "$1 $2" in
     esac ;;
 "-c "*fcntl*) exec {real} "$@" ;;
 "-c "*platform*) echo {version}.1 ;;
-*) echo "ran $* in $PWD with PYTHONPATH=$PYTHONPATH"; exit "${{FAKE_EXIT:-0}}" ;;
+*)
+    echo "ran $* in $PWD with PYTHONPATH=$PYTHONPATH"
+    case "$* " in *" ${{FAKE_FAILS:-nothing}} "*) exit 4 ;; esac
+    exit "${{FAKE_EXIT:-0}}"
+    ;;
 esac
 """
 
@@ -309,6 +313,19 @@ def test_arguments_and_exit_status_are_passed_through(machine: Machine) -> None:
     assert done.returncode == 5
     expected = f"ran -m pytest tests/a b.py -k x or y in {machine.checkout} with PYTHONPATH={machine.checkout}\n"
     assert done.stdout == expected
+
+
+@pytest.mark.parametrize(("language", "status"), [("en", 4), ("zh_CN", 4), ("none", 0)])
+def test_the_docs_are_built_in_both_languages_and_fail_if_one_of_them_does(
+    machine: Machine, language: str, status: int
+) -> None:
+    machine.python("bin/python3.10", "3.10")
+    done = machine.run("docs", FAKE_FAILS=f"language={language}")
+    assert done.returncode == status
+    assert sorted(line.split(" in ")[0].split()[-1] for line in done.stdout.splitlines()) == [
+        "docs/_build",
+        "docs/_build/zh_CN",
+    ]
 
 
 def test_python_runs_in_the_folder_it_was_called_from(machine: Machine) -> None:

@@ -62,3 +62,12 @@ def lines() -> List[str]:
 def test_a_banned_word_does_not_occur(pattern: str, lines: List[str]) -> None:
     matches = [line for line in lines if re.search(pattern, line.partition(": ")[2], re.IGNORECASE)]
     assert not matches, f"write instead: {BANNED[pattern]}\n" + "\n".join(matches)
+
+
+@pytest.mark.parametrize("pattern", [pattern for pattern in BANNED if not pattern.isascii()])
+def test_a_banned_word_does_not_occur_in_the_translation(pattern: str) -> None:
+    matches = {
+        str(path): re.findall(f".*(?:{pattern}).*", path.read_text(encoding="utf-8").replace('"\n"', ""))
+        for path in (ROOT / "docs" / "locale").rglob("*.po")
+    }
+    assert matches and not any(matches.values()), f"write instead: {BANNED[pattern]}"

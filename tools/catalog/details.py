@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Iterable, List, Sequence
 
 from repvgg_zoo.cli.commands.list import dataset, estimated_size, top1_image_size, top1_stated_by
-from repvgg_zoo.cli.describe import format_preprocessing
+from repvgg_zoo.cli.describe import PREPROCESSING, preprocessing_values
 from repvgg_zoo.registry.api import top1
 from repvgg_zoo.registry.specs import CheckpointSpec, FileSpec, ModelSpec, PaperResults
 
@@ -78,22 +78,22 @@ def checkpoint_rows(model: ModelSpec, checkpoint: CheckpointSpec) -> List[List[s
         [label("Publisher"), escape(checkpoint.publisher)],
         [label("License"), escape(checkpoint.license)],
         [label("File"), f"{element('code', escape(file.name))}, {size} MB"],
-        [label("Encoding"), label("format %s, layout %s, %s form", *encoding(checkpoint))],
+        [label("Encoding"), encoding(checkpoint)],
         [label("Integrity"), integrity(file)],
         [label("Sources"), lines(source(text) for text in file.sources)],
-        [label("Preprocessing"), escape(format_preprocessing(checkpoint.preprocessing))],
+        [label("Preprocessing"), label(PREPROCESSING, *preprocessing_values(checkpoint.preprocessing))],
     ]
     if checkpoint.official_weights:
         rows.insert(4, [label("Weights"), label("those of the paper's authors")])
     if checkpoint.aliases:
         rows.append([label("Also called"), escape(", ".join(checkpoint.aliases))])
     if checkpoint.notes:
-        rows.append([label("Notes"), escape(checkpoint.notes)])
+        rows.append([label("Notes"), label(checkpoint.notes)])
     return rows
 
 
-def encoding(checkpoint: CheckpointSpec) -> List[str]:
-    return [checkpoint.format, checkpoint.layout, checkpoint.form]
+def encoding(checkpoint: CheckpointSpec) -> str:
+    return label(f"format %s, layout %s, {checkpoint.form} form", checkpoint.format, checkpoint.layout)
 
 
 def integrity(file: FileSpec) -> str:

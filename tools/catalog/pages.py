@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 from typing import Iterable
 
+from repvgg_zoo._atomic import atomic_write
 from repvgg_zoo.registry.specs import ModelSpec
 
 from ..model_card import REPOSITORY
@@ -144,11 +145,18 @@ def variant_page(model: ModelSpec) -> str:
 
 
 def write_pages(models: Iterable[ModelSpec], folder: Path) -> None:
-    """Write the pages into a folder of their own, and remove those of variants that the registry no longer has."""
+    """Write the pages into a folder of their own, and remove those of variants that the registry no longer has.
+
+    Two builds, one for each language, may do so at the same time: each page is written whole.
+    """
     folder.mkdir(exist_ok=True)
     pages = {folder / f"{model.name}.md": variant_page(model) for model in models}
     for path in set(folder.glob("*.md")) - set(pages):
-        path.unlink()
+        path.unlink(missing_ok=True)
     for path, text in pages.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:  # Sphinx reads again what is newer
-            path.write_text(text, encoding="utf-8")
+            write_page(path, text)
+
+
+def write_page(path: Path, text: str) -> None:
+    atomic_write(path, lambda stream: stream.write(text.encode()), fsync=False)

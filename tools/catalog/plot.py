@@ -22,7 +22,7 @@ PLACES = ((8, 4, "start"), (-8, 4, "end"), (0, -9, "middle"), (0, 18, "middle"),
 
 
 class Point(NamedTuple):
-    """A variant's value on both axes; ``series`` is a precision."""
+    """A variant's value on both axes; ``series`` is a precision, and ``text`` a label with both values."""
 
     variant: str
     series: str
@@ -69,11 +69,14 @@ def views(models: Sequence[ModelSpec], settings: Sequence[Setting]) -> List[View
         points(
             models,
             (
-                (model.name, "float32", value / unit, model.architecture.image_size, f"{format_count(value)} {what}")
+                (model.name, "float32", value / unit, model.architecture.image_size, what, (format_count(value),))
                 for model, value in ((model, getattr(model, field).deploy) for model in models)
             ),
         )
-        for what, unit, field in (("MACs", 1e9, "macs"), ("parameters", 1e6, "params"))
+        for what, unit, field in (
+            ("%s: top-1 %s %%, %s MACs", 1e9, "macs"),
+            ("%s: top-1 %s %%, %s parameters", 1e6, "params"),
+        )
     )
     result = [
         View("macs", label("MACs"), label("MACs of the deploy form for one image, in G"), label(COSTS_NOTE),
@@ -83,7 +86,7 @@ def views(models: Sequence[ModelSpec], settings: Sequence[Setting]) -> List[View
     ]  # fmt: skip
     for index, setting in enumerate(settings):
         times = (
-            (one.variant, one.precision, one.ms, one.image_size, f"{one.ms:.1f} ms in {one.precision}")
+            (one.variant, one.precision, one.ms, one.image_size, MILLISECONDS, (f"{one.ms:.1f}", one.precision))
             for one in setting.timings
         )
         if setting.threads == 1:
@@ -96,14 +99,19 @@ def views(models: Sequence[ModelSpec], settings: Sequence[Setting]) -> List[View
     return result
 
 
-def points(models: Sequence[ModelSpec], values: Iterable[Tuple[str, str, float, int, str]]) -> Tuple[Point, ...]:
-    """Return a point for each (variant, series, x, image size, text) whose accuracy is known at that image size."""
+# A variant, a series, the value on the horizontal axis, the image size that it is for, and a text with its values.
+Value = Tuple[str, str, float, int, str, Tuple[str, ...]]
+
+
+def points(models: Sequence[ModelSpec], values: Iterable[Value]) -> Tuple[Point, ...]:
+    """Return a point for each value whose accuracy is known at its image size."""
     named = {model.name: model for model in models}
     result = []
-    for variant, series, x, image_size, text in values:
+    for variant, series, x, image_size, text, figures in values:
         accuracy = accuracy_at(named[variant], image_size) if variant in named else None
         if accuracy is not None:
-            result.append(Point(variant, series, x, accuracy, text))
+            described = label(text, variant, f"{accuracy:g}", *figures)
+            result.append(Point(variant, series, x, accuracy, described))
     return tuple(result)
 
 
@@ -115,6 +123,7 @@ def accuracy_at(model: ModelSpec, image_size: int) -> Optional[float]:
     return model.paper.top1 if model.paper is not None and model.paper.image_size == image_size else None
 
 
+MILLISECONDS = "%s: top-1 %s %%, %s ms in %s"
 COSTS_NOTE = (
     "Top-1 on ImageNet-1k as the publisher of the default checkpoint states it, or the paper's authors, for images of "
     "the size that the MACs are for."
@@ -157,11 +166,10 @@ def mark(point: Point, x: str, y: str, place: Tuple[int, int, str]) -> str:
         shape = void("rect", x=x, y=y, width=9, height=9)
     else:
         shape = void("circle", cx=x, cy=y, r=5)
-    text = f"{point.variant}: top-1 {point.y:g} %, {point.text}"
     name = element("text", name_of(point), x=x, y=y, dx=dx, dy=dy, text_anchor=anchor) if name_of(point) else ""
     hit = void("circle", cx=x, cy=y, r=12, class_="hit")  # a finger needs more than five pixels
     return link(
-        page(f"catalog/{point.variant}"), hit + shape + name, aria_label=text, data_variant=point.variant,
+        page(f"catalog/{point.variant}"), hit + shape + name, aria_label=point.text, data_variant=point.variant,
         class_=point.series,
     )  # fmt: skip
 
