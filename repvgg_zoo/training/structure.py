@@ -6,7 +6,6 @@ one of its parts is replaced.
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from dataclasses import dataclass
 from typing import Dict, List, Mapping, Tuple
@@ -61,22 +60,11 @@ _structures: weakref.WeakKeyDictionary[M.Module, Structure] = weakref.WeakKeyDic
 
 def structure_of(network: M.Module) -> Structure:
     """Return the structure of a network, as it is now."""
-    parts = _parts(network)
+    parts = [part for part in network.modules() if part is not network]
     known = _structures.get(network)
     if known is None or len(known.parts) != len(parts) or any(a is not b for a, b in zip(known.parts, parts)):
         known = _structures[network] = _examine(network, parts)
     return known
-
-
-def _parts(network: M.Module) -> List[M.Module]:
-    """Return the modules that are attributes of a network or of its parts, sooner than ``modules()`` does.
-
-    A test of the class of each attribute with ``isinstance``, which abstract classes define in Python, is most of that.
-    """
-    parts: List[M.Module] = []
-    for part in itertools.chain([network], parts):
-        parts.extend(value for value in vars(part).values() if M.Module in type(value).__mro__)
-    return parts
 
 
 def _examine(network: M.Module, parts: List[M.Module]) -> Structure:
