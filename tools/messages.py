@@ -80,7 +80,7 @@ def renewed(messages: Mapping[str, List[str]], before: Translations) -> Translat
     anywhere: Dict[str, str] = {}
     for page in before.values():
         for message, translation in page.items():
-            if translation:
+            if translation and has_prose(message):  # a name stays as it is, but where a page explains it
                 anywhere.setdefault(message, translation)
     return {
         page: {text: before.get(page, {}).get(text) or anywhere.get(text, "") for text in texts}

@@ -105,10 +105,11 @@ def test_what_a_translation_lost_is_noticed(message: str, translation: str) -> N
 
 
 def test_an_update_keeps_what_is_still_there_and_fills_in_what_is_translated_elsewhere() -> None:
-    before = {"one": {"Load": "加载", "Gone": "没了"}, "two": {"Size": ""}, "old": {"Other": "其他"}}
-    now = {"one": ["New", "Load"], "two": ["Load", "Other", "Size"]}
+    before = {"one": {"Load": "加载", "Gone": "没了"}, "two": {"Size": ""}, "old": {"Other": "其他", "MACs": "次数"}}
+    now = {"one": ["New", "Load"], "two": ["Load", "Other", "Size", "MACs"]}
     after = renewed(now, before)
-    assert after == {"one": {"New": "", "Load": "加载"}, "two": {"Load": "加载", "Other": "其他", "Size": ""}}
+    assert after["one"] == {"New": "", "Load": "加载"}
+    assert after["two"] == {"Load": "加载", "Other": "其他", "Size": "", "MACs": ""}
     assert renewed(now, after) == after, "a second update changes nothing"
 
 
