@@ -14,6 +14,7 @@ from repvgg_zoo.errors import ArgumentError
 from repvgg_zoo.image.io import load_image
 
 SIZE = (163, 63)  # rows of a BMP that have padding
+ROWS = 16  # of a strip of a TIFF
 COARSE = np.random.RandomState(0).randint(0, 256, (16, 21, 3), np.uint8)
 PHOTO = Image.fromarray(COARSE).resize(SIZE, Image.Resampling.BICUBIC)
 PALETTE = PHOTO.quantize(64)
@@ -30,9 +31,14 @@ def saved(image: Image.Image, form: str, **options: Any) -> bytes:
 
 def tiff(compression: str) -> bytes:
     """Return a TIFF that begins with its tags, as other programs write it, and ends with its strips."""
-    data = saved(PHOTO, "TIFF", compression=compression, tiffinfo={278: 16})
+    is_raw = compression == "raw"  # for which older versions of Pillow write a single strip
+    data = saved(PHOTO, "TIFF", compression=compression, tiffinfo={} if is_raw else {278: ROWS})
     tags = dict(Image.open(io.BytesIO(data)).tag_v2)
     strips = [data[offset : offset + size] for offset, size in zip(tags[273], tags[279])]
+    if is_raw:
+        pixels, strip_bytes = b"".join(strips), 3 * SIZE[0] * ROWS
+        strips = [pixels[start : start + strip_bytes] for start in range(0, len(pixels), strip_bytes)]
+        tags.update({273: (0,) * len(strips), 278: ROWS, 279: tuple(map(len, strips))})
     names = sorted(tag for tag in tags if not isinstance(tags[tag], (str, float)) and tag not in (282, 283))
     tags.update((tag, (tags[tag],)) for tag in names if isinstance(tags[tag], int))
 
@@ -114,6 +120,8 @@ def test_a_file_that_is_not_complete_is_an_error(form: str, damage: str) -> None
     try:
         opened = Image.open(io.BytesIO(data))
     except Exception:
+        return
+    if not opened.tile:  # older versions of Pillow read all of a WebP file when they open it
         return
     with pytest.raises(ArgumentError, match="cannot read the Pillow image"):
         load_image(opened, "RGB")
