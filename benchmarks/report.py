@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
 
+from repvgg_zoo._text import pluralize
+
 from .results_file import RESULTS, ROOT, Results, Row, peers_environment, peers_python
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -172,7 +174,7 @@ def summary(sections: Mapping[str, Results]) -> List[str]:
                 chosen = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
                 ratios = [value for value in map(RATIOS[benchmark], chosen) if value == value]
                 if ratios:
-                    what = f"[{precision}](#{benchmark}), batch {batch}, {count(threads, 'thread')}"
+                    what = f"[{precision}](#{benchmark}), batch {batch}, {pluralize(threads, 'thread')}"
                     spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
                     cpu = sections[benchmark].machine["cpu"]
                     lines.append([what, f"{geometric_mean(ratios):.2f}", spread, str(len(ratios)), cpu])
@@ -194,7 +196,7 @@ def inference(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
     for batch, threads in sorted({(row["batch"], row["threads"]) for row in rows}):
         chosen = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
         bursts = min((cell["ms"]["samples"] for row in chosen for cell in timed_fully(row)), default=0)
-        parts.append(f"### Batch {batch}, {count(threads, 'thread')}")
+        parts.append(f"### Batch {batch}, {pluralize(threads, 'thread')}")
         lines = [[row["variant"], *cells(row, notes), format_ratio(ratio(row))] for row in chosen]
         head = ["variant", *(TITLES.get(name, name) for name in COLUMNS), "ours / best peer"]
         parts.append(table(head, lines))
@@ -270,7 +272,7 @@ def int8(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
         times = {name: cell["ms"]["median"] for name, cell in measured.items() if "ms" in cell}
         texts = [f"{times[name]:.1f}" if name in times else "failed" for name in (*INT8_COLUMNS, "ours")]
         errors = [f"{measured[name]['error']:.1e}" if name in times else "-" for name in INT8_COLUMNS]
-        case = f"{row['variant']}, {count(row['threads'], 'thread')}"
+        case = f"{row['variant']}, {pluralize(row['threads'], 'thread')}"
         lines.append([case, *texts, format_ratio(int8_ratio(row)), *errors])
     head = ["variant", "ours", "ONNX Runtime", "OpenVINO", "ours, float32", "ours / best peer"]
     return ["## int8", INT8, table([*head, "our error", "ONNX Runtime's error", "OpenVINO's error"], lines)]
@@ -297,7 +299,9 @@ def evaluate(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
 def training(rows: Sequence[Row], figures: Sequence[str]) -> List[str]:
     lines = []
     for row in rows:
-        case = f"{row['variant']}, batch {row['batch']}, {row['image_size']} pixels, {count(row['threads'], 'thread')}"
+        case = (
+            f"{row['variant']}, batch {row['batch']}, {row['image_size']} pixels, {pluralize(row['threads'], 'thread')}"
+        )
         steps = {name: cell["ms"]["median"] for name, cell in row["runtimes"].items() if "ms" in cell}
         for name, cell in row["runtimes"].items():
             runtime, bn = name.split(", ")
@@ -370,10 +374,6 @@ def figure(name: str, figures: Sequence[str]) -> str:
     modes = (("only-light", name), ("only-dark", dark))
     blocks = (f"```{{image}} performance/{of}.svg\n:class: {mode}\n:alt: {FIGURES[name]}\n```" for mode, of in modes)
     return "\n\n".join(blocks)
-
-
-def count(number: int, unit: str) -> str:
-    return f"{number} {unit}{'s' * (number > 1)}"
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
