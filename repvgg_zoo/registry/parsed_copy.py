@@ -23,6 +23,7 @@ from .specs import (
     Preprocessing,
     Registry,
     SESpec,
+    map_file_sources,
 )
 
 COPY = Path(__file__).with_suffix(".json")
@@ -61,15 +62,10 @@ def _digest(path: Path) -> str:
 
 
 def _map_sources(models: Tuple[ModelSpec, ...], function: Callable[[str], str]) -> Tuple[ModelSpec, ...]:
-    """Replace the sources that are paths."""
-
-    def checkpoint(spec: CheckpointSpec) -> CheckpointSpec:
-        if all(":" in source for source in spec.file.sources):
-            return spec
-        sources = tuple(source if ":" in source else function(source) for source in spec.file.sources)
-        return spec._replace(file=spec.file._replace(sources=sources))
-
-    return tuple(model._replace(checkpoints=tuple(map(checkpoint, model.checkpoints))) for model in models)
+    return tuple(
+        model._replace(checkpoints=tuple(map_file_sources(spec, function) for spec in model.checkpoints))
+        for model in models
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -32,7 +32,7 @@ from .._files import open_regular_file
 from .._redact import mask_credentials
 from ..errors import RegistryError
 from .names import lookup_keys
-from .specs import CheckpointSpec, ModelSpec, Options, Registry
+from .specs import CheckpointSpec, ModelSpec, Options, Registry, map_file_sources
 from .validation import Field, check_spec, default_tag, fields_of, is_spec, required_fields_of
 from .yaml_document import (
     MAX_BYTES,
@@ -360,16 +360,14 @@ def _fill_placeholders(spec: CheckpointSpec) -> CheckpointSpec:
 
 def _with_file_sources(spec: CheckpointSpec, entries: Entries, folder: Optional[Path]) -> CheckpointSpec:
     """Make sources without a scheme, which are files beside the registry, absolute paths."""
-    if all(":" in source for source in spec.file.sources):
-        return spec
-    sources = list(spec.file.sources)
-    for index, source in enumerate(sources):
-        if ":" not in source:
-            if folder is None:
-                node = mapping(entries["file"][1])["sources"][1].value[index]
-                fail(node, f"source {shorten(source)} is relative, but this registry is not a file", "a URL")
-            sources[index] = str(folder / source)
-    return spec._replace(file=spec.file._replace(sources=tuple(sources)))
+
+    def absolute(source: str) -> str:
+        if folder is None:
+            node = mapping(entries["file"][1])["sources"][1].value[spec.file.sources.index(source)]
+            fail(node, f"source {shorten(source)} is relative, but this registry is not a file", "a URL")
+        return str(folder / source)
+
+    return map_file_sources(spec, absolute)
 
 
 def _check_key(key: yaml.Node, kind: Any, name: str, noun: str) -> None:

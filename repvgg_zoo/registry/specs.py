@@ -5,7 +5,7 @@ JSON Schema is generated from them. ``spec._replace(field=value)`` returns a cha
 here, once: as texts, they would be compiled by NamedTuple and by the parser, which takes milliseconds.
 """
 
-from typing import NamedTuple, Optional, Tuple, Union
+from typing import Callable, NamedTuple, Optional, Tuple, Union
 
 from .._escape import escape
 from .._html import html_table
@@ -189,6 +189,14 @@ class ModelSpec(NamedTuple):
 
 
 CHECKPOINT_COLUMNS = ("tag", "publisher", "form", "format", "layout", "size", "integrity", "license", "top-1", "top-5")
+
+
+def map_file_sources(spec: CheckpointSpec, function: Callable[[str], str]) -> CheckpointSpec:
+    """Replace the sources without a scheme, which are files beside the registry."""
+    if all(":" in source for source in spec.file.sources):
+        return spec
+    sources = tuple(source if ":" in source else function(source) for source in spec.file.sources)
+    return spec._replace(file=spec.file._replace(sources=sources))
 
 
 def checkpoint_row(checkpoint: CheckpointSpec) -> Tuple[object, ...]:
