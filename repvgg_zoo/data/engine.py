@@ -14,7 +14,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Deque, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Deque, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from .._arguments import check_choice, check_int, is_module
 from ..checkpoints import Checkpoint
 from ..errors import ArgumentError, ZooError
 from ..image.preprocess import metadata_of, open_model, preprocess_image
-from ..inference.api import compile
+from ..inference.api import compile_for_speed
 from ..inference.quantized_network import QuantizedNetwork
 from ..inference.target import limit_threads
 from ..registry.api import find_model
@@ -31,6 +31,9 @@ from ..registry.specs import CheckpointSpec, Preprocessing
 from ..reparam.fusion import to_form
 from .pooled import pool_features
 from .samples import Sample, as_image
+
+if TYPE_CHECKING:
+    from ..inference.cost_model import CpuSpeed
 
 BATCH_SIZE = 16
 OUTPUTS = ("logits", "features")
@@ -57,13 +60,14 @@ def compute(
     batch_size: int = BATCH_SIZE,
     output: str = "logits",
     on_error: str = "error",
+    speed: Optional[CpuSpeed] = None,
 ) -> Iterator[Output]:
     """Yield the logits (classes,), or the pooled features (channels,) that the head gets, of each image in order.
 
     ``model`` is a name, a file, a Checkpoint, or a network of ``create``, ``compile`` or ``quantize``; its images are
     preprocessed as ``preprocess`` says. ``threads`` is by default the number of cores that this process may use. An
     image that cannot be read is an error, which is raised after the images before it were yielded; with
-    ``on_error="skip"`` it is yielded with its ``error`` and no values.
+    ``on_error="skip"`` it is yielded with its ``error`` and no values. ``speed`` is that of ``compile_for_speed``.
 
     Raises ArgumentError, and what ``compile`` raises.
     """
@@ -73,7 +77,7 @@ def compute(
     model = open_model(model)
     preprocessing = metadata_of(model).preprocessing
     assert preprocessing is not None
-    return _compute(model, preprocessing, iter(samples), threads, batch_size, output, on_error == "skip")
+    return _compute(model, preprocessing, iter(samples), threads, batch_size, output, on_error == "skip", speed)
 
 
 def _compute(
@@ -84,9 +88,10 @@ def _compute(
     batch_size: int,
     output: str,
     skip: bool,
+    speed: Optional[CpuSpeed],
 ) -> Iterator[Output]:
     with ExitStack() as stack:
-        networks = open_networks(model, preprocessing, threads, batch_size, output, stack)
+        networks = open_networks(model, preprocessing, threads, batch_size, output, stack, speed)
         yield from run_networks(networks, preprocessing, samples, batch_size, skip)
 
 
@@ -186,7 +191,13 @@ def _forward(network: Any, images: Sequence[Any]) -> Any:
 
 
 def open_networks(
-    model: Any, preprocessing: Preprocessing, threads: int, batch_size: int, output: str, stack: ExitStack
+    model: Any,
+    preprocessing: Preprocessing,
+    threads: int,
+    batch_size: int,
+    output: str,
+    stack: ExitStack,
+    speed: Optional[CpuSpeed] = None,
 ) -> List[Any]:
     """Return a network for each thread: one of its own, or the same one where weights would take too much memory."""
     if output == "features":
@@ -197,7 +208,9 @@ def open_networks(
     size = preprocessing.image_size
 
     def compiled(threads: int) -> Any:
-        return stack.enter_context(compile(source, batch_size=batch_size, image_size=size, threads=threads))
+        return stack.enter_context(
+            compile_for_speed(speed, source, batch_size=batch_size, image_size=size, threads=threads)
+        )
 
     if PACKED_WEIGHTS * weight_bytes(model) * threads > MEMORY_SHARE * memory_bytes():
         return [compiled(threads)] * threads

@@ -34,6 +34,8 @@ from .target import (
 if TYPE_CHECKING:
     from megengine.module import Module
 
+    from .cost_model import CpuSpeed
+
 ImageSize = Union[int, Tuple[int, int]]
 Shape = Tuple[int, int, int, int]
 
@@ -80,6 +82,34 @@ def compile(
     1e-4 of its scale away from what NumPy computes, LayoutError if the arrays fit no variant, DependencyError if
     MegEngine is needed and missing, and what ``fetch`` and ``load_checkpoint`` raise.
     """
+    return compile_for_speed(
+        None,
+        model,
+        batch_size=batch_size,
+        image_size=image_size,
+        threads=threads,
+        low_memory=low_memory,
+        precision=precision,
+        calibration=calibration,
+    )
+
+
+def compile_for_speed(
+    speed: Optional[CpuSpeed],
+    model: Any,
+    *,
+    batch_size: int = 1,
+    image_size: Optional[ImageSize] = None,
+    threads: Optional[int] = None,
+    low_memory: bool = False,
+    precision: Optional[str] = None,
+    calibration: Any = None,
+) -> CompiledModel:
+    """Compile a network as ``compile`` does, with the algorithms for a processor of this speed.
+
+    None stands for this processor's speed, which is measured and may lead another process to other algorithms. With a
+    constant, every process computes the same bits.
+    """
     # Arguments are checked before anything is downloaded.
     batch_size = check_int("batch_size", batch_size, minimum=1)
     size = None if image_size is None else check_image_size("image_size", image_size)
@@ -90,10 +120,10 @@ def compile(
         network: Union[Target, QuantizedNetwork] = find_target(model) if quantized is None else quantized
         if isinstance(network, Target):
             shape = (batch_size, network.in_chans, *(size or (image_size_of(network),) * 2))
-            runner, backend, error = _compile_target(network, shape, threads, low_memory)
+            runner, backend, error = _compile_target(network, shape, threads, low_memory, speed)
         else:
             shape = (batch_size, network.in_chans, *(size or network.image_size))
-            runner, error = _compile_kernels(network.weights, None, shape, threads, low_memory)
+            runner, error = _compile_kernels(network.weights, None, shape, threads, low_memory, speed)
             backend = "kernels-int8"
     lower_sync_thread_priority()
     return CompiledModel(
@@ -108,7 +138,9 @@ def compile(
     )
 
 
-def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool) -> Tuple[Runner, str, float]:
+def _compile_target(
+    target: Target, shape: Shape, threads: int, low_memory: bool, speed: Optional[CpuSpeed]
+) -> Tuple[Runner, str, float]:
     """Return a runner that has passed the comparison, its backend, and its error."""
     reason = kernels_unavailable_reason()
     if reason is not None:
@@ -122,7 +154,7 @@ def _compile_target(target: Target, shape: Shape, threads: int, low_memory: bool
         if weights is None:
             return _run_eagerly(target, shape, None)
         compiling.result()
-    runner, error = _compile_kernels(weights, target.weights_key, shape, threads, low_memory)
+    runner, error = _compile_kernels(weights, target.weights_key, shape, threads, low_memory, speed)
     return runner, "kernels-low-memory" if low_memory else "kernels", error
 
 
@@ -132,6 +164,7 @@ def _compile_kernels(
     shape: Shape,
     threads: int,
     low_memory: bool,
+    speed: Optional[CpuSpeed],
 ) -> Tuple[Runner, float]:
     """Return a runner that has passed the comparison, and its error."""
     # Here, because they load LLVM.
@@ -147,7 +180,7 @@ def _compile_kernels(
     cache, is_quantized = derived_cache(), isinstance(weights, QuantizedWeights)
     config = host_int16_config() if is_quantized else host_microkernel_config()
     code = jit_compile(config, cache)
-    speed = host_cpu_speed(config, cache)
+    speed = speed or host_cpu_speed(config, cache)
     if isinstance(weights, QuantizedWeights):
         plan = lower_quantized(weights, shape, threads=threads, config=config, low_memory=low_memory, speed=speed)
     else:

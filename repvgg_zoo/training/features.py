@@ -13,6 +13,7 @@ from ..checkpoints import Checkpoint
 from ..data.engine import compute
 from ..data.sources import Sample
 from ..errors import ArgumentError
+from ..inference.cost_model import DEFAULT_CPU_SPEED
 from .run_folder import FEATURES, read_arrays, write_arrays
 
 CHUNK = 1024  # images in a file
@@ -44,9 +45,9 @@ def pooled_features(
             break
         chunks.append(arrays)
     remaining = samples[len(chunks) * CHUNK :]
-    outputs = (
-        compute(model, remaining, threads=threads, output="features", on_error=on_error) if remaining else iter(())
-    )
+    # The same algorithms, and so the same bits, in every process that works on a run.
+    options: Any = {"threads": threads, "output": "features", "on_error": on_error, "speed": DEFAULT_CPU_SPEED}
+    outputs = compute(model, remaining, **options) if remaining else iter(())
     for start in starts[len(chunks) :]:
         rows = list(itertools.islice(outputs, CHUNK))
         values = [row.values for row in rows if row.values is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -54,6 +55,32 @@ def test_a_head_is_fitted_to_features(data):
 
 def test_a_probe_needs_no_megengine(data):
     assert "best.safetensors" in without("megengine,matplotlib", **data, mode="probe")
+
+
+AT_SPEED = """
+import hashlib, json, sys
+from repvgg_zoo import finetune
+from repvgg_zoo._cpu import cpu_name
+from repvgg_zoo.inference.cpu_speed import speed_key
+from repvgg_zoo.inference.jit.engine import host_microkernel_config, host_processor, jit_compile
+from repvgg_zoo.inference.target import derived_cache
+
+code = jit_compile(host_microkernel_config()).digest
+key = speed_key(code, f"{cpu_name()} {host_processor()}")
+assert derived_cache().write(key, lambda stream: stream.write(sys.argv[2].encode()))
+report = finetune(**json.loads(sys.argv[1]), mode="probe")
+print(hashlib.sha256(report.path.read_bytes()).hexdigest())
+"""
+
+
+def test_the_bits_do_not_depend_on_what_was_measured_of_the_processor(data, tmp_path):
+    digests = set()
+    for name, figures in {"slow memory": [1e9, 1e8], "fast memory": [1e9, 1e12]}.items():
+        call = json.dumps({key: str(value) for key, value in {**data, "output": tmp_path / name}.items()})
+        command = [sys.executable, "-c", AT_SPEED, call, json.dumps(figures)]
+        environment = {**os.environ, "REPVGG_ZOO_HOME": str(tmp_path / f"cache of {name}")}
+        digests.add(subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment).stdout)
+    assert len(digests) == 1
 
 
 def test_the_whole_network_needs_megengine(data):
