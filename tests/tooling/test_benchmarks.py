@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.report import PAGE, newest, page
+from benchmarks.report import PAGE, page
 from benchmarks.results_file import RESULTS, Results, commit, machine, summarize
 
 MACHINE = {
@@ -67,7 +67,7 @@ def test_a_table_of_another_commit_is_not_added_to(tmp_path):
         Results.resume(results.path, "inference")
     resumed = Results.resume(results.path, "loading")
     assert (resumed.rows, resumed.commits) == (results.rows, {**results.commits, "loading": commit()})
-    text = page(newest([resumed]), [])
+    text = page([resumed], [])
     assert "at commit `abc1234`" in text and f"at commit `{commit()}`" in text
 
 
@@ -81,22 +81,22 @@ def test_each_section_is_of_the_newest_results_that_have_it(tmp_path):
     for results, seconds in ((old, 1.0), (new, 2.0)):
         results.add("startup", {"command": "list"}, seconds=summarize([seconds]))
     old.add("inference", KEY, runtimes={"ours": timed(3.0)})
-    text = page(newest([old, new]), [])
+    text = page([old, new], [])
     assert line_of(text, "| list |") == "| list | 2.000 |"
     assert "at commit `old` on 2 cores of an old" in text.partition("## Startup")[0]
     assert "at commit `new` on 2 cores of an new" in text.partition("## Startup")[2]
 
 
 def test_the_shipped_page_is_generated_from_the_shipped_results():
-    sections = newest([Results.read(path) for path in sorted(RESULTS.glob("*.json"))])
+    records = [Results.read(path) for path in sorted(RESULTS.glob("*.json"))]
     figures = sorted(path.stem for path in (PAGE.parent / "performance").glob("*.svg"))
-    assert page(sections, figures) == PAGE.read_text(encoding="utf-8")
+    assert page(records, figures) == PAGE.read_text(encoding="utf-8")
 
 
 def test_the_page_divides_ours_by_the_best_peer(results):
     runtimes = {"torch": timed(20.0), "openvino": timed(10.0, 8.0, 12.0), "megengine eager": timed(1.0)}
     results.add("inference", KEY, runtimes={**runtimes, "ours": timed(9.0)})
-    line = line_of(page(newest([results]), []), "| RepVGG_A0 |")
+    line = line_of(page([results], []), "| RepVGG_A0 |")
     assert line.startswith("| RepVGG_A0 | 9.0 |") and line.endswith("| 0.90 |"), "ours comes first"
 
 
@@ -108,16 +108,32 @@ def test_the_page_opens_with_a_summary_of_the_ratios_and_targets(results):
     )
     results.add("targets", {"of": "inference", "target": "fast enough"}, value=0.9, bound=1.0)
     results.add("targets", {"of": "inference", "target": "small enough"}, value=1.2, bound=1.15)
-    text = page(newest([results]), [])
+    text = page([results], [])
     assert text.split("\n## ")[1].startswith("Summary")
     assert "| [float32](#inference), batch 1, 2 threads | 1.00 | 0.50 to 2.00 | 2 | A Processor |" in text
     assert "| [int8](#int8), batch 1, 2 threads | 0.75 | 0.75 to 0.75 | 1 | A Processor |" in text
     assert "1 of the 2 [targets](#targets)" in text
 
 
+def test_the_summary_has_the_newest_figures_of_each_processor_side_by_side(tmp_path):
+    records = [Results(tmp_path / f"{i}.json", {**MACHINE, "cpu": cpu}) for i, cpu in enumerate(("B", "A", "B"))]
+    for results, ms in zip(records, (2.0, 3.0, 4.0)):
+        for threads in (1, 2):
+            results.add(
+                "inference", {**KEY, "threads": threads}, runtimes={"torch": timed(10.0), "ours": timed(ms * threads)}
+            )
+    lines = [line for line in page(records, []).splitlines() if line.startswith("| [float32]")]
+    assert [line.split(" | ")[1::3] for line in lines] == [
+        ["0.30", "A |"],
+        ["0.40", "B |"],
+        ["0.60", "A |"],
+        ["0.80", "B |"],
+    ]
+
+
 def test_a_figure_has_a_light_and_a_dark_version(results):
     results.add("inference", KEY, runtimes={"ours": timed(3.0)})
-    text = page(newest([results]), ["ratio", "ratio-dark"])
+    text = page([results], ["ratio", "ratio-dark"])
     for name, mode in (("ratio", "light"), ("ratio-dark", "dark")):
         assert f"```{{image}} performance/{name}.svg\n:class: only-{mode}\n:alt: " in text
 
@@ -125,7 +141,7 @@ def test_a_figure_has_a_light_and_a_dark_version(results):
 def test_the_page_says_why_a_runtime_has_no_figure(results):
     runtimes = {"torch": timed(20.0), "openvino": {"failed": "ModuleNotFoundError: No module named 'openvino'"}}
     results.add("inference", KEY, runtimes={**runtimes, "ours": {"failed": "its logits are 1.0e-02 off"}})
-    text = page(newest([results]), [])
+    text = page([results], [])
     line = line_of(text, "| RepVGG_A0 |")
     assert line.count("failed (") == 5  # three were not selected
     assert line.endswith("| - |")
@@ -136,14 +152,14 @@ def test_the_page_says_why_a_runtime_has_no_figure(results):
 @pytest.mark.parametrize(("background_load", "provisional"), [(0.02, False), (0.5, True)])
 def test_the_page_says_when_the_machine_was_busy(results, background_load, provisional):
     results.add("inference", KEY, background_load=background_load, runtimes={"ours": timed(3.0)})
-    assert ("provisional" in page(newest([results]), [])) == provisional
+    assert ("provisional" in page([results], [])) == provisional
 
 
 def test_the_page_says_which_targets_were_missed(results):
     results.add("inference", KEY, runtimes={"ours": timed(3.0)})
     results.add("targets", {"of": "inference", "target": "fast enough"}, value=0.9, bound=1.0)
     results.add("targets", {"of": "inference", "target": "small enough"}, value=1.2, bound=1.15)
-    text = page(newest([results]), [])
+    text = page([results], [])
     assert line_of(text, "| fast enough |").endswith("| yes |")
     assert line_of(text, "| small enough |").endswith("| **no** |")
 
@@ -162,5 +178,5 @@ def test_int8_is_compared_with_the_fastest_peer_that_ran_and_shows_errors(result
         "ours int8": {**timed(3.0), "error": 4e-3},
     }
     results.add("int8", KEY, runtimes=cells)
-    line = line_of(page({"int8": results}, ()), "| RepVGG_A0, 2 threads")
+    line = line_of(page([results], ()), "| RepVGG_A0, 2 threads")
     assert line == "| RepVGG_A0, 2 threads | 3.0 | 6.0 | failed | 8.0 | 0.50 | 4.0e-03 | 2.0e-02 | - |"
