@@ -65,7 +65,10 @@
     });
   };
   form.addEventListener("input", filter);
-  form.addEventListener("reset", () => setTimeout(filter)); // after the fields are empty
+  form.querySelector("button").addEventListener("click", () => {
+    form.reset();
+    filter();
+  });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.hidden = false;
   filter(); // a browser may have restored the fields

@@ -68,6 +68,18 @@ class Browser:
         self.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
         element.click()
 
+    def follow(self, link: Any, keys: str = "") -> None:
+        """Click a link, or type the keys on it, and wait for the page that it leads to."""
+        from selenium.webdriver.support.expected_conditions import staleness_of
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        left = self.one("html")
+        if keys:
+            link.send_keys(keys)
+        else:
+            self.click(link)
+        WebDriverWait(self.driver, 30).until(staleness_of(left))
+
     def errors(self) -> List[str]:
         """Return what the pages opened since the last call wrote into the console."""
         return [entry["message"] for entry in self.driver.get_log("browser")]

@@ -107,7 +107,7 @@ def test_a_point_tells_its_figures_and_leads_to_its_variant(catalog: Browser) ->
     point = catalog.one(".catalog-plot [data-view=macs] a[data-variant=RepVGG_B1g4]")
     catalog.run("arguments[0].focus()", point)
     assert "RepVGG_B1g4: top-1" in catalog.one(".catalog-plot output").text
-    point.send_keys("\n")
+    catalog.follow(point, "\n")
     assert catalog.driver.title.startswith("RepVGG_B1g4")
 
 
@@ -123,7 +123,7 @@ def test_without_javascript_it_is_a_plain_table(browser: Browser, size: tuple[in
 def test_a_stranger_gets_from_the_first_page_to_an_onnx_file_in_five_clicks(browser: Browser, tmp_path: Path) -> None:
     browser.open("index.html")
     for selector in ("a[href='catalog.html']", "table.catalog a[href^='catalog/RepVGG_N0.html']"):
-        browser.click(next(one for one in browser.all(selector) if one.is_displayed()))
+        browser.follow(next(one for one in browser.all(selector) if one.is_displayed()))
     browser.click(browser.one("#onnx .highlight-python button.copybtn"))
     code = browser.one("#onnx .highlight-python pre").text
     subprocess.run([sys.executable, "-c", code], cwd=str(tmp_path), check=True, timeout=60)

@@ -30,7 +30,7 @@ def test_each_page_leads_to_the_same_page_in_chinese_and_back(browser: Browser, 
             for text, language, target in (("中文", "zh-CN", f"zh_CN/{page}.html"), ("English", "en", f"{page}.html")):
                 link = browser.one(".other-language a")
                 assert link.is_displayed() and link.text == text
-                browser.click(link)
+                browser.follow(link)
                 assert address(browser) == target
                 assert browser.run("return document.documentElement.lang") == language
                 alternates = browser.run(ALTERNATES)
@@ -50,8 +50,8 @@ def test_the_chinese_pages_are_in_chinese_and_load_without_errors_on_a_phone(bro
 
 def test_links_of_the_chinese_pages_stay_in_chinese(browser: Browser) -> None:
     browser.open("zh_CN/index.html")
-    browser.click(next(link for link in browser.all("article a[href='catalog.html']") if link.is_displayed()))
-    browser.click(next(link for link in browser.all("table.catalog a[href^='catalog/RepVGG_N0.html']")))
+    browser.follow(next(link for link in browser.all("article a[href='catalog.html']") if link.is_displayed()))
+    browser.follow(next(link for link in browser.all("table.catalog a[href^='catalog/RepVGG_N0.html']")))
     assert address(browser) == "zh_CN/catalog/RepVGG_N0.html"
     assert browser.all("#onnx .highlight-python button.copybtn")
 

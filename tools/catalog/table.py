@@ -61,7 +61,7 @@ def form(controls: Sequence[Control]) -> str:
         else:
             field = void("input", type="number", min=0, step="any", inputmode="decimal", **data)
         fields.append(element("label", control.title, " ", field))
-    fields.append(element("button", label("Reset"), type="reset"))
+    fields.append(element("button", label("Reset"), type="button"))
     fields.append(element("output", data_text=label("%s of %s rows", "%n", "%m")))
     return element("form", *fields, class_="catalog-filter", hidden=True)
 
