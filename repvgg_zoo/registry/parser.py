@@ -337,6 +337,8 @@ def _with_defaults(own: Entries, defaults: Entries) -> Entries:
         if is_mapping(default) and is_mapping(value):
             pairs = {**mapping(default), **mapping(value)}
             merged[name] = (key, yaml.MappingNode(value.tag, list(pairs.values()), value.start_mark))
+        elif name == "provenance" and not is_sequence(default):
+            merged[name] = defaults[name]  # so that it is reported
         elif name == "provenance" and is_sequence(value):
             merged[name] = (key, yaml.SequenceNode(value.tag, [*default.value, *value.value], value.start_mark))
     return merged

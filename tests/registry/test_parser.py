@@ -58,6 +58,15 @@ def test_defaults_are_merged_key_by_key_and_placeholders_replaced():
     assert lab.provenance == ("the lab's page", "a note")
 
 
+@pytest.mark.parametrize("default", ["the lab's page", "7", "{a: b}", "!!seq text", "null"])
+def test_a_default_that_is_no_list_is_an_error_though_a_checkpoint_has_its_own(default):
+    text = SAMPLE.replace("provenance: [the lab's page]", f"provenance: {default}")
+    text = text.replace("        aliases: [x1.lab_in1k]\n", "        provenance: [a note]\n")
+    with pytest.raises(RegistryError) as caught:
+        parse_registry(text.encode())
+    assert str(line_of(text, f"provenance: {default}")) in str(caught.value) and "a list" in str(caught.value)
+
+
 def test_a_relative_source_is_a_file_beside_the_registry(tmp_path):
     path = tmp_path / "zoo.yaml"
     path.write_text(SAMPLE)
