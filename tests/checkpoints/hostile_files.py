@@ -158,6 +158,7 @@ def exhausting() -> List[Row]:
         ("a dict that holds itself", whole(b"}q\x00" + text("a") + b"h\x00s"), "itself"),
         ("a million opcodes", whole(b"N0" * 500_000 + b"N"), "opcodes"),
         ("a memo index of 2^32 - 1", whole(b"Nr\xff\xff\xff\xffj\xfe\xff\xff\xff"), "damaged"),
+        ("a memo index of 200000 in a few bytes", whole(b"Nr\x40\x0d\x03\x00"), "memoizes more values than it has"),
         ("a flood of LONG_BINGET to nothing", whole(b"j\xff\xff\xff\x7f" * 1000), "damaged"),
         ("BINBYTES8 of 2^62 bytes", whole(b"\x8e" + struct.pack("<Q", 2**62), 4), "cut off"),
         ("BYTEARRAY8 of 2^40 bytes", whole(b"\x96" + struct.pack("<Q", 2**40), 5), "cut off"),

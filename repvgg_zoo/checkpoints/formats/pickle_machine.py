@@ -134,8 +134,9 @@ class Machine:
             self.since_mark()
 
     def memoize(self, index: int) -> None:
-        if not 0 <= index < MAX_OPCODES:
-            raise MalformedFile("the pickle is damaged: it memoizes a value beyond the number of its opcodes")
+        # Indices count the values before, each of which takes a byte at least.
+        if not 0 <= index < min(MAX_OPCODES, self.position):
+            raise MalformedFile("the pickle is damaged: it memoizes more values than it has")
         if index >= len(self.memo):
             self.memo.extend([_UNSET] * (index + 1 - len(self.memo)))
         self.memo[index] = self.stack[-1]
