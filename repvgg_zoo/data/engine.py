@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Deque, Iterable, Iterator, List, NamedTup
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import check_choice, check_int, is_module
+from .._arguments import check_choice, check_image_size, check_int, is_module
 from ..checkpoints import Checkpoint
 from ..errors import ArgumentError, ZooError
 from ..image.preprocess import metadata_of, open_model, preprocess_image
-from ..inference.api import compile_for_speed
+from ..inference.api import compile_network
 from ..inference.quantized_network import QuantizedNetwork
 from ..inference.target import limit_threads
 from ..registry.api import find_model
@@ -67,7 +67,7 @@ def compute(
     ``model`` is a name, a file, a Checkpoint, or a network of ``create``, ``compile`` or ``quantize``; its images are
     preprocessed as ``preprocess`` says. ``threads`` is by default the number of cores that this process may use. An
     image that cannot be read is an error, which is raised after the images before it were yielded; with
-    ``on_error="skip"`` it is yielded with its ``error`` and no values. ``speed`` is that of ``compile_for_speed``.
+    ``on_error="skip"`` it is yielded with its ``error`` and no values. ``speed`` is that of ``compile_network``.
 
     Raises ArgumentError, and what ``compile`` raises.
     """
@@ -205,11 +205,11 @@ def open_networks(
     if not isinstance(model, (CheckpointSpec, Checkpoint, QuantizedNetwork)) and not is_module(model):
         return [model] * threads
     source = to_form(model, "deploy") if isinstance(model, Checkpoint) else model  # once, and not for each thread
-    size = preprocessing.image_size
+    size = check_image_size("image_size", preprocessing.image_size)
 
     def compiled(threads: int) -> Any:
         return stack.enter_context(
-            compile_for_speed(speed, source, batch_size=batch_size, image_size=size, threads=threads)
+            compile_network(source, batch_size=batch_size, size=size, threads=threads, speed=speed)
         )
 
     if PACKED_WEIGHTS * weight_bytes(model) * threads > MEMORY_SHARE * memory_bytes():

@@ -82,46 +82,39 @@ def compile(
     1e-4 of its scale away from what NumPy computes, LayoutError if the arrays fit no variant, DependencyError if
     MegEngine is needed and missing, and what ``fetch`` and ``load_checkpoint`` raise.
     """
-    return compile_for_speed(
-        None,
-        model,
-        batch_size=batch_size,
-        image_size=image_size,
-        threads=threads,
-        low_memory=low_memory,
-        precision=precision,
-        calibration=calibration,
-    )
-
-
-def compile_for_speed(
-    speed: Optional[CpuSpeed],
-    model: Any,
-    *,
-    batch_size: int = 1,
-    image_size: Optional[ImageSize] = None,
-    threads: Optional[int] = None,
-    low_memory: bool = False,
-    precision: Optional[str] = None,
-    calibration: Any = None,
-) -> CompiledModel:
-    """Compile a network as ``compile`` does, with the algorithms for a processor of this speed.
-
-    None stands for this processor's speed, which is measured and may lead another process to other algorithms. With a
-    constant, every process computes the same bits.
-    """
     # Arguments are checked before anything is downloaded.
     batch_size = check_int("batch_size", batch_size, minimum=1)
     size = None if image_size is None else check_image_size("image_size", image_size)
     threads, low_memory = limit_threads(threads), check_flag("low_memory", low_memory)
     precision = None if precision is None else check_choice("precision", precision, PRECISIONS)
     quantized = _quantized_network(model, precision, calibration, image_size, threads)
+    network = model if quantized is None else quantized
+    return compile_network(network, batch_size=batch_size, size=size, threads=threads, low_memory=low_memory)
+
+
+def compile_network(
+    model: Any,
+    *,
+    batch_size: int,
+    size: Optional[Tuple[int, int]],
+    threads: int,
+    low_memory: bool = False,
+    speed: Optional[CpuSpeed] = None,
+) -> CompiledModel:
+    """Compile a network as ``compile`` does, whose arguments have been checked and whose precision is settled.
+
+    The algorithms are those for a processor of ``speed``, by default this processor's, which is measured and may lead
+    another process to other algorithms. With a constant, every process computes the same bits.
+    """
     with COMPILE_LOCK:
-        network: Union[Target, QuantizedNetwork] = find_target(model) if quantized is None else quantized
+        network: Union[Target, QuantizedNetwork] = model if isinstance(model, QuantizedNetwork) else find_target(model)
         if isinstance(network, Target):
             shape = (batch_size, network.in_chans, *(size or (image_size_of(network),) * 2))
             runner, backend, error = _compile_target(network, shape, threads, low_memory, speed)
         else:
+            reason = kernels_unavailable_reason()
+            if reason is not None:
+                raise DependencyError(f"int8 has kernels only, and {reason}", hint="pip install llvmlite")
             shape = (batch_size, network.in_chans, *(size or network.image_size))
             runner, error = _compile_kernels(network.weights, None, shape, threads, low_memory, speed)
             backend = "kernels-int8"
@@ -208,9 +201,6 @@ def _quantized_network(
                 expected='precision "int8" and no calibration',
                 hint="compile the float network, with precision='int8' and calibration=images if need be",
             )
-        reason = kernels_unavailable_reason()
-        if reason is not None:
-            raise DependencyError(f"int8 has kernels only, and {reason}", hint="pip install llvmlite")
         return quantized
     if precision != "int8":
         if calibration is not None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoints import Checkpoint
-from ..data.engine import compute
+from ..data.engine import Output, compute
 from ..data.sources import Sample
 from ..errors import ArgumentError
 from ..inference.cost_model import DEFAULT_CPU_SPEED
@@ -45,9 +45,12 @@ def pooled_features(
             break
         chunks.append(arrays)
     remaining = samples[len(chunks) * CHUNK :]
-    # The same algorithms, and so the same bits, in every process that works on a run.
-    options: Any = {"threads": threads, "output": "features", "on_error": on_error, "speed": DEFAULT_CPU_SPEED}
-    outputs = compute(model, remaining, **options) if remaining else iter(())
+    outputs: Iterator[Output] = iter(())
+    if remaining:
+        # A constant speed gives the same algorithms, and so the same bits, in every process that works on a run.
+        outputs = compute(
+            model, remaining, threads=threads, output="features", on_error=on_error, speed=DEFAULT_CPU_SPEED
+        )
     for start in starts[len(chunks) :]:
         rows = list(itertools.islice(outputs, CHUNK))
         values = [row.values for row in rows if row.values is not None]
