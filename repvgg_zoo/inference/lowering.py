@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._cpu import map_on_all_cores
 from .bounds import check_bounds
+from .call_args import (
+    AnyLayer,
+    WinogradTiles,
+    direct_args,
+    input_transform_args,
+    int64,
+    output_transform_args,
+    product_args,
+    round_up,
+    row_tiles,
+    spatial_args,
+    split_tiles,
+    winograd_tiles,
+)
 from .cost_model import DEFAULT_CPU_SPEED, ConvAlgorithm, CpuSpeed, select_conv_algorithm
 from .ir import ConvLayer, LinearWeights, NetworkWeights, SEWeights, check_layers, conv_output_size
 from .jit.kernels import NR, UNROLLED, MicrokernelConfig
 from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
 from .packing import aligned_zeros, pack_conv_weights, pack_linear_weights, pack_winograd_weights
 from .plan import ActivationBuffer, ExecutionPlan, LayerCalls
-from .quantized import QuantizedConvLayer
-
-MC = 96  # rows of an igemm convolution that are multiplied with one panel of weights before the next one
 
 WINOGRAD_CHUNK_BYTES = 1 << 20  # of V and M together, so that they stay in the second-level cache
 MIN_TILES_PER_CHUNK = 64  # fewer would stream the weights too often
 
-AnyLayer = Union[ConvLayer, QuantizedConvLayer]
 AlgorithmSelector = Callable[[ConvLayer, ActivationBuffer], ConvAlgorithm]
 
 
@@ -48,7 +57,7 @@ def lower(
     transforms = () if low_memory else WINOGRAD_TRANSFORMS
     by_cost = functools.partial(select_conv_algorithm, threads=threads, transforms=transforms, speed=speed)
     check_layers(weights, shape[1])
-    return Lowering(shape, config, select_algorithm or by_cost).lower(weights)
+    return Lowering(shape, config, threads, select_algorithm or by_cost).lower(weights)
 
 
 class Gate(NamedTuple):
@@ -63,9 +72,14 @@ class Lowering:
     """The plan that is being made, and its memory."""
 
     def __init__(
-        self, shape: Tuple[int, int, int, int], config: MicrokernelConfig, select_algorithm: AlgorithmSelector
+        self,
+        shape: Tuple[int, int, int, int],
+        config: MicrokernelConfig,
+        threads: int,
+        select_algorithm: AlgorithmSelector,
     ) -> None:
         self._images, self._channels, self._height, self._width = shape
+        self._threads = threads
         self._select_algorithm = select_algorithm
         self._plan = ExecutionPlan(config, shape)
         self._free_storages: Dict[Any, List[NDArray[Any]]] = {}
@@ -149,7 +163,9 @@ class Lowering:
         w, bias = aligned_zeros((transform.num_products * packed.size // 9,)), self._pack_bias(layer.bias, outs)
         self._packing.append(lambda: pack_winograd_weights(pack_conv_weights(layer.kernel, ins, outs), transform, w))
         tiles = winograd_tiles(layer, transform, x, out)
-        chunks = winograd_chunks(len(tiles.inputs), transform.num_products * ins + transform.num_elements * outs)
+        tile_bytes = 4 * (transform.num_products * ins + transform.num_elements * outs)
+        max_tiles = max(MIN_TILES_PER_CHUNK, WINOGRAD_CHUNK_BYTES // tile_bytes)
+        chunks, m_blocks = split_tiles(len(tiles.inputs), max_tiles, MIN_TILES_PER_CHUNK, self._threads)
         max_tiles = max(stop - start for start, stop in chunks)
         v = self._workspace("V", transform.num_products * max_tiles * ins)
         m = self._workspace("M", transform.num_elements * max_tiles * outs)
@@ -157,7 +173,7 @@ class Lowering:
         for start, stop in chunks:
             chunk = WinogradTiles(*(values[start:stop] for values in tiles))
             self._plan.emit_call(f"input_transform_{transform.name}", **input_transform_args(chunk, x, v))
-            products = product_args(transform, packed, v, m, stop - start, ins, outs)
+            products = product_args(transform, packed, v, m, stop - start, m_blocks, ins, outs)
             self._lower_igemm("igemm", w=w, bias=zeros, bias_stride=0, relu=False, **products)
             arguments = output_transform_args(chunk, m, out)
             self._plan.emit_call(f"output_transform_{transform.name}", bias=bias, relu=relu, **arguments)
@@ -179,7 +195,7 @@ class Lowering:
 
     def _lower_linear(self, linear: LinearWeights, x: NDArray[Any], relu: bool) -> NDArray[Any]:
         """Return the outputs (N, O') for inputs (N, I'), both padded to a multiple of NR."""
-        ins, outs = x.shape[1], _round_up(len(linear.bias), NR)
+        ins, outs = x.shape[1], round_up(len(linear.bias), NR)
         out, w = aligned_zeros((len(x), outs)), aligned_zeros((outs // NR, ins, NR))
         self._packing.append(functools.partial(pack_linear_weights, linear.weight, w))
         self._lower_igemm(
@@ -236,8 +252,8 @@ class Lowering:
         self, height: int, width: int, channels: int, multiple: int = NR, dtype: Any = np.float32
     ) -> ActivationBuffer:
         largest = max(transform.m * transform.stride for transform in WINOGRAD_TRANSFORMS)
-        sides = (_round_up(size, largest) + 2 * self._border for size in (height, width))
-        shape = (self._images, *sides, _round_up(channels, multiple))
+        sides = (round_up(size, largest) + 2 * self._border for size in (height, width))
+        shape = (self._images, *sides, round_up(channels, multiple))
         # Only a storage of the same height and width has zeros where the padding must be.
         free = self._free_storages.get((dtype, shape, height, width))
         storage = free.pop() if free else aligned_zeros(shape, dtype)
@@ -265,157 +281,3 @@ def can_use_winograd(layer: ConvLayer, x: ActivationBuffer) -> bool:
 def pack_weights(packing: Sequence[Callable[[], None]], nbytes: int) -> None:
     """Call what writes the weights, of so many bytes, to their memory, on all cores."""
     map_on_all_cores(lambda pack: pack(), packing, nbytes)
-
-
-def winograd_chunks(tiles: int, tile_size: int) -> List[Tuple[int, int]]:
-    """Return the bounds of the chunks of tiles that are transformed and multiplied before the next chunk.
-
-    ``tile_size`` is how many floats V and M have for a tile.
-    """
-    max_tiles = max(MIN_TILES_PER_CHUNK, WINOGRAD_CHUNK_BYTES // (4 * tile_size))
-    bounds = split_evenly(tiles, max_tiles)
-    return list(zip(bounds, bounds[1:]))
-
-
-def direct_args(layer: AnyLayer, packed: NDArray[Any], x: ActivationBuffer, out: ActivationBuffer) -> Dict[str, Any]:
-    """Return what the igemm kernels need to know of a convolution without a transform."""
-    groups, panels, _, in_channels, _ = packed.shape
-    _, row_stride, pixel_stride = x.strides
-    taps = range(0, 3 * layer.dilation, layer.dilation)
-    if groups == layer.dilation == 1:  # the three pixels of a row are contiguous
-        kc, tap_offsets = 3 * in_channels, [row_stride * i for i in taps]
-    else:
-        kc, tap_offsets = in_channels, [row_stride * i + pixel_stride * j for i in taps for j in taps]
-    ys, xs = np.arange(out.height), np.arange(out.width)
-    return {
-        "a": x.storage,
-        "c": out.storage,
-        "kc": kc,
-        "tap_offsets": tap_offsets,
-        "a_group_offsets": [in_channels * group for group in range(groups)],
-        "c_group_offsets": [NR * panels * group for group in range(groups)],
-        "panels": panels,
-        "a_offsets": x.offsets(ys * layer.stride - layer.dilation, xs * layer.stride - layer.dilation),
-        "c_offsets": out.offsets(ys, xs),
-        "mc": MC,
-    }
-
-
-class WinogradTiles(NamedTuple):
-    """For each tile: where its input begins, and its output, and how many rows and columns of that are inside."""
-
-    inputs: NDArray[Any]
-    outputs: NDArray[Any]
-    heights: NDArray[Any]
-    widths: NDArray[Any]
-
-
-def winograd_tiles(
-    layer: AnyLayer, transform: WinogradTransform, x: ActivationBuffer, out: ActivationBuffer
-) -> WinogradTiles:
-    """Return the tiles of a convolution."""
-    ys, xs = (np.arange(0, size, transform.m) for size in (out.height, out.width))
-    return WinogradTiles(
-        x.offsets(ys * layer.stride - 1, xs * layer.stride - 1),
-        out.offsets(ys, xs),
-        np.tile(np.repeat(out.height - ys, len(xs)), out.images),
-        np.tile(np.tile(out.width - xs, len(ys)), out.images),
-    )
-
-
-def input_transform_args(tiles: WinogradTiles, x: ActivationBuffer, v: NDArray[Any]) -> Dict[str, Any]:
-    """Return the arguments of an input transform of these tiles to V."""
-    count, channels = len(tiles.inputs), x.storage.shape[-1]
-    return {
-        "x": x.storage,
-        "tile_offsets": int64(tiles.inputs),
-        "row_stride": x.strides[1],
-        "pixel_stride": x.strides[2],
-        "out": v,
-        "tiles": count,
-        "channels": channels,
-        "element_stride": count * channels,
-    }
-
-
-def product_args(
-    transform: WinogradTransform,
-    packed: NDArray[Any],
-    v: NDArray[Any],
-    m: NDArray[Any],
-    tiles: int,
-    ins: int,
-    outs: int,
-) -> Dict[str, Any]:
-    """Return what the igemm kernels need to know of the products of V and the weights, which are M.
-
-    Each element of the tiles is a matrix product of its own, or a sum of some, and so is each group.
-    """
-    groups, panels, _, group_ins, _ = packed.shape
-    counts = [len(products) for products in transform.products]
-    starts = [0, *itertools.accumulate(counts)]
-    elements = [(element, group) for element in range(transform.num_elements) for group in range(groups)]
-    return {
-        "a": v,
-        "c": m,
-        "kc": group_ins,
-        "ks": [counts[element] for element, _ in elements],
-        "tap_offsets": np.arange(max(counts)) * tiles * ins,
-        "a_group_offsets": [tiles * ins * starts[element] + group_ins * group for element, group in elements],
-        "c_group_offsets": [tiles * outs * element + NR * panels * group for element, group in elements],
-        "panels": panels,
-        "a_offsets": np.arange(tiles) * ins,
-        "c_offsets": np.arange(tiles) * outs,
-        "mc": tiles,
-    }
-
-
-def output_transform_args(tiles: WinogradTiles, m: NDArray[Any], out: ActivationBuffer) -> Dict[str, Any]:
-    """Return the arguments of an output transform of M to these tiles, but for the epilogue's."""
-    count, channels = len(tiles.outputs), out.storage.shape[-1]
-    return {
-        "x": m,
-        "element_stride": count * channels,
-        "tiles": count,
-        "channels": channels,
-        "out": out.storage,
-        "tile_offsets": int64(tiles.outputs),
-        "row_stride": out.strides[1],
-        "pixel_stride": out.strides[2],
-        "heights": int64(tiles.heights),
-        "widths": int64(tiles.widths),
-    }
-
-
-def row_tiles(rows: int, mc: int, mr: int) -> Tuple[List[int], List[int]]:
-    """Return the bounds of tiles of at most ``mr`` rows, and the tiles' numbers at the bounds of blocks of ``mc``."""
-    m_tiles, block_tiles = [0], [0]
-    bounds = split_evenly(rows, mc)
-    for start, stop in zip(bounds, bounds[1:]):
-        m_tiles += [start + bound for bound in split_evenly(stop - start, mr)[1:]]
-        block_tiles.append(len(m_tiles) - 1)
-    return m_tiles, block_tiles
-
-
-def spatial_args(x: ActivationBuffer) -> Dict[str, int]:
-    image_stride, row_stride, channels = x.strides
-    size = {"images": x.images, "height": x.height, "width": x.width}
-    return {**size, "channels": channels, "image_stride": image_stride, "row_stride": row_stride}
-
-
-def int64(values: Any) -> NDArray[Any]:
-    return np.ascontiguousarray(values, np.int64)
-
-
-def split_evenly(total: int, max_size: int) -> List[int]:
-    """Return the bounds of the fewest parts of at most ``max_size``, as equal as possible."""
-    parts = max(1, ceil_div(total, max_size))
-    return [total * part // parts for part in range(parts + 1)]
-
-
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _round_up(size: int, multiple: int) -> int:
-    return ceil_div(size, multiple) * multiple

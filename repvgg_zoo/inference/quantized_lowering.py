@@ -8,6 +8,17 @@ from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .call_args import (
+    WinogradTiles,
+    direct_args,
+    input_transform_args,
+    int64,
+    output_transform_args,
+    product_args,
+    spatial_args,
+    split_tiles,
+    winograd_tiles,
+)
 from .cost_model import (
     DEFAULT_CPU_SPEED,
     CpuSpeed,
@@ -20,19 +31,7 @@ from .jit.int16_kernels import KC_MULTIPLE
 from .jit.integer_winograd import INTEGER_TRANSFORMS, IntegerWinograd
 from .jit.kernels import MicrokernelConfig
 from .jit.winograd import WINOGRAD_TRANSFORMS
-from .lowering import (
-    AlgorithmSelector,
-    Lowering,
-    WinogradTiles,
-    direct_args,
-    input_transform_args,
-    int64,
-    output_transform_args,
-    product_args,
-    spatial_args,
-    split_evenly,
-    winograd_tiles,
-)
+from .lowering import AlgorithmSelector, Lowering
 from .packing import aligned_zeros, pack_conv_weights, pack_integer_winograd_weights, pack_pairs, pad
 from .plan import ActivationBuffer, ExecutionPlan
 from .quantized import MAX_ACTIVATION, QuantizedConvLayer, QuantizedWeights, check_quantized_layers
@@ -65,7 +64,7 @@ def lower_quantized(
     )
     select_integer = select_algorithm or functools.partial(select_integer_algorithm, threads=threads, speed=speed)
     transforms = () if low_memory else INTEGER_TRANSFORMS
-    return _QuantizedLowering(shape, config, select_float, transforms, select_integer).lower(weights)
+    return _QuantizedLowering(shape, config, threads, select_float, transforms, select_integer).lower(weights)
 
 
 def exact_transforms(layer: QuantizedConvLayer) -> Tuple[IntegerWinograd, ...]:
@@ -101,11 +100,12 @@ class _QuantizedLowering(Lowering):
         self,
         shape: Tuple[int, int, int, int],
         config: MicrokernelConfig,
+        threads: int,
         select_float: AlgorithmSelector,
         transforms: Sequence[IntegerWinograd],
         select_integer: IntegerAlgorithmSelector,
     ) -> None:
-        super().__init__(shape, config, select_float)
+        super().__init__(shape, config, threads, select_float)
         self._transforms = transforms
         self._select_integer = select_integer
         self._output_scales: Dict[int, float] = {}
@@ -174,14 +174,17 @@ class _QuantizedLowering(Lowering):
         ys, xs = (np.arange(0, size, transform.m) for size in (out.height, out.width))
         (row_stride, pixel_stride), center_offsets = self._center(layer, x, ys, xs)
         tile_bytes = 2 * transform.num_products * ins + 4 * transform.num_elements * outs
-        bounds = split_evenly(len(tiles.inputs), max(MIN_TILES_PER_CHUNK, CHUNK_BYTES // tile_bytes))
-        max_tiles = max(stop - start for start, stop in zip(bounds, bounds[1:]))
+        chunks, m_blocks = split_tiles(
+            len(tiles.inputs), max(MIN_TILES_PER_CHUNK, CHUNK_BYTES // tile_bytes), MIN_TILES_PER_CHUNK, self._threads
+        )
+        max_tiles = max(stop - start for start, stop in chunks)
         v = self._workspace("integer V", transform.num_products * max_tiles * ins, np.int16)
         m = self._workspace("integer M", transform.num_elements * max_tiles * outs, np.int32)
-        for start, stop in zip(bounds, bounds[1:]):
+        for start, stop in chunks:
             chunk = WinogradTiles(*(values[start:stop] for values in tiles))
             self._plan.emit_call(f"input_transform_s16_{transform.name}", **input_transform_args(chunk, x, v))
-            self._lower_igemm("igemm_s16", w=w, **product_args(transform, packed, v, m, stop - start, ins, outs))
+            products = product_args(transform, packed, v, m, stop - start, m_blocks, ins, outs)
+            self._lower_igemm("igemm_s16", w=w, **products)
             self._plan.emit_call(
                 f"output_transform_s16_{transform.name}",
                 center_offsets=int64(center_offsets[start:stop]),

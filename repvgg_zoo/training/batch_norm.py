@@ -13,9 +13,9 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from ..inference.call_args import spatial_args
 from ..inference.ir import conv_output_size
 from ..inference.jit.kernels import NR
-from ..inference.lowering import spatial_args
 from ..inference.packing import aligned_zeros, pack_conv_weights
 from ..inference.plan import ActivationBuffer
 from .lowering import LayerGradient, Norm, TrainingLayer, TrainingLowering

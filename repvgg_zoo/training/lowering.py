@@ -16,17 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..inference.bounds import check_bounds
-from ..inference.cost_model import CpuSpeed, conv_seconds, select_conv_algorithm
-from ..inference.ir import ConvLayer, LinearWeights, SEWeights
-from ..inference.jit.kernels import NR, MicrokernelConfig
-from ..inference.jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
-from ..inference.lowering import (
+from ..inference.call_args import (
     MC,
-    WINOGRAD_CHUNK_BYTES,
-    Gate,
-    Lowering,
     WinogradTiles,
-    can_use_winograd,
     ceil_div,
     direct_args,
     input_transform_args,
@@ -35,6 +27,11 @@ from ..inference.lowering import (
     split_evenly,
     winograd_tiles,
 )
+from ..inference.cost_model import CpuSpeed, conv_seconds, select_conv_algorithm
+from ..inference.ir import ConvLayer, LinearWeights, SEWeights
+from ..inference.jit.kernels import NR, MicrokernelConfig
+from ..inference.jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
+from ..inference.lowering import WINOGRAD_CHUNK_BYTES, Gate, Lowering, can_use_winograd
 from ..inference.packing import aligned_zeros, pack_conv_weights
 from ..inference.plan import ActivationBuffer, ExecutionPlan
 
@@ -121,7 +118,7 @@ class TrainingLowering(Lowering):
         self, shape: Tuple[int, int, int, int], config: MicrokernelConfig, *, threads: int, speed: CpuSpeed
     ) -> None:
         select = functools.partial(select_conv_algorithm, threads=threads, transforms=TRANSFORMS, speed=speed)
-        super().__init__(shape, config, select)
+        super().__init__(shape, config, threads, select)
         self._seconds = functools.partial(conv_seconds, threads=threads, speed=speed)
         self._gates: Dict[int, Gate] = {}
         self._steps: List[Step] = []

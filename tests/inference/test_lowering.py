@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repvgg_zoo.inference.jit.engine import host_microkernel_config
-from repvgg_zoo.inference.jit.kernels import AVX2, AVX512
+from repvgg_zoo.inference.jit.kernels import AVX2, AVX512, FIELDS
 from repvgg_zoo.inference.jit.winograd import WINOGRAD_TRANSFORMS
 from repvgg_zoo.inference.kernel_runner import KernelRunner
 from repvgg_zoo.inference.lowering import lower
@@ -207,6 +207,30 @@ def test_the_number_of_threads_changes_no_bit(algorithm):
     for threads in (2, 3, 4, 7):
         # Many times, since a thread that does not wait for the others is mostly lucky.
         assert all(same_bits(alone, outputs) for outputs in run_repeatedly(plan, x, threads, 25))
+
+
+@pytest.mark.parametrize("algorithm", ["F2", "F4"])
+def test_a_product_has_a_block_for_each_thread_where_there_are_tiles_enough_and_the_same_bits(algorithm):
+    shape, layers = (2, 16, 96, 70), [Layer(32), Layer(32, groups=2)]
+    weights, x = random_weights(shape[1], layers, 3), images(*shape)
+    alone = run(lower_with(algorithm, weights, shape), x)
+    for threads in (2, 3):
+        plan = lower_with(algorithm, weights, shape, threads)
+        assert blocks_of_products(plan) == {threads}
+        assert same_bits(alone, run(plan, x, threads=threads))
+    assert blocks_of_products(lower_with(algorithm, weights, shape, threads=64)) == {1}
+
+
+def blocks_of_products(plan):
+    """In how many blocks the rows of the products of all Winograd convolutions are."""
+    fields = FIELDS["igemm"]
+    products = [
+        after.arguments
+        for call, after in zip(plan.calls, plan.calls[1:])
+        if call.kernel.startswith("input_transform") and after.kernel == "igemm"
+    ]
+    assert products
+    return {int(arguments[fields.index("m_blocks")]) for arguments in products}
 
 
 def run_repeatedly(plan, x, threads, count):

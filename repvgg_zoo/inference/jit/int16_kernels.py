@@ -179,16 +179,16 @@ def _emit_igemm_loops(
     ``run_tile(run, tile, rows, columns, item)`` emits the code of a tile of rows, which begins with row ``tile`` and
     column ``columns``; ``run`` emits the microkernel with the place for its sums.
     """
-    kc, panels, m_blocks = (b.arg_i64(name) for name in ("kc", "panels", "m_blocks"))
+    kc, panels, groups = (b.arg_i64(name) for name in ("kc", "panels", "groups"))
     a, w = (b.arg_ptr(name, I16) for name in ("a", "w"))
     names = ("a_group_offsets", "w_group_offsets", "c_group_offsets", "ks", "tap_offsets")
     a_group_offsets, w_group_offsets, c_group_offsets, group_ks, tap_offsets = (b.arg_i64_ptr(name) for name in names)
     a_offsets, m_tiles, block_tiles = (b.arg_i64_ptr(name) for name in ("a_offsets", "m_tiles", "block_tiles"))
     nr_panels = I64(len(microkernels))
     n_tiles = b.ir.sdiv(b.ir.add(panels, I64(len(microkernels) - 1)), nr_panels)
-    work_items = b.ir.mul(b.ir.mul(b.arg_i64("groups"), m_blocks), n_tiles)
+    work_items = b.ir.mul(b.ir.mul(b.arg_i64("m_blocks"), groups), n_tiles)
     with b.loop(*b.thread_range(work_items)) as items:
-        item = decompose_work_item(b, items.index, m_blocks, n_tiles, panels, nr_panels)
+        item = decompose_work_item(b, items.index, groups, n_tiles, panels, nr_panels)
         ks = b.load_i64(group_ks, item.group)
         panel_size = b.ir.mul(b.ir.mul(ks, kc), I64(NR))
         prefetch_stride = b.ir.sdiv(panel_size, I64(UNROLLED))

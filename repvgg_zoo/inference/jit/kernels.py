@@ -157,7 +157,7 @@ def _emit_igemm_microkernel(begin: Begin, mr: int, nr_panels: int) -> llvm_ir.Fu
 def _emit_igemm(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.Function]]) -> None:
     """Emit the loops around the microkernels; ``microkernels[i][j]`` is the one for i + 1 panels and j + 1 rows."""
     b = begin("igemm", KERNEL_TYPE, IGEMM)
-    kc, panels, m_blocks = (b.arg_i64(name) for name in ("kc", "panels", "m_blocks"))
+    kc, panels, groups = (b.arg_i64(name) for name in ("kc", "panels", "groups"))
     relu, bias_stride = b.arg_i64("relu"), b.arg_i64("bias_stride")
     a, w, bias, c = (b.arg_f32_ptr(name) for name in ("a", "w", "bias", "c"))
     group_ks, tap_offsets = b.arg_i64_ptr("ks"), b.arg_i64_ptr("tap_offsets")
@@ -167,9 +167,9 @@ def _emit_igemm(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.Function]]
     m_tiles, block_tiles = b.arg_i64_ptr("m_tiles"), b.arg_i64_ptr("block_tiles")
     nr_panels = I64(len(microkernels))
     n_tiles = b.ir.sdiv(b.ir.add(panels, I64(len(microkernels) - 1)), nr_panels)
-    work_items = b.ir.mul(b.ir.mul(b.arg_i64("groups"), m_blocks), n_tiles)
+    work_items = b.ir.mul(b.ir.mul(b.arg_i64("m_blocks"), groups), n_tiles)
     with b.loop(*b.thread_range(work_items)) as items:
-        item = decompose_work_item(b, items.index, m_blocks, n_tiles, panels, nr_panels)
+        item = decompose_work_item(b, items.index, groups, n_tiles, panels, nr_panels)
         ks = b.load_i64(group_ks, item.group)
         panel_size = b.ir.mul(b.ir.mul(ks, kc), I64(NR))
         w_ptr = b.offset(w, b.load_i64(w_group_offsets, item.group), b.ir.mul(item.panel, panel_size))
@@ -209,11 +209,14 @@ class _WorkItem(NamedTuple):
 
 
 def decompose_work_item(
-    b: KernelBuilder, index: Any, m_blocks: Any, n_tiles: Any, panels: Any, nr_panels: Any
+    b: KernelBuilder, index: Any, groups: Any, n_tiles: Any, panels: Any, nr_panels: Any
 ) -> _WorkItem:
-    """Split the index of a work item; neighbors use the same rows, so that these stay in the cache."""
+    """Split the index of a work item; neighbors use the same rows, so that these stay in the cache.
+
+    The blocks come first: with as many as there are threads, each thread has rows of its own, in all groups.
+    """
     outer, n_tile = b.divmod(index, n_tiles)
-    group, block = b.divmod(outer, m_blocks)
+    block, group = b.divmod(outer, groups)
     panel = b.ir.mul(n_tile, nr_panels)
     remaining = b.ir.sub(panels, panel)
     num_panels = b.ir.select(b.ir.icmp_signed("<", remaining, nr_panels), remaining, nr_panels)

@@ -125,7 +125,7 @@ def _emit_weight_gradient(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.
     with b.loop(*b.thread_range(b.ir.mul(b.ir.mul(groups, k_tiles), n_tiles))) as items:
         # Neighbors have the same columns of the gradient, which stay in the cache.
         outer, k_tile = b.divmod(items.index, k_tiles)
-        item = decompose_work_item(b, outer, I64(1), n_tiles, panels, nr_panels)
+        item = decompose_work_item(b, outer, groups, n_tiles, panels, nr_panels)
         k = b.ir.mul(k_tile, mr)
         remaining = b.ir.sub(kc, k)
         count = b.ir.select(b.ir.icmp_signed("<", remaining, mr), remaining, mr)
