@@ -163,7 +163,7 @@ def _compile_kernels(
     # Here, because they load LLVM.
     from .cpu_speed import host_cpu_speed
     from .explain import explain_plan
-    from .jit.engine import host_int16_config, host_microkernel_config, host_processor, jit_compile
+    from .jit.engine import host_integer_config, host_microkernel_config, host_processor, jit_compile
     from .kernel_runner import KernelRunner
     from .lowering import lower
     from .passed_check import check_key, check_once
@@ -171,7 +171,7 @@ def _compile_kernels(
     from .reference import check_plan
 
     cache, is_quantized = derived_cache(), isinstance(weights, QuantizedWeights)
-    config = host_int16_config() if is_quantized else host_microkernel_config()
+    config = host_integer_config() if is_quantized else host_microkernel_config()
     code = jit_compile(config, cache)
     speed = speed or host_cpu_speed(config, cache)
     if isinstance(weights, QuantizedWeights):

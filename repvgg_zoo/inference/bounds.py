@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .jit.all_kernels import ALL_FIELDS
-from .jit.int16_kernels import KC_MULTIPLE
+from .jit.integer_kernels import kc_multiple
 from .jit.integer_winograd import INTEGER_TRANSFORMS, IntegerWinograd
 from .jit.kernels import NR, UNROLLED
 from .jit.winograd import WINOGRAD_TRANSFORMS, WinogradTransform
@@ -83,8 +83,7 @@ class _CallChecker:
     def __init__(self, plan: ExecutionPlan, index: int, memory: Memory) -> None:
         call = plan.calls[index]
         self.spans: Dict[str, Span] = {}
-        self.mr = plan.config.mr
-        self.vector_width = plan.config.vector_width
+        self.config = plan.config
         self._input_size = math.prod(plan.input_shape)
         self._index = index
         self._kernel = call.kernel
@@ -153,12 +152,12 @@ def _values(table: NDArray[Any]) -> Span:
 
 
 def _check_igemm(call: _CallChecker) -> None:
-    call.floats("c", *_check_products(call, np.float32, UNROLLED))
+    call.floats("c", *_check_products(call, np.float32, np.float32, UNROLLED))
     panels = call["groups"] * call["panels"]
     call.floats("bias", _steps(panels, call["bias_stride"]), _steps(NR, 1))
 
 
-def _check_products(call: _CallChecker, dtype: Any, multiple: int) -> Tuple[Span, Span, Span]:
+def _check_products(call: _CallChecker, dtype: Any, weight_dtype: Any, multiple: int) -> Tuple[Span, Span, Span]:
     """Check all of an igemm but its output; return the spans of the output's groups, rows and columns."""
     groups, panels = (call.count(field) for field in ("groups", "panels"))
     kc, ks = call.count("kc", multiple=multiple), call.table("ks", groups)
@@ -173,7 +172,7 @@ def _check_products(call: _CallChecker, dtype: Any, multiple: int) -> Tuple[Span
     a_group_offsets, w_group_offsets, c_group_offsets = (call.table(field, groups) for field in names)
     call.elements("a", dtype, _values(a_group_offsets), _values(a_offsets), _values(tap_offsets), _steps(kc, 1))
     w_stops = w_group_offsets + panels * ks * kc * NR
-    call.elements("w", dtype, (int(w_group_offsets.min()), int(w_stops.max()) - 1))
+    call.elements("w", weight_dtype, (int(w_group_offsets.min()), int(w_stops.max()) - 1))
     return _values(c_group_offsets), _values(c_offsets), _steps(panels * NR, 1)
 
 
@@ -183,14 +182,14 @@ def _igemm_rows(call: _CallChecker) -> int:
     call.require(block_tiles[0] >= 0 and bool((np.diff(block_tiles) >= 0).all()), "block_tiles are not in order")
     m_tiles = call.table("m_tiles", int(block_tiles[-1]) + 1)
     sizes = np.diff(m_tiles)
-    call.require(m_tiles[0] >= 0 and bool(((sizes > 0) & (sizes <= call.mr)).all()), "m_tiles have wrong sizes")
+    call.require(m_tiles[0] >= 0 and bool(((sizes > 0) & (sizes <= call.config.mr)).all()), "m_tiles have wrong sizes")
     rows = int(m_tiles[-1])
     call.require(rows > 0, "there are no rows")
     return rows
 
 
 def _check_tile_transform(call: _CallChecker, side: int, products: int) -> None:
-    tiles, channels = call.count("tiles"), call.count("channels", multiple=call.vector_width)
+    tiles, channels = call.count("tiles"), call.count("channels", multiple=call.config.vector_width)
     offsets = call.table("tile_offsets", tiles)
     rows, pixels = _steps(side, call["row_stride"]), _steps(side, call["pixel_stride"])
     call.floats("x", _values(offsets), rows, pixels, _steps(channels, 1))
@@ -198,7 +197,7 @@ def _check_tile_transform(call: _CallChecker, side: int, products: int) -> None:
 
 
 def _check_output_transform(call: _CallChecker, transform: WinogradTransform) -> None:
-    tiles, channels = call.count("tiles"), call.count("channels", multiple=call.vector_width)
+    tiles, channels = call.count("tiles"), call.count("channels", multiple=call.config.vector_width)
     elements = _steps(transform.num_elements, call["element_stride"])
     call.floats("x", _steps(tiles, channels), elements, _steps(channels, 1))
     call.floats("bias", _steps(channels, 1))
@@ -218,7 +217,7 @@ def _check_global_avg_pool(call: _CallChecker) -> None:
 
 
 def _check_channel_scale(call: _CallChecker) -> None:
-    images, channels = call.count("images"), call.count("channels", multiple=call.vector_width)
+    images, channels = call.count("images"), call.count("channels", multiple=call.config.vector_width)
     call.floats("x", *_pixels(call, channels), _steps(channels, 1))
     call.floats("scale", _steps(images * channels, 1))
 
@@ -238,7 +237,7 @@ def _check_weight_gradient(call: _CallChecker) -> None:
 def _check_rows(call: _CallChecker, arrays: Sequence[str], results: Sequence[str]) -> None:
     """Check arrays of images that lie alike, and results for each row."""
     images, height = call.count("images"), call.count("height")
-    channels = call.count("channels", multiple=call.vector_width)
+    channels = call.count("channels", multiple=call.config.vector_width)
     for field in arrays:
         call.floats(field, *_pixels(call, channels), _steps(channels, 1))
     for field in results:
@@ -258,26 +257,29 @@ def _check_affine_sum(call: _CallChecker) -> None:
 
 
 def _check_kernel_transform(call: _CallChecker, transform: WinogradTransform) -> None:
-    count = call.count("count", multiple=call.vector_width)
+    count = call.count("count", multiple=call.config.vector_width)
     call.floats("x", _steps(transform.num_products * count, 1))
     call.floats("out", _steps(9 * count, 1))
 
 
-def _check_conv_s16(call: _CallChecker) -> None:
-    groups, rows, columns = _check_products(call, np.int16, KC_MULTIPLE)
-    call.elements("c", _output_type(call), groups, rows, columns)
+def _check_conv(call: _CallChecker, dtype: Any, weight_dtype: Any) -> None:
+    groups, rows, columns = _check_products(call, dtype, weight_dtype, kc_multiple(call.config))
+    call.elements("c", _output_type(call, dtype), groups, rows, columns)
     centers = _values(call.table("center_offsets", _igemm_rows(call)))
-    _check_epilogue(call, (groups[0] + columns[0], groups[1] + columns[1]), centers)
+    channels = groups[0] + columns[0], groups[1] + columns[1]
+    _check_epilogue(call, dtype, channels, centers)
+    if dtype == np.uint8:
+        call.elements("center_shift", np.int32, channels)
 
 
-def _check_epilogue(call: _CallChecker, channels: Span, *centers: Span) -> None:
+def _check_epilogue(call: _CallChecker, dtype: Any, channels: Span, *centers: Span) -> None:
     for field in ("scale", "identity", "bias"):
         call.floats(field, channels)
-    call.elements("center", np.int16, channels, *centers)
+    call.elements("center", dtype, channels, *centers)
 
 
-def _output_type(call: _CallChecker) -> Any:
-    return np.int16 if call["quantize"] else np.float32
+def _output_type(call: _CallChecker, dtype: Any) -> Any:
+    return dtype if call["quantize"] else np.float32
 
 
 def _check_input_transform_s16(call: _CallChecker, transform: IntegerWinograd) -> None:
@@ -289,11 +291,12 @@ def _check_input_transform_s16(call: _CallChecker, transform: IntegerWinograd) -
 
 
 def _check_output_transform_s16(call: _CallChecker, transform: IntegerWinograd) -> None:
-    tiles, channels = call.count("tiles"), call.count("channels", multiple=call.vector_width)
+    tiles, channels = call.count("tiles"), call.count("channels", multiple=call.config.vector_width)
     elements = _steps(transform.num_elements, call["element_stride"])
     call.elements("x", np.int32, _steps(tiles, channels), elements, _steps(channels, 1))
-    call.elements("out", _output_type(call), _tile_pixels(call, transform.m, "tile_offsets", ""), _steps(channels, 1))
-    _check_epilogue(call, _steps(channels, 1), _tile_pixels(call, transform.m, "center_offsets", "center_"))
+    pixels = _tile_pixels(call, transform.m, "tile_offsets", "")
+    call.elements("out", _output_type(call, np.int16), pixels, _steps(channels, 1))
+    _check_epilogue(call, np.int16, _steps(channels, 1), _tile_pixels(call, transform.m, "center_offsets", "center_"))
 
 
 def _tile_pixels(call: _CallChecker, m: int, table: str, prefix: str) -> Span:
@@ -307,10 +310,10 @@ def _tile_pixels(call: _CallChecker, m: int, table: str, prefix: str) -> Span:
     return int(offsets.min()), int(last.max())
 
 
-def _check_quantize(call: _CallChecker) -> None:
+def _check_quantize(call: _CallChecker, dtype: Any) -> None:
     channels = call.count("channels", multiple=NR)
     call.floats("x", *_pixels(call, channels), _steps(channels, 1))
-    call.elements("out", np.int16, *_pixels(call, channels), _steps(channels, 1))
+    call.elements("out", dtype, *_pixels(call, channels), _steps(channels, 1))
     call.floats("multiplier", _steps(1, 1))
 
 
@@ -344,7 +347,7 @@ def _winograd_s16_checks(transform: IntegerWinograd) -> Mapping[str, Callable[[_
 
 
 def _check_igemm_s16(call: _CallChecker) -> None:
-    call.elements("c", np.int32, *_check_products(call, np.int16, KC_MULTIPLE))
+    call.elements("c", np.int32, *_check_products(call, np.int16, np.int16, kc_multiple(call.config)))
 
 
 _CHECKS: Mapping[str, Callable[[_CallChecker], None]] = MappingProxyType(
@@ -361,8 +364,10 @@ _CHECKS: Mapping[str, Callable[[_CallChecker], None]] = MappingProxyType(
         "affine_sum": _check_affine_sum,
         **{name: check for transform in WINOGRAD_TRANSFORMS for name, check in _winograd_checks(transform).items()},
         "igemm_s16": _check_igemm_s16,
-        "conv_s16": _check_conv_s16,
-        "quantize": _check_quantize,
+        "conv_s16": lambda call: _check_conv(call, np.int16, np.int16),
+        "conv_u8": lambda call: _check_conv(call, np.uint8, np.int8),
+        "quantize_s16": lambda call: _check_quantize(call, np.int16),
+        "quantize_u8": lambda call: _check_quantize(call, np.uint8),
         **{name: check for integer in INTEGER_TRANSFORMS for name, check in _winograd_s16_checks(integer).items()},
     }
 )

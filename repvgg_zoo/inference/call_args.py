@@ -19,6 +19,8 @@ from .quantized import QuantizedConvLayer
 
 MC = 96  # rows of an igemm convolution that are multiplied with one panel of weights before the next one
 
+CENTER_FIRST = (4, 0, 1, 2, 3, 5, 6, 7, 8)  # the taps of a kernel, the center before the others
+
 AnyLayer = Union[ConvLayer, QuantizedConvLayer]
 
 
@@ -34,15 +36,21 @@ def split_tiles(tiles: int, max_tiles: int, min_tiles: int, threads: int) -> Tup
     return list(zip(bounds, bounds[1:])), m_blocks
 
 
-def direct_args(layer: AnyLayer, packed: NDArray[Any], x: ActivationBuffer, out: ActivationBuffer) -> Dict[str, Any]:
-    """Return what the igemm kernels need to know of a convolution without a transform."""
+def direct_args(
+    layer: AnyLayer, packed: NDArray[Any], x: ActivationBuffer, out: ActivationBuffer, *, center_first: bool = False
+) -> Dict[str, Any]:
+    """Return what the igemm kernels need to know of a convolution without a transform.
+
+    With ``center_first``, the taps are in the order of ``CENTER_FIRST``.
+    """
     groups, panels, _, in_channels, _ = packed.shape
     _, row_stride, pixel_stride = x.strides
     taps = range(0, 3 * layer.dilation, layer.dilation)
-    if groups == layer.dilation == 1:  # the three pixels of a row are contiguous
+    if groups == layer.dilation == 1 and not center_first:  # the three pixels of a row are contiguous
         kc, tap_offsets = 3 * in_channels, [row_stride * i for i in taps]
     else:
         kc, tap_offsets = in_channels, [row_stride * i + pixel_stride * j for i in taps for j in taps]
+        tap_offsets = [tap_offsets[tap] for tap in CENTER_FIRST] if center_first else tap_offsets
     ys, xs = np.arange(out.height), np.arange(out.width)
     return {
         "a": x.storage,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .cost_model import CpuSpeed, conv_fmas, conv_seconds, integer_conv_seconds
 from .explanation import ExplainedLayer, Explanation, with_time
 from .ir import ConvLayer, NetworkWeights
+from .jit.integer_dot import DOT_PRODUCTS
 from .jit.integer_winograd import INTEGER_TRANSFORMS
 from .jit.winograd import WINOGRAD_TRANSFORMS
 from .plan import ExecutionPlan, LayerCalls
@@ -97,7 +98,8 @@ def _explain_integer_conv(
     kernels = [call.kernel for call in plan.calls[calls.start : calls.conv_stop]]
     transform = next((each for each in INTEGER_TRANSFORMS if f"input_transform_s16_{each.name}" in kernels), None)
     algorithm = "int8 igemm" if transform is None else f"int8 Winograd F({transform.m}x{transform.m}, 3x3)"
-    seconds = integer_conv_seconds(layer, calls.out, transform, threads=threads, speed=speed)
+    dot = DOT_PRODUCTS[plan.config.integer_dot]
+    seconds = integer_conv_seconds(layer, calls.out, transform, threads, dot, speed)
     macs, products = (conv_fmas(layer, calls.out, each) for each in (None, transform))
     return ExplainedLayer(name, _output_shape(calls.out), algorithm, macs, products, 1e3 * seconds)
 

@@ -79,10 +79,10 @@ def pack_linear_weights(weight: NDArray[Any], out: NDArray[Any]) -> None:
         panel[: weight.shape[1], len(rows) :] = 0
 
 
-def pack_pairs(packed: NDArray[Any], out: NDArray[Any]) -> None:
-    """Write weights (..., I, NR), which are whole numbers, to ``out``, int16, as (..., I / 2, NR, 2)."""
-    pairs = packed.reshape(*packed.shape[:-2], packed.shape[-2] // 2, 2, NR).swapaxes(-1, -2)
-    out.reshape(pairs.shape)[...] = pairs
+def pack_lanes(packed: NDArray[Any], channels: int, out: NDArray[Any]) -> None:
+    """Write weights (..., I, NR), which are whole numbers, to ``out`` as (..., I / channels, NR, channels)."""
+    lanes = packed.reshape(*packed.shape[:-2], packed.shape[-2] // channels, channels, NR).swapaxes(-1, -2)
+    out.reshape(lanes.shape)[...] = lanes
 
 
 def pack_integer_winograd_weights(packed: NDArray[Any], transform: IntegerWinograd, out: NDArray[Any]) -> None:
@@ -96,13 +96,13 @@ def pack_integer_winograd_weights(packed: NDArray[Any], transform: IntegerWinogr
     done, size = 0, packed.size // 9
     for products in transform.products:
         count = len(products)
-        pack_pairs(np.moveaxis(kernels[done : done + count], 0, 2), out[done * size : (done + count) * size])
+        pack_lanes(np.moveaxis(kernels[done : done + count], 0, 2), 2, out[done * size : (done + count) * size])
         done += count
 
 
-def pad(vector: NDArray[Any], size: int) -> NDArray[Any]:
+def pad(vector: NDArray[Any], size: int, dtype: Any = np.float32) -> NDArray[Any]:
     """Return a copy of a vector, padded with zeros."""
-    padded = aligned_zeros((size,))
+    padded = aligned_zeros((size,), dtype)
     padded[: len(vector)] = vector
     return padded
 

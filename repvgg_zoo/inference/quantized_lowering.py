@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .call_args import (
+    CENTER_FIRST,
     WinogradTiles,
     direct_args,
     input_transform_args,
@@ -27,12 +28,13 @@ from .cost_model import (
     select_integer_algorithm,
 )
 from .ir import ConvLayer, conv_output_size
-from .jit.int16_kernels import KC_MULTIPLE
+from .jit.integer_dot import DOT_PRODUCTS
+from .jit.integer_kernels import kc_multiple
 from .jit.integer_winograd import INTEGER_TRANSFORMS, IntegerWinograd
 from .jit.kernels import MicrokernelConfig
 from .jit.winograd import WINOGRAD_TRANSFORMS
 from .lowering import AlgorithmSelector, Lowering
-from .packing import aligned_zeros, pack_conv_weights, pack_integer_winograd_weights, pack_pairs, pad
+from .packing import aligned_zeros, pack_conv_weights, pack_integer_winograd_weights, pack_lanes, pad
 from .plan import ActivationBuffer, ExecutionPlan
 from .quantized import MAX_ACTIVATION, QuantizedConvLayer, QuantizedWeights, check_quantized_layers
 
@@ -62,8 +64,11 @@ def lower_quantized(
     select_float = functools.partial(
         select_conv_algorithm, threads=threads, transforms=() if low_memory else WINOGRAD_TRANSFORMS, speed=speed
     )
-    select_integer = select_algorithm or functools.partial(select_integer_algorithm, threads=threads, speed=speed)
-    transforms = () if low_memory else INTEGER_TRANSFORMS
+    dot = DOT_PRODUCTS[config.integer_dot]
+    select_integer = select_algorithm or functools.partial(
+        select_integer_algorithm, threads=threads, dot=dot, speed=speed
+    )
+    transforms = () if low_memory or dot.activation == "u8" else INTEGER_TRANSFORMS
     return _QuantizedLowering(shape, config, threads, select_float, transforms, select_integer).lower(weights)
 
 
@@ -94,7 +99,7 @@ def shifted_kernel(layer: QuantizedConvLayer) -> NDArray[Any]:
 
 
 class _QuantizedLowering(Lowering):
-    """Float layers are lowered as usual; quantized ones read and write int16 activations."""
+    """Float layers are lowered as usual; quantized ones read and write activations of 8 or 16 bits."""
 
     def __init__(
         self,
@@ -108,6 +113,9 @@ class _QuantizedLowering(Lowering):
         super().__init__(shape, config, threads, select_float)
         self._transforms = transforms
         self._select_integer = select_integer
+        self._dot = DOT_PRODUCTS[config.integer_dot]
+        self._is_u8 = self._dot.activation == "u8"
+        self._dtype: Any = np.uint8 if self._is_u8 else np.int16
         self._output_scales: Dict[int, float] = {}
 
     def lower(self, weights: QuantizedWeights) -> ExecutionPlan:
@@ -119,23 +127,29 @@ class _QuantizedLowering(Lowering):
     def _lower_layer(self, layer: Any, x: ActivationBuffer) -> ActivationBuffer:
         if isinstance(layer, ConvLayer):
             return super()._lower_layer(layer, x)
-        rounded = x if x.storage.dtype == np.int16 else self._quantize(x, layer.input_scale)
+        rounded = x if x.storage.dtype != np.float32 else self._quantize(x, layer.input_scale)
         out = self._lower_quantized_layer(layer, rounded)
         if rounded is not x:
             self._release(rounded)
         return out
 
     def _quantize(self, x: ActivationBuffer, scale: float) -> ActivationBuffer:
-        out = self._allocate(x.height, x.width, x.channels, dtype=np.int16)
+        out = self._allocate(x.height, x.width, x.channels, dtype=self._dtype)
         multiplier = aligned_zeros((1,))
         multiplier[0] = 1 / scale
-        self._plan.emit_call("quantize", x=x.interior, multiplier=multiplier, out=out.interior, **spatial_args(x))
+        self._plan.emit_call(
+            f"quantize_{self._dot.activation}",
+            x=x.interior,
+            multiplier=multiplier,
+            out=out.interior,
+            **spatial_args(x),
+        )
         return out
 
     def _lower_quantized_layer(self, layer: QuantizedConvLayer, x: ActivationBuffer) -> ActivationBuffer:
         height, width = (conv_output_size(size, layer.stride) for size in (x.height, x.width))
         output_scale = self._output_scales.get(id(layer))
-        dtype = np.float32 if output_scale is None else np.int16
+        dtype = np.float32 if output_scale is None else self._dtype
         out, start = self._allocate(height, width, layer.out_channels, dtype=dtype), len(self._plan.calls)
         available = [transform for transform in exact_transforms(layer) if transform in self._transforms]
         transform = self._select_integer(layer, out, available) if available else None
@@ -149,13 +163,19 @@ class _QuantizedLowering(Lowering):
     def _lower_direct(
         self, layer: QuantizedConvLayer, x: ActivationBuffer, out: ActivationBuffer, output_scale: Optional[float]
     ) -> None:
-        packed = pack_conv_weights(shifted_kernel(layer), x.storage.shape[-1], out.storage.shape[-1], KC_MULTIPLE)
-        w = aligned_zeros((packed.size,), np.int16)
-        self._packing.append(functools.partial(pack_pairs, packed, w))
+        outs = out.storage.shape[-1]
+        weights = layer.kernel if self._is_u8 else shifted_kernel(layer)
+        packed = pack_conv_weights(weights, x.storage.shape[-1], outs, kc_multiple(self._plan.config))
+        arguments = direct_args(layer, packed, x, out, center_first=self._is_u8)
+        if self._is_u8:
+            packed = packed[:, :, CENTER_FIRST]
+            arguments["center_shift"] = pad(layer.center_shift, outs, np.int32)
+        w = aligned_zeros((packed.size,), np.int8 if self._is_u8 else np.int16)
+        self._packing.append(functools.partial(pack_lanes, packed, self._dot.channels, w))
         _, center_offsets = self._center(layer, x, np.arange(out.height), np.arange(out.width))
         epilogue = self._epilogue(layer, x, out, output_scale, 0)
-        arguments = direct_args(layer, packed, x, out)
-        self._lower_igemm("conv_s16", w=w, center_offsets=center_offsets, **arguments, **epilogue)
+        name = f"conv_{self._dot.activation}"
+        self._lower_igemm(name, w=w, center_offsets=center_offsets, **arguments, **epilogue)
 
     def _lower_integer_winograd(
         self,
@@ -166,7 +186,7 @@ class _QuantizedLowering(Lowering):
         output_scale: Optional[float],
     ) -> None:
         ins, outs = x.storage.shape[-1], out.storage.shape[-1]
-        packed = pack_conv_weights(shifted_kernel(layer), ins, outs, KC_MULTIPLE)
+        packed = pack_conv_weights(shifted_kernel(layer), ins, outs, kc_multiple(self._plan.config))
         w = aligned_zeros((transform.num_products * packed.size // 9,), np.int16)
         self._packing.append(functools.partial(pack_integer_winograd_weights, packed, transform, w))
         tiles = winograd_tiles(layer, transform, x, out)
@@ -218,7 +238,7 @@ class _QuantizedLowering(Lowering):
             **{name: pad(values / unit, outs) for name, values in factors.items()},
             "relu": layer.se is None or layer.se.after_relu,
             "quantize": output_scale is not None,
-            "center": x.storage if has_identity else self._workspace(f"{outs} zeros", outs, np.int16),
+            "center": x.storage if has_identity else self._workspace(f"{outs} zeros", outs, self._dtype),
         }
 
     def _center(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from repvgg_zoo.inference.jit.all_kernels import ALL_FIELDS
-from repvgg_zoo.inference.jit.engine import host_int16_config
+from repvgg_zoo.inference.jit.engine import host_integer_config
 from repvgg_zoo.inference.jit.integer_winograd import INTEGER_F2, INTEGER_F2_STRIDE_2, INTEGER_F4
 from repvgg_zoo.inference.kernel_runner import KernelRunner
 from repvgg_zoo.inference.quantized_lowering import lower_quantized
 from repvgg_zoo.inference.reference import check_plan
 
-CONFIG = host_int16_config()
+CONFIG = host_integer_config()
+HAS_VNNI = CONFIG.integer_dot == "vpdpbusd"
+# Both kinds of kernels work on every processor.
+U8 = CONFIG if HAS_VNNI else replace(CONFIG, integer_dot="plain_u8")
+S16 = replace(CONFIG, integer_dot="pmaddwd") if HAS_VNNI else CONFIG
 # By name: the transform for each stride.
-ALGORITHMS = {"igemm": {}, "F2": {1: INTEGER_F2, 2: INTEGER_F2_STRIDE_2}, "F4": {1: INTEGER_F4}}
+ALGORITHMS = {"u8": {}, "igemm": {}, "F2": {1: INTEGER_F2, 2: INTEGER_F2_STRIDE_2}, "F4": {1: INTEGER_F4}}
 
 
 def lowered(algorithm, weights, shape):
@@ -20,7 +26,7 @@ def lowered(algorithm, weights, shape):
         weights,
         shape,
         threads=2,
-        config=CONFIG,
+        config=U8 if algorithm == "u8" else S16,
         select_algorithm=lambda layer, out, exact: (
             transforms.get(layer.stride) if transforms.get(layer.stride) in exact else None
         ),

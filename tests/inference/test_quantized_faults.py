@@ -10,8 +10,7 @@ import pytest
 from repvgg_zoo.errors import EquivalenceError
 from repvgg_zoo.inference.bounds import BoundsError, check_bounds
 from repvgg_zoo.inference.jit.all_kernels import ALL_FIELDS
-from repvgg_zoo.inference.jit.int16_kernels import KC_MULTIPLE
-from repvgg_zoo.inference.jit.kernels import NR
+from repvgg_zoo.inference.jit.kernels import NR, UNROLLED
 from repvgg_zoo.inference.kernel_runner import KernelRunner
 from repvgg_zoo.inference.reference import probe_images
 from tests.inference.quantized_reference import quantized_weights
@@ -68,20 +67,21 @@ def flip(plan, call, field, random):
 
 
 FAULTS = {
-    "a weight of one more": ("conv_s16", "w", change_by(1)),
+    "a weight of one more": ("conv", "w", change_by(1)),
     "a transformed weight of 30 more": ("igemm_s16", "w", change_by(30)),
-    "two taps exchanged": ("conv_s16", "tap_offsets", swap_two),
-    "two rows exchanged": ("conv_s16", "a_offsets", swap_two),
-    "two rows of output exchanged": ("conv_s16", "c_offsets", swap_two),
-    "two groups exchanged": ("conv_s16", "a_group_offsets", swap_two),
+    "two taps exchanged": ("conv", "tap_offsets", swap_two),
+    "two rows exchanged": ("conv", "a_offsets", swap_two),
+    "two rows of output exchanged": ("conv", "c_offsets", swap_two),
+    "two groups exchanged": ("conv", "a_group_offsets", swap_two),
     "two elements exchanged": ("igemm_s16", "c_group_offsets", swap_two),
-    "fewer channels": ("conv_s16", "kc", less(KC_MULTIPLE)),
-    "fewer panels": ("conv_s16", "panels", less(1)),
-    "a scale of 1.1 times as much": ("conv_s16", "scale", change_by(None)),
-    "an identity of 1.1 times as much": ("conv_s16", "identity", change_by(None)),
-    "a bias of one step more": ("conv_s16", "bias", change_by(1)),
-    "two pixels of the identity exchanged": ("conv_s16", "center_offsets", swap_two),
-    "no ReLU, or one more": ("conv_s16", "relu", flip),
+    "fewer channels": ("conv", "kc", less(4 * UNROLLED)),
+    "fewer panels": ("conv", "panels", less(1)),
+    "a scale of 1.1 times as much": ("conv", "scale", change_by(None)),
+    "a center tap shifted by one more": ("conv", "center_shift", change_by(1)),
+    "an identity of 1.1 times as much": ("conv", "identity", change_by(None)),
+    "a bias of one step more": ("conv", "bias", change_by(1)),
+    "two pixels of the identity exchanged": ("conv", "center_offsets", swap_two),
+    "no ReLU, or one more": ("conv", "relu", flip),
     "tiles of input exchanged": ("input_transform_s16", "tile_offsets", swap_two),
     "a tile of input less": ("input_transform_s16", "tiles", less(1)),
     "fewer channels to transform": ("input_transform_s16", "channels", less(NR)),
@@ -119,7 +119,7 @@ def layer_outputs(plan):
 def test_a_planted_fault_that_changes_a_layer_is_found_in_every_call(fault):
     kernel, field, plant = FAULTS[fault]
     planted, missed = 0, []
-    for algorithm in ["igemm"] if kernel in ("conv_s16", "quantize") else ["F2", "F4"]:
+    for algorithm in ["u8", "igemm"] if kernel in ("conv", "quantize") else ["F2", "F4"]:
         for index, call in enumerate(lowered(algorithm, FAULTY, FAULTY_SHAPE).calls):
             if not call.kernel.startswith(kernel):
                 continue
@@ -148,12 +148,18 @@ def test_a_planted_fault_that_changes_a_layer_is_found_in_every_call(fault):
 
 BOUNDS_SHAPE = (2, 3, 8, 8)
 ONE_ELEMENT_LESS = {
+    "u8": {
+        "conv_u8": (
+            *("a", "w", "c", "scale", "identity", "bias", "tap_offsets", "center_offsets", "center_shift", "m_tiles"),
+        ),
+        "quantize_u8": ("x", "out", "multiplier"),
+    },
     "igemm": {"conv_s16": ("a", "w", "c", "scale", "identity", "bias", "tap_offsets", "center_offsets", "m_tiles")},
     "F4": {
         "input_transform_s16_4": ("x", "out", "tile_offsets"),
         "igemm_s16": ("a", "w", "c"),
         "output_transform_s16_4": ("x", "out", "scale", "identity", "bias", "heights", "center_offsets"),
-        "quantize": ("x", "out", "multiplier"),
+        "quantize_s16": ("x", "out", "multiplier"),
     },
 }
 SHORTENED = [
@@ -163,7 +169,15 @@ SHORTENED = [
     for field in fields
 ]
 TOO_MUCH = [
-    ("igemm", "conv_s16", "kc", KC_MULTIPLE),
+    ("u8", "conv_u8", "kc", 4 * UNROLLED),
+    ("u8", "conv_u8", "kc", 4),
+    ("u8", "conv_u8", "groups", 1),
+    ("u8", "conv_u8", "panels", 1),
+    ("u8", "conv_u8", "center", -1),
+    ("u8", "conv_u8", "center_shift", 4),
+    ("u8", "conv_u8", "a", -1),
+    ("u8", "conv_u8", "quantize", 1),
+    ("igemm", "conv_s16", "kc", 2 * UNROLLED),
     ("igemm", "conv_s16", "kc", 2),
     ("igemm", "conv_s16", "groups", 1),
     ("igemm", "conv_s16", "panels", 1),
@@ -175,7 +189,7 @@ TOO_MUCH = [
     ("F4", "output_transform_s16_4", "tiles", 1),
     ("F4", "output_transform_s16_4", "center_row_stride", 10000),
     ("F4", "output_transform_s16_4", "center_row_stride", -10000),
-    ("F4", "quantize", "height", 2),
+    ("F4", "quantize_s16", "height", 2),
 ]
 
 

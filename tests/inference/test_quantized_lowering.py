@@ -16,7 +16,8 @@ from llvmlite import ir
 
 import repvgg_zoo
 from repvgg_zoo.errors import StateError
-from repvgg_zoo.inference.jit.int16_kernels import add_int16_kernels
+from repvgg_zoo.inference.jit.integer_dot import DOT_PRODUCTS
+from repvgg_zoo.inference.jit.integer_kernels import add_integer_kernels
 from repvgg_zoo.inference.jit.integer_winograd import INTEGER_F2, INTEGER_F4
 from repvgg_zoo.inference.jit.kernels import AVX2, AVX512
 from repvgg_zoo.inference.kernel_runner import KernelRunner
@@ -26,7 +27,7 @@ from repvgg_zoo.registry.architecture import block_specs
 from tests.inference.quantized_reference import STEP, exact_output, quantized_weights
 from tests.inference.reference import Layer, images
 
-from .plans import ALGORITHMS, CONFIG, check, lowered
+from .plans import ALGORITHMS, CONFIG, S16, U8, check, lowered
 
 # Every kind of layer, and every change between float and quantized ones.
 LAYERS = [
@@ -63,7 +64,7 @@ def check_layers_exactly(plan, weights, threads):
             y = exact_output(layer, calls.x.interior)
             y = np.maximum(y, 0) if layer.se is None or layer.se.after_relu else y
             result = calls.out.interior
-            if result.dtype == np.int16:
+            if result.dtype != np.float32:
                 y /= weights.layers[index + 1].input_scale
                 # The epilogue is computed in float32, so a half may be rounded either way.
                 assert (np.abs(result - np.minimum(y, 255)) < 0.5 + 1e-3).all(), f"layer {index}"
@@ -91,6 +92,7 @@ def test_each_algorithm_is_used_where_it_is_asked_for():
     channels, layers, options = NETWORKS["every kind of layer"]
     weights = quantized_weights(channels, layers, **options)
     for algorithm, kernel in {
+        "u8": "conv_u8",
         "igemm": "conv_s16",
         "F2": "output_transform_s16_2",
         "F4": "output_transform_s16_4",
@@ -99,7 +101,7 @@ def test_each_algorithm_is_used_where_it_is_asked_for():
         used = [{call.kernel for call in plan.calls[layer.start : layer.conv_stop]} for layer in plan.layers]
         for layer, kernels in zip(weights.layers, used):
             if isinstance(layer, QuantizedConvLayer):
-                at_stride_2 = "output_transform_s16_2s2" if algorithm == "F2" else "conv_s16"
+                at_stride_2 = {"u8": "conv_u8", "F2": "output_transform_s16_2s2"}.get(algorithm, "conv_s16")
                 assert (kernel if layer.stride == 1 else at_stride_2) in kernels
 
 
@@ -210,19 +212,19 @@ def test_every_processor_gets_the_same_numbers():
     """The instruction that this one has, and what all others get."""
     weights = quantized_weights(3, [Layer(16, stride=2), Layer(32), Layer(32)], classes=4)
     results = []
-    for config in (CONFIG, replace(CONFIG, int16_dot="plain")):
+    for config in (S16, U8, replace(CONFIG, integer_dot="plain_s16"), replace(CONFIG, integer_dot="plain_u8")):
         plan = lower_quantized(weights, (1, 3, 16, 16), threads=1, config=config)
         runner = KernelRunner(plan, 1)
         results.append(runner(images(1, 3, 16, 16))[0])
         runner.close()
-    assert np.array_equal(*results)
+    assert all(np.array_equal(results[0], result) for result in results[1:])
 
 
 PROCESSORS = {
-    "skylake-avx512": (replace(AVX512, int16_dot="pmaddwd"), r"vpmaddwd\t.*%zmm"),
-    "cascadelake": (replace(AVX512, int16_dot="vpdpwssd"), r"vpdpwssd\t.*%zmm"),
-    "alderlake": (replace(AVX2, int16_dot="vpdpwssd"), r"vpdpwssd\t.*%ymm"),
-    "haswell": (replace(AVX2, int16_dot="pmaddwd"), r"vpmaddwd\t.*%ymm"),
+    "skylake-avx512": (replace(AVX512, integer_dot="pmaddwd"), r"vpmaddwd\t.*%zmm"),
+    "cascadelake": (replace(AVX512, integer_dot="vpdpbusd"), r"vpdpbusd\t.*%zmm"),
+    "alderlake": (replace(AVX2, integer_dot="vpdpbusd"), r"vpdpbusd\t.*%ymm"),
+    "haswell": (replace(AVX2, integer_dot="pmaddwd"), r"vpmaddwd\t.*%ymm"),
 }
 
 
@@ -233,13 +235,14 @@ def test_the_innermost_loop_uses_the_processors_instruction_and_keeps_its_sums_i
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     source = ir.Module()
-    add_int16_kernels(source, config)
+    add_integer_kernels(source, config)
     module = llvm.parse_assembly(str(source))
     target = llvm.Target.from_default_triple().create_target_machine(cpu=processor, opt=3)
     text = target.emit_assembly(module)
-    microkernel = text.split(f"igemm_s16_{config.mr}x{config.nr_panels}:")[1].split("retq")[0]
+    activation = DOT_PRODUCTS[config.integer_dot].activation
+    microkernel = text.split(f"igemm_{activation}_{config.mr}x{config.nr_panels}:")[1].split("retq")[0]
     assert re.search(instruction, microkernel)
     blocks = re.split(r"\n\.LBB[^\n]*", microkernel)
-    innermost = max(blocks, key=lambda block: len(re.findall(r"vpmaddwd|vpdpwssd", block)))
+    innermost = max(blocks, key=lambda block: len(re.findall(r"vpmaddwd|vpdpbusd", block)))
     stores = re.findall(r"%[yz]mm\d+, -?\d*\(%r[sb]p\)", innermost)
     assert len(stores) <= 4  # of about 200 instructions; LLVM adds products up first if it may, and stores 20

@@ -113,14 +113,12 @@ def host_microkernel_config() -> MicrokernelConfig:
     return AVX512 if llvm.get_host_cpu_features().get("avx512f") else AVX2
 
 
-def host_int16_config() -> MicrokernelConfig:
+def host_integer_config() -> MicrokernelConfig:
     """Return the configuration for this processor with the kernels for quantized layers."""
     config, features = host_microkernel_config(), llvm.get_host_cpu_features()
-    if config is AVX512:
-        dot = "vpdpwssd" if features.get("avx512vnni") else "pmaddwd" if features.get("avx512bw") else "plain"
-    else:
-        dot = "vpdpwssd" if features.get("avxvnni") else "pmaddwd" if features.get("avx2") else "plain"
-    return replace(config, int16_dot=dot)
+    vnni, words = ("avx512vnni", "avx512bw") if config is AVX512 else ("avxvnni", "avx2")
+    dot = "vpdpbusd" if features.get(vnni) else "pmaddwd" if features.get(words) else "plain_s16"
+    return replace(config, integer_dot=dot)
 
 
 def host_training_config() -> MicrokernelConfig:

@@ -24,14 +24,14 @@ UNROLLED = 4  # steps of the innermost loop over kc that are written out
 class MicrokernelConfig:
     """The tile that the igemm microkernel keeps in registers: ``mr`` rows of ``nr_panels`` panels of NR columns.
 
-    ``int16_dot`` is the instruction of the kernels for quantized layers, or empty without these kernels. ``training``
+    ``integer_dot`` is the instruction of the kernels for quantized layers, or empty without these kernels. ``training``
     adds those of the backward pass.
     """
 
     vector_width: int
     mr: int
     nr_panels: int
-    int16_dot: str = ""
+    integer_dot: str = ""
     training: bool = False
 
 
