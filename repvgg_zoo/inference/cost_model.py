@@ -15,9 +15,6 @@ from .quantized import QuantizedConvLayer
 ConvAlgorithm = Optional[WinogradTransform]  # None is igemm
 IntegerAlgorithm = Optional[IntegerWinograd]
 
-MACS_PER_FMA = 0.75  # products of integers in the time of an FMA, for each that a lane holds; measured on Zen 3
-
-
 # In networks, weights take longer than a mere stream, because activations go through the caches as well.
 STREAMS_PER_WEIGHT = 1.5
 
@@ -85,7 +82,7 @@ def integer_conv_seconds(
         tile_bytes = 2 * algorithm.num_products * layer.in_channels + 4 * algorithm.num_elements * layer.out_channels
         transformed = _tiles(out, algorithm) * tile_bytes
     weights = dot.bits // 8 * _products(algorithm) * (layer.kernel.size // 9)
-    fmas = conv_fmas(layer, out, algorithm) / (MACS_PER_FMA * dot.channels)
+    fmas = conv_fmas(layer, out, algorithm) / dot.macs_per_fma
     return _seconds(fmas, transformed, weights, threads, speed)
 
 
