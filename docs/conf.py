@@ -42,6 +42,7 @@ def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", drop_generated_docstring)
     app.connect("html-page-context", level_captions, priority=900)  # after the theme, which makes the navigation
     app.connect("html-page-context", link_languages)
+    app.connect("html-page-context", let_tables_have_the_focus, priority=900)  # after the theme, which wraps them
 
 
 def drop_generated_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: List[str]) -> None:
@@ -54,6 +55,13 @@ def level_captions(app: Any, pagename: str, templatename: str, context: Any, doc
     """Sphinx gives the captions of the navigation the role of a heading and no level, which screen readers need."""
     tree = str(context.get("furo_navigation_tree", ""))
     context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+
+
+def let_tables_have_the_focus(app: Any, pagename: str, templatename: str, context: Any, doctree: Any) -> None:
+    """Let a keyboard reach wide tables, which scroll sideways in a narrow window."""
+    wrapper = '<div class="table-wrapper'
+    if "body" in context:
+        context["body"] = context["body"].replace(wrapper, wrapper.replace("div", 'div tabindex="0"'))
 
 
 def link_languages(app: Any, pagename: str, templatename: str, context: Any, doctree: Any) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Set, Tuple
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 from .browser import DESKTOP, PHONE, Browser, needs_browser
 
 pytestmark = needs_browser
@@ -71,11 +73,13 @@ def test_every_page_loads_without_errors_and_fits_a_phone(browser: Browser) -> N
     assert problems == {}, "errors in the console, and what is wider than a phone"
 
 
-def test_the_main_pages_pass_axe(browser: Browser) -> None:
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_main_pages_pass_axe(browser: Browser, size: Tuple[int, int]) -> None:
     problems = {}
-    for name in MAIN:
-        browser.open(f"{name}.html")
-        problems[name] = browser.violations()
+    with browser.looking(size):
+        for name in MAIN:
+            browser.open(f"{name}.html")
+            problems[name] = browser.violations()
     assert not any(problems.values()), problems
 
 
