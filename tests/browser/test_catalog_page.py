@@ -120,6 +120,21 @@ def test_without_javascript_it_is_a_plain_table(browser: Browser, size: tuple[in
         assert len(browser.all("table.catalog tbody tr")) == len(CHECKPOINTS) + 2
 
 
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_page_does_not_jump_when_its_script_has_run(browser: Browser, size: tuple[int, int]) -> None:
+    tops = []
+    with browser.looking(size):
+        for blocked in (["*catalog.js*"], []):
+            browser.driver.execute_cdp_cmd("Network.enable", {})
+            browser.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": blocked})
+            browser.open("catalog.html")
+            has_run = browser.all("table.catalog thead button") != []
+            assert has_run == (blocked == [])
+            tops.append(browser.run("return document.querySelector('table.catalog').getBoundingClientRect().top"))
+    assert tops[0] == tops[1]
+    browser.errors()  # forgets that of the script that was not loaded
+
+
 def test_a_stranger_gets_from_the_first_page_to_an_onnx_file_in_five_clicks(browser: Browser, tmp_path: Path) -> None:
     browser.open("index.html")
     for selector in ("a[href='catalog.html']", "table.catalog a[href^='catalog/RepVGG_N0.html']"):
