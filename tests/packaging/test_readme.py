@@ -89,7 +89,7 @@ PYTHON, SHELL = ([cell for cell in column if cell and cell != "doctor"] for colu
 NEEDS_MEGENGINE = [*(code for code in [*BLOCKS, *PYTHON] if "create(" in code), "compare RepVGG_N0"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def results(installed: Any) -> Dict[str, str]:
     cases = json.dumps({"blocks": BLOCKS, "python": PYTHON, "shell": SHELL})
     done = installed.run(PROGRAM.replace("CASES", repr(cases)), MGE_DEFAULT_DEVICE="cpux")
