@@ -21,9 +21,8 @@ from .kernels import (
     NR,
     UNROLLED,
     MicrokernelConfig,
-    decompose_work_item,
-    dispatch_microkernel,
-    emit_prefetch_schedule,
+    WorkItem,
+    emit_igemm_loops,
 )
 
 I32_PTR = I32.as_pointer()
@@ -35,8 +34,6 @@ _IGEMM = (
     *("a", "w", "c", "kc", "ks", "tap_offsets", "groups", "a_group_offsets", "w_group_offsets", "c_group_offsets"),
     *("panels", "a_offsets", "c_offsets", "m_tiles", "m_blocks", "block_tiles"),
 )
-# Bytes are not shifted: the first tap is the center, whose sums are shifted before those of the other taps are added.
-_CENTER = ("center_shift",)
 # x (float32) times multiplier (one float), rounded and limited to 0 to 255.
 QUANTIZE = ("x", "images", "height", "width", "channels", "image_stride", "row_stride", "multiplier", "out")
 S16_FIELDS: Dict[str, Tuple[str, ...]] = {
@@ -45,7 +42,8 @@ S16_FIELDS: Dict[str, Tuple[str, ...]] = {
     **TRANSFORM_FIELDS,
     "quantize_s16": QUANTIZE,
 }
-U8_FIELDS: Dict[str, Tuple[str, ...]] = {"conv_u8": (*_IGEMM, *EPILOGUE, *_CENTER), "quantize_u8": QUANTIZE}
+# Bytes are not shifted: the first tap is the center, whose sums are shifted before those of the other taps are added.
+U8_FIELDS: Dict[str, Tuple[str, ...]] = {"conv_u8": (*_IGEMM, *EPILOGUE, "center_shift"), "quantize_u8": QUANTIZE}
 
 Begin = Callable[..., KernelBuilder]
 
@@ -124,11 +122,11 @@ def _emit_microkernel(
     zero = llvm_ir.Constant(llvm_ir.VectorType(I32, b.vector_width), None)
     carried: Sequence[Any] = [*[zero] * (mr * nr_panels * len(vector_offsets)), prefetch_ptr, w]
     first = I64(0)
-    for shift_ptr in center_shift:
+    if center_shift:
         first = I64(1)
         *flat, prefetch_ptr, w_ptr = add_taps(I64(0), first, carried)
         shifts = [
-            load_ints(b, b.offset(shift_ptr, NR * panel + at), I32, b.vector_width)
+            load_ints(b, b.offset(center_shift[0], NR * panel + at), I32, b.vector_width)
             for panel in panels
             for at in vector_offsets
         ]
@@ -166,10 +164,10 @@ def _emit_igemm(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.Function]]
     b = begin("igemm_s16", KERNEL_TYPE, S16_FIELDS["igemm_s16"])
     c, c_offsets = b.arg_ptr("c", I32), b.arg_i64_ptr("c_offsets")
 
-    def run_tile(run: Callable[..., None], tile: Any, rows: Any, columns: Any, item: Any) -> None:
+    def run_tile(run: Callable[..., None], tile: Any, rows: Any, columns: Any, item: WorkItem) -> None:
         run(b.offset(c, columns), b.offset(c_offsets, tile))
 
-    _emit_igemm_loops(b, I16, microkernels, run_tile)
+    emit_igemm_loops(b, I16, microkernels, run_tile)
 
 
 def _emit_conv(
@@ -193,7 +191,7 @@ def _emit_conv(
     vectors = [b.arg_f32_ptr(name) for name in ("scale", "identity", "bias")]
     relu, quantize = b.arg_i64("relu"), b.ir.icmp_signed("!=", b.arg_i64("quantize"), I64(0))
 
-    def run_tile(run: Callable[..., None], tile: Any, rows: Any, columns: Any, item: Any) -> None:
+    def run_tile(run: Callable[..., None], tile: Any, rows: Any, columns: Any, item: WorkItem) -> None:
         run(sums, sums_offsets, *(b.offset(shift, columns) for shift in shifts))
         per_channel = [b.offset(vector, columns) for vector in vectors]
         arguments = [b.offset(center, columns), b.offset(center_offsets, tile), *per_channel, relu]
@@ -204,50 +202,7 @@ def _emit_conv(
                     count = [sums, rows, item.num_panels]
                     b.ir.call(epilogues[flag], [*count, out, b.offset(c_offsets, tile), *arguments])
 
-    _emit_igemm_loops(b, element, microkernels, run_tile)
-
-
-def _emit_igemm_loops(
-    b: KernelBuilder,
-    element: Any,
-    microkernels: Sequence[Sequence[llvm_ir.Function]],
-    run_tile: Callable[..., None],
-) -> None:
-    """Emit the loops around the microkernels.
-
-    ``run_tile(run, tile, rows, columns, item)`` emits the code of a tile of rows, which begins with row ``tile`` and
-    column ``columns``; ``run`` emits the microkernel with the place for its sums, and its further arguments.
-    """
-    kc, panels, groups = (b.arg_i64(name) for name in ("kc", "panels", "groups"))
-    a, w = (b.arg_ptr(name, element) for name in ("a", "w"))
-    names = ("a_group_offsets", "w_group_offsets", "c_group_offsets", "ks", "tap_offsets")
-    a_group_offsets, w_group_offsets, c_group_offsets, group_ks, tap_offsets = (b.arg_i64_ptr(name) for name in names)
-    a_offsets, m_tiles, block_tiles = (b.arg_i64_ptr(name) for name in ("a_offsets", "m_tiles", "block_tiles"))
-    nr_panels = I64(len(microkernels))
-    n_tiles = b.ir.sdiv(b.ir.add(panels, I64(len(microkernels) - 1)), nr_panels)
-    work_items = b.ir.mul(b.ir.mul(b.arg_i64("m_blocks"), groups), n_tiles)
-    with b.loop(*b.thread_range(work_items)) as items:
-        item = decompose_work_item(b, items.index, groups, n_tiles, panels, nr_panels)
-        ks = b.load_i64(group_ks, item.group)
-        panel_size = b.ir.mul(b.ir.mul(ks, kc), I64(NR))
-        prefetch_stride = b.ir.sdiv(panel_size, I64(UNROLLED))
-        w_ptr = b.offset(w, b.load_i64(w_group_offsets, item.group), b.ir.mul(item.panel, panel_size))
-        a_ptr = b.offset(a, b.load_i64(a_group_offsets, item.group))
-        columns = b.ir.add(b.load_i64(c_group_offsets, item.group), b.ir.mul(item.panel, I64(NR)))
-        first_tile = b.load_i64(block_tiles, item.block)
-        last_tile = b.load_i64(block_tiles, b.ir.add(item.block, I64(1)))
-        next_w = b.offset(w_ptr, b.ir.mul(panel_size, item.num_panels))
-        with b.loop(first_tile, last_tile) as tiles:
-            slot = emit_prefetch_schedule(b, tiles.index, first_tile)
-            start, stop = b.load_i64(m_tiles, tiles.index), b.load_i64(m_tiles, b.ir.add(tiles.index, I64(1)))
-            rows, prefetch_ptr = b.ir.sub(stop, start), b.offset(next_w, b.ir.mul(prefetch_stride, slot))
-
-            def run(*sums: Any) -> None:
-                arguments = [a_ptr, b.offset(a_offsets, start), w_ptr, prefetch_ptr, panel_size, kc, ks, tap_offsets]
-                dispatch_microkernel(b, microkernels, item.num_panels, rows, [*arguments, *sums])
-
-            run_tile(run, start, rows, columns, item)
-    b.ir.ret_void()
+    emit_igemm_loops(b, element, microkernels, run_tile)
 
 
 # The epilogue ----------------------------------------------------------------------------------------------------

@@ -155,16 +155,33 @@ def _emit_igemm_microkernel(begin: Begin, mr: int, nr_panels: int) -> llvm_ir.Fu
 
 
 def _emit_igemm(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.Function]]) -> None:
-    """Emit the loops around the microkernels; ``microkernels[i][j]`` is the one for i + 1 panels and j + 1 rows."""
     b = begin("igemm", KERNEL_TYPE, IGEMM)
-    kc, panels, groups = (b.arg_i64(name) for name in ("kc", "panels", "groups"))
     relu, bias_stride = b.arg_i64("relu"), b.arg_i64("bias_stride")
-    a, w, bias, c = (b.arg_f32_ptr(name) for name in ("a", "w", "bias", "c"))
-    group_ks, tap_offsets = b.arg_i64_ptr("ks"), b.arg_i64_ptr("tap_offsets")
-    names = ("a_group_offsets", "w_group_offsets", "c_group_offsets")
-    a_group_offsets, w_group_offsets, c_group_offsets = (b.arg_i64_ptr(name) for name in names)
-    a_offsets, c_offsets = b.arg_i64_ptr("a_offsets"), b.arg_i64_ptr("c_offsets")
-    m_tiles, block_tiles = b.arg_i64_ptr("m_tiles"), b.arg_i64_ptr("block_tiles")
+    bias, c, c_offsets = b.arg_f32_ptr("bias"), b.arg_f32_ptr("c"), b.arg_i64_ptr("c_offsets")
+
+    def run_tile(run: Callable[..., None], tile: Any, rows: Any, columns: Any, item: WorkItem) -> None:
+        bias_ptr = b.offset(bias, b.ir.mul(item.packed_panel, bias_stride))
+        run(bias_ptr, bias_stride, b.offset(c, columns), b.offset(c_offsets, tile), relu)
+
+    emit_igemm_loops(b, F32, microkernels, run_tile)
+
+
+def emit_igemm_loops(
+    b: KernelBuilder,
+    element: Any,
+    microkernels: Sequence[Sequence[llvm_ir.Function]],
+    run_tile: Callable[..., None],
+) -> None:
+    """Emit the loops around the microkernels; ``microkernels[i][j]`` is the one for i + 1 panels and j + 1 rows.
+
+    ``run_tile(run, tile, rows, columns, item)`` emits the code of a tile of rows, which begins with row ``tile`` and
+    column ``columns``; ``run`` emits the microkernel, with what it takes after the tap_offsets.
+    """
+    kc, panels, groups = (b.arg_i64(name) for name in ("kc", "panels", "groups"))
+    a, w = (b.arg_ptr(name, element) for name in ("a", "w"))
+    names = ("a_group_offsets", "w_group_offsets", "c_group_offsets", "ks", "tap_offsets")
+    a_group_offsets, w_group_offsets, c_group_offsets, group_ks, tap_offsets = (b.arg_i64_ptr(name) for name in names)
+    a_offsets, m_tiles, block_tiles = (b.arg_i64_ptr(name) for name in ("a_offsets", "m_tiles", "block_tiles"))
     nr_panels = I64(len(microkernels))
     n_tiles = b.ir.sdiv(b.ir.add(panels, I64(len(microkernels) - 1)), nr_panels)
     work_items = b.ir.mul(b.ir.mul(b.arg_i64("m_blocks"), groups), n_tiles)
@@ -172,33 +189,27 @@ def _emit_igemm(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.Function]]
         item = decompose_work_item(b, items.index, groups, n_tiles, panels, nr_panels)
         ks = b.load_i64(group_ks, item.group)
         panel_size = b.ir.mul(b.ir.mul(ks, kc), I64(NR))
+        prefetch_stride = b.ir.sdiv(panel_size, I64(UNROLLED))
         w_ptr = b.offset(w, b.load_i64(w_group_offsets, item.group), b.ir.mul(item.panel, panel_size))
         a_ptr = b.offset(a, b.load_i64(a_group_offsets, item.group))
-        c_ptr = b.offset(c, b.load_i64(c_group_offsets, item.group), b.ir.mul(item.panel, I64(NR)))
-        bias_ptr = b.offset(bias, b.ir.mul(item.packed_panel, bias_stride))
+        columns = b.ir.add(b.load_i64(c_group_offsets, item.group), b.ir.mul(item.panel, I64(NR)))
         first_tile = b.load_i64(block_tiles, item.block)
         last_tile = b.load_i64(block_tiles, b.ir.add(item.block, I64(1)))
         next_w = b.offset(w_ptr, b.ir.mul(panel_size, item.num_panels))
-        prefetch_stride = b.ir.sdiv(panel_size, I64(UNROLLED))
         with b.loop(first_tile, last_tile) as tiles:
-            prefetch_slot = emit_prefetch_schedule(b, tiles.index, first_tile)
+            slot = emit_prefetch_schedule(b, tiles.index, first_tile)
             start, stop = b.load_i64(m_tiles, tiles.index), b.load_i64(m_tiles, b.ir.add(tiles.index, I64(1)))
-            a_rows, c_rows = b.offset(a_offsets, start), b.offset(c_offsets, start)
-            prefetch_ptr = b.offset(next_w, b.ir.mul(prefetch_stride, prefetch_slot))
-            dispatch_microkernel(
-                b,
-                microkernels,
-                item.num_panels,
-                b.ir.sub(stop, start),
-                [
-                    *(a_ptr, a_rows, w_ptr, prefetch_ptr, panel_size, kc, ks, tap_offsets),
-                    *(bias_ptr, bias_stride, c_ptr, c_rows, relu),
-                ],
-            )
+            rows, prefetch_ptr = b.ir.sub(stop, start), b.offset(next_w, b.ir.mul(prefetch_stride, slot))
+
+            def run(*rest: Any) -> None:
+                arguments = [a_ptr, b.offset(a_offsets, start), w_ptr, prefetch_ptr, panel_size, kc, ks, tap_offsets]
+                dispatch_microkernel(b, microkernels, item.num_panels, rows, [*arguments, *rest])
+
+            run_tile(run, start, rows, columns, item)
     b.ir.ret_void()
 
 
-class _WorkItem(NamedTuple):
+class WorkItem(NamedTuple):
     """One block of rows times one tile of at most nr_panels panels, of one group."""
 
     group: Any
@@ -210,7 +221,7 @@ class _WorkItem(NamedTuple):
 
 def decompose_work_item(
     b: KernelBuilder, index: Any, groups: Any, n_tiles: Any, panels: Any, nr_panels: Any
-) -> _WorkItem:
+) -> WorkItem:
     """Split the index of a work item; neighbors use the same rows, so that these stay in the cache.
 
     The blocks come first: with as many as there are threads, each thread has rows of its own, in all groups.
@@ -221,7 +232,7 @@ def decompose_work_item(
     remaining = b.ir.sub(panels, panel)
     num_panels = b.ir.select(b.ir.icmp_signed("<", remaining, nr_panels), remaining, nr_panels)
     packed_panel = b.ir.add(b.ir.mul(group, panels), panel)
-    return _WorkItem(group, block, panel, num_panels, packed_panel)
+    return WorkItem(group, block, panel, num_panels, packed_panel)
 
 
 def emit_prefetch_schedule(b: KernelBuilder, tile: Any, first_tile: Any) -> Any:
