@@ -24,15 +24,17 @@ CENTER_FIRST = (4, 0, 1, 2, 3, 5, 6, 7, 8)  # the taps of a kernel, the center b
 AnyLayer = Union[ConvLayer, QuantizedConvLayer]
 
 
-def split_tiles(tiles: int, max_tiles: int, min_tiles: int, threads: int) -> Tuple[List[Tuple[int, int]], int]:
+def split_tiles(
+    tiles: int, tile_bytes: int, chunk_bytes: int, min_tiles: int, threads: int
+) -> Tuple[List[Tuple[int, int]], int]:
     """Return the bounds of the chunks of tiles that are transformed and multiplied before the next chunk, and m_blocks.
 
-    Where there are ``min_tiles`` for each thread, the product has a block for each: a thread then finds the tiles that
-    it has transformed in its own cache, and each of them has as many as ``max_tiles`` in a chunk. Otherwise it has only
-    one, and the threads divide the weights among them, which are streamed once instead of once for each thread.
+    Where there are ``min_tiles`` for each thread, the product has a block for each, with its own ``chunk_bytes``: a
+    thread then finds the tiles that it has transformed in its own cache. Otherwise there is one block, and the threads
+    divide the weights among them, which are streamed once instead of once for each thread.
     """
     m_blocks = threads if tiles >= threads * min_tiles else 1
-    bounds = split_evenly(tiles, m_blocks * max_tiles)
+    bounds = split_evenly(tiles, m_blocks * max(min_tiles, chunk_bytes // tile_bytes))
     return list(zip(bounds, bounds[1:])), m_blocks
 
 

@@ -164,8 +164,9 @@ class Lowering:
         self._packing.append(lambda: pack_winograd_weights(pack_conv_weights(layer.kernel, ins, outs), transform, w))
         tiles = winograd_tiles(layer, transform, x, out)
         tile_bytes = 4 * (transform.num_products * ins + transform.num_elements * outs)
-        max_tiles = max(MIN_TILES_PER_CHUNK, WINOGRAD_CHUNK_BYTES // tile_bytes)
-        chunks, m_blocks = split_tiles(len(tiles.inputs), max_tiles, MIN_TILES_PER_CHUNK, self._threads)
+        chunks, m_blocks = split_tiles(
+            len(tiles.inputs), tile_bytes, WINOGRAD_CHUNK_BYTES, MIN_TILES_PER_CHUNK, self._threads
+        )
         max_tiles = max(stop - start for start, stop in chunks)
         v = self._workspace("V", transform.num_products * max_tiles * ins)
         m = self._workspace("M", transform.num_elements * max_tiles * outs)

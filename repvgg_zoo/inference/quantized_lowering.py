@@ -68,8 +68,8 @@ def lower_quantized(
     select_integer = select_algorithm or functools.partial(
         select_integer_algorithm, threads=threads, dot=dot, speed=speed
     )
-    transforms = () if low_memory or dot.activation == "u8" else INTEGER_TRANSFORMS
-    return _QuantizedLowering(shape, config, threads, select_float, transforms, select_integer).lower(weights)
+    use_winograd = not low_memory and dot.activation == "s16"
+    return _QuantizedLowering(shape, config, threads, select_float, use_winograd, select_integer).lower(weights)
 
 
 def exact_transforms(layer: QuantizedConvLayer) -> Tuple[IntegerWinograd, ...]:
@@ -107,11 +107,11 @@ class _QuantizedLowering(Lowering):
         config: MicrokernelConfig,
         threads: int,
         select_float: AlgorithmSelector,
-        transforms: Sequence[IntegerWinograd],
+        use_winograd: bool,
         select_integer: IntegerAlgorithmSelector,
     ) -> None:
         super().__init__(shape, config, threads, select_float)
-        self._transforms = transforms
+        self._use_winograd = use_winograd
         self._select_integer = select_integer
         self._dot = DOT_PRODUCTS[config.integer_dot]
         self._is_u8 = self._dot.activation == "u8"
@@ -151,7 +151,7 @@ class _QuantizedLowering(Lowering):
         output_scale = self._output_scales.get(id(layer))
         dtype = np.float32 if output_scale is None else self._dtype
         out, start = self._allocate(height, width, layer.out_channels, dtype=dtype), len(self._plan.calls)
-        available = [transform for transform in exact_transforms(layer) if transform in self._transforms]
+        available = exact_transforms(layer) if self._use_winograd else ()
         transform = self._select_integer(layer, out, available) if available else None
         if transform is None:
             self._lower_direct(layer, x, out, output_scale)
@@ -194,9 +194,7 @@ class _QuantizedLowering(Lowering):
         ys, xs = (np.arange(0, size, transform.m) for size in (out.height, out.width))
         (row_stride, pixel_stride), center_offsets = self._center(layer, x, ys, xs)
         tile_bytes = 2 * transform.num_products * ins + 4 * transform.num_elements * outs
-        chunks, m_blocks = split_tiles(
-            len(tiles.inputs), max(MIN_TILES_PER_CHUNK, CHUNK_BYTES // tile_bytes), MIN_TILES_PER_CHUNK, self._threads
-        )
+        chunks, m_blocks = split_tiles(len(tiles.inputs), tile_bytes, CHUNK_BYTES, MIN_TILES_PER_CHUNK, self._threads)
         max_tiles = max(stop - start for start, stop in chunks)
         v = self._workspace("integer V", transform.num_products * max_tiles * ins, np.int16)
         m = self._workspace("integer M", transform.num_elements * max_tiles * outs, np.int32)
