@@ -65,8 +65,7 @@ INT8 = """\
 The same networks with int8 weights and activations, in the same way. The peers run the model of ONNX Runtime's own
 quantization (QDQ, unsigned activations, signed weights for each channel), *ours* is what `repvgg_zoo.quantize` returns;
 all calibrate on the same images, and the first convolution and the head stay float. *Error* is relative to the scale of
-the float32 logits; random weights lose more than trained ones. OpenVINO uses AMX where the processor has it; ours
-uses VNNI there too."""
+the float32 logits; random weights lose more than trained ones. OpenVINO and ours use AMX where the processor has it."""
 
 EVALUATE = """\
 From JPEG files of 500 x 375 pixels to logits: decoded, preprocessed, and computed in batches of 16 on two cores. *Ours*

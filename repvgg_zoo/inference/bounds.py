@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .jit.all_kernels import ALL_FIELDS
+from .jit.amx_kernels import MAX_PIXEL_TILES, tile_sizes
+from .jit.amx_tiles import CONFIG_BYTES, TILE_BYTES, TILE_ROWS, tile_config
 from .jit.integer_kernels import kc_multiple
 from .jit.integer_winograd import INTEGER_TRANSFORMS, IntegerWinograd
 from .jit.kernels import NR, UNROLLED
@@ -86,7 +88,7 @@ class _CallChecker:
         self.config = plan.config
         self._input_size = math.prod(plan.input_shape)
         self._index = index
-        self._kernel = call.kernel
+        self.kernel = call.kernel
         self._arguments = dict(zip(ALL_FIELDS[call.kernel], call.arguments.tolist()))
         self._memory = memory
 
@@ -116,8 +118,12 @@ class _CallChecker:
 
     def table(self, field: str, count: int) -> NDArray[Any]:
         """Return the first ``count`` integers of a table, and check that it has as many."""
-        region = self._region(field, np.int64, 0, count - 1)
-        start = (self[field] - region.start) // 8
+        return self.values(field, np.int64, count)
+
+    def values(self, field: str, dtype: Any, count: int) -> NDArray[Any]:
+        """Return the first ``count`` elements of an array, and check that it has as many."""
+        region = self._region(field, dtype, 0, count - 1)
+        start = (self[field] - region.start) // np.dtype(dtype).itemsize
         values: NDArray[Any] = region.array.reshape(-1)[start : start + count]
         if not region.array.flags.c_contiguous or len(values) != count:
             raise self.error(f"{field} is not one array")
@@ -128,7 +134,7 @@ class _CallChecker:
             raise self.error(message)
 
     def error(self, message: str) -> BoundsError:
-        return BoundsError(f"call {self._index} ({self._kernel}) of a plan: {message}; this is a bug in repvgg-zoo")
+        return BoundsError(f"call {self._index} ({self.kernel}) of a plan: {message}; this is a bug in repvgg-zoo")
 
     def _region(self, field: str, dtype: Any, first: int, last: int) -> _Region:
         address, size = self[field], np.dtype(dtype).itemsize
@@ -162,27 +168,46 @@ def _check_products(call: _CallChecker, dtype: Any, weight_dtype: Any, multiple:
     groups, panels = (call.count(field) for field in ("groups", "panels"))
     kc, ks = call.count("kc", multiple=multiple), call.table("ks", groups)
     call.require(bool((ks > 0).all()), "a group has no taps")
-    rows = _igemm_rows(call)
-    tap_offsets, a_offsets, c_offsets = (
-        call.table("tap_offsets", int(ks.max())),
-        call.table("a_offsets", rows),
-        call.table("c_offsets", rows),
-    )
+    tiles = _pixel_tiles(call)
+    rows = _igemm_rows(call, tiles.mr)
+    tap_offsets, a_offsets = call.table("tap_offsets", int(ks.max())), call.table("a_offsets", rows)
+    c_offsets = call.table("c_offsets", rows * tiles.rows)
+    pixels = _steps(tiles.rows, tiles.pixel_stride)
     names = ("a_group_offsets", "w_group_offsets", "c_group_offsets")
     a_group_offsets, w_group_offsets, c_group_offsets = (call.table(field, groups) for field in names)
-    call.elements("a", dtype, _values(a_group_offsets), _values(a_offsets), _values(tap_offsets), _steps(kc, 1))
+    call.elements("a", dtype, _values(a_group_offsets), _values(a_offsets), _values(tap_offsets), pixels, _steps(kc, 1))
     w_stops = w_group_offsets + panels * ks * kc * NR
     call.elements("w", weight_dtype, (int(w_group_offsets.min()), int(w_stops.max()) - 1))
     return _values(c_group_offsets), _values(c_offsets), _steps(panels * NR, 1)
 
 
-def _igemm_rows(call: _CallChecker) -> int:
-    """Return the number of rows, once the tables that cut them into tiles have been checked."""
+class _PixelTiles(NamedTuple):
+    """What a row of an igemm is: ``rows`` pixels, and at most ``mr`` of them are multiplied at once."""
+
+    mr: int
+    rows: int
+    pixel_stride: int
+
+
+def _pixel_tiles(call: _CallChecker) -> _PixelTiles:
+    """Return what the rows of a kernel are: single pixels, or AMX tiles, whose configuration is checked."""
+    if call.kernel != "conv_u8_amx":
+        return _PixelTiles(call.config.mr, 1, 0)
+    rows, k_step = call.count("tile_rows"), call.count("k_step", multiple=4)
+    call.require(rows <= TILE_ROWS and k_step <= TILE_BYTES, "a tile is too large")
+    call.require(call["kc"] % k_step == 0, "kc is not a number of k_steps")
+    config = call.values("tile_config", np.uint8, CONFIG_BYTES)
+    call.require(np.array_equal(config, tile_config(*tile_sizes(rows, k_step))), "tile_config is not that of the tiles")
+    return _PixelTiles(MAX_PIXEL_TILES, rows, call["pixel_stride"])
+
+
+def _igemm_rows(call: _CallChecker, mr: int) -> int:
+    """Return the number of rows, once the tables that cut them into tiles of at most ``mr`` have been checked."""
     block_tiles = call.table("block_tiles", call.count("m_blocks") + 1)
     call.require(block_tiles[0] >= 0 and bool((np.diff(block_tiles) >= 0).all()), "block_tiles are not in order")
     m_tiles = call.table("m_tiles", int(block_tiles[-1]) + 1)
     sizes = np.diff(m_tiles)
-    call.require(m_tiles[0] >= 0 and bool(((sizes > 0) & (sizes <= call.config.mr)).all()), "m_tiles have wrong sizes")
+    call.require(m_tiles[0] >= 0 and bool(((sizes > 0) & (sizes <= mr)).all()), "m_tiles have wrong sizes")
     rows = int(m_tiles[-1])
     call.require(rows > 0, "there are no rows")
     return rows
@@ -265,7 +290,8 @@ def _check_kernel_transform(call: _CallChecker, transform: WinogradTransform) ->
 def _check_conv(call: _CallChecker, dtype: Any, weight_dtype: Any) -> None:
     groups, rows, columns = _check_products(call, dtype, weight_dtype, kc_multiple(call.config))
     call.elements("c", _output_type(call, dtype), groups, rows, columns)
-    centers = _values(call.table("center_offsets", _igemm_rows(call)))
+    tiles = _pixel_tiles(call)
+    centers = _values(call.table("center_offsets", _igemm_rows(call, tiles.mr) * tiles.rows))
     channels = groups[0] + columns[0], groups[1] + columns[1]
     _check_epilogue(call, dtype, channels, centers)
     if dtype == np.uint8:
@@ -366,6 +392,7 @@ _CHECKS: Mapping[str, Callable[[_CallChecker], None]] = MappingProxyType(
         "igemm_s16": _check_igemm_s16,
         "conv_s16": lambda call: _check_conv(call, np.int16, np.int16),
         "conv_u8": lambda call: _check_conv(call, np.uint8, np.int8),
+        "conv_u8_amx": lambda call: _check_conv(call, np.uint8, np.int8),
         "quantize_s16": lambda call: _check_quantize(call, np.int16),
         "quantize_u8": lambda call: _check_quantize(call, np.uint8),
         **{name: check for integer in INTEGER_TRANSFORMS for name, check in _winograd_s16_checks(integer).items()},

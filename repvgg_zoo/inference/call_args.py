@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .ir import ConvLayer
+from .jit.amx_kernels import tile_sizes
+from .jit.amx_tiles import TILE_BYTES, TILE_ROWS, tile_config
 from .jit.kernels import NR
 from .jit.winograd import WinogradTransform
 from .plan import ActivationBuffer
 from .quantized import QuantizedConvLayer
 
 MC = 96  # rows of an igemm convolution that are multiplied with one panel of weights before the next one
+MC_TILES = 14  # the same for AMX, in tiles: with fewer, the weights of wide layers are read from memory more than once
 
 CENTER_FIRST = (4, 0, 1, 2, 3, 5, 6, 7, 8)  # the taps of a kernel, the center before the others
 
@@ -66,6 +69,33 @@ def direct_args(
         "c_offsets": out.offsets(ys, xs),
         "mc": MC,
     }
+
+
+def amx_args(layer: QuantizedConvLayer, kc: int, x: ActivationBuffer, out: ActivationBuffer) -> Dict[str, Any]:
+    """Return the arguments of conv_u8_amx that ``direct_args`` does not return, or returns for other kernels."""
+    ys, columns = np.arange(out.height), tile_columns(out.width)
+    tile_rows = columns.shape[1]
+    k_step = max(step for step in range(4, TILE_BYTES + 1, 4) if kc % step == 0)
+    return {
+        "a_offsets": x.offsets(ys * layer.stride - layer.dilation, columns[:, 0] * layer.stride - layer.dilation),
+        "c_offsets": out.offsets(ys, columns.ravel()),
+        "mc": MC_TILES,
+        "tile_config": tile_config(*tile_sizes(tile_rows, k_step)),
+        "tile_rows": tile_rows,
+        "k_step": k_step,
+        "pixel_stride": layer.stride * x.strides[2],
+    }
+
+
+def tile_columns(width: int) -> NDArray[Any]:
+    """Return the columns of the pixels of each AMX tile in a row of this width, (tiles, tile_rows).
+
+    All tiles have as many pixels. Where these do not divide the width, the last tile computes some of them again.
+    """
+    tile_rows = ceil_div(width, ceil_div(width, TILE_ROWS))
+    starts = np.arange(0, width, tile_rows).clip(max=width - tile_rows)
+    columns: NDArray[Any] = starts[:, None] + np.arange(tile_rows)
+    return columns
 
 
 class WinogradTiles(NamedTuple):

@@ -224,16 +224,23 @@ class Lowering:
         return packed
 
     def _lower_igemm(
-        self, kernel: str, *, a_offsets: NDArray[Any], mc: int, ks: Optional[Sequence[int]] = None, **arguments: Any
+        self,
+        kernel: str,
+        *,
+        a_offsets: NDArray[Any],
+        mc: int,
+        mr: Optional[int] = None,
+        ks: Optional[Sequence[int]] = None,
+        **arguments: Any,
     ) -> None:
-        """Emit a call of an igemm kernel: its rows in blocks of at most ``mc``, and those in tiles of at most MR.
+        """Emit a call of an igemm kernel: its rows in blocks of at most ``mc``, and those in tiles of at most ``mr``.
 
-        ``ks`` is how many taps each group has, by default all of them.
+        ``mr`` is that of the configuration by default. ``ks`` is how many taps each group has, by default all of them.
         """
         groups = len(arguments["a_group_offsets"])
         taps = np.array([len(arguments["tap_offsets"])] * groups if ks is None else ks)
         sizes = arguments["panels"] * taps * arguments["kc"] * NR
-        m_tiles, block_tiles = row_tiles(len(a_offsets), mc, self._plan.config.mr)
+        m_tiles, block_tiles = row_tiles(len(a_offsets), mc, mr or self._plan.config.mr)
         names = ("tap_offsets", "a_group_offsets", "c_group_offsets", "c_offsets", "center_offsets")
         tables = {name: int64(arguments.pop(name)) for name in names if name in arguments}
         self._plan.emit_call(

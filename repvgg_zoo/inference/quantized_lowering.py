@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .call_args import (
     CENTER_FIRST,
     WinogradTiles,
+    amx_args,
     direct_args,
     input_transform_args,
     int64,
@@ -18,6 +19,7 @@ from .call_args import (
     product_args,
     spatial_args,
     split_tiles,
+    tile_columns,
     winograd_tiles,
 )
 from .cost_model import (
@@ -28,8 +30,9 @@ from .cost_model import (
     select_integer_algorithm,
 )
 from .ir import ConvLayer, conv_output_size
+from .jit.amx_kernels import MAX_PIXEL_TILES
 from .jit.integer_dot import DOT_PRODUCTS
-from .jit.integer_kernels import kc_multiple
+from .jit.integer_kernels import conv_kernel, kc_multiple
 from .jit.integer_winograd import INTEGER_TRANSFORMS, IntegerWinograd
 from .jit.kernels import MicrokernelConfig
 from .jit.winograd import WINOGRAD_TRANSFORMS
@@ -172,10 +175,14 @@ class _QuantizedLowering(Lowering):
             arguments["center_shift"] = pad(layer.center_shift, outs, np.int32)
         w = aligned_zeros((packed.size,), np.int8 if self._is_u8 else np.int16)
         self._packing.append(functools.partial(pack_lanes, packed, self._dot.channels, w))
-        _, center_offsets = self._center(layer, x, np.arange(out.height), np.arange(out.width))
+        columns, mr = np.arange(out.width), self._plan.config.mr
+        if self._dot.tiles is not None:
+            arguments.update(amx_args(layer, arguments["kc"], x, out))
+            columns, mr = tile_columns(out.width).ravel(), MAX_PIXEL_TILES
+        _, center_offsets = self._center(layer, x, np.arange(out.height), columns)
         epilogue = self._epilogue(layer, x, out, output_scale, 0)
-        name = f"conv_{self._dot.activation}"
-        self._lower_igemm(name, w=w, center_offsets=center_offsets, **arguments, **epilogue)
+        name = conv_kernel(self._dot)
+        self._lower_igemm(name, w=w, mr=mr, center_offsets=center_offsets, **arguments, **epilogue)
 
     def _lower_integer_winograd(
         self,

@@ -12,12 +12,15 @@ from repvgg_zoo.inference.quantized_lowering import lower_quantized
 from repvgg_zoo.inference.reference import check_plan
 
 CONFIG = host_integer_config()
-HAS_VNNI = CONFIG.integer_dot == "vpdpbusd"
-# Both kinds of kernels work on every processor.
-U8 = CONFIG if HAS_VNNI else replace(CONFIG, integer_dot="plain_u8")
+HAS_AMX = CONFIG.integer_dot == "tdpbusd"
+HAS_VNNI = HAS_AMX or CONFIG.integer_dot == "vpdpbusd"  # no processor has AMX without VNNI
+# All kinds of kernels work on every processor.
+AMX = CONFIG if HAS_AMX else replace(CONFIG, integer_dot="plain_tiles")
+U8 = replace(CONFIG, integer_dot="vpdpbusd" if HAS_VNNI else "plain_u8")
 S16 = replace(CONFIG, integer_dot="pmaddwd") if HAS_VNNI else CONFIG
+CONFIGS = {"amx": AMX, "u8": U8}
 # By name: the transform for each stride.
-ALGORITHMS = {"u8": {}, "igemm": {}, "F2": {1: INTEGER_F2, 2: INTEGER_F2_STRIDE_2}, "F4": {1: INTEGER_F4}}
+ALGORITHMS = {"amx": {}, "u8": {}, "igemm": {}, "F2": {1: INTEGER_F2, 2: INTEGER_F2_STRIDE_2}, "F4": {1: INTEGER_F4}}
 
 
 def lowered(algorithm, weights, shape):
@@ -26,7 +29,7 @@ def lowered(algorithm, weights, shape):
         weights,
         shape,
         threads=2,
-        config=U8 if algorithm == "u8" else S16,
+        config=CONFIGS.get(algorithm, S16),
         select_algorithm=lambda layer, out, exact: (
             transforms.get(layer.stride) if transforms.get(layer.stride) in exact else None
         ),

@@ -119,7 +119,7 @@ def layer_outputs(plan):
 def test_a_planted_fault_that_changes_a_layer_is_found_in_every_call(fault):
     kernel, field, plant = FAULTS[fault]
     planted, missed = 0, []
-    for algorithm in ["u8", "igemm"] if kernel in ("conv", "quantize") else ["F2", "F4"]:
+    for algorithm in ["amx", "u8", "igemm"] if kernel in ("conv", "quantize") else ["F2", "F4"]:
         for index, call in enumerate(lowered(algorithm, FAULTY, FAULTY_SHAPE).calls):
             if not call.kernel.startswith(kernel):
                 continue
@@ -148,6 +148,12 @@ def test_a_planted_fault_that_changes_a_layer_is_found_in_every_call(fault):
 
 BOUNDS_SHAPE = (2, 3, 8, 8)
 ONE_ELEMENT_LESS = {
+    "amx": {
+        "conv_u8_amx": (
+            *("a", "w", "c", "scale", "identity", "bias", "tap_offsets", "center_offsets", "center_shift", "m_tiles"),
+            *("c_offsets", "tile_config"),
+        ),
+    },
     "u8": {
         "conv_u8": (
             *("a", "w", "c", "scale", "identity", "bias", "tap_offsets", "center_offsets", "center_shift", "m_tiles"),
@@ -169,6 +175,15 @@ SHORTENED = [
     for field in fields
 ]
 TOO_MUCH = [
+    ("amx", "conv_u8_amx", "kc", 16),
+    ("amx", "conv_u8_amx", "kc", 4),
+    ("amx", "conv_u8_amx", "center_shift", 4),
+    ("amx", "conv_u8_amx", "a", -1),
+    ("amx", "conv_u8_amx", "tile_rows", 1),
+    ("amx", "conv_u8_amx", "tile_rows", 100),
+    ("amx", "conv_u8_amx", "k_step", 4),
+    ("amx", "conv_u8_amx", "k_step", -8),
+    ("amx", "conv_u8_amx", "pixel_stride", 16),
     ("u8", "conv_u8", "kc", 4 * UNROLLED),
     ("u8", "conv_u8", "kc", 4),
     ("u8", "conv_u8", "groups", 1),

@@ -16,6 +16,8 @@ from llvmlite import ir
 
 import repvgg_zoo
 from repvgg_zoo.errors import StateError
+from repvgg_zoo.inference.call_args import tile_columns
+from repvgg_zoo.inference.jit.engine import select_integer_dot
 from repvgg_zoo.inference.jit.integer_dot import DOT_PRODUCTS
 from repvgg_zoo.inference.jit.integer_kernels import add_integer_kernels
 from repvgg_zoo.inference.jit.integer_winograd import INTEGER_F2, INTEGER_F4
@@ -27,7 +29,7 @@ from repvgg_zoo.registry.architecture import block_specs
 from tests.inference.quantized_reference import STEP, exact_output, quantized_weights
 from tests.inference.reference import Layer, images
 
-from .plans import ALGORITHMS, CONFIG, S16, U8, check, lowered
+from .plans import ALGORITHMS, AMX, CONFIG, S16, U8, check, lowered
 
 # Every kind of layer, and every change between float and quantized ones.
 LAYERS = [
@@ -91,8 +93,9 @@ def test_every_layer_is_its_definition_with_one_thread_and_with_two(algorithm, k
 def test_each_algorithm_is_used_where_it_is_asked_for():
     channels, layers, options = NETWORKS["every kind of layer"]
     weights = quantized_weights(channels, layers, **options)
+    direct = {"amx": "conv_u8_amx", "u8": "conv_u8"}
     for algorithm, kernel in {
-        "u8": "conv_u8",
+        **direct,
         "igemm": "conv_s16",
         "F2": "output_transform_s16_2",
         "F4": "output_transform_s16_4",
@@ -101,7 +104,7 @@ def test_each_algorithm_is_used_where_it_is_asked_for():
         used = [{call.kernel for call in plan.calls[layer.start : layer.conv_stop]} for layer in plan.layers]
         for layer, kernels in zip(weights.layers, used):
             if isinstance(layer, QuantizedConvLayer):
-                at_stride_2 = {"u8": "conv_u8", "F2": "output_transform_s16_2s2"}.get(algorithm, "conv_s16")
+                at_stride_2 = {**direct, "F2": "output_transform_s16_2s2"}.get(algorithm, "conv_s16")
                 assert (kernel if layer.stride == 1 else at_stride_2) in kernels
 
 
@@ -212,12 +215,52 @@ def test_every_processor_gets_the_same_numbers():
     """The instruction that this one has, and what all others get."""
     weights = quantized_weights(3, [Layer(16, stride=2), Layer(32), Layer(32)], classes=4)
     results = []
-    for config in (S16, U8, replace(CONFIG, integer_dot="plain_s16"), replace(CONFIG, integer_dot="plain_u8")):
+    for config in (S16, U8, AMX, *(replace(CONFIG, integer_dot=f"plain_{kind}") for kind in ("s16", "u8", "tiles"))):
         plan = lower_quantized(weights, (1, 3, 16, 16), threads=1, config=config)
         runner = KernelRunner(plan, 1)
         results.append(runner(images(1, 3, 16, 16))[0])
         runner.close()
     assert all(np.array_equal(results[0], result) for result in results[1:])
+
+
+@pytest.mark.parametrize("width", [1, 7, 14, 16, 17, 33, 48, 57])
+def test_amx_tiles_cover_a_row_of_any_width(width):
+    columns = tile_columns(width)
+    assert set(columns.ravel()) == set(range(width))
+    assert columns.shape[1] <= 16
+    assert len(columns) == -(-width // 16)
+
+
+@pytest.mark.skipif("x86_64" not in llvm.get_default_triple(), reason="LLVM of another processor")
+def test_the_amx_microkernel_keeps_its_sums_in_tiles():
+    source = ir.Module()
+    add_integer_kernels(source, replace(AVX512, integer_dot="tdpbusd"))
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    module = llvm.parse_assembly(str(source))
+    target = llvm.Target.from_default_triple().create_target_machine(cpu="sapphirerapids", opt=3)
+    microkernel = target.emit_assembly(module).split("igemm_amx_2x2:")[1].split("retq")[0]
+    loops = [block for block in re.split(r"\n\.LBB[^\n]*", microkernel) if "tdpbusd" in block]
+    assert loops
+    for loop in loops:
+        assert len(re.findall("tdpbusd", loop)) == len(re.findall("tileloadd", loop)) == 4
+        assert "tilestored" not in loop
+
+
+@pytest.mark.parametrize(
+    ("features", "vector_width", "allowed", "expected"),
+    [
+        ({"avx512bw", "avx512vnni", "amx-int8"}, 16, True, "tdpbusd"),
+        ({"avx512bw", "avx512vnni", "amx-int8"}, 16, False, "vpdpbusd"),  # an old kernel, or one that refuses
+        ({"avx512bw", "avx512vnni"}, 16, True, "vpdpbusd"),
+        ({"avx512bw"}, 16, True, "pmaddwd"),
+        ({"avx2", "avxvnni"}, 8, True, "vpdpbusd"),
+        ({"avx2"}, 8, True, "pmaddwd"),
+        ({"neon"}, 8, True, "plain_s16"),
+    ],
+)
+def test_the_best_instruction_that_a_processor_has_is_used(features, vector_width, allowed, expected):
+    assert select_integer_dot(features, vector_width, lambda: allowed) == expected
 
 
 PROCESSORS = {

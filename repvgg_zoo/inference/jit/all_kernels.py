@@ -6,11 +6,11 @@ from typing import Dict, Tuple
 
 from llvmlite import ir as llvm_ir
 
-from .integer_kernels import S16_FIELDS, U8_FIELDS, add_integer_kernels, integer_fields
+from .integer_kernels import S16_FIELDS, U8_AMX_FIELDS, U8_FIELDS, add_integer_kernels, integer_fields
 from .kernels import FIELDS, MicrokernelConfig, build_module
 from .training_kernels import TRAINING_FIELDS, add_training_kernels
 
-ALL_FIELDS: Dict[str, Tuple[str, ...]] = {**FIELDS, **S16_FIELDS, **U8_FIELDS, **TRAINING_FIELDS}
+ALL_FIELDS: Dict[str, Tuple[str, ...]] = {**FIELDS, **S16_FIELDS, **U8_FIELDS, **U8_AMX_FIELDS, **TRAINING_FIELDS}
 
 
 def kernel_names(config: MicrokernelConfig) -> Tuple[str, ...]:

@@ -9,7 +9,7 @@ import threading
 import time
 from dataclasses import asdict, replace
 from types import MappingProxyType
-from typing import Any, Callable, Dict, Iterable, Mapping, Optional
+from typing import AbstractSet, Any, Callable, Dict, Iterable, Mapping, Optional
 
 import llvmlite
 from llvmlite import binding as llvm
@@ -24,6 +24,8 @@ from .kernels import AVX2, AVX512, MicrokernelConfig
 _RUN = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
 )
+
+SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18  # of Linux on x86-64
 
 _LOCK = threading.Lock()
 _modules: Dict[MicrokernelConfig, JitModule] = {}
@@ -115,10 +117,28 @@ def host_microkernel_config() -> MicrokernelConfig:
 
 def host_integer_config() -> MicrokernelConfig:
     """Return the configuration for this processor with the kernels for quantized layers."""
-    config, features = host_microkernel_config(), llvm.get_host_cpu_features()
-    vnni, words = ("avx512vnni", "avx512bw") if config is AVX512 else ("avxvnni", "avx2")
-    dot = "vpdpbusd" if features.get(vnni) else "pmaddwd" if features.get(words) else "plain_s16"
-    return replace(config, integer_dot=dot)
+    config = host_microkernel_config()
+    features = {name for name, is_there in llvm.get_host_cpu_features().items() if is_there}
+    return replace(config, integer_dot=select_integer_dot(features, config.vector_width, allow_amx))
+
+
+def select_integer_dot(features: AbstractSet[str], vector_width: int, allow_amx: Callable[[], bool]) -> str:
+    """Return the best of the instructions that a processor with these features has."""
+    if "amx-int8" in features and vector_width == AVX512.vector_width and allow_amx():
+        return "tdpbusd"
+    vnni, words = ("avx512vnni", "avx512bw") if vector_width == AVX512.vector_width else ("avxvnni", "avx2")
+    return "vpdpbusd" if vnni in features else "pmaddwd" if words in features else "plain_s16"
+
+
+def allow_amx() -> bool:
+    """Ask Linux for the use of AMX in this process, and return whether it agrees.
+
+    Without it, the first instruction ends the process, since each thread needs 8 KB more to save its registers.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    status: int = ctypes.CDLL(None).syscall(SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
+    return status == 0
 
 
 def host_training_config() -> MicrokernelConfig:

@@ -6,22 +6,25 @@ them saturates, so that sums are exact.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, NamedTuple, Sequence
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
 
 from llvmlite import ir as llvm_ir
 
+from .amx_tiles import AmxTiles, PlainTiles
 from .ir_builder import I32, KernelBuilder
 
 
 class DotProduct(NamedTuple):
     """How a lane's 32 bits are used: 2 ``channels`` of 16 bits, signed, or 4 of 8 bits, unsigned times signed.
 
-    ``macs_per_fma`` is how many products a lane adds up in the time of an FMA.
+    ``macs_per_fma`` is how many products a lane adds up in the time of an FMA. ``emit`` emits the instruction for
+    vectors; instructions for tiles are methods of ``tiles``.
     """
 
     channels: int
     macs_per_fma: float
-    emit: Callable[..., Any]
+    emit: Optional[Callable[..., Any]] = None
+    tiles: Optional[Callable[..., Union[AmxTiles, PlainTiles]]] = None
 
     @property
     def bits(self) -> int:
@@ -80,4 +83,6 @@ DOT_PRODUCTS: Dict[str, DotProduct] = {
     "plain_s16": DotProduct(2, 1.5, _plain_s16),
     "vpdpbusd": DotProduct(4, 4, _vpdpbusd),
     "plain_u8": DotProduct(4, 1.5, _plain_u8),
+    "tdpbusd": DotProduct(4, 20, tiles=AmxTiles),
+    "plain_tiles": DotProduct(4, 1.5, tiles=PlainTiles),
 }

@@ -1,9 +1,10 @@
 """The kernels of quantized layers, emitted as LLVM IR: exact integer convolutions with a float32 epilogue.
 
 With VNNI, activations (0 to 255) are stored as unsigned and weights as signed bytes, four of whose products are one
-instruction (vpdpbusd). Elsewhere both are 16-bit integers, the weights shifted or transformed, so that a pair of
-products and their sum is one instruction (pmaddwd) that cannot saturate, on every x86 since AVX2. Kernels are as in
-``kernels.py``; offsets and strides are in elements of what they belong to.
+instruction (vpdpbusd). With AMX, tiles of them are multiplied (``amx_kernels.py``). Elsewhere both are 16-bit integers,
+the weights shifted or transformed, so that a pair of products and their sum is one instruction (pmaddwd) that cannot
+saturate, on every x86 since AVX2. Kernels are as in ``kernels.py``; offsets and strides are in elements of what they
+belong to.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from llvmlite import ir as llvm_ir
 
+from .amx_kernels import AMX_FIELDS, emit_amx_microkernels, sums_size
 from .integer_dot import DOT_PRODUCTS, DotProduct
 from .integer_epilogue import EPILOGUE, load_ints, scale_sums, store_ints, store_result
 from .integer_transforms import TRANSFORM_FIELDS, add_integer_transforms
-from .ir_builder import F32, F32_PTR, I16, I32, I64, I64_PTR, KERNEL_TYPE, KernelBuilder
+from .ir_builder import F32, F32_PTR, I8, I16, I32, I64, I64_PTR, KERNEL_TYPE, KernelBuilder
 from .kernels import (
     NR,
     UNROLLED,
@@ -43,7 +45,9 @@ S16_FIELDS: Dict[str, Tuple[str, ...]] = {
     "quantize_s16": QUANTIZE,
 }
 # Bytes are not shifted: the first tap is the center, whose sums are shifted before those of the other taps are added.
-U8_FIELDS: Dict[str, Tuple[str, ...]] = {"conv_u8": (*_IGEMM, *EPILOGUE, "center_shift"), "quantize_u8": QUANTIZE}
+_CONV_U8 = (*_IGEMM, *EPILOGUE, "center_shift")
+U8_FIELDS: Dict[str, Tuple[str, ...]] = {"conv_u8": _CONV_U8, "quantize_u8": QUANTIZE}
+U8_AMX_FIELDS = {"conv_u8_amx": (*_CONV_U8, *AMX_FIELDS), "quantize_u8": QUANTIZE}
 
 Begin = Callable[..., KernelBuilder]
 
@@ -52,7 +56,15 @@ def integer_fields(config: MicrokernelConfig) -> Dict[str, Tuple[str, ...]]:
     """Return the fields of the kernels for quantized layers that a configuration has."""
     if not config.integer_dot:
         return {}
-    return U8_FIELDS if DOT_PRODUCTS[config.integer_dot].activation == "u8" else S16_FIELDS
+    dot = DOT_PRODUCTS[config.integer_dot]
+    if dot.tiles is not None:
+        return U8_AMX_FIELDS
+    return U8_FIELDS if dot.activation == "u8" else S16_FIELDS
+
+
+def conv_kernel(dot: DotProduct) -> str:
+    """Return the name of the kernel that computes a convolution without a transform."""
+    return f"conv_{dot.activation}" + ("" if dot.tiles is None else "_amx")
 
 
 def kc_multiple(config: MicrokernelConfig) -> int:
@@ -64,12 +76,15 @@ def add_integer_kernels(module: llvm_ir.Module, config: MicrokernelConfig) -> No
     """Emit the kernels of quantized layers into a module."""
     begin = functools.partial(KernelBuilder, module, config.vector_width)
     dot = DOT_PRODUCTS[config.integer_dot]
-    microkernels = [
-        [_emit_microkernel(begin, module, dot, mr, nr_panels) for mr in range(1, config.mr + 1)]
-        for nr_panels in range(1, config.nr_panels + 1)
-    ]
+    if dot.tiles is not None:
+        microkernels = emit_amx_microkernels(begin, module, config, dot)
+    else:
+        microkernels = [
+            [_emit_microkernel(begin, module, dot, mr, nr_panels) for mr in range(1, config.mr + 1)]
+            for nr_panels in range(1, config.nr_panels + 1)
+        ]
     epilogues = {flag: _emit_tile_epilogue(begin, config, dot, flag) for flag in (False, True)}
-    _emit_conv(begin, dot, microkernels, epilogues)
+    _emit_conv(begin, module, config, microkernels, epilogues)
     _emit_quantize(begin, dot)
     if dot.activation == "s16":  # there are no transforms of bytes, which would need more bits
         _emit_igemm(begin, microkernels)
@@ -110,6 +125,7 @@ def _emit_microkernel(
                     ]
                     for row in range(mr):
                         activations = _broadcast_lane(b, dot, b.offset(a_ptrs[row], steps.index, dot.channels * step))
+                        assert dot.emit is not None
                         acc[row] = [
                             dot.emit(module, b, total, activations, weight) for total, weight in zip(acc[row], weights)
                         ]
@@ -168,61 +184,83 @@ def _emit_igemm(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.Function]]
         run(b.offset(c, columns), b.offset(c_offsets, tile))
 
     emit_igemm_loops(b, I16, microkernels, run_tile)
+    b.ir.ret_void()
 
 
 def _emit_conv(
     begin: Begin,
-    dot: DotProduct,
+    module: llvm_ir.Module,
+    config: MicrokernelConfig,
     microkernels: Sequence[Sequence[llvm_ir.Function]],
     epilogues: Dict[bool, llvm_ir.Function],
 ) -> None:
     """Emit igemm with an epilogue: the sums of a tile go through memory that stays in the first-level cache."""
-    name, element = f"conv_{dot.activation}", _element(dot)
-    b = begin(name, KERNEL_TYPE, {**S16_FIELDS, **U8_FIELDS}[name])
+    dot = DOT_PRODUCTS[config.integer_dot]
+    name, element = conv_kernel(dot), _element(dot)
+    b = begin(name, KERNEL_TYPE, {**S16_FIELDS, **U8_FIELDS, **U8_AMX_FIELDS}[name])
     mr, columns_per_tile = len(microkernels[0]), NR * len(microkernels)
-    sums = b.ir.alloca(I32, I64(mr * columns_per_tile))
+    sums = b.ir.alloca(I32, I64(mr * columns_per_tile if dot.tiles is None else 2 * sums_size(config)))
     sums.align = 64
-    sums_offsets = b.ir.alloca(I64, I64(mr))
-    for row in range(mr):
-        b.ir.store(I64(row * columns_per_tile), b.offset(sums_offsets, row))
     center, center_offsets = b.arg_ptr("center", element), b.arg_i64_ptr("center_offsets")
     shifts = [b.arg_ptr("center_shift", I32)] if dot.activation == "u8" else []
     c, c_offsets = b.arg_i64("c"), b.arg_i64_ptr("c_offsets")
     vectors = [b.arg_f32_ptr(name) for name in ("scale", "identity", "bias")]
     relu, quantize = b.arg_i64("relu"), b.ir.icmp_signed("!=", b.arg_i64("quantize"), I64(0))
+    # With AMX, the sums of the center are apart from the others, and the epilogue shifts them.
+    if dot.tiles is None:
+        sums_offsets = b.ir.alloca(I64, I64(mr))
+        for row in range(mr):
+            b.ir.store(I64(row * columns_per_tile), b.offset(sums_offsets, row))
+        row_pixels, before, after = I64(1), [sums, sums_offsets], []
+    else:
+        tile_config, row_pixels = b.arg_ptr("tile_config", I8), b.arg_i64("tile_rows")
+        before, after = [sums], [tile_config, row_pixels, b.arg_i64("k_step"), b.arg_i64("pixel_stride")]
+        tiles = dot.tiles(module, b, tile_config)
+        tiles.configure()
 
     def run_tile(run: Callable[..., None], tile: Any, rows: Any, columns: Any, item: WorkItem) -> None:
-        run(sums, sums_offsets, *(b.offset(shift, columns) for shift in shifts))
+        center_shift = [b.offset(shift, columns) for shift in shifts]
+        run(*before, *(center_shift if dot.tiles is None else []), *after)
         per_channel = [b.offset(vector, columns) for vector in vectors]
-        arguments = [b.offset(center, columns), b.offset(center_offsets, tile), *per_channel, relu]
+        pixel = b.ir.mul(tile, row_pixels)
+        arguments = [b.offset(center, columns), b.offset(center_offsets, pixel), *per_channel, relu]
+        arguments += [] if dot.tiles is None else center_shift
         with b.ir.if_else(quantize) as (rounded, as_float):
             for block, flag, out_element in ((rounded, True, element), (as_float, False, F32)):
                 with block:
                     out = b.offset(b.ir.inttoptr(c, out_element.as_pointer()), columns)
-                    count = [sums, rows, item.num_panels]
-                    b.ir.call(epilogues[flag], [*count, out, b.offset(c_offsets, tile), *arguments])
+                    count = [sums, b.ir.mul(rows, row_pixels), item.num_panels]
+                    b.ir.call(epilogues[flag], [*count, out, b.offset(c_offsets, pixel), *arguments])
 
     emit_igemm_loops(b, element, microkernels, run_tile)
+    if dot.tiles is not None:
+        tiles.release()
+    b.ir.ret_void()
 
 
 # The epilogue ----------------------------------------------------------------------------------------------------
 
 
 def _emit_tile_epilogue(begin: Begin, config: MicrokernelConfig, dot: DotProduct, quantize: bool) -> llvm_ir.Function:
-    """Emit the epilogue of a tile whose sums are ``rows`` times NR * nr_panels integers."""
+    """Emit the epilogue of a tile whose sums are ``rows`` times NR * nr_panels integers; AMX has them in two parts."""
     element = _element(dot)
     out_type, center_type = (element if quantize else F32).as_pointer(), element.as_pointer()
     types = [I32_PTR, I64, I64, out_type, I64_PTR, center_type, I64_PTR, F32_PTR, F32_PTR, F32_PTR, I64]
+    types += [] if dot.tiles is None else [I32_PTR]
     b = begin(f"epilogue_{'quantize' if quantize else 'f32'}", llvm_ir.FunctionType(llvm_ir.VoidType(), types))
     b.function.linkage = "internal"
-    sums, rows, panels, out, out_offsets, center, center_offsets, scale, identity, bias, relu = b.args
+    sums, rows, panels, out, out_offsets, center, center_offsets, scale, identity, bias, relu, *center_shift = b.args
     lower = b.relu_min(relu)
     with b.loop(I64(0), b.ir.mul(panels, I64(NR)), step=b.vector_width) as vectors:
         at = vectors.index
         scales, identities, biases = (b.load_vector(b.offset(pointer, at)) for pointer in (scale, identity, bias))
+        shifts = [load_ints(b, b.offset(pointer, at), I32, b.vector_width) for pointer in center_shift]
         with b.loop(I64(0), rows) as loop:
             row_sums = b.offset(sums, b.ir.mul(loop.index, I64(NR * config.nr_panels)), at)
             total = load_ints(b, row_sums, I32, b.vector_width)
+            if shifts:
+                others = load_ints(b, b.offset(row_sums, sums_size(config)), I32, b.vector_width)
+                total = b.ir.add(b.ir.shl(total, shifts[0]), others)
             pixel = load_ints(b, b.offset(center, b.load_i64(center_offsets, loop.index), at), element, b.vector_width)
             value = scale_sums(b, total, pixel, scales, identities, biases)
             target = b.offset(out, b.load_i64(out_offsets, loop.index), at)

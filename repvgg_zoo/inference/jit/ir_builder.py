@@ -10,7 +10,7 @@ from llvmlite import ir
 from .winograd import Matrix
 
 CACHE_LINE_FLOATS = 16
-I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 F32_PTR, I64_PTR = F32.as_pointer(), I64.as_pointer()
 KERNEL_TYPE = ir.FunctionType(ir.VoidType(), [I64_PTR, I64, I64])  # arguments, thread, threads
 
@@ -136,7 +136,7 @@ class KernelBuilder:
     def prefetch(self, pointer: Any) -> None:
         """Prefetch the cache line at ``pointer`` for reading, into the second level of the cache."""
         name, flags = "llvm.prefetch.p0i8", [I32(0), I32(2), I32(1)]
-        address = self.ir.bitcast(pointer, ir.IntType(8).as_pointer())
+        address = self.ir.bitcast(pointer, I8.as_pointer())
         function_type = ir.FunctionType(ir.VoidType(), [address.type, *[I32] * 3])
         function = self._module.globals.get(name) or ir.Function(self._module, function_type, name=name)
         self.ir.call(function, [address, *flags])

@@ -164,6 +164,7 @@ def _emit_igemm(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.Function]]
         run(bias_ptr, bias_stride, b.offset(c, columns), b.offset(c_offsets, tile), relu)
 
     emit_igemm_loops(b, F32, microkernels, run_tile)
+    b.ir.ret_void()
 
 
 def emit_igemm_loops(
@@ -206,7 +207,6 @@ def emit_igemm_loops(
                 dispatch_microkernel(b, microkernels, item.num_panels, rows, [*arguments, *rest])
 
             run_tile(run, start, rows, columns, item)
-    b.ir.ret_void()
 
 
 class WorkItem(NamedTuple):
