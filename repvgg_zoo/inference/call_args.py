@@ -71,9 +71,14 @@ def direct_args(
     }
 
 
-def amx_args(layer: QuantizedConvLayer, kc: int, x: ActivationBuffer, out: ActivationBuffer) -> Dict[str, Any]:
-    """Return the arguments of conv_u8_amx that ``direct_args`` does not return, or returns for other kernels."""
-    ys, columns = np.arange(out.height), tile_columns(out.width)
+def amx_args(
+    layer: QuantizedConvLayer, kc: int, columns: NDArray[Any], x: ActivationBuffer, out: ActivationBuffer
+) -> Dict[str, Any]:
+    """Return the arguments of conv_u8_amx that ``direct_args`` does not return, or returns for other kernels.
+
+    ``columns`` are the ``tile_columns`` of the output's width.
+    """
+    ys = np.arange(out.height)
     tile_rows = columns.shape[1]
     k_step = max(step for step in range(4, TILE_BYTES + 1, 4) if kc % step == 0)
     return {

@@ -177,9 +177,9 @@ class _QuantizedLowering(Lowering):
         self._packing.append(functools.partial(pack_lanes, packed, self._dot.channels, w))
         columns, mr = np.arange(out.width), self._plan.config.mr
         if self._dot.tiles is not None:
-            arguments.update(amx_args(layer, arguments["kc"], x, out))
-            columns, mr = tile_columns(out.width).ravel(), MAX_PIXEL_TILES
-        _, center_offsets = self._center(layer, x, np.arange(out.height), columns)
+            columns, mr = tile_columns(out.width), MAX_PIXEL_TILES
+            arguments.update(amx_args(layer, arguments["kc"], columns, x, out))
+        _, center_offsets = self._center(layer, x, np.arange(out.height), columns.ravel())
         epilogue = self._epilogue(layer, x, out, output_scale, 0)
         name = conv_kernel(self._dot)
         self._lower_igemm(name, w=w, mr=mr, center_offsets=center_offsets, **arguments, **epilogue)

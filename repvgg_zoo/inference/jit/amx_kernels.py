@@ -12,7 +12,7 @@ from llvmlite import ir as llvm_ir
 
 from .amx_tiles import TILE_ROWS
 from .integer_dot import DotProduct
-from .ir_builder import I8, I32, I64, I64_PTR, KernelBuilder
+from .ir_builder import CACHE_LINE_FLOATS, I8, I32, I64, I64_PTR, KernelBuilder
 from .kernels import NR, MicrokernelConfig
 
 I8_PTR, I32_PTR = I8.as_pointer(), I32.as_pointer()
@@ -39,18 +39,17 @@ def sums_size(config: MicrokernelConfig) -> int:
 
 
 def emit_amx_microkernels(
-    begin: Callable[..., KernelBuilder], module: llvm_ir.Module, config: MicrokernelConfig, dot: DotProduct
+    begin: Callable[..., KernelBuilder], config: MicrokernelConfig, dot: DotProduct
 ) -> List[List[llvm_ir.Function]]:
     """Emit the microkernels; ``[i][j]`` is the one for i + 1 panels and j + 1 tiles of pixels."""
     return [
-        [_emit_microkernel(begin, module, config, dot, tiles, panels) for tiles in range(1, MAX_PIXEL_TILES + 1)]
+        [_emit_microkernel(begin, config, dot, tiles, panels) for tiles in range(1, MAX_PIXEL_TILES + 1)]
         for panels in range(1, config.nr_panels + 1)
     ]
 
 
 def _emit_microkernel(
     begin: Callable[..., KernelBuilder],
-    module: llvm_ir.Module,
     config: MicrokernelConfig,
     dot: DotProduct,
     num_tiles: int,
@@ -66,7 +65,7 @@ def _emit_microkernel(
     a, a_offsets, w, prefetch_ptr, panel_size, kc, ks, tap_offsets, sums, *rest = b.args
     config_ptr, tile_rows, k_step, pixel_stride = rest
     assert dot.tiles is not None
-    tiles = dot.tiles(module, b, config_ptr)
+    tiles = dot.tiles(b, config_ptr)
     row_size = NR * config.nr_panels
     a_tiles = [b.offset(a, b.load_i64(a_offsets, I64(tile))) for tile in range(num_tiles)]
     steps = b.ir.sdiv(kc, k_step)
@@ -81,7 +80,7 @@ def _emit_microkernel(
                 prefetch_ptr, w_ptr, channel = step.carried
                 for panel in range(nr_panels):
                     for line in range(PREFETCHED_LINES):
-                        b.prefetch(b.offset(prefetch_ptr, *[panel_size] * panel, 64 * line))
+                        b.prefetch(b.offset(prefetch_ptr, *[panel_size] * panel, 4 * CACHE_LINE_FLOATS * line))
                 # Each tile is loaded right before its first use, so that products begin as soon as possible.
                 for tile, panel in grid:
                     if panel == 0:

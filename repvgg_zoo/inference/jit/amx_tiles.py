@@ -33,8 +33,8 @@ def tile_config(rows: Sequence[int], row_bytes: Sequence[int]) -> NDArray[np.uin
 class AmxTiles:
     """The tiles as the processor has them."""
 
-    def __init__(self, module: llvm_ir.Module, b: KernelBuilder, config: Any) -> None:
-        self._module, self._b, self._config = module, b, config
+    def __init__(self, b: KernelBuilder, config: Any) -> None:
+        self._b, self._config = b, config
 
     def configure(self) -> None:
         """Emit the instruction that a thread needs before all others."""
@@ -63,16 +63,13 @@ class AmxTiles:
         return self._b.ir.bitcast(pointer, I8.as_pointer())
 
     def _call(self, instruction: str, *arguments: Any) -> None:
-        name = f"llvm.x86.{instruction}"
-        function_type = llvm_ir.FunctionType(llvm_ir.VoidType(), [argument.type for argument in arguments])
-        function = self._module.globals.get(name) or llvm_ir.Function(self._module, function_type, name=name)
-        self._b.ir.call(function, arguments)
+        self._b.intrinsic(f"llvm.x86.{instruction}", llvm_ir.VoidType(), arguments)
 
 
 class PlainTiles:
     """The same in memory, for the tests on processors without AMX."""
 
-    def __init__(self, module: llvm_ir.Module, b: KernelBuilder, config: Any) -> None:
+    def __init__(self, b: KernelBuilder, config: Any) -> None:
         self._b, self._config = b, config
         self._tiles = b.ir.alloca(I8, I64(NUM_TILES * TILE_ROWS * TILE_BYTES))
 

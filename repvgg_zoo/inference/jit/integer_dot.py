@@ -6,7 +6,7 @@ them saturates, so that sums are exact.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Union
 
 from llvmlite import ir as llvm_ir
 
@@ -37,27 +37,27 @@ class DotProduct(NamedTuple):
         return "u8" if self.channels == 4 else "s16"
 
 
-def _pmaddwd(module: llvm_ir.Module, b: KernelBuilder, total: Any, activations: Any, weights: Any) -> Any:
+def _pmaddwd(b: KernelBuilder, total: Any, activations: Any, weights: Any) -> Any:
     name = {8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}[b.vector_width]
-    added = b.ir.add(total, _call(module, b, name, total.type, [activations, weights]))
+    added = b.ir.add(total, b.intrinsic(name, total.type, [activations, weights]))
     # Code that LLVM does not look into, which is empty: it would add up the products of several steps before they are
     # added to the total, for which there are not enough registers.
     constraint = "=x,0" if b.vector_width == 8 else "=v,0"
     return b.ir.asm(llvm_ir.FunctionType(total.type, [total.type]), "", constraint, [added], side_effect=False)
 
 
-def _vpdpbusd(module: llvm_ir.Module, b: KernelBuilder, total: Any, activations: Any, weights: Any) -> Any:
+def _vpdpbusd(b: KernelBuilder, total: Any, activations: Any, weights: Any) -> Any:
     # The operands' types are those of LLVM 14; later versions, which want other ones, convert them.
     operands = [total, *(b.ir.bitcast(operand, total.type) for operand in (activations, weights))]
-    return _call(module, b, f"llvm.x86.avx512.vpdpbusd.{32 * b.vector_width}", total.type, operands)
+    return b.intrinsic(f"llvm.x86.avx512.vpdpbusd.{32 * b.vector_width}", total.type, operands)
 
 
-def _plain_s16(module: llvm_ir.Module, b: KernelBuilder, total: Any, activations: Any, weights: Any) -> Any:
+def _plain_s16(b: KernelBuilder, total: Any, activations: Any, weights: Any) -> Any:
     wide = llvm_ir.VectorType(I32, 2 * b.vector_width)
     return _add_neighbors(b, total, b.ir.mul(b.ir.sext(activations, wide), b.ir.sext(weights, wide)))
 
 
-def _plain_u8(module: llvm_ir.Module, b: KernelBuilder, total: Any, activations: Any, weights: Any) -> Any:
+def _plain_u8(b: KernelBuilder, total: Any, activations: Any, weights: Any) -> Any:
     wide = llvm_ir.VectorType(I32, 4 * b.vector_width)
     return _add_neighbors(b, total, b.ir.mul(b.ir.zext(activations, wide), b.ir.sext(weights, wide)))
 
@@ -70,12 +70,6 @@ def _add_neighbors(b: KernelBuilder, total: Any, products: Any) -> Any:
         indices = llvm_ir.Constant(index_type, list(range(first, products.type.count, step)))
         total = b.ir.add(total, b.ir.shuffle_vector(products, products, indices))
     return total
-
-
-def _call(module: llvm_ir.Module, b: KernelBuilder, name: str, result: Any, arguments: Sequence[Any]) -> Any:
-    function_type = llvm_ir.FunctionType(result, [argument.type for argument in arguments])
-    function = module.globals.get(name) or llvm_ir.Function(module, function_type, name=name)
-    return b.ir.call(function, arguments)
 
 
 DOT_PRODUCTS: Dict[str, DotProduct] = {

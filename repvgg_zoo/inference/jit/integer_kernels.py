@@ -77,14 +77,14 @@ def add_integer_kernels(module: llvm_ir.Module, config: MicrokernelConfig) -> No
     begin = functools.partial(KernelBuilder, module, config.vector_width)
     dot = DOT_PRODUCTS[config.integer_dot]
     if dot.tiles is not None:
-        microkernels = emit_amx_microkernels(begin, module, config, dot)
+        microkernels = emit_amx_microkernels(begin, config, dot)
     else:
         microkernels = [
-            [_emit_microkernel(begin, module, dot, mr, nr_panels) for mr in range(1, config.mr + 1)]
+            [_emit_microkernel(begin, dot, mr, nr_panels) for mr in range(1, config.mr + 1)]
             for nr_panels in range(1, config.nr_panels + 1)
         ]
     epilogues = {flag: _emit_tile_epilogue(begin, config, dot, flag) for flag in (False, True)}
-    _emit_conv(begin, module, config, microkernels, epilogues)
+    _emit_conv(begin, config, microkernels, epilogues)
     _emit_quantize(begin, dot)
     if dot.activation == "s16":  # there are no transforms of bytes, which would need more bits
         _emit_igemm(begin, microkernels)
@@ -94,9 +94,7 @@ def add_integer_kernels(module: llvm_ir.Module, config: MicrokernelConfig) -> No
 # igemm -----------------------------------------------------------------------------------------------------------
 
 
-def _emit_microkernel(
-    begin: Begin, module: llvm_ir.Module, dot: DotProduct, mr: int, nr_panels: int
-) -> llvm_ir.Function:
+def _emit_microkernel(begin: Begin, dot: DotProduct, mr: int, nr_panels: int) -> llvm_ir.Function:
     """Emit the MR x (NR * nr_panels) microkernel: c[c_offsets[row]] = sum over taps and channels of a * w."""
     pointer = _element(dot).as_pointer()
     shift_types = [I32_PTR] if dot.activation == "u8" else []
@@ -126,9 +124,7 @@ def _emit_microkernel(
                     for row in range(mr):
                         activations = _broadcast_lane(b, dot, b.offset(a_ptrs[row], steps.index, dot.channels * step))
                         assert dot.emit is not None
-                        acc[row] = [
-                            dot.emit(module, b, total, activations, weight) for total, weight in zip(acc[row], weights)
-                        ]
+                        acc[row] = [dot.emit(b, total, activations, weight) for total, weight in zip(acc[row], weights)]
                 next_prefetch_ptr = b.offset(prefetch_ptr, CACHE_LINE_BITS // dot.bits)
                 next_w = b.offset(w_ptr, dot.channels * NR * UNROLLED)
                 steps.next = [*(total for row in acc for total in row), next_prefetch_ptr, next_w]
@@ -189,7 +185,6 @@ def _emit_igemm(begin: Begin, microkernels: Sequence[Sequence[llvm_ir.Function]]
 
 def _emit_conv(
     begin: Begin,
-    module: llvm_ir.Module,
     config: MicrokernelConfig,
     microkernels: Sequence[Sequence[llvm_ir.Function]],
     epilogues: Dict[bool, llvm_ir.Function],
@@ -197,7 +192,7 @@ def _emit_conv(
     """Emit igemm with an epilogue: the sums of a tile go through memory that stays in the first-level cache."""
     dot = DOT_PRODUCTS[config.integer_dot]
     name, element = conv_kernel(dot), _element(dot)
-    b = begin(name, KERNEL_TYPE, {**S16_FIELDS, **U8_FIELDS, **U8_AMX_FIELDS}[name])
+    b = begin(name, KERNEL_TYPE, integer_fields(config)[name])
     mr, columns_per_tile = len(microkernels[0]), NR * len(microkernels)
     sums = b.ir.alloca(I32, I64(mr * columns_per_tile if dot.tiles is None else 2 * sums_size(config)))
     sums.align = 64
@@ -215,7 +210,7 @@ def _emit_conv(
     else:
         tile_config, row_pixels = b.arg_ptr("tile_config", I8), b.arg_i64("tile_rows")
         before, after = [sums], [tile_config, row_pixels, b.arg_i64("k_step"), b.arg_i64("pixel_stride")]
-        tiles = dot.tiles(module, b, tile_config)
+        tiles = dot.tiles(b, tile_config)
         tiles.configure()
 
     def run_tile(run: Callable[..., None], tile: Any, rows: Any, columns: Any, item: WorkItem) -> None:

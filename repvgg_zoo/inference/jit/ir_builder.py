@@ -128,18 +128,15 @@ class KernelBuilder:
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """Return a * b + c, rounded once."""
-        return self.ir.call(self._intrinsic(f"llvm.fma.v{self.vector_width}f32", self._vector, 3), [a, b, c])
+        return self.intrinsic(f"llvm.fma.v{self.vector_width}f32", self._vector, [a, b, c])
 
     def exp(self, scalar: Any) -> Any:
-        return self.ir.call(self._intrinsic("llvm.exp.f32", F32, 1), [scalar])
+        return self.intrinsic("llvm.exp.f32", F32, [scalar])
 
     def prefetch(self, pointer: Any) -> None:
         """Prefetch the cache line at ``pointer`` for reading, into the second level of the cache."""
-        name, flags = "llvm.prefetch.p0i8", [I32(0), I32(2), I32(1)]
         address = self.ir.bitcast(pointer, I8.as_pointer())
-        function_type = ir.FunctionType(ir.VoidType(), [address.type, *[I32] * 3])
-        function = self._module.globals.get(name) or ir.Function(self._module, function_type, name=name)
-        self.ir.call(function, [address, *flags])
+        self.intrinsic("llvm.prefetch.p0i8", ir.VoidType(), [address, I32(0), I32(2), I32(1)])
 
     def relu_min(self, relu: Any) -> Any:
         """Return the lower bound of a kernel's results: a vector of 0 where ``relu`` is set, else of -inf."""
@@ -169,6 +166,8 @@ class KernelBuilder:
         left = [[self.linear_combination(factors, column) for column in zip(*values)] for factors in matrix]
         return [[self.linear_combination(factors, row) for factors in matrix] for row in left]
 
-    def _intrinsic(self, name: str, operand: Any, count: int) -> ir.Function:
-        existing = self._module.globals.get(name)
-        return existing or ir.Function(self._module, ir.FunctionType(operand, [operand] * count), name=name)
+    def intrinsic(self, name: str, result: Any, arguments: Sequence[Any]) -> Any:
+        """Call a function of LLVM's, which is declared where it is first used, and return its result."""
+        function_type = ir.FunctionType(result, [argument.type for argument in arguments])
+        function = self._module.globals.get(name) or ir.Function(self._module, function_type, name=name)
+        return self.ir.call(function, arguments)
